@@ -1,0 +1,56 @@
+"""What can go wrong, in the few classes that callers tell apart. Every message ends with what to do."""
+
+
+class RelayError(Exception):
+    """Something the person at the other end can mend: `detail` says what is wrong, `remedy` what to do."""
+
+    exit_code = 1
+
+    def __init__(self, detail: str, *, remedy: str = "") -> None:
+        super().__init__(f"{detail} {remedy}".strip())
+        self.detail = detail
+        self.remedy = remedy
+
+
+class ConfigError(RelayError):
+    """The configuration cannot be used."""
+
+    exit_code = 78
+
+
+class CannotStart(RelayError):
+    """The machine refuses something the daemon needs: a path, a port, a lock."""
+
+    exit_code = 78
+
+
+class AlreadyRunning(CannotStart):
+    """Another daemon owns this database."""
+
+    exit_code = 75
+
+
+class StoreUnavailable(RelayError):
+    """The database did not take a write and nothing of it was kept; trying again may work."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """A commit failed, so nobody knows whether the write was kept; repeat it with the same idempotency key."""
+
+
+class StoreDamaged(RelayError):
+    """The database reports an I/O error or corruption; the process must stop."""
+
+    exit_code = 74
+
+
+class NotFound(RelayError):
+    """No such thing, or it belongs to another application."""
+
+
+class Conflict(RelayError):
+    """The request is sound but the present state does not allow it; `code` is a stable slug."""
+
+    def __init__(self, code: str, detail: str, *, remedy: str = "") -> None:
+        super().__init__(detail, remedy=remedy)
+        self.code = code
