@@ -11,9 +11,9 @@ _RATE = re.compile(r"(\d{1,9})/(s|m|h)")
 
 
 class Rate(NamedTuple):
-    """At most `count` starts in any window of `period_ms`."""
+    """At most `starts` starts in any window of `period_ms`."""
 
-    count: int
+    starts: int
     period_ms: int
 
 
@@ -65,4 +65,4 @@ def parse_rate(text: str) -> Rate:
 def format_rate(rate: Rate) -> str:
     """Write a rate as `parse_rate` reads it."""
     unit = {size: unit for unit, size in _DURATION_UNITS_MS.items()}[rate.period_ms]
-    return f"{rate.count}/{unit}"
+    return f"{rate.starts}/{unit}"
