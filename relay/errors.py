@@ -41,7 +41,6 @@ class CommitUnknown(StoreUnavailable):
 class StoreDamaged(RelayError):
     """The database reports an I/O error or corruption; the process must stop."""
 
-    exit_code = 74
 
 
 class NotFound(RelayError):

@@ -1,0 +1,1 @@
+"""The HTTP API: listeners, authentication, and one module for each kind of resource."""

@@ -1,0 +1,75 @@
+"""Who is calling: a bearer token, or the kernel's word about the peer of a Unix socket."""
+
+import re
+import socket
+import struct
+from typing import NamedTuple
+
+from aiohttp import hdrs, web
+
+from relay import problems
+from relay.problems import Problem, Refused
+from relay.tokens import Principal, Right, Role, TokenTable
+
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+"""Set for every request that a handler sees, except on public paths."""
+
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
+_CREDENTIALS = struct.Struct("3i")
+_ROOT = 0
+
+_NONE_SENT = "Send the header `Authorization: Bearer TOKEN` with a token of this relay."
+_NOT_OURS = "This is no token of this relay. Look at the [[token]] entries of its configuration."
+
+
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(sock: socket.socket) -> Peer | None:
+    """Return the peer's credentials (SO_PEERCRED); None for a socket of another family."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return Peer(*_CREDENTIALS.unpack(credentials))
+
+
+class Authenticator:
+    """Establishes who is calling. A token that is sent decides, whoever the peer is."""
+
+    def __init__(self, tokens: TokenTable, own_uid: int) -> None:
+        self._tokens = tokens
+        self._trusted_uids = frozenset({_ROOT, own_uid})
+
+    def identify(self, request: web.Request) -> Principal | Problem:
+        """Return the caller of `request`, or why nobody may be assumed (401)."""
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
+        peer: Peer | None = getattr(request.protocol, "peer", None)
+        if authorization is None and peer is not None:
+            return self._neighbour(peer)
+        bearer = _BEARER.fullmatch(authorization or "")
+        principal = self._tokens.find(bearer[1] if bearer else "")
+        if principal is not None:
+            return principal
+        return problems.unauthorized(_NOT_OURS if bearer else _NONE_SENT)
+
+    def _neighbour(self, peer: Peer) -> Principal:
+        role = Role.ADMIN if peer.uid in self._trusted_uids else Role.PRODUCER
+        return Principal(f"uid:{peer.uid}", role)
+
+
+def require(request: web.Request, right: Right) -> Principal:
+    """Return the caller if it may do this; Refused (403) otherwise."""
+    principal = request[PRINCIPAL]
+    if not principal.may(right):
+        raise Refused(problems.forbidden(_refusal(principal, right)))
+    return principal
+
+
+def _refusal(principal: Principal, right: Right) -> str:
+    roles = " or ".join(role for role in Role if Principal("", role).may(right))
+    return f'"{principal.name}" has the role {principal.role}; this takes a token with the role {roles}.'

@@ -1,0 +1,160 @@
+"""Listening: on TCP and on Unix sockets, and leaving no stale path behind."""
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from relay.errors import CannotStart
+
+UNIX_PREFIX = "unix:"
+UNIX_MODE = 0o660
+FOLDER_MODE = 0o750
+BACKLOG = 1024
+PROBE_TIMEOUT_S = 1.0
+
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
+
+class Listeners:
+    """What the daemon listens on. Owner of the sockets, their paths, and the connections made through them."""
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self._runner = runner
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[_UnixPath] = []
+        self.addresses: list[str] = []
+        """Where it listens, as `listen` in the configuration writes it, with the port that was bound."""
+
+    async def open(self, address: str, factory: ProtocolFactory) -> None:
+        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
+        if address.startswith(UNIX_PREFIX):
+            await self._open_unix(Path(address.removeprefix(UNIX_PREFIX)), factory)
+        else:
+            await self._open_tcp(address, factory)
+
+    async def close(self) -> None:
+        """Stop listening, let requests under way end within the shutdown time-out, and close. Safe twice."""
+        for server in self._servers:
+            server.close()
+        for path in self._paths:
+            path.remove()
+        self._paths.clear()
+        if self._runner.server is not None:
+            await self._runner.cleanup()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
+
+    async def _open_tcp(self, address: str, factory: ProtocolFactory) -> None:
+        host, port = split_address(address)
+        try:
+            server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+        except (OSError, OverflowError) as error:
+            raise CannotStart(f"Cannot listen on {address}: {_reason(error)}.", remedy=_tcp_remedy(error)) from None
+        self._servers.append(server)
+        self.addresses += [_written(sock.getsockname()) for sock in server.sockets]
+
+    async def _open_unix(self, path: Path, factory: ProtocolFactory) -> None:
+        sock = bind_unix(path)
+        self._paths.append(_UnixPath(path))
+        self._servers.append(await asyncio.get_running_loop().create_unix_server(factory, sock=sock, backlog=BACKLOG))
+        self.addresses.append(f"{UNIX_PREFIX}{path}")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[v6]:port`; CannotStart for anything else."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isascii() or not port.isdigit():
+        remedy = 'Write "127.0.0.1:8420", "[::1]:8420" or "unix:/run/relay/relay.sock".'
+        raise CannotStart(f'"{address}" is no address to listen on.', remedy=remedy)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Bind a Unix socket, not listening yet, that owner and group may connect to (0660).
+
+    A path left behind by a daemon that died is replaced; one that somebody listens on, or that is no socket, is refused
+    (CannotStart).
+    """
+    _clear(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        sock.bind(str(path))
+        path.chmod(UNIX_MODE)  # before it listens: until then nobody can connect
+    except OSError as error:
+        sock.close()
+        raise CannotStart(f"Cannot listen on {UNIX_PREFIX}{path}: {_reason(error)}.", remedy=_UNIX_REMEDY) from None
+    return sock
+
+
+_UNIX_REMEDY = "Create its folder, writable for the daemon's user, or choose a shorter or other path in server.listen."
+
+
+class _UnixPath:
+    """A path this process bound; removed only while it still is ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = path.lstat().st_ino
+
+    def remove(self) -> None:
+        try:
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
+        except OSError:
+            pass  # somebody tidied up before us
+
+
+def _clear(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing there, or bind says it better
+    if not stat.S_ISSOCK(mode):
+        raise CannotStart(f"{path} is not a socket.", remedy="Move it away or choose another path in server.listen.")
+    if _answers(path):
+        remedy = "Stop the process that listens there (`ss -xlp` names it) or choose another path in server.listen."
+        raise CannotStart(f"Another process listens on {UNIX_PREFIX}{path}.", remedy=remedy)
+    path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens; a full queue of connections or a closed mode counts as somebody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _written(name: Sequence[object]) -> str:
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def _reason(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if isinstance(error, socket.gaierror) or number is None:
+        return str(error.args[-1] if error.args else error)
+    return os.strerror(number).lower()
+
+
+def _tcp_remedy(error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return "Stop the process that has it (`ss -ltnp` names it) or choose another port in server.listen."
+        case errno.EACCES:
+            return "Ports below 1024 need CAP_NET_BIND_SERVICE; choose another port in server.listen."
+        case _:
+            return "Choose an address of this host in server.listen, such as 127.0.0.1:8420."

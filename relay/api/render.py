@@ -1,0 +1,190 @@
+"""How things are written in the API's answers: names, times, and JSON."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from relay.durations import format_duration, format_rate
+from relay.model import (
+    AttemptView,
+    DeadGroup,
+    DeliveryView,
+    Endpoint,
+    EventView,
+    Health,
+    HeaderPair,
+    Outcome,
+    RetryPolicy,
+)
+from relay.urls import masked
+
+Json = dict[str, Any]
+
+MASK = "***"
+
+
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON."""
+    return web.Response(
+        status=status, body=orjson.dumps(data), content_type="application/json", charset="utf-8", headers=headers
+    )
+
+
+def moment(unix_ms: float | None) -> str | None:
+    """Write a time as RFC 3339 in UTC with milliseconds and `Z`; None stays None."""
+    if unix_ms is None:
+        return None
+    seconds, rest_ms = divmod(round(unix_ms), 1_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ms:03d}Z"
+
+
+def event(view: EventView) -> Json:
+    """Write an event without its payload."""
+    return {
+        "id": view.id,
+        "type": view.type,
+        "application": view.application,
+        "created_at": moment(view.created_at_ms),
+        "timestamp": moment(view.timestamp_ms),
+        "deliver_at": moment(view.deliver_at_ms),
+        "expires_at": moment(view.expires_at_ms),
+        "ordering_key": view.ordering_key,
+        "metadata": None if view.metadata is None else orjson.Fragment(view.metadata),
+        "reason": view.reason,
+        "reason_detail": view.reason_detail or None,
+        "payload_bytes": view.body_bytes,
+        "deliveries": dict(view.deliveries),
+    }
+
+
+def event_detail(view: EventView) -> Json:
+    """Write an event with its payload: the very bytes that are sent, spliced in."""
+    return event(view) | {"payload": None if view.body is None else _payload(view.body)}
+
+
+def delivery(view: DeliveryView) -> Json:
+    """Write a delivery without its attempts."""
+    return {
+        "id": view.id,
+        "event_id": view.event_id,
+        "event_type": view.event_type,
+        "application": view.application,
+        "endpoint": view.endpoint,
+        "state": view.state,
+        "reason": view.reason,
+        "cancelled_by": view.cancelled_by,
+        "due_at": moment(view.due_ms),
+        "attempts": view.attempts,
+        "series": view.series,
+        "created_at": moment(view.created_at_ms),
+        "finished_at": moment(view.finished_at_ms),
+        "expires_at": moment(view.expires_at_ms),
+    }
+
+
+def attempt(view: AttemptView) -> Json:
+    """Write one attempt of a timeline."""
+    return {
+        "id": view.id,
+        "number": view.number,
+        "series": view.series,
+        "trigger": view.trigger,
+        "started_at": moment(view.started_at_ms),
+        "duration_ms": view.duration_ms,
+        "status": view.status,
+        "failure": view.failure,
+        "detail": view.detail or None,
+        "address": view.address,
+        "response": _response(view.response_headers, view.response_body),
+    }
+
+
+def outcome(value: Outcome) -> Json:
+    """Write what one attempt came to, for a test."""
+    return {
+        "delivered": value.status is not None and 200 <= value.status < 300,
+        "started_at": moment(value.started_at_ms),
+        "duration_ms": value.duration_ms,
+        "status": value.status,
+        "failure": value.failure,
+        "detail": value.detail or None,
+        "address": value.address,
+        "response": _response(value.response_headers, value.response_body),
+    }
+
+
+def dead_group(group: DeadGroup) -> Json:
+    """Write the dead letters of one endpoint and reason."""
+    return {
+        "endpoint": group.endpoint,
+        "application": group.application,
+        "reason": group.reason,
+        "count": group.count,
+        "oldest_at": moment(group.oldest_ms),
+        "newest_at": moment(group.newest_ms),
+        "newest_delivery": group.newest_delivery,
+    }
+
+
+def endpoint(value: Endpoint, *, plain: bool) -> Json:
+    """Write an endpoint with its effective settings, never with its secrets.
+
+    `plain` is for those who may change it; others see neither header values nor query values, which may be credentials.
+    """
+    return {
+        "id": value.id,
+        "application": value.application.id,
+        "origin": value.origin,
+        "url": value.url if plain else masked(value.url),
+        "event_types": list(value.event_types),
+        "description": value.description,
+        "headers": {name: text if plain else MASK for name, text in value.headers},
+        "concurrency": value.concurrency,
+        "rate_limit": None if value.rate is None else format_rate(value.rate),
+        "timeout": format_duration(value.timeout_ms),
+        "retry": _retry(value.retry),
+        "max_age": format_duration(value.retry.max_age_ms),
+        "secrets": len(value.secrets),
+        "state": value.state,
+        "disabled_by": value.disabled_by,
+        "state_since": moment(value.state_since_ms or None),
+        "held": value.held,
+        "present": value.present and value.application.present,
+        "created_at": moment(value.created_at_ms),
+        "updated_at": moment(value.updated_at_ms),
+    }
+
+
+def health(value: Health) -> Json:
+    """Write what is remembered about an endpoint's failures; a healthy one has none."""
+    return {
+        "failures": value.failures,
+        "failing_since": moment(value.failing_since_ms),
+        "last_failure": value.last_failure or None,
+        "last_failure_at": moment(value.last_failure_ms),
+        "cool_down_until": moment(value.cool_until_ms or None),
+        "not_before": moment(value.not_before_ms or None),
+    }
+
+
+def _retry(policy: RetryPolicy) -> Json:
+    return {"schedule": [format_duration(delay) for delay in policy.schedule_ms], "jitter": policy.jitter}
+
+
+def _response(headers: Iterable[HeaderPair], body: bytes | None) -> Json | None:
+    pairs = [[name, value] for name, value in headers]
+    if not pairs and not body:
+        return None
+    return {"headers": pairs, "body": None if body is None else body.decode("utf-8", "replace")}
+
+
+def _payload(body: bytes) -> Any:
+    """The bytes as they are where they are JSON, so that numbers keep their spelling; otherwise as text."""
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace")
+    return orjson.Fragment(body)

@@ -1,0 +1,106 @@
+"""The command line: the only room that prints or exits.
+
+Every verb lives in a module of its own that is imported when the verb runs, so that `relay --help` and the operator's
+verbs never pay for aiohttp, pydantic or structlog. The words shown by `relay --help` therefore stand here.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import click
+
+from relay import __version__
+from relay.cli.output import fail
+from relay.errors import RelayError
+
+
+class Verb(NamedTuple):
+    """Where a verb's command lives, and its line in `relay --help`."""
+
+    module: str
+    line: str
+
+
+SECTIONS: Mapping[str, Mapping[str, Verb]] = {
+    "Run it": {
+        "serve": Verb("serve", "Run the daemon."),
+        "demo": Verb("demo", "Show the whole thing in seconds, with nothing configured."),
+    },
+    "Set it up": {
+        "init": Verb("config_commands", "Write a commented configuration file."),
+        "check-config": Verb("config_commands", "Report every mistake in the configuration."),
+        "config": Verb("config_commands", "Show the effective configuration."),
+        "endpoint": Verb("endpoint", "Add, look at and change webhook endpoints."),
+    },
+    "Use it": {
+        "send": Verb("send", "Send one event."),
+        "status": Verb("status", "Say how the daemon is doing."),
+        "events": Verb("events", "Look at events."),
+        "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
+        "dead": Verb("dead", "Look at dead letters and replay them."),
+    },
+    "Other": {
+        "sign": Verb("sign_commands", "Sign a body as the relay would."),
+        "verify": Verb("sign_commands", "Check a signature, and say why it is wrong."),
+        "version": Verb("version", "Print the versions of relay and what it stands on."),
+    },
+}
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0   fine
+  1   the operation failed, or the daemon is degraded
+  2   wrong use of the command line
+  65  the daemon refused the input as wrong
+  69  no daemon could be reached
+  73  a file cannot be created
+  74  the database reports an I/O error or damage
+  75  try again later: busy, or another daemon owns the database
+  77  not permitted
+  78  wrong configuration
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its verbs by name and imports the one that runs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._verbs = {name: verb for section in SECTIONS.values() for name, verb in section.items()}
+        # Placeholders: click lists them and proposes them when a name is mistyped.
+        self.commands = {name: click.Command(name, short_help=verb.line) for name, verb in self._verbs.items()}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        verb = self._verbs.get(cmd_name)
+        return None if verb is None else _load(verb.module, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, verb.line) for name, verb in verbs.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RelayError as error:
+            fail(str(error), error.exit_code)
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="relay", message="%(prog)s %(version)s")
+def main() -> None:
+    """A durable webhook relay for one Linux host.
+
+    Try `relay demo` first. Then `relay init` writes a configuration, and `relay serve` runs it.
+    """
+
+
+def _load(module: str, name: str) -> click.Command:
+    commands: list[click.Command] = importlib.import_module(f"relay.cli.{module}").COMMANDS
+    return next(command for command in commands if command.name == name)

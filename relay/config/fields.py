@@ -1,0 +1,169 @@
+"""The kinds of values that settings have, and how each is written in TOML.
+
+In a file durations, sizes and rates are strings with units; code that builds a configuration may pass plain numbers.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, SecretStr, ValidationInfo
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from relay.config.listeners import check_listen
+from relay.config.secrets import Secrets, SecretText, Wrong
+from relay.durations import (
+    Rate,
+    format_duration,
+    format_rate,
+    format_size,
+    parse_duration_ms,
+    parse_rate,
+    parse_size_bytes,
+)
+
+LONGEST = "3650d"  # keeps sums of durations and unix times far from any limit
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The context of a validation when its input was written by a person, in a file or the environment."""
+
+    secrets: Secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Makes an integer field that is written as a number with a unit, within bounds."""
+
+    noun: str
+    example: str
+    parse: Callable[[str], int]
+    format: Callable[[int], str]
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(self.format)
+        return core_schema.with_info_plain_validator_function(self._read, serialization=written)
+
+    def _read(self, value: Any, info: ValidationInfo) -> int:
+        number = self._number(value, written=info.context is not None)
+        if not self.least <= number <= self.most:
+            raise Wrong(f"must be between {self.format(self.least)} and {self.format(self.most)}")
+        return number
+
+    def _number(self, value: Any, *, written: bool) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and not written:
+            return value
+        if not isinstance(value, str):
+            raise Wrong(f"a {self.noun} is written in quotes, with a unit", f'Write it like "{self.example}".')
+        return _parsed(self.parse, value)
+
+
+def duration(shortest: str = "1ms", longest: str = LONGEST) -> Measure:
+    """Make a field of milliseconds, written like `"30s"`."""
+    bounds = parse_duration_ms(shortest), parse_duration_ms(longest)
+    return Measure("duration", "30s", parse_duration_ms, format_duration, *bounds)
+
+
+def size(smallest: str, largest: str) -> Measure:
+    """Make a field of bytes, written like `"1MiB"`."""
+    return Measure("size", "1MiB", parse_size_bytes, format_size, parse_size_bytes(smallest), parse_size_bytes(largest))
+
+
+def whole(least: int, most: int) -> FieldInfo:
+    """Make a field of a whole number."""
+    field: FieldInfo = Field(strict=True, ge=least, le=most)
+    return field
+
+
+def _read_rate(value: Any) -> Rate:
+    if isinstance(value, Rate):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("a rate is written in quotes, with a period", 'Write it like "50/s".')
+    return _parsed(parse_rate, value)
+
+
+def _read_network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("a network is written in quotes", 'Write it like "10.0.0.0/8".')
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        raise Wrong("not a network", _network_remedy(value)) from None
+
+
+def _network_remedy(value: str) -> str:
+    try:
+        return f'Its host bits are set; write "{ipaddress.ip_network(value, strict=False)}".'
+    except ValueError:
+        return 'Write it like "10.0.0.0/8" or "fd00::/8".'
+
+
+def _read_secret(value: Any, info: ValidationInfo) -> SecretStr:
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("a secret is text in quotes", 'Write it like "env:NAME", "file:/path" or "cred:name".')
+    reading = info.context
+    return reading.secrets.resolve(value) if isinstance(reading, Reading) else SecretText(value)
+
+
+def _write_secret(secret: SecretStr) -> str:
+    """A reference is shown as it is; a literal never."""
+    return getattr(secret, "source", "") or "********"
+
+
+def _check_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise Wrong(
+            "an id begins with a letter or digit and holds letters, digits, _ and - only, 64 at most",
+            'Write it like "acme" or "render-api".',
+        )
+    return value
+
+
+def _check_path(value: Path) -> Path:
+    if not value.is_absolute():
+        raise Wrong(
+            "the path must be absolute, or it would depend on where the daemon was started",
+            'Write it like "/var/lib/relay/relay.db".',
+        )
+    return value
+
+
+def _read_listen(value: Any) -> Any:
+    """One address may stand without brackets."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_listen(value: str) -> str:
+    wrong = check_listen(value)
+    if wrong is not None:
+        raise Wrong(*wrong)
+    return value
+
+
+def _parsed(parse: Callable[[str], Any], value: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise Wrong(f"not understood: {error}") from None
+
+
+Id = Annotated[str, AfterValidator(_check_id)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_read_network), PlainSerializer(str)]
+RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
+SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
+AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
+Listen = Annotated[tuple[Annotated[str, AfterValidator(_check_listen)], ...], BeforeValidator(_read_listen)]

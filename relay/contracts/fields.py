@@ -1,0 +1,137 @@
+"""What the variables of templates stand for, and the forms in which times are written."""
+
+import hashlib
+import zlib
+from binascii import b2a_base64, hexlify
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Message(NamedTuple):
+    """One attempt, as far as headers and signatures are concerned."""
+
+    id: str
+    type: str
+    timestamp_ms: int  # wall clock of the attempt
+    body: bytes
+    attempt: int = 1
+
+
+class Rendering(NamedTuple):
+    """One event, as far as its body is concerned."""
+
+    id: str
+    type: str
+    timestamp_ms: int  # when it happened, as the producer says
+    created_at_ms: int  # when it was accepted
+    data: bytes  # one JSON value, exactly as received
+
+
+def _hex(raw: bytes) -> bytes:
+    return hexlify(raw)
+
+
+def _base64(raw: bytes) -> bytes:
+    return b2a_base64(raw, newline=False)
+
+
+def _base64url(raw: bytes) -> bytes:
+    return _base64(raw).translate(bytes.maketrans(b"+/", b"-_"))
+
+
+ENCODINGS: Mapping[str, Callable[[bytes], bytes]] = {"hex": _hex, "base64": _base64, "base64url": _base64url}
+
+
+def _moment(time_ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=time_ms)
+
+
+TIME_FORMATS: Mapping[str, Callable[[int], bytes]] = {
+    "unix": lambda time_ms: b"%d" % (time_ms // 1000),
+    "unix_ms": lambda time_ms: b"%d" % time_ms,
+    "iso": lambda time_ms: _moment(time_ms).strftime("%Y-%m-%dT%H:%M:%SZ").encode(),
+    "iso_ms": lambda time_ms: _moment(time_ms).isoformat(timespec="milliseconds").encode()[:-6] + b"Z",
+    "rfc3339": lambda time_ms: _moment(time_ms).isoformat(timespec="seconds").encode(),
+}
+"""`unix` and `unix_ms` count from 1970; `iso` ends in Z, `iso_ms` has three digits more, `rfc3339` ends in +00:00."""
+
+
+def parse_time_ms(text: str, time_format: str) -> int:
+    """Read a time that was written in one of `TIME_FORMATS`; ValueError for anything else."""
+    if time_format in ("unix", "unix_ms"):
+        return int(text) * (1000 if time_format == "unix" else 1)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _digest_reader(encode: Callable[[bytes], bytes]) -> Callable[[Message], bytes]:
+    return lambda message: encode(hashlib.sha256(message.body).digest())
+
+
+def _timestamp_reader(write: Callable[[int], bytes]) -> Callable[[Message], bytes]:
+    return lambda message: write(message.timestamp_ms)
+
+
+MESSAGE_READERS: Mapping[str, Callable[[Message], bytes]] = {
+    "body": lambda message: message.body,
+    "id": lambda message: message.id.encode(),
+    "event": lambda message: message.type.encode(),
+    "type": lambda message: message.type.encode(),
+    "attempt": lambda message: b"%d" % message.attempt,
+    "crc32": lambda message: b"%d" % zlib.crc32(message.body),
+    "sha256": _digest_reader(_hex),
+    **{f"sha256:{name}": _digest_reader(encode) for name, encode in ENCODINGS.items()},
+    **{f"timestamp:{name}": _timestamp_reader(write) for name, write in TIME_FORMATS.items()},
+}
+"""Variables that differ from attempt to attempt. `{timestamp}` alone takes the contract's own format."""
+
+
+def message_readers(
+    timestamp_format: str, variables: Iterable[str]
+) -> tuple[tuple[str, Callable[[Message], bytes]], ...]:
+    """Pick the readers for those of `variables` that come from the message."""
+    readers = {**MESSAGE_READERS, "timestamp": MESSAGE_READERS[f"timestamp:{timestamp_format}"]}
+    return tuple((name, readers[name]) for name in sorted(set(variables)) if name in readers)
+
+
+def endpoint_values(url: str, endpoint_id: str) -> dict[str, bytes]:
+    """Return the variables that are the same for every attempt to one endpoint; `{path}` has the query with it."""
+    parts = urlsplit(url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return {"url": url.encode(), "method": b"POST", "path": path.encode(), "endpoint_id": endpoint_id.encode()}
+
+
+def _rendering_times() -> dict[str, Callable[[Rendering], bytes]]:
+    readers: dict[str, Callable[[Rendering], bytes]] = {}
+    for name, write in TIME_FORMATS.items():
+        readers[f"timestamp:{name}"] = lambda event, write=write: write(event.timestamp_ms)
+        readers[f"created_at:{name}"] = lambda event, write=write: write(event.created_at_ms)
+    return readers
+
+
+RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
+    "id": lambda event: event.id.encode(),
+    "type": lambda event: event.type.encode(),
+    "event": lambda event: event.type.encode(),
+    "data": lambda event: event.data,
+    **_rendering_times(),
+}
+"""Variables of the body."""
+
+JSON_VALUES = frozenset({"data"} | {f"{name}:{form}" for name in ("timestamp", "created_at") for form in ("unix", "unix_ms")})
+"""Variables that are a JSON value by themselves; all others are text and stand in quotes."""
+
+_MESSAGE = frozenset(MESSAGE_READERS) | {"timestamp", "url", "method", "path", "endpoint_id"}
+_SHOWN = _MESSAGE - {"body"}  # a body does not fit in a header
+
+CONTENT_VARIABLES = _MESSAGE | {"secret", "n"}
+EACH_VARIABLES = _SHOWN | {"sig", "n"}
+VALUE_VARIABLES = _SHOWN | {"sigs"}
+HEADER_VARIABLES = _SHOWN | {"secret"}
+BODY_VARIABLES = frozenset(RENDERING_READERS)

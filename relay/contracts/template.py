@@ -1,0 +1,77 @@
+"""Templates such as `{id}.{timestamp}.{body}`: compiled once, rendered by joining bytes.
+
+Values are inserted as they are and never looked at again, so a `{` in a body stays a `{`.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+Part = bytes | str
+"""A literal (bytes) or the name of a variable (str)."""
+
+_TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+\}|[{}]|[^{}]+")
+
+
+class TemplateError(ValueError):
+    """The text is no template; `remedy` says how to mend it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Literals and variables in order."""
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def compile(cls, text: str, known: Collection[str]) -> "Template":
+        """Read `{name}` and `{name:format}`; `{{` and `}}` are braces. TemplateError for anything not in `known`."""
+        return cls.of(_part(token, known) for token in _TOKEN.findall(text))
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> "Template":
+        """Join neighbouring literals, so that rendering touches as few parts as possible."""
+        merged: list[Part] = []
+        for part in parts:
+            if isinstance(part, bytes) and merged and isinstance(merged[-1], bytes):
+                merged[-1] += part
+            else:
+                merged.append(part)
+        return cls(tuple(merged))
+
+    @property
+    def variables(self) -> frozenset[str]:
+        return frozenset(part for part in self.parts if isinstance(part, str))
+
+    def bind(self, values: Mapping[str, bytes]) -> "Template":
+        """Replace the variables in `values` by what they stand for; the others stay."""
+        return Template.of(values.get(part, part) if isinstance(part, str) else part for part in self.parts)
+
+    def render(self, values: Mapping[str, bytes]) -> bytes:
+        """Return the bytes; KeyError if a variable has no value."""
+        return b"".join([part if isinstance(part, bytes) else values[part] for part in self.parts])
+
+
+def _part(token: str, known: Collection[str]) -> Part:
+    if token in ("{{", "}}"):
+        return token[0].encode()
+    if token in ("{", "}"):
+        raise TemplateError(f"a single {token!r} is no variable", f'Write "{token}{token}" for a brace.')
+    if not token.startswith("{"):
+        return token.encode()
+    name = token[1:-1]
+    if name not in known:
+        raise TemplateError(f"unknown variable {token}", _suggestion(name, known))
+    return name
+
+
+def _suggestion(name: str, known: Collection[str]) -> str:
+    stem = name.partition(":")[0]
+    near = get_close_matches(name, known, n=1, cutoff=0.75) or [other for other in known if other.startswith(stem + ":")]
+    listed = ", ".join(f"{{{other}}}" for other in (near or sorted(known)))
+    return f"Did you mean {listed}?" if near else f"Known here: {listed}."

@@ -1,0 +1,483 @@
+"""Which applications and endpoints exist, what they are set to, and which of them an event goes to.
+
+The directory owns the endpoints in memory. Definitions come from the file or from the database (those made through the
+API); states, secrets made here and health live in the database by endpoint id. Matching happens once, when an event is
+accepted (Q11): a deletion stops matching before it is submitted, a creation matches after its commit. Whoever has to
+follow an endpoint's settings registers with `on_change`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from relay.clock import Clock
+from relay.config import ApplicationConfig, Config, EndpointConfig
+from relay.contracts import Contract, ContractCatalogue, Signer
+from relay.definition import CONCURRENCY, EndpointDefinition, first, resolve_retry, resolve_timeout_ms
+from relay.errors import ConfigError, Conflict, NotFound
+from relay.event_types import matches
+from relay.ids import IdFactory
+from relay.model import (
+    Application,
+    DisabledBy,
+    Endpoint,
+    EndpointState,
+    Health,
+    HealthPolicy,
+    NoDelivery,
+    Origin,
+    Secret,
+)
+from relay.store import EndpointRow, Store
+from relay.tokens import Principal
+
+MATCHES_MAX = 10_000
+"""Remembered matches per application; beyond it the memory starts anew."""
+
+SECRETS_MAX = 10
+"""Secrets of one endpoint that may overlap (Standard Webhooks: at most ten)."""
+
+
+class Match(NamedTuple):
+    """Where an event goes, or why it goes nowhere."""
+
+    targets: tuple[int, ...]  # endpoint refs
+    reason: NoDelivery | None
+    detail: str
+
+
+class Change(NamedTuple):
+    """One endpoint before and after; None where it does not exist."""
+
+    before: Endpoint | None
+    after: Endpoint | None
+    health: Health | None  # set when health starts from here: at start, after enable, after a changed url
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the file says about one endpoint."""
+
+    application: str
+    definition: EndpointDefinition
+    secrets: tuple[Secret, ...]
+
+
+class Directory:
+    """The endpoints and applications of this relay."""
+
+    def __init__(
+        self,
+        store: Store,
+        contracts: ContractCatalogue,
+        clock: Clock,
+        ids: IdFactory,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._store = store
+        self._contracts = contracts
+        self._clock = clock
+        self._ids = ids
+        self._random_bytes = random_bytes
+        self._config = Config()
+        self._applications: dict[str, Application] = {}
+        self._rows: dict[int, EndpointRow] = {}
+        self._written: dict[str, Written] = {}
+        self._endpoints: dict[int, Endpoint] = {}
+        self._by_id: dict[str, Endpoint] = {}
+        self._of_application: dict[int, list[Endpoint]] = {}
+        self._matches: dict[int, dict[str, Match]] = {}
+        self._signers: dict[int, Signer] = {}
+        self._editing = asyncio.Lock()  # one edit at a time: each reads a row, writes it, installs it
+        self._listeners: list[Callable[[Change], None]] = []
+
+    def on_change(self, listener: Callable[[Change], None]) -> None:
+        """Call `listener` with every later change, in order."""
+        self._listeners.append(listener)
+
+    # -- looking up ------------------------------------------------------------------------------------------------
+
+    @property
+    def applications(self) -> Mapping[str, Application]:
+        return self._applications
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        return self._by_id
+
+    def by_ref(self, ref: int) -> Endpoint | None:
+        """Return an endpoint by the store's handle; None once it was deleted."""
+        return self._endpoints.get(ref)
+
+    def endpoint(self, endpoint_id: str) -> Endpoint:
+        """Return an endpoint by its id; NotFound otherwise."""
+        endpoint = self._by_id.get(endpoint_id)
+        if endpoint is None:
+            raise NotFound(f"no endpoint {endpoint_id!r}", remedy="List them with `relay endpoint list`.")
+        return endpoint
+
+    def contract(self, application: Application) -> Contract:
+        """Return the contract an application's receivers were promised."""
+        contract = self._contracts.get(application.contract)
+        assert contract is not None, "the configuration was checked against the same catalogue"
+        return contract
+
+    def signer(self, endpoint: Endpoint) -> Signer:
+        """Return what signs for an endpoint; made once for each change of the endpoint."""
+        signer = self._signers.get(endpoint.ref)
+        if signer is None:
+            contract = self.contract(endpoint.application)
+            signer = self._signers[endpoint.ref] = contract.signer(endpoint.secrets, endpoint.url, endpoint.id)
+        return signer
+
+    def application_for(self, principal: Principal, named: str | None) -> Application:
+        """Return the application a request is about; NotFound for an unknown or foreign one.
+
+        A bound token means its own application. An unbound one names it, unless there is only one.
+        """
+        if principal.application is not None:
+            return self._bound(principal.application, named)
+        present = [application for application in self._applications.values() if application.present]
+        if named is None and len(present) == 1:
+            return present[0]
+        names = ", ".join(sorted(application.id for application in present))
+        if named is None:
+            raise Conflict(
+                "application_required",
+                "there are several applications",
+                remedy=f'Name one of them with "application": {names}.',
+            )
+        application = self._applications.get(named)
+        if application is None or not application.present:
+            raise NotFound(f"no application {named!r}", remedy=f"The applications are: {names}.")
+        return application
+
+    def _bound(self, application_id: str, named: str | None) -> Application:
+        application = self._applications.get(application_id)
+        if application is None or not application.present:
+            raise NotFound("the application of this token is not configured", remedy="Ask the operator of this relay.")
+        if named is not None and named != application_id:
+            raise NotFound(f"no application {named!r}", remedy='Leave "application" out: the token implies it.')
+        return application
+
+    def match(self, application: Application, event_type: str) -> Match:
+        """Say which endpoints an event of this type goes to."""
+        remembered = self._matches.setdefault(application.ref, {})
+        match = remembered.get(event_type)
+        if match is None:
+            if len(remembered) >= MATCHES_MAX:
+                remembered.clear()
+            match = remembered[event_type] = _match(self._of_application.get(application.ref, ()), event_type)
+        return match
+
+    # -- the file --------------------------------------------------------------------------------------------------
+
+    async def apply(self, config: Config) -> None:
+        """Take over a configuration, whole; ConfigError changes nothing."""
+        async with self._editing:
+            written = _written(config)
+            self._refuse_taken_ids(written)
+            refs = await self._store.sync_applications([application.id for application in config.applications])
+            await self._store.sync_file_endpoints(
+                [(endpoint_id, refs[entry.application]) for endpoint_id, entry in written.items()]
+            )
+            rows = await self._store.load_endpoints()
+            applications = _applications(config, refs)
+            self._config, self._applications, self._written = config, applications, written
+            await self._settle_changed_urls(rows)
+            self._install_all(rows)
+
+    def _refuse_taken_ids(self, written: Mapping[str, Written]) -> None:
+        for row in self._rows.values():
+            entry = written.get(row.id)
+            if entry is None:
+                continue
+            if row.origin is Origin.API:
+                raise ConfigError(
+                    f"endpoint {row.id!r} was made through the API",
+                    remedy="Give the one in the file another id, or delete the other with `relay endpoint delete`.",
+                )
+            if row.application != getattr(self._applications.get(entry.application), "ref", row.application):
+                raise ConfigError(
+                    f"endpoint {row.id!r} belonged to another application before",
+                    remedy="Give it a new id: its history stays with the application that owned it.",
+                )
+
+    async def _settle_changed_urls(self, rows: list[EndpointRow]) -> None:
+        """A changed `url` clears health and an automatic disable, never a manual one."""
+        for index, row in enumerate(rows):
+            entry = self._written.get(row.id)
+            if entry is not None and row.url_seen != entry.definition.url:
+                rows[index] = await self._save_url(row, entry.definition.url)
+
+    async def _save_url(self, row: EndpointRow, url: str) -> EndpointRow:
+        now_ms = self._clock.wall_ms()
+        fresh = replace(row, url_seen=url, health=Health(), updated_at_ms=now_ms)
+        if row.state is EndpointState.DISABLED and row.disabled_by is not DisabledBy.MANUAL:
+            fresh = replace(fresh, state=EndpointState.ENABLED, disabled_by=None, state_since_ms=now_ms)
+        await self._store.save_endpoint(fresh)
+        return fresh
+
+    def _install_all(self, rows: Iterable[EndpointRow]) -> None:
+        by_ref = {application.ref: application for application in self._applications.values()}
+        for row in rows:
+            known = self._rows.get(row.ref)
+            fresh_health = known is None or known.url_seen != row.url_seen
+            self._install(row, by_ref[row.application], row.health if fresh_health else None)
+
+    # -- edits through the API -------------------------------------------------------------------------------------
+
+    async def create_endpoint(
+        self, application: Application, definition: EndpointDefinition
+    ) -> tuple[Endpoint, str | None]:
+        """Make an endpoint; the second value is its secret, shown this once, or None if the contract signs nothing."""
+        contract = self.contract(application)
+        secret = contract.new_secret(self._random_bytes) if contract.signs else None
+        async with self._editing:
+            now_ms = self._clock.wall_ms()
+            row = await self._store.create_endpoint(
+                endpoint_id=self._ids.new("ep"),
+                application=application.ref,
+                definition=definition.to_json(),
+                secrets=() if secret is None else (Secret(secret),),
+                now_ms=now_ms,
+            )
+            return self._install(row, application, Health()), secret
+
+    async def update_endpoint(self, endpoint_id: str, definition: EndpointDefinition) -> Endpoint:
+        """Replace an endpoint's definition; Conflict `managed_by_file` for one from the file."""
+        async with self._editing:
+            row = self._editable(endpoint_id)
+            now_ms = self._clock.wall_ms()
+            changed_url = definition.url != self._endpoints[row.ref].url
+            row = replace(row, definition=definition.to_json(), updated_at_ms=now_ms)
+            if changed_url:
+                row = await self._save_url(row, definition.url)
+            else:
+                await self._store.save_endpoint(row)
+            return self._install(row, self._endpoints[row.ref].application, Health() if changed_url else None)
+
+    async def delete_endpoint(self, endpoint_id: str) -> None:
+        """Delete an endpoint; its due deliveries are cancelled. Conflict `managed_by_file` for one from the file."""
+        async with self._editing:
+            row = self._editable(endpoint_id)
+            before = self._endpoints.pop(row.ref)
+            del self._rows[row.ref]
+            self._forget(before)
+            self._tell(Change(before, None, None))
+            await self._store.delete_endpoint(row.ref)
+
+    async def rotate_secret(self, endpoint_id: str, overlap_ms: int) -> tuple[Endpoint, str]:
+        """Give an endpoint a new secret; the old ones sign along for `overlap_ms` where the contract can carry several."""
+        async with self._editing:
+            row = self._editable(endpoint_id)
+            endpoint = self._endpoints[row.ref]
+            contract = self.contract(endpoint.application)
+            if not contract.signs:
+                raise Conflict("unsigned_contract", f"the contract {contract.name!r} signs nothing")
+            secret = contract.new_secret(self._random_bytes)
+            now_ms = self._clock.wall_ms()
+            until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
+            kept = _overlapping(row.secrets, now_ms, until_ms)
+            row = replace(row, secrets=(Secret(secret), *kept), updated_at_ms=now_ms)
+            await self._store.save_endpoint(row)
+            return self._install(row, endpoint.application, None), secret
+
+    async def pause(self, endpoint_id: str) -> Endpoint:
+        """Hold what is due and what comes; Conflict for a disabled endpoint."""
+        self._refuse_disabled(self.endpoint(endpoint_id))
+        return await self._move(endpoint_id, EndpointState.PAUSED, None)
+
+    async def resume(self, endpoint_id: str) -> Endpoint:
+        """End a pause; Conflict for a disabled endpoint."""
+        self._refuse_disabled(self.endpoint(endpoint_id))
+        return await self._move(endpoint_id, EndpointState.ENABLED, None)
+
+    async def enable(self, endpoint_id: str) -> Endpoint:
+        """End a disable, with clean health; a paused endpoint stays paused."""
+        if self.endpoint(endpoint_id).state is not EndpointState.DISABLED:
+            return self.endpoint(endpoint_id)
+        return await self._move(endpoint_id, EndpointState.ENABLED, None)
+
+    async def disable(self, endpoint_id: str, by: DisabledBy = DisabledBy.MANUAL) -> Endpoint:
+        """Take no more events for an endpoint and hold what is due; a manual disable is never overwritten."""
+        endpoint = self.endpoint(endpoint_id)
+        if endpoint.state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
+            return endpoint
+        return await self._move(endpoint_id, EndpointState.DISABLED, by)
+
+    async def _move(self, endpoint_id: str, state: EndpointState, by: DisabledBy | None) -> Endpoint:
+        async with self._editing:
+            endpoint = self.endpoint(endpoint_id)
+            row = self._rows[endpoint.ref]
+            if row.state is state and row.disabled_by is by:
+                return endpoint
+            enabled_again = row.state is EndpointState.DISABLED
+            row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
+            if enabled_again:
+                row = replace(row, health=Health())
+            await self._store.save_endpoint(row)
+            return self._install(row, endpoint.application, Health() if enabled_again else None)
+
+    def _refuse_disabled(self, endpoint: Endpoint) -> None:
+        if endpoint.state is EndpointState.DISABLED:
+            raise Conflict(
+                "endpoint_disabled",
+                f"endpoint {endpoint.id!r} is disabled",
+                remedy=f"Enable it first: `relay endpoint enable {endpoint.id}`.",
+            )
+
+    def _editable(self, endpoint_id: str) -> EndpointRow:
+        endpoint = self.endpoint(endpoint_id)
+        if endpoint.origin is Origin.FILE:
+            raise Conflict(
+                "managed_by_file",
+                f"endpoint {endpoint_id!r} is defined in the configuration file",
+                remedy="Change it there and reload, with `systemctl reload relay` or `POST /v1/reload`.",
+            )
+        return self._rows[endpoint.ref]
+
+    # -- installing ------------------------------------------------------------------------------------------------
+
+    def _install(self, row: EndpointRow, application: Application, health: Health | None) -> Endpoint:
+        before = self._endpoints.get(row.ref)
+        after = self._resolve(row, application, before)
+        self._rows[row.ref] = row
+        if after == before and health is None:
+            return after
+        if before is not None:
+            self._forget(before)
+        self._endpoints[row.ref] = self._by_id[row.id] = after
+        self._of_application.setdefault(application.ref, []).append(after)
+        self._tell(Change(before, after, health))
+        return after
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        del self._by_id[endpoint.id]
+        self._of_application[endpoint.application.ref].remove(endpoint)
+        self._signers.pop(endpoint.ref, None)
+
+    def _tell(self, change: Change) -> None:
+        endpoint = change.after or change.before
+        assert endpoint is not None
+        self._matches.pop(endpoint.application.ref, None)
+        for listener in self._listeners:
+            listener(change)
+
+    def _resolve(self, row: EndpointRow, application: Application, before: Endpoint | None) -> Endpoint:
+        entry = self._written.get(row.id)
+        definition, secrets = self._definition(row, entry, before)
+        levels = (definition, self._application_config(application), self.contract(application), self._config.delivery)
+        health = self._config.delivery.health
+        return Endpoint(
+            ref=row.ref,
+            id=row.id,
+            application=application,
+            origin=row.origin,
+            url=definition.url,
+            event_types=definition.event_types,
+            description=definition.description,
+            headers=definition.headers,
+            secrets=secrets,
+            concurrency=min(first(definition.concurrency, CONCURRENCY), max(1, self._config.delivery.concurrency // 4)),
+            rate=definition.rate,
+            timeout_ms=resolve_timeout_ms(*levels),
+            retry=resolve_retry(*levels),
+            health=HealthPolicy(
+                failures=health.failures,
+                cool_down_ms=health.cool_down_ms,
+                cool_down_max_ms=health.cool_down_max_ms,
+                disable_after_ms=health.disable_after_ms,
+            ),
+            state=row.state,
+            disabled_by=row.disabled_by,
+            state_since_ms=row.state_since_ms,
+            created_at_ms=row.created_at_ms,
+            updated_at_ms=row.updated_at_ms,
+            present=row.origin is Origin.API or entry is not None,
+        )
+
+    def _definition(
+        self, row: EndpointRow, entry: Written | None, before: Endpoint | None
+    ) -> tuple[EndpointDefinition, tuple[Secret, ...]]:
+        if entry is not None:
+            return entry.definition, entry.secrets
+        if row.definition is not None:
+            return EndpointDefinition.from_json(row.definition), row.secrets
+        # It vanished from the file: it is held, so nothing but its name, its address and its history is needed.
+        return EndpointDefinition(url=before.url if before else row.url_seen or "", event_types=()), ()
+
+    def _application_config(self, application: Application) -> ApplicationConfig:
+        for configured in self._config.applications:
+            if configured.id == application.id:
+                return configured
+        return ApplicationConfig(id=application.id, contract=application.contract)
+
+
+def _match(endpoints: Iterable[Endpoint], event_type: str) -> Match:
+    subscribed = [
+        endpoint
+        for endpoint in endpoints
+        if endpoint.present and any(matches(pattern, event_type) for pattern in endpoint.event_types)
+    ]
+    targets = tuple(endpoint.ref for endpoint in subscribed if endpoint.state is not EndpointState.DISABLED)
+    if targets:
+        return Match(targets, None, "")
+    if subscribed:
+        names = ", ".join(endpoint.id for endpoint in subscribed)
+        return Match((), NoDelivery.SKIPPED, f"only disabled endpoints subscribe to it: {names}")
+    return Match((), NoDelivery.NO_MATCH, f"no endpoint subscribes to {event_type}")
+
+
+def _written(config: Config) -> dict[str, Written]:
+    return {
+        endpoint.id: Written(application.id, _definition_of(endpoint), _secrets_of(endpoint))
+        for application in config.applications
+        for endpoint in application.endpoints
+    }
+
+
+def _definition_of(endpoint: EndpointConfig) -> EndpointDefinition:
+    return EndpointDefinition(
+        url=endpoint.url,
+        event_types=("*",) if endpoint.event_types is None else tuple(endpoint.event_types),
+        description=endpoint.description,
+        headers=tuple(endpoint.headers.items()),
+        concurrency=endpoint.concurrency,
+        rate=endpoint.rate,
+        timeout_ms=endpoint.timeout_ms,
+        schedule_ms=endpoint.schedule_ms,
+        jitter=endpoint.jitter,
+        max_age_ms=endpoint.max_age_ms,
+    )
+
+
+def _secrets_of(endpoint: EndpointConfig) -> tuple[Secret, ...]:
+    return tuple(Secret(value) for value in endpoint.secret_values)
+
+
+def _applications(config: Config, refs: Mapping[str, int]) -> dict[str, Application]:
+    """Those of the file, and those the database remembers, which are held."""
+    configured = {application.id: application for application in config.applications}
+    return {
+        application_id: Application(
+            ref=ref,
+            id=application_id,
+            contract=configured[application_id].contract if application_id in configured else "standard",
+            origin=Origin.FILE,
+            present=application_id in configured,
+        )
+        for application_id, ref in refs.items()
+    }
+
+
+def _overlapping(secrets: Iterable[Secret], now_ms: int, until_ms: int) -> list[Secret]:
+    """The old secrets that go on signing, each until the earlier of its own end and `until_ms`."""
+    kept = [
+        replace(secret, expires_at_ms=until_ms if secret.expires_at_ms is None else min(secret.expires_at_ms, until_ms))
+        for secret in secrets
+    ]
+    return [secret for secret in kept if secret.expires_at_ms is not None and secret.expires_at_ms > now_ms][
+        : SECRETS_MAX - 1
+    ]

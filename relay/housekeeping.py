@@ -1,0 +1,184 @@
+"""What has to be done now and then: watch the disk and the writer, audit the lanes, end what is held too long, prune.
+
+Each duty is one small step; the loops at the top only say how often. Nothing here is needed for a delivery to start.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from relay import log
+from relay.clock import Clock
+from relay.directory import Directory
+from relay.dispatch import Dispatch
+from relay.errors import StoreUnavailable
+from relay.metrics import Metrics
+from relay.model import DeadReason, DueDelivery, Endpoint, EndpointState
+from relay.store import Retention, Store
+
+WATCH_EVERY_MS = 1_000
+SUMMARY_EVERY_MS = 10_000
+AUDIT_EVERY_MS = 60_000
+PRUNE_EVERY_MS = 60_000
+STEP_ROWS = 500
+"""Rows one housekeeping transaction touches: a larger one would stall the writer (store.md, schema facts)."""
+
+AUDIT_ROWS = 1_000
+"""Due rows of one endpoint that an audit compares with its lane."""
+
+WALL_STEP_MS = 60_000
+"""A wall clock that moved this much against the monotonic one has been stepped (Q15)."""
+
+WALL_REST_MS = 15 * 60_000
+"""How long expiry, retention and disabling rest after a step (Q15)."""
+
+READMIT = 1.25
+"""Intake reopens when free space is this much above the limit, so that it does not flap."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """Whether intake is open, and if not, why. Owner: housekeeping; intake reads it."""
+
+    disk_low: bool = False
+    free_bytes: int = 0
+
+
+class Housekeeping:
+    """The relay's periodic duties."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        directory: Directory,
+        dispatch: Dispatch,
+        clock: Clock,
+        metrics: Metrics,
+        retention: Retention,
+        min_free_disk_bytes: int,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatch = dispatch
+        self._clock = clock
+        self._metrics = metrics
+        self._min_free_disk_bytes = min_free_disk_bytes
+        self.retention = retention
+        self.gate = Gate()
+        self._wall_offset_ms = self._offset_ms()
+        self._never = asyncio.Event()
+        self._log = structlog.get_logger("relay.housekeeping")
+
+    # -- the loops -------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Look at the disk, the writer and the clock, once a second."""
+        while True:
+            await self.watch_once()
+            await self._clock.wait(self._never, WATCH_EVERY_MS)
+
+    async def audit(self) -> None:
+        """Compare every lane with the database and end what was held too long, once a minute."""
+        while True:
+            await self._clock.wait(self._never, AUDIT_EVERY_MS)
+            for endpoint in list(self._directory.endpoints.values()):
+                await self._guarded(self.audit_once(endpoint))
+                await self._guarded(self.end_held(endpoint))
+
+    async def prune(self) -> None:
+        """Delete what has outlived its retention, in small steps."""
+        while True:
+            full = await self._guarded(self.prune_once())
+            await self._clock.wait(self._never, 0 if full else PRUNE_EVERY_MS)
+
+    async def summarise(self) -> None:
+        """Log one line every ten seconds in which something happened."""
+        while True:
+            await self._clock.wait(self._never, SUMMARY_EVERY_MS)
+            facts = self._metrics.summary()
+            if any(facts.values()):
+                self._log.info(log.SUMMARY, **facts, due=self._store.backlog, in_flight=self._dispatch.lanes.in_flight)
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    async def watch_once(self) -> None:
+        """Refresh the gate, wake a writer that failed, and notice a stepped clock."""
+        free_bytes = self._store.free_disk_bytes()
+        limit = self._min_free_disk_bytes * (READMIT if self.gate.disk_low else 1)
+        disk_low = free_bytes < limit
+        if disk_low != self.gate.disk_low:
+            self._log.warning(log.DISK_LOW if disk_low else log.DISK_OK, free_bytes=free_bytes)
+        self.gate.disk_low, self.gate.free_bytes = disk_low, free_bytes
+        self._watch_wall_clock()
+        if not self._store.healthy:
+            await self._guarded(self._store.ping())
+            self._dispatch.kick()
+
+    def _watch_wall_clock(self) -> None:
+        offset_ms = self._offset_ms()
+        step_ms = offset_ms - self._wall_offset_ms
+        self._wall_offset_ms = offset_ms
+        if abs(step_ms) > WALL_STEP_MS:
+            self._log.warning(log.WALL_CLOCK_STEPPED, step_ms=round(step_ms))
+            self._dispatch.wall_stepped(self._clock.mono_ms() + WALL_REST_MS)
+
+    def _offset_ms(self) -> float:
+        now = self._clock.now()
+        return now.wall_ms - now.mono_ms
+
+    async def audit_once(self, endpoint: Endpoint) -> int:
+        """Find due rows that no lane knows of, hand them over, and count each as a bug (invariant 8)."""
+        if endpoint.held or not self._store.due_count(endpoint.ref):
+            return 0
+        suspects = await self._unknown(endpoint)
+        if suspects:
+            # The read may be older than what the lane has seen since: only a row that is still unknown after a
+            # round trip through the writer was forgotten.
+            await self._store.ping()
+            suspects &= await self._unknown(endpoint)
+        for delivery in suspects:
+            self._metrics.audit_repair()
+            self._log.error(log.AUDIT_REPAIRED, endpoint=endpoint.id, event_ordinal=delivery.event)
+        self._dispatch.offer(tuple(suspects))
+        return len(suspects)
+
+    async def _unknown(self, endpoint: Endpoint) -> set[DueDelivery]:
+        rows = await self._store.audit_due(endpoint.ref, AUDIT_ROWS)
+        return {row for row in rows if not self._dispatch.lanes.accounts_for(row)}
+
+    async def end_held(self, endpoint: Endpoint) -> int:
+        """End deliveries that an endpoint held beyond their budget (`max_age`) or past their expiry (Q6, Q9)."""
+        if self._dispatch.resting or not endpoint.held or not self._store.due_count(endpoint.ref):
+            return 0
+        now_ms = self._clock.wall_ms()
+        reason = (
+            DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
+        )
+        ended = 0
+        while keys := await self._store.end_held(
+            endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
+        ):
+            self._dispatch.drop(keys)
+            ended += len(keys)
+        if ended:
+            self._log.warning(log.HELD_ENDED, endpoint=endpoint.id, deliveries=ended)
+        return ended
+
+    async def prune_once(self) -> bool:
+        """Take one pruning step; True when there may be more to do at once."""
+        if self._dispatch.resting:
+            return False
+        pruned = await self._store.prune(self._clock.wall_ms(), self.retention, STEP_ROWS)
+        if pruned.total:
+            self._log.debug(log.PRUNED, events=pruned.events, attempts=pruned.attempts, keys=pruned.keys)
+        return pruned.more
+
+    async def _guarded(self, step: object) -> bool:
+        """Run a step; a database that is busy or full is tried again at the next round."""
+        try:
+            return bool(await step)  # type: ignore[misc]
+        except StoreUnavailable as error:
+            self._log.warning(log.HOUSEKEEPING_FAILED, error=error.detail)
+            return False

@@ -1,0 +1,312 @@
+"""What the daemon says about itself: one line per fact, with stable keys, and never a secret.
+
+A terminal gets readable lines, everything else JSON. Lines are written by a thread of their own: a stuck stderr delays no
+delivery; what does not fit into its queue is counted and reported once there is room again.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TextIO
+
+import orjson
+import structlog
+
+# -- the names of what is logged; the first part says who speaks --------------------------------------------------------
+
+SERVICE_STARTING: Final = "service.starting"
+SERVICE_READY: Final = "service.ready"
+SERVICE_STOPPING: Final = "service.stopping"
+SERVICE_STOPPED: Final = "service.stopped"
+LISTENING: Final = "service.listening"
+DRAIN_CUT: Final = "service.drain_cut"
+TASK_FAILED: Final = "service.task_failed"
+SUMMARY: Final = "service.summary"
+CLOCK_STEPPED: Final = "service.clock_stepped"
+HOUSEKEEPING_FAILED: Final = "service.housekeeping_failed"
+CONFIG_LOADED: Final = "config.loaded"
+CONFIG_WARNING: Final = "config.warning"
+CONFIG_RELOADED: Final = "config.reloaded"
+CONFIG_REFUSED: Final = "config.refused"
+STORE_OPENED: Final = "store.opened"
+STORE_UNCLEAN: Final = "store.unclean"
+STORE_FAILED: Final = "store.failed"
+STORE_RECOVERED: Final = "store.recovered"
+STORE_DAMAGED: Final = "store.damaged"
+SETTLE_FAILED: Final = "store.settle_failed"
+REFILL_FAILED: Final = "store.refill_failed"
+AUDIT_REPAIRED: Final = "store.audit_repaired"
+PRUNED: Final = "store.pruned"
+DISK_LOW: Final = "store.disk_low"
+DISK_OK: Final = "store.disk_ok"
+EVENT_ACCEPTED: Final = "event.accepted"
+EVENT_REJECTED: Final = "event.rejected"
+REQUEST_FAILED: Final = "request.failed"
+DELIVERED: Final = "delivery.delivered"
+ATTEMPT_FAILED: Final = "delivery.attempt_failed"
+HELD_ENDED: Final = "delivery.held_ended"
+DEAD_LETTER: Final = "delivery.dead"
+DELIVERY_RETRIED: Final = "delivery.retried"
+DELIVERY_CANCELLED: Final = "delivery.cancelled"
+ENDPOINT_CREATED: Final = "endpoint.created"
+ENDPOINT_UPDATED: Final = "endpoint.updated"
+ENDPOINT_DELETED: Final = "endpoint.deleted"
+ENDPOINT_PAUSED: Final = "endpoint.paused"
+ENDPOINT_RESUMED: Final = "endpoint.resumed"
+ENDPOINT_ENABLED: Final = "endpoint.enabled"
+ENDPOINT_DISABLED: Final = "endpoint.disabled"
+ENDPOINT_COOLING: Final = "endpoint.cooling"
+ENDPOINT_RECOVERED: Final = "endpoint.recovered"
+ENDPOINT_ROTATED: Final = "endpoint.secret_rotated"
+LOG_DROPPED: Final = "log.dropped"
+LIBRARY: Final = "log.library"  # said by a library through `logging`
+
+EVENTS: Final = frozenset(
+    value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str) and "." in value
+)
+"""Every name above, for documents and tests."""
+
+LINES_MAX = 10_000
+"""Lines that may wait for a stuck stream; later ones are counted and dropped."""
+
+TEXT_MAX = 2_000
+"""Characters of one logged value."""
+
+BATCH_LINES = 500
+
+EventDict = MutableMapping[str, Any]
+Render = Callable[[EventDict], str]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog's, for the journal
+
+
+def configure(
+    *,
+    format: str,
+    level: str,
+    stream: TextIO,
+    wall_ms: Callable[[], int],
+    journal: bool = False,
+    colors: bool = True,
+) -> "Logging":
+    """Send everything that is logged to `stream`, until the returned `Logging` is closed.
+
+    `format` is `console`, `json`, or `auto` (console on a terminal). With `journal` (when $JOURNAL_STREAM is set) each
+    line carries its `<priority>` and no time of its own: the journal keeps both.
+    """
+    console = format == "console" or (format == "auto" and stream.isatty())
+    render = _console(colors and stream.isatty()) if console else _json
+    finish = _for_journal(render) if journal else _timed(render, wall_ms)
+    writer = LineWriter(stream, lambda count: finish({"level": "warning", "event": LOG_DROPPED, "lines": count}))
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _add_logger,
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            lambda _logger, _method, line: finish(line),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *names: _Sink(writer, names[0] if names else None),
+        cache_logger_on_first_use=True,
+    )
+    return Logging(writer, _LEVELS[level])
+
+
+class Logging:
+    """What `configure` set up. Also takes over what libraries say through `logging`, from warnings upwards."""
+
+    def __init__(self, writer: "LineWriter", level: int) -> None:
+        self._writer = writer
+        self._bridge = _Bridge(max(level, logging.WARNING))
+        logging.getLogger().addHandler(self._bridge)
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far because the stream was stuck or gone."""
+        return self._writer.dropped
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what waits, for at most `timeout_s`."""
+        logging.getLogger().removeHandler(self._bridge)
+        self._writer.close(timeout_s)
+
+
+class LineWriter:
+    """Writes lines in a thread of its own. `write` never waits."""
+
+    def __init__(self, stream: TextIO, notice: Callable[[int], str], lines_max: int = LINES_MAX) -> None:
+        self._overflowed = 0  # lines that found the queue full; counted by whoever writes
+        self._unwritten = 0  # lines the stream refused; counted by the thread
+        self._reported = 0
+        self._stream = stream
+        self._notice = notice
+        self._lines_max = lines_max
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="relay-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._overflowed + self._unwritten
+
+    def write(self, line: str) -> None:
+        """Queue a line, or count it as dropped when the queue is full."""
+        if self._lines.qsize() >= self._lines_max:
+            self._overflowed += 1
+        else:
+            self._lines.put(line)
+
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, for at most `timeout_s`; a stuck stream keeps the rest."""
+        self._lines.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            lines = self._waiting()
+            more = lines[-1] is not None
+            text = [line for line in lines if line is not None]
+            if self._emit(text):
+                self._report_dropped()
+            else:
+                self._unwritten += len(text)
+
+    def _waiting(self) -> list[str | None]:
+        """Wait for a line; return it with those behind it, up to the end mark."""
+        lines = [self._lines.get()]
+        try:
+            while lines[-1] is not None and len(lines) < BATCH_LINES:
+                lines.append(self._lines.get_nowait())
+        except Empty:
+            pass
+        return lines
+
+    def _report_dropped(self) -> None:
+        dropped = self.dropped
+        if dropped > self._reported and self._emit([self._notice(dropped - self._reported)]):
+            self._reported = dropped
+
+    def _emit(self, lines: list[str]) -> bool:
+        try:
+            self._stream.write("".join([line + "\n" for line in lines]))
+            self._stream.flush()
+        except (OSError, ValueError):  # the reader has gone, or the stream was closed: there is nobody left to tell
+            return False
+        return True
+
+
+class _Sink:
+    """What structlog calls at the end of its chain."""
+
+    def __init__(self, writer: LineWriter, name: str | None) -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
+
+
+class _Bridge(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        logger = structlog.get_logger(record.name)
+        logger.log(level, LIBRARY, message=record.getMessage(), exc_info=record.exc_info)
+
+
+# -- masking -----------------------------------------------------------------------------------------------------------
+
+MASK = "***"
+
+_SECRET_KEYS = re.compile(
+    r"(?:^|[-_])(?:authorization|cookie|credentials?|password|secrets?|signature|token)$|^(?:body|data|payload|metadata)$",
+    re.IGNORECASE,
+)
+_SIGNING_SECRET = re.compile(r"\b(whsec_|whsk_)[A-Za-z0-9+/=_-]+")
+_SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/=_-]{16,}")
+_BEARER = re.compile(r"\b(bearer|basic)\s+[^\s,;\"']+", re.IGNORECASE)
+_HEADER = re.compile(
+    r"\b((?:proxy-)?authorization|[\w-]*(?:signature|cookie|token))([\"']?\s*[:=]\s*)[^\r\n]+", re.IGNORECASE
+)
+_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@?#]+@", re.IGNORECASE)
+_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+
+
+def mask_secrets(_logger: Any, _method: str, line: EventDict) -> EventDict:
+    """Hide secrets, tokens, signatures, payloads, and the parts of URLs that may hold them (invariant 13)."""
+    return {key: MASK if _SECRET_KEYS.search(key) else _masked(value) for key, value in line.items()}
+
+
+def mask_text(text: str) -> str:
+    """Hide what looks like a secret inside a text."""
+    text = _HEADER.sub(rf"\1\2{MASK}", text)
+    text = _SIGNING_SECRET.sub(rf"\1{MASK}", text)
+    text = _SIGNATURE.sub(rf"\1{MASK}", text)
+    text = _BEARER.sub(rf"\1 {MASK}", text)
+    text = _USER_INFO.sub(rf"\1{MASK}@", text)
+    return _QUERY.sub(rf"\1?{MASK}", text)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, Mapping):
+        return mask_secrets(None, "", {str(key): inner for key, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return [_masked(inner) for inner in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return mask_text(str(value))
+
+
+# -- rendering ---------------------------------------------------------------------------------------------------------
+
+
+def _add_logger(logger: Any, _method: str, line: EventDict) -> EventDict:
+    if logger.name is not None:
+        line.setdefault("logger", logger.name)
+    return line
+
+
+def _json(line: EventDict) -> str:
+    first = {key: line.pop(key) for key in ("time", "level", "event") if key in line}
+    return orjson.dumps(first | _cut(line), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _console(colors: bool) -> Render:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+    )
+    return lambda line: str(renderer(None, "", line))
+
+
+def _cut(line: EventDict) -> dict[str, Any]:
+    return {key: _shortened(key, value) for key, value in line.items()}
+
+
+def _shortened(key: str, value: Any) -> Any:
+    if key == "exception" or not isinstance(value, str) or len(value) <= TEXT_MAX:
+        return value
+    return value[:TEXT_MAX] + "…"
+
+
+def _timed(render: Render, wall_ms: Callable[[], int]) -> Render:
+    def finish(line: EventDict) -> str:
+        moment = datetime.fromtimestamp(wall_ms() / 1000, UTC)
+        return render({"time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **line})
+
+    return finish
+
+
+def _for_journal(render: Render) -> Render:
+    def finish(line: EventDict) -> str:
+        prefix = f"<{_PRIORITIES.get(str(line.get('level')), 6)}>"
+        return "\n".join([prefix + part for part in render(line).splitlines()])
+
+    return finish

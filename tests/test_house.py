@@ -1,0 +1,208 @@
+"""The house rules, run: floors, lengths, bans, and documents that stay in step with the code."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import relay
+
+ROOT = Path(relay.__file__).parent.parent
+PACKAGE = ROOT / "relay"
+
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"model", "clock", "ids", "errors", "durations"}),
+    frozenset(
+        {"headers", "urls", "event_types", "definition", "config", "contracts", "retry", "health", "lane", "lanes"}
+        | {"bodies", "tokens"}
+    ),
+    frozenset({"store", "courier", "guard", "resolver", "log", "metrics", "systemd", "problems"}),
+    frozenset({"directory", "dispatch", "housekeeping", "intake"}),
+    frozenset({"api"}),
+    frozenset({"service"}),
+    frozenset({"cli", "__main__"}),
+)
+"""Rooms from the ground up. A room imports from lower floors, and from the neighbours named in `NEIGHBOURS`."""
+
+NEIGHBOURS: dict[str, frozenset[str]] = {
+    "ids": frozenset(),
+    "model": frozenset({"durations"}),
+    "definition": frozenset(),
+    "config": frozenset({"contracts", "headers", "urls", "event_types", "definition", "tokens"}),
+    "contracts": frozenset({"event_types", "headers"}),
+    "health": frozenset({"retry"}),
+    "retry": frozenset(),
+    "lane": frozenset({"health", "retry"}),
+    "lanes": frozenset({"health", "retry", "lane"}),
+    "resolver": frozenset({"guard"}),
+    "courier": frozenset({"guard", "resolver"}),
+    "problems": frozenset({"log"}),
+    "directory": frozenset(),
+    "dispatch": frozenset({"directory"}),
+    "housekeeping": frozenset({"directory", "dispatch"}),
+    "intake": frozenset({"directory"}),
+    "__main__": frozenset({"cli"}),
+}
+"""The few imports between rooms of one floor; each is part of the design (docs/ARCHITECTURE.md)."""
+
+OUTSIDE: dict[str, frozenset[str]] = {
+    "sqlite3": frozenset({"store"}),
+    "aiosqlite": frozenset({"store"}),
+    "aiohttp": frozenset({"courier", "resolver", "guard", "problems", "intake", "api", "service", "cli"}),
+    "pydantic": frozenset({"config", "contracts", "api"}),
+    "click": frozenset({"cli"}),
+    "prometheus_client": frozenset({"metrics"}),
+    "cryptography": frozenset({"contracts"}),
+}
+"""Which rooms may know an outside technology."""
+
+LINES_MAX = 60
+FILE_LINES_MAX = 450
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def floor(name: str) -> int:
+    for number, rooms in enumerate(FLOORS):
+        if name in rooms:
+            return number
+    raise AssertionError(f"relay/{name} stands on no floor: add it to FLOORS in tests/test_house.py")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module name that a file imports, wherever in the file, except for type checking only."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert node.level == 0, f"{path}: import from the package by its full name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_imports_point_down(path: Path) -> None:
+    """A room imports only from lower floors and from the neighbours that the design names."""
+    own = room(path)
+    if own == "__init__":
+        return
+    for name in imports(path):
+        if not name.startswith("relay."):
+            continue
+        other = name.split(".")[1]
+        if other in ("__version__", own):
+            continue
+        allowed = floor(other) < floor(own) or other in NEIGHBOURS.get(own, frozenset())
+        assert allowed, f"{label(path)} (floor {floor(own)}) must not import relay.{other} (floor {floor(other)})"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_each_technology_has_its_rooms(path: Path) -> None:
+    """Nothing outside `store` knows SQLite, and so on for every outside library with an owner."""
+    for name in imports(path):
+        rooms = OUTSIDE.get(name.split(".")[0])
+        assert rooms is None or room(path) in rooms, f"{label(path)} must not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_functions_and_files_stay_short(path: Path) -> None:
+    """No function is longer than 60 lines and no file longer than 450."""
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= LINES_MAX, f"{label(path)}:{node.lineno} {node.name} has {lines} lines"
+    assert text.count("\n") <= FILE_LINES_MAX, f"{label(path)} has {text.count(chr(10))} lines"
+
+
+BANNED = re.compile(
+    r"\btime\.(time|time_ns|monotonic|monotonic_ns|perf_counter)\(|\bdatetime\.(now|utcnow|today)\(|\bdate\.today\("
+    r"|\brandom\.(random|uniform|randint|choice|getrandbits|randbytes|seed)\(|\buuid4\(|\bsecrets\.|\bos\.urandom\("
+    r"|\bos\.(environ|getenv)\b"
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_no_clock_randomness_or_environment_below_the_service(path: Path) -> None:
+    """Nothing below the service reads the system's clock, its randomness or the environment."""
+    if floor_or_none(path) is None or room(path) in ("clock", "service", "cli", "__main__"):
+        return
+    found = BANNED.search(path.read_text())
+    assert found is None, f"{label(path)}: {found and found.group()} must come in by the constructor"
+
+
+def floor_or_none(path: Path) -> int | None:
+    return None if room(path) == "__init__" else floor(room(path))
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    """`print` and `sys.exit` stand in `relay/cli` alone."""
+    for path in MODULES:
+        if room(path) in ("cli", "__main__"):
+            continue
+        assert not re.search(r"^\s*print\(|sys\.exit\(", path.read_text(), re.MULTILINE), label(path)
+
+
+def test_the_version_has_one_source() -> None:
+    """`pyproject.toml` takes the version from `relay/__init__.py`, and the changelog knows it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert f"## {relay.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_top_level_holds_nothing_unplanned() -> None:
+    """The top level is fixed: a new entry there needs a reason and a line here."""
+    planned = {"pyproject.toml", "README.md", "CHANGELOG.md", "Makefile", "config.example.toml", "relay", "tests"}
+    planned |= {"systemd", "docs", "bench", ".ci", ".git", ".gitignore"}
+    produced = {".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".coverage", "dist", "build"}
+    assert {path.name for path in ROOT.iterdir()} <= planned | produced
+
+
+def test_the_unit_waits_longer_than_the_drain() -> None:
+    """systemd's `TimeoutStopSec` is above the default `drain_timeout`, or it would kill a draining relay."""
+    from relay.config import Config
+
+    unit = (ROOT / "systemd" / "relay.service").read_text()
+    match = re.search(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)
+    assert match is not None
+    assert int(match[1]) * 1000 > Config().delivery.drain_timeout_ms + 5_000
+
+
+def test_every_log_event_is_documented() -> None:
+    """Each log event name in `relay/log.py` stands in docs/OPERATING.md."""
+    from relay import log
+
+    documented = (ROOT / "docs" / "OPERATING.md").read_text()
+    for name in log.EVENTS:
+        assert f"`{name}`" in documented, name
+
+
+def test_every_function_named_in_the_delivery_document_exists() -> None:
+    """The pseudocode of docs/DELIVERY.md names functions of the code; each one is there."""
+    source = "\n".join(path.read_text() for path in MODULES)
+    named = set(re.findall(r"`(?:[a-z_]+\.)+([a-z_]+)\(\)`", (ROOT / "docs" / "DELIVERY.md").read_text()))
+    assert named, "docs/DELIVERY.md names no function"
+    for name in named:
+        assert re.search(rf"def {name}\(", source), f"docs/DELIVERY.md names {name}(), which does not exist"
+
+
+def test_the_outcome_table_of_the_document_is_the_code() -> None:
+    """The table in docs/DELIVERY.md lists every transition of `model.TRANSITIONS`."""
+    from relay.model import TRANSITIONS
+
+    document = (ROOT / "docs" / "DELIVERY.md").read_text()
+    for state, successors in TRANSITIONS.items():
+        for successor in successors:
+            assert f"`{state}` → `{successor}`" in document, f"{state} → {successor}"

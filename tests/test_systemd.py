@@ -1,0 +1,165 @@
+"""The notify protocol against a socket that plays the service manager, and the unit file."""
+
+import configparser
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.durations import parse_duration_ms
+from relay.systemd import Notifier, watchdog_interval_ms
+
+UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
+
+
+class Manager:
+    """Plays systemd: a datagram socket at a path or an abstract name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + name[1:] if name.startswith("@") else name)
+        self._socket.settimeout(5)
+
+    def heard(self) -> list[str]:
+        return self._socket.recv(4096).decode().split("\n")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(str(tmp_path / "notify") if request.param == "path" else f"@relay-notify-{os.getpid()}")
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def notifier(manager: Manager) -> Iterator[Notifier]:
+    notifier = Notifier(manager.name)
+    yield notifier
+    notifier.close()
+
+
+def test_ready_carries_the_status(manager: Manager, notifier: Notifier) -> None:
+    """READY=1 and STATUS travel in one datagram, to a path and to an abstract name alike (reliability §7.51)."""
+    assert notifier.ready("3 due")
+    assert manager.heard() == ["READY=1", "STATUS=3 due"]
+
+
+def test_reloading_carries_the_monotonic_time(manager: Manager, notifier: Notifier) -> None:
+    """RELOADING=1 never goes without MONOTONIC_USEC: systemd would wait for the reload until its time-out."""
+    assert notifier.reloading(1_234.5678)
+    assert manager.heard() == ["RELOADING=1", "MONOTONIC_USEC=1234568"]
+
+
+def test_every_other_message(manager: Manager, notifier: Notifier) -> None:
+    """STOPPING, STATUS, WATCHDOG and EXTEND_TIMEOUT_USEC (in microseconds) are said as sd_notify(3) writes them."""
+    assert notifier.stopping()
+    assert notifier.status("draining")
+    assert notifier.watchdog()
+    assert notifier.extend_timeout(1_500)
+    assert [manager.heard() for _ in range(4)] == [
+        ["STOPPING=1"],
+        ["STATUS=draining"],
+        ["WATCHDOG=1"],
+        ["EXTEND_TIMEOUT_USEC=1500000"],
+    ]
+
+
+def test_a_status_cannot_smuggle_an_assignment(manager: Manager, notifier: Notifier) -> None:
+    """A line break in a status becomes a blank, so no text can say READY=1."""
+    notifier.status("waiting\nREADY=1")
+    assert manager.heard() == ["STATUS=waiting READY=1"]
+
+
+@pytest.mark.parametrize("path", [None, "", "relative/path", "vsock:2:1234"])
+def test_nobody_listens(path: str | None) -> None:
+    """Without a socket that can be spoken to, every message says False and nothing fails."""
+    notifier = Notifier(path)
+    assert not notifier.enabled
+    assert not notifier.ready("up")
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/notify", "/" + "x" * 200])
+def test_an_unreachable_manager_is_no_error(path: str) -> None:
+    """A message that cannot be sent is dropped: the daemon goes on."""
+    notifier = Notifier(path)
+    assert notifier.enabled
+    assert not notifier.ready()
+    notifier.close()
+
+
+def test_a_full_manager_does_not_block(manager: Manager, notifier: Notifier) -> None:
+    """When the manager's queue is full a message is dropped at once; the event loop never waits for it."""
+    sent = 0
+    while notifier.watchdog():
+        sent += 1
+        assert sent < 100_000, "the queue never filled up"
+    assert manager.heard() == ["WATCHDOG=1"]
+
+
+def test_close_is_safe_twice_and_opens_again(manager: Manager, notifier: Notifier) -> None:
+    """`close` may come twice, and a message after it still arrives."""
+    notifier.ready()
+    notifier.close()
+    notifier.close()
+    assert notifier.stopping()
+    assert [manager.heard(), manager.heard()] == [["READY=1"], ["STOPPING=1"]]
+
+
+@pytest.mark.parametrize(
+    ("env", "interval_ms"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 15_000),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"}, 15_000),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_watchdog_interval(env: dict[str, str], interval_ms: float | None) -> None:
+    """The watchdog is fed twice as often as systemd asks, and only when it watches this very process."""
+    assert watchdog_interval_ms(env, pid=7) == interval_ms
+
+
+def read_unit() -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have capitals
+    unit.read(UNIT)
+    return unit
+
+
+def test_unit_outlives_the_drain() -> None:
+    """systemd waits longer than the drain takes, reloads by SIGHUP, and never restarts on a wrong configuration."""
+    service = read_unit()["Service"]
+    assert service["Type"] == "notify"
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert service["RestartPreventExitStatus"] == "78"
+    assert int(service["TimeoutStopSec"]) * 1000 > parse_duration_ms("25s") + 10_000
+
+
+def test_unit_gives_the_folders_that_the_daemon_looks_for() -> None:
+    """State and runtime folders come from systemd, and the configuration from /etc/relay/config.toml."""
+    service = read_unit()["Service"]
+    assert (service["StateDirectory"], service["RuntimeDirectory"]) == ("relay", "relay")
+    assert service["ExecStart"].endswith("relay serve --config /etc/relay/config.toml")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
+    """`systemd-analyze verify` finds nothing to say about the unit."""
+    unit = tmp_path / "relay.service"
+    # The checker looks for the program itself, which is not installed where tests run.
+    unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", "/bin/true").replace("User=relay", "User=root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=50, check=False
+    )
+    complaints = [line for line in done.stderr.splitlines() if "relay.service" in line]
+    assert (done.returncode, complaints) == (0, [])
