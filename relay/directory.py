@@ -117,7 +117,7 @@ class Directory:
             raise NotFound(f"no endpoint {endpoint_id!r}", remedy="List them with `relay endpoint list`.")
         return endpoint
 
-    def contract(self, application: Application) -> Contract:
+    def contract(self, application: Application, /) -> Contract:
         """Return the contract an application's receivers were promised."""
         contract = self._contracts.get(application.contract)
         assert contract is not None, "the configuration was checked against the same catalogue"
@@ -131,7 +131,7 @@ class Directory:
             signer = self._signers[endpoint.ref] = contract.signer(endpoint.secrets, endpoint.url, endpoint.id)
         return signer
 
-    def application_for(self, principal: Principal, named: str | None) -> Application:
+    def application_for(self, principal: Principal, named: str | None, /) -> Application:
         """Return the application a request is about; NotFound for an unknown or foreign one.
 
         A bound token means its own application. An unbound one names it, unless there is only one.
@@ -161,7 +161,7 @@ class Directory:
             raise NotFound(f"no application {named!r}", remedy='Leave "application" out: the token implies it.')
         return application
 
-    def match(self, application: Application, event_type: str) -> Match:
+    def match(self, application: Application, event_type: str, /) -> Match:
         """Say which endpoints an event of this type goes to."""
         remembered = self._matches.setdefault(application.ref, {})
         match = remembered.get(event_type)
@@ -216,7 +216,7 @@ class Directory:
         fresh = replace(row, url_seen=url, health=Health(), updated_at_ms=now_ms)
         if row.state is EndpointState.DISABLED and row.disabled_by is not DisabledBy.MANUAL:
             fresh = replace(fresh, state=EndpointState.ENABLED, disabled_by=None, state_since_ms=now_ms)
-        await self._store.save_endpoint(fresh)
+        await self._store.save_endpoint(fresh, health=fresh.health)
         return fresh
 
     def _install_all(self, rows: Iterable[EndpointRow]) -> None:
@@ -245,10 +245,17 @@ class Directory:
             )
             return self._install(row, application, Health()), secret
 
-    async def update_endpoint(self, endpoint_id: str, definition: EndpointDefinition) -> Endpoint:
-        """Replace an endpoint's definition; Conflict `managed_by_file` for one from the file."""
+    async def update_endpoint(
+        self, endpoint_id: str, revise: Callable[[EndpointDefinition], EndpointDefinition]
+    ) -> Endpoint:
+        """Replace an endpoint's definition by what `revise` makes of the present one.
+
+        Conflict `managed_by_file` for one from the file; what `revise` raises changes nothing.
+        """
         async with self._editing:
             row = self._editable(endpoint_id)
+            assert row.definition is not None, "an endpoint made through the API has its definition in the database"
+            definition = revise(EndpointDefinition.from_json(row.definition))
             now_ms = self._clock.wall_ms()
             changed_url = definition.url != self._endpoints[row.ref].url
             row = replace(row, definition=definition.to_json(), updated_at_ms=now_ms)
@@ -315,10 +322,9 @@ class Directory:
                 return endpoint
             enabled_again = row.state is EndpointState.DISABLED
             row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
-            if enabled_again:
-                row = replace(row, health=Health())
-            await self._store.save_endpoint(row)
-            return self._install(row, endpoint.application, Health() if enabled_again else None)
+            health = Health() if enabled_again else None
+            await self._store.save_endpoint(row, health=health)
+            return self._install(row, endpoint.application, health)
 
     def _refuse_disabled(self, endpoint: Endpoint) -> None:
         if endpoint.state is EndpointState.DISABLED:

@@ -13,7 +13,7 @@ Deliberately absent: a claim or in-flight state in the database, and any polling
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from random import Random
 from typing import Any, Protocol
 from zlib import crc32
@@ -46,6 +46,7 @@ from relay.model import (
 )
 from relay.retry import Decision, decide
 from relay.store import Store
+from relay.trouble import Reachability
 
 SLEEP_MAX_MS = 30_000
 """The longest sleep: a suspended machine or a stepped clock is noticed within it (Q15)."""
@@ -79,6 +80,8 @@ class Dispatch:
         clock: Clock,
         rng: Random,
         metrics: Metrics,
+        on_fatal: Callable[[BaseException], None],
+        log_all: bool = False,
         settles_max: int = SETTLES_MAX,
     ) -> None:
         self._store = store
@@ -88,7 +91,10 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
+        self._on_fatal = on_fatal  # an error of our own in an attempt stops the process (invariant 12)
+        self.log_all = log_all  # deliveries at info too, not at debug
         self._settles_max = settles_max
+        self._reachability = Reachability()
         self._cache = EventCache(CACHE_BYTES)
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
@@ -97,6 +103,7 @@ class Dispatch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("relay.dispatch")
         directory.on_change(self._endpoint_changed)
+        store.on_promoted(self.offer)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -135,13 +142,6 @@ class Dispatch:
             self._log.error(log.TASK_FAILED, exc_info=error)
             self._on_fatal(error)
 
-    def _on_fatal(self, error: BaseException) -> None:
-        """Replaced by the service: a dead background task stops the process (invariant 12)."""
-
-    def on_fatal(self, callback: Callable[[BaseException], None]) -> None:
-        """Call `callback` when an attempt ends in an error of our own."""
-        self._on_fatal = callback  # type: ignore[method-assign]
-
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def hand_over(self, accepted: Accepted) -> None:
@@ -149,7 +149,7 @@ class Dispatch:
         self._cache.put(accepted.event)
         self.offer(accepted.due)
 
-    def offer(self, due: tuple[DueDelivery, ...]) -> None:
+    def offer(self, due: Iterable[DueDelivery]) -> None:
         """Take over deliveries that a commit made due."""
         self.lanes.offer(due, self._clock.now())
         self._kick.set()
@@ -163,10 +163,11 @@ class Dispatch:
         if change.after is None:
             assert change.before is not None
             self.lanes.remove(change.before.ref)
+            self._reachability.forget(change.before.ref)
         else:
             ref = change.after.ref
             settings = lane_settings(change.after)
-            self.lanes.configure(ref, settings, change.health, self._store.due_count(ref), self._clock.now())
+            self.lanes.configure(ref, settings, change.health, self._store.due_count(ref))
         self._kick.set()
 
     # -- one attempt -----------------------------------------------------------------------------------------------
@@ -224,6 +225,7 @@ class Dispatch:
         assert outcome is not None
         health = self.lanes.finished(delivery.key, decision.classification, self._clock.now())
         self._kick.set()
+        self._reachability.note(endpoint.ref, outcome, self._clock.mono_ms())
         self._metrics.attempt(endpoint.id, outcome)
         if health is not None:
             self._store.save_health(endpoint.ref, health)
@@ -258,7 +260,7 @@ class Dispatch:
 
     def local_trouble(self) -> bool:
         """Whether most active endpoints fail at DNS or connect: that is us, not them (Q9)."""
-        return self.lanes.local_trouble()
+        return self._reachability.local_trouble(self._clock.mono_ms())
 
     def wall_stepped(self, rest_until_mono_ms: float) -> None:
         """The wall clock was stepped: look at every due time anew, and let expiry and disabling rest (Q15)."""
@@ -340,7 +342,7 @@ class Dispatch:
             facts |= {"status": outcome.status, "duration_ms": outcome.duration_ms}
         if settlement.state is DeliveryState.DELIVERED:
             self._metrics.delivered(endpoint.id, self._clock.wall_ms() - event.created_at_ms)
-            self._log.debug(log.DELIVERED, **facts)
+            (self._log.info if self.log_all else self._log.debug)(log.DELIVERED, **facts)
         elif settlement.state is DeliveryState.DEAD:
             assert settlement.reason is not None
             self._metrics.dead(endpoint.id, settlement.reason)

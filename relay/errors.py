@@ -42,7 +42,6 @@ class StoreDamaged(RelayError):
     """The database reports an I/O error or corruption; the process must stop."""
 
 
-
 class NotFound(RelayError):
     """No such thing, or it belongs to another application."""
 

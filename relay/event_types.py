@@ -9,18 +9,21 @@ DEFAULT_GRAMMAR = r"[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)*"
 Grammar = str | re.Pattern[str]
 
 
-def check_type(name: str, grammar: Grammar = DEFAULT_GRAMMAR) -> str | None:
-    """Say what is wrong with the name of an event type; None if the grammar takes it, whole."""
+def check_type(name: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
+    """Say what is wrong with the name of an event type; None if the grammar takes it, whole.
+
+    `form` says the grammar in words, for the message.
+    """
     if not name:
         return 'an event type cannot be empty; name what happened, such as "render.completed"'
     if len(name) > TYPE_MAX:
         return f"an event type has at most {TYPE_MAX} characters, this one has {len(name)}; shorten it"
     if not re.fullmatch(grammar, name):
-        return f"{name!r} is not an event type here; {_advice(grammar)}"
+        return f"{name!r} is not an event type here; use {form or _form(grammar)}"
     return None
 
 
-def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR) -> str | None:
+def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
     """Say what is wrong with a subscription; it is `*`, an exact type, or `prefix.*`."""
     if pattern == "*":
         return None
@@ -30,7 +33,7 @@ def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR) -> str 
     # A grammar may take "a.b" and not "a", or the other way round: either makes `a` a prefix.
     if prefix != pattern and re.fullmatch(grammar, f"{prefix}.x"):
         return None
-    return check_type(prefix, grammar)
+    return check_type(prefix, grammar, form)
 
 
 def matches(pattern: str, event_type: str) -> bool:
@@ -42,8 +45,8 @@ def matches(pattern: str, event_type: str) -> bool:
     return event_type == pattern
 
 
-def _advice(grammar: Grammar) -> str:
+def _form(grammar: Grammar) -> str:
     text = grammar if isinstance(grammar, str) else grammar.pattern
     if text == DEFAULT_GRAMMAR:
-        return 'use parts of letters, digits and "_", joined by dots, such as "render.completed"'
-    return f"the contract asks for the form {text}"
+        return "parts of letters, digits and _, joined by dots"
+    return f"the form {text}"

@@ -18,6 +18,7 @@ _NOT_PUBLIC_V4: tuple[tuple[str, str], ...] = (
     ("10.0.0.0/8", "private"),
     ("100.64.0.0/10", "shared by a carrier"),
     ("127.0.0.0/8", "loopback"),
+    ("168.63.129.16/32", "the platform of Azure"),
     ("169.254.0.0/16", "link-local"),  # the metadata services of clouds
     ("172.16.0.0/12", "private"),
     ("192.0.0.0/24", "protocol assignments"),

@@ -130,32 +130,26 @@ class Housekeeping:
 
     async def audit_once(self, endpoint: Endpoint) -> int:
         """Find due rows that no lane knows of, hand them over, and count each as a bug (invariant 8)."""
-        if endpoint.held or not self._store.due_count(endpoint.ref):
+        lanes = self._dispatch.lanes
+        if not self._store.due_count(endpoint.ref) or not lanes.begin_audit(endpoint.ref):
             return 0
-        suspects = await self._unknown(endpoint)
-        if suspects:
-            # The read may be older than what the lane has seen since: only a row that is still unknown after a
-            # round trip through the writer was forgotten.
-            await self._store.ping()
-            suspects &= await self._unknown(endpoint)
-        for delivery in suspects:
+        rows: list[DueDelivery] = []
+        try:
+            rows = await self._store.audit_due(endpoint.ref, AUDIT_ROWS)
+        finally:
+            forgotten = lanes.audited(endpoint.ref, rows, self._clock.now())
+        for delivery in forgotten:
             self._metrics.audit_repair()
             self._log.error(log.AUDIT_REPAIRED, endpoint=endpoint.id, event_ordinal=delivery.event)
-        self._dispatch.offer(tuple(suspects))
-        return len(suspects)
-
-    async def _unknown(self, endpoint: Endpoint) -> set[DueDelivery]:
-        rows = await self._store.audit_due(endpoint.ref, AUDIT_ROWS)
-        return {row for row in rows if not self._dispatch.lanes.accounts_for(row)}
+        self._dispatch.kick()
+        return len(forgotten)
 
     async def end_held(self, endpoint: Endpoint) -> int:
         """End deliveries that an endpoint held beyond their budget (`max_age`) or past their expiry (Q6, Q9)."""
         if self._dispatch.resting or not endpoint.held or not self._store.due_count(endpoint.ref):
             return 0
         now_ms = self._clock.wall_ms()
-        reason = (
-            DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
-        )
+        reason = DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
         ended = 0
         while keys := await self._store.end_held(
             endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS

@@ -204,15 +204,19 @@ OnUnexpected = Callable[[str, BaseException], None]
 """Told of an error that nobody foresaw: where ("POST /v1/events"), and what."""
 
 
-def middleware(on_unexpected: OnUnexpected) -> Middleware:
-    """Return the middleware that turns every error of a handler into a problem."""
+def middleware(on_unexpected: OnUnexpected, examine: Callable[[web.Request], Problem | None]) -> Middleware:
+    """Return the middleware that lets in what `examine` finds nothing against, and turns every error into a problem.
+
+    One layer does both: each costs every request its share.
+    """
 
     @web.middleware
     async def problems(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            return await handler(request)
+            problem = examine(request)
+            return await handler(request) if problem is None else problem.response()
         except Refused as refusal:
             return refusal.problem.response()
         except RelayError as error:

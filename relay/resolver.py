@@ -140,7 +140,12 @@ class Resolver(AbstractResolver):
     def _start(self, lookup: _Lookup) -> None:
         self._running[lookup.standing] += 1
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._ask, args=(lookup, loop), name="resolver", daemon=True).start()
+        try:
+            threading.Thread(target=self._ask, args=(lookup, loop), name="resolver", daemon=True).start()
+        except RuntimeError:
+            loop.call_soon(
+                self._finish, lookup, socket.gaierror(socket.EAI_AGAIN, "no thread left to look the name up")
+            )
         task = loop.create_task(self._lose_patience(lookup))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -158,7 +163,8 @@ class Resolver(AbstractResolver):
             loop.call_soon_threadsafe(self._finish, lookup, answer)
 
     async def _lose_patience(self, lookup: _Lookup) -> None:
-        if await self._clock.wait(lookup.done, PATIENCE_MS):
+        await self._clock.wait(lookup.done, PATIENCE_MS)
+        if lookup.done.is_set():
             return
         self._running[lookup.standing] -= 1
         lookup.standing = lookup.name.standing = Standing.SUSPECT

@@ -6,37 +6,305 @@ clock and its randomness. Starting is synchronous: when `start` returns, the rel
 """
 
 import asyncio
+import contextlib
 import os
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 import structlog
 
-from relay import __version__, log
-from relay.api.server import Listeners, build_app, serve
-from relay.api.services import Services
-from relay.clock import Clock, SystemClock
-from relay.config import Config, Loaded, ReloadPlan, TokenConfig, load, reload_changes, render_problems
+from relay import __version__, log, problems
+from relay.api import deliveries, endpoints, events, ingest, status
+from relay.api.auth import Authenticator
+from relay.api.body import BodyLimits
+from relay.api.listen import Listeners
+from relay.api.server import ServerLimits, build_app, serve
+from relay.api.services import Reload, Services
+from relay.clock import Clock, Now, SystemClock
+from relay.config import Config, Loaded, reload_changes
 from relay.contracts import ContractCatalogue
 from relay.courier import Courier, CourierSettings
 from relay.directory import Directory
 from relay.dispatch import Dispatch
-from relay.errors import CannotStart, ConfigError, RelayError, StoreDamaged
+from relay.errors import RelayError
 from relay.guard import Guard
 from relay.housekeeping import Housekeeping
 from relay.ids import IdFactory
-from relay.intake import Intake
+from relay.intake import Intake, IntakeLimits
 from relay.lanes import Lanes
 from relay.metrics import Metrics
+from relay.model import Accepted
+from relay.problems import Problem
 from relay.resolver import Resolver
 from relay.store import Store, StoreSettings
-from relay.systemd import Notifier
-from relay.tokens import TokenTable
+from relay.tokens import Role, Token, TokenTable
 
-SWITCH_INTERVAL_S = 0.0001
-"""How often threads offer each other the interpreter: the writer thread wins it back sooner (store.md, 3–6 %)."""
+Reread = Callable[[], Loaded]
+"""Reads the configuration anew, from wherever it came."""
 
-ADMIN_TOKEN_FILE = "admin-token"
+
+class Relay:
+    """One relay. Owner of its configuration, its background tasks and everything they work with."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        contracts: ContractCatalogue,
+        reread: Reread,
+        extra_tokens: tuple[Token, ...] = (),
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        dropped_lines: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration."""
+        assert loaded.config is not None
+        self.config: Config = loaded.config
+        self.config_path: Path | None = loaded.path
+        self.stopping = False
+        self.clock = clock or SystemClock()
+        self.started: Now = self.clock.now()
+        self.metrics = Metrics(__version__)
+        self._contracts = contracts
+        self._reread = reread
+        self._extra_tokens = extra_tokens
+        self._rng = rng or SystemRandom()
+        self._random_bytes = random_bytes
+        self._dropped_lines = dropped_lines
+        self._tokens = TokenTable(_tokens(self.config, extra_tokens))
+        self._ids = IdFactory(self.clock.wall_ms, self._rng.getrandbits)
+        self._opened = contextlib.AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended: asyncio.Future[BaseException | None] | None = None
+        self._reloading = asyncio.Lock()
+        self._log = structlog.get_logger("relay.service")
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open, recover, listen. Raises CannotStart, AlreadyRunning, StoreDamaged or ConfigError, and then holds nothing."""
+        self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._open_store()
+            await self._open_delivery()
+            await self._listen()
+        except BaseException:
+            await self._opened.aclose()
+            raise
+        for work in (
+            self.dispatch.run(),
+            self.housekeeping.watch(),
+            self.housekeeping.audit(),
+            self.housekeeping.prune(),
+            self.housekeeping.summarise(),
+        ):
+            self._run(work)
+        self._log.info(log.SERVICE_READY, version=__version__, addresses=self.addresses, due=self.store.backlog)
+
+    async def _open_store(self) -> None:
+        storage = self.config.storage
+        settings = StoreSettings(
+            path=storage.path, durability=storage.durability, endpoint_backlog=storage.endpoint_backlog
+        )
+        self.store = await Store.open(settings, self.clock)
+        self._opened.push_async_callback(self.store.close)
+        self.store.on_fatal(self._fail)
+        self._log.info(log.STORE_OPENED, **_plain(self.store.facts._asdict()))
+        if self.store.facts.unclean:
+            self._log.warning(log.STORE_UNCLEAN, path=str(storage.path))
+
+    async def _open_delivery(self) -> None:
+        delivery = self.config.delivery
+        self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
+        guard = Guard(delivery.allow_networks)
+        resolver = Resolver(guard, self.clock)
+        self._opened.push_async_callback(resolver.close)
+        settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
+        self.courier = Courier(self.clock, guard, resolver, settings)
+        await self.courier.start()
+        self._opened.push_async_callback(self.courier.close)
+        self.dispatch = Dispatch(
+            store=self.store,
+            directory=self.directory,
+            courier=self.courier,
+            lanes=Lanes(delivery.concurrency, self._rng),
+            clock=self.clock,
+            rng=self._rng,
+            metrics=self.metrics,
+            on_fatal=self._fail,
+        )
+        self.housekeeping = Housekeeping(
+            store=self.store,
+            directory=self.directory,
+            dispatch=self.dispatch,
+            clock=self.clock,
+            metrics=self.metrics,
+            retention=self.config.storage.retention,
+            min_free_disk_bytes=self.config.storage.min_free_disk_bytes,
+        )
+        await self.directory.apply(self.config)
+        await self.housekeeping.watch_once()
+
+    async def _listen(self) -> None:
+        server = self.config.server
+        self.intake = Intake(
+            directory=self.directory,
+            store=self.store,
+            clock=self.clock,
+            ids=self._ids,
+            on_accepted=self._accepted,
+            limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
+        )
+        limits = ServerLimits(
+            body=BodyLimits(max_bytes=server.max_body_bytes, timeout_ms=server.body_timeout_ms),
+            max_connections=server.max_connections,
+            head_timeout_ms=server.head_timeout_ms,
+        )
+        services = Services(
+            clock=self.clock,
+            ids=self._ids,
+            store=self.store,
+            directory=self.directory,
+            dispatch=self.dispatch,
+            metrics=self.metrics,
+            daemon=self,
+        )
+        routes = [route for part in (events, deliveries, endpoints, status) for route in part.routes(services)]
+        authenticator = Authenticator(self._tokens, os.getuid())
+        app = build_app([*ingest.routes(self.intake), *routes], authenticator, self.admission, limits, self._unexpected)
+        self._listeners: Listeners = await serve(app, server.listen, limits, self._unexpected)
+        self._opened.push_async_callback(self._listeners.close)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the ports that were bound."""
+        return self._listeners.addresses
+
+    @property
+    def disk_low(self) -> bool:
+        return self.housekeeping.gate.disk_low
+
+    @property
+    def disk_free_bytes(self) -> int:
+        return self.housekeeping.gate.free_bytes
+
+    @property
+    def log_lines_dropped(self) -> int:
+        return self._dropped_lines()
+
+    def admission(self) -> Problem | None:
+        """Say why no events are taken at the moment (Q10); None when they are."""
+        storage = self.config.storage
+        if self.stopping:
+            return problems.draining()
+        if not self.store.healthy:
+            return problems.store_unavailable("The database takes no writes at the moment.")
+        if self.disk_low:
+            return problems.disk_low(self.disk_free_bytes, storage.min_free_disk_bytes)
+        if self.store.backlog >= storage.max_backlog:
+            return problems.backlog_full(self.store.backlog, storage.max_backlog)
+        return None
+
+    def _accepted(self, accepted: Accepted) -> None:
+        self.metrics.accepted()
+        self.dispatch.hand_over(accepted)
+
+    def _unexpected(self, request: str, error: BaseException) -> None:
+        self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
+
+    async def reload(self) -> Reload:
+        """Read the configuration anew and take it over whole, or change nothing and say why."""
+        async with self._reloading:
+            loaded = self._reread()
+            if loaded.config is None:
+                self.metrics.reloaded(successful=False)
+                return Reload(applied=False, problems=loaded.problems)
+            plan = reload_changes(self.config, loaded.config)
+            config = loaded.config.model_copy(
+                update={"server": self.config.server, "storage": _reloadable_storage(self.config, loaded.config)}
+            )
+            tokens = _tokens(config, self._extra_tokens)
+            TokenTable(tokens)  # refuses doubled secrets before anything changes
+            await self.directory.apply(config)
+            self._tokens.replace(tokens)
+            self.config = config
+            self.housekeeping.retention = config.storage.retention
+            self.metrics.reloaded(successful=True)
+            return Reload(True, tuple(plan.changed), tuple(plan.needs_restart), loaded.problems)
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    async def wait(self) -> BaseException | None:
+        """Wait until something fatal happens; return it."""
+        assert self._ended is not None, "start comes first"
+        return await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Drain and close: intake first, then what runs, at most `drain_timeout`; the rest stays due."""
+        if self.stopping or self._ended is None:
+            return
+        self.stopping = True
+        await self._listeners.close()
+        self.dispatch.stop_starting()
+        cut = await self.dispatch.drain(self.config.delivery.drain_timeout_ms)
+        if cut:
+            self._log.warning(log.DRAIN_CUT, attempts=cut)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._opened.aclose()
+        self._log.info(log.SERVICE_STOPPED, due=self.store.backlog)
+
+    async def abandon(self) -> None:
+        """End as a crash would: cut everything off, write nothing more. For tests of what survives."""
+        self.stopping = True
+        await self.dispatch.drain(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.abandon()
+        await self._opened.aclose()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(error)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A dead background task stops the process instead of limping on (invariant 12)."""
+        if task.cancelled():
+            return
+        error = task.exception() or RuntimeError("a background task ended by itself")
+        self._log.error(log.TASK_FAILED, exc_info=error)
+        self._fail(error)
+
+
+def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
+    configured = [
+        Token(token.name, Role(token.role), token.application, token.secret.get_secret_value())
+        for token in config.tokens
+    ]
+    return [*configured, *extra]
+
+
+def _reloadable_storage(old: Config, new: Config) -> Any:
+    """Of `[storage]` only the retention follows a reload; the rest needs a restart."""
+    return old.storage.model_copy(update={"retention": new.storage.retention})
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in facts.items()}
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Return the exit code that a fatal error ends the daemon with."""
+    return error.exit_code if isinstance(error, RelayError) else int(error is not None)

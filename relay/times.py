@@ -1,11 +1,13 @@
 """Points in time as the API writes them: RFC 3339, UTC, milliseconds, `Z`."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
+@lru_cache(maxsize=256)  # many events are accepted in one millisecond
 def format_time(time_ms: int) -> str:
     """Write unix milliseconds as `2026-11-22T08:30:00.125Z`."""
     return (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -15,13 +15,13 @@ PACKAGE = ROOT / "relay"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"model", "clock", "ids", "errors", "durations"}),
     frozenset(
-        {"headers", "urls", "event_types", "definition", "config", "contracts", "retry", "health", "lane", "lanes"}
-        | {"bodies", "tokens"}
+        {"headers", "urls", "event_types", "definition", "config", "contracts", "retry", "health", "lanes"}
+        | {"bodies", "tokens", "times"}
     ),
     frozenset({"store", "courier", "guard", "resolver", "log", "metrics", "systemd", "problems"}),
     frozenset({"directory", "dispatch", "housekeeping", "intake"}),
     frozenset({"api"}),
-    frozenset({"service"}),
+    frozenset({"service", "daemon"}),
     frozenset({"cli", "__main__"}),
 )
 """Rooms from the ground up. A room imports from lower floors, and from the neighbours named in `NEIGHBOURS`."""
@@ -34,8 +34,7 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
     "contracts": frozenset({"event_types", "headers"}),
     "health": frozenset({"retry"}),
     "retry": frozenset(),
-    "lane": frozenset({"health", "retry"}),
-    "lanes": frozenset({"health", "retry", "lane"}),
+    "lanes": frozenset({"health", "retry"}),
     "resolver": frozenset({"guard"}),
     "courier": frozenset({"guard", "resolver"}),
     "problems": frozenset({"log"}),
@@ -43,6 +42,7 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
     "dispatch": frozenset({"directory"}),
     "housekeeping": frozenset({"directory", "dispatch"}),
     "intake": frozenset({"directory"}),
+    "daemon": frozenset({"service"}),
     "__main__": frozenset({"cli"}),
 }
 """The few imports between rooms of one floor; each is part of the design (docs/ARCHITECTURE.md)."""
@@ -137,7 +137,7 @@ BANNED = re.compile(
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_no_clock_randomness_or_environment_below_the_service(path: Path) -> None:
     """Nothing below the service reads the system's clock, its randomness or the environment."""
-    if floor_or_none(path) is None or room(path) in ("clock", "service", "cli", "__main__"):
+    if floor_or_none(path) is None or room(path) in ("clock", "service", "daemon", "cli", "__main__"):
         return
     found = BANNED.search(path.read_text())
     assert found is None, f"{label(path)}: {found and found.group()} must come in by the constructor"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.durations import parse_duration_ms
+from relay.config import DeliveryConfig
 from relay.systemd import Notifier, watchdog_interval_ms
 
 UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
@@ -142,7 +142,7 @@ def test_unit_outlives_the_drain() -> None:
     assert service["Type"] == "notify"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert service["RestartPreventExitStatus"] == "78"
-    assert int(service["TimeoutStopSec"]) * 1000 > parse_duration_ms("25s") + 10_000
+    assert int(service["TimeoutStopSec"]) * 1000 > DeliveryConfig().drain_timeout_ms + 10_000
 
 
 def test_unit_gives_the_folders_that_the_daemon_looks_for() -> None:

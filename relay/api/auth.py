@@ -1,6 +1,5 @@
 """Who is calling: a bearer token, or the kernel's word about the peer of a Unix socket."""
 
-import re
 import socket
 import struct
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from relay.tokens import Principal, Right, Role, TokenTable
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Set for every request that a handler sees, except on public paths."""
 
-_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _CREDENTIALS = struct.Struct("3i")
 _ROOT = 0
 
@@ -51,8 +49,9 @@ class Authenticator:
         peer: Peer | None = getattr(request.protocol, "peer", None)
         if authorization is None and peer is not None:
             return self._neighbour(peer)
-        bearer = _BEARER.fullmatch(authorization or "")
-        principal = self._tokens.find(bearer[1] if bearer else "")
+        scheme, _, token = (authorization or "").partition(" ")
+        bearer = scheme.lower() == "bearer"
+        principal = self._tokens.find(token.strip() if bearer else "")
         if principal is not None:
             return principal
         return problems.unauthorized(_NOT_OURS if bearer else _NONE_SENT)

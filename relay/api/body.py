@@ -40,16 +40,15 @@ def examine_head(request: web.Request, limits: BodyLimits) -> Problem | None:
 
 async def read(request: web.Request) -> bytes:
     """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400)."""
-    limits = request.app[LIMITS]
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
             return await request.read()
-        async with asyncio.timeout(limits.timeout_ms / 1000):
+        async with asyncio.timeout(request.app[LIMITS].timeout_ms / 1000):
             return await request.read()
     except TimeoutError:
-        raise Refused(problems.body_timeout(limits.timeout_ms)) from None
+        raise Refused(problems.body_timeout(request.app[LIMITS].timeout_ms)) from None
     except web.HTTPRequestEntityTooLarge:
-        raise Refused(problems.body_too_large(limits.max_bytes)) from None
+        raise Refused(problems.body_too_large(request.app[LIMITS].max_bytes)) from None
     except web.RequestPayloadError:
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 

@@ -14,8 +14,8 @@ from relay.model import (
     DeliveryView,
     Endpoint,
     EventView,
-    Health,
     HeaderPair,
+    Health,
     Outcome,
     RetryPolicy,
 )

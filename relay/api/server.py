@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.typedefs import Middleware
 
 from relay import problems
 from relay.api import body
@@ -67,7 +66,7 @@ class FrontDoor:
         return body.examine_head(request, self._limits)
 
 
-def build(
+def build_app(
     routes: Iterable[web.RouteDef],
     authenticator: Authenticator,
     admission: Admission,
@@ -77,12 +76,14 @@ def build(
     """Return the application that answers `routes`, each behind the front door."""
     door = FrontDoor(authenticator, admission, limits.body)
     app = web.Application(
-        middlewares=[problems.middleware(on_unexpected), _through(door)], client_max_size=limits.body.max_bytes
+        middlewares=[problems.middleware(on_unexpected, door.examine)], client_max_size=limits.body.max_bytes
     )
     app[body.LIMITS] = limits.body
     expect = _expectation(door)
-    for route in routes:
-        app.router.add_route(route.method, route.path, route.handler, **{"expect_handler": expect, **route.kwargs})
+    app.add_routes(
+        web.RouteDef(route.method, route.path, route.handler, {"expect_handler": expect, **route.kwargs})
+        for route in routes
+    )
     return app
 
 
@@ -118,17 +119,6 @@ def _connections(runner: web.AppRunner, limits: ServerLimits, on_unexpected: OnU
         return Connection(runner.server, on_unexpected=on_unexpected, gone=gone, **options)
 
     return ConnectionLimit(make, limits.max_connections)
-
-
-def _through(door: FrontDoor) -> Middleware:
-    @web.middleware
-    async def front_door(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        refusal = door.examine(request)
-        return await handler(request) if refusal is None else refusal.response()
-
-    return front_door
 
 
 def _expectation(door: FrontDoor) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:

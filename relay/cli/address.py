@@ -13,7 +13,6 @@ from relay.cli.output import Exit, fail
 TIMEOUT_S = 60.0
 """Longer than any answer takes; a test of an endpoint waits for the receiver."""
 
-_DEFAULT_TCP = "127.0.0.1:8420"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # read from the configuration, never bound
 
 
@@ -39,10 +38,14 @@ class Address(NamedTuple):
         return kind(self.host, self.port, timeout=TIMEOUT_S)
 
 
+_HOST_SOCKETS = (Path("/run/relay/relay.sock"), Path("/var/lib/relay/relay.sock"))
+_DEFAULT_TCP = Address(host="127.0.0.1", port=8420)
+
+
 def find(url: str | None, socket_path: str | None, config: str | None, env: Mapping[str, str]) -> list[Address]:
     """Return where to look for the daemon, the most specific source alone: flags, `$RELAY_URL`, the file, habit."""
-    if socket_path:
-        return [Address(socket=socket_path)]
+    if not url and (socket_path or env.get("RELAY_SOCKET")):
+        return [Address(socket=socket_path or env["RELAY_SOCKET"])]
     if url or env.get("RELAY_URL"):
         return [_parse_url(url or env["RELAY_URL"])]
     return _configured(config, env) or _habitual(env)
@@ -71,7 +74,9 @@ def _parse_url(url: str) -> Address:
 
 def _configured(config: str | None, env: Mapping[str, str]) -> list[Address]:
     """Read `server.listen` and nothing else: an operator need not be able to read the secrets that the file names."""
-    path = _config_file(config, env)
+    from relay.config.places import find_config_file
+
+    path = find_config_file(Path(config) if config else None, env)
     if path is None:
         return []
     try:
@@ -85,15 +90,6 @@ def _configured(config: str | None, env: Mapping[str, str]) -> list[Address]:
     return sorted(found, key=lambda address: address.socket is None)
 
 
-def _config_file(config: str | None, env: Mapping[str, str]) -> Path | None:
-    given = config or env.get("RELAY_CONFIG")
-    if given:
-        return Path(given)
-    home = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME", "/")) / ".config")
-    usual = (Path(home) / "relay" / "config.toml", Path("/etc/relay/config.toml"))
-    return next((path for path in usual if path.is_file()), None)
-
-
 def _parse_listen(entry: str) -> Address | None:
     if entry.startswith("unix:"):
         return Address(socket=entry.removeprefix("unix:"))
@@ -105,14 +101,12 @@ def _parse_listen(entry: str) -> Address | None:
 
 
 def _habitual(env: Mapping[str, str]) -> list[Address]:
-    """List the places where a daemon listens that was not told where (DESIGN §8)."""
-    state = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME", "/")) / ".local" / "state")
-    folders = [env.get("RUNTIME_DIRECTORY"), "/run/relay", state + "/relay", "/var/lib/relay"]
-    if env.get("XDG_RUNTIME_DIR"):
-        folders.insert(1, env["XDG_RUNTIME_DIR"] + "/relay")
-    sockets = [Address(socket=f"{folder}/relay.sock") for folder in folders if folder]
-    tcp = _parse_listen(_DEFAULT_TCP)
-    return [*sockets, tcp] if tcp else sockets
+    """List the places where a daemon listens that was not told where: the one for this user first, then the host's."""
+    from relay.config.places import socket_path
+
+    own = socket_path(env)
+    paths = dict.fromkeys([own, *_HOST_SOCKETS])
+    return [*(Address(socket=str(path)) for path in paths), _DEFAULT_TCP]
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -123,14 +123,15 @@ class Daemon:
 def daemon_options(command: F) -> F:
     """Add the options that say where the daemon is; the command takes a `Daemon` as its first argument."""
 
-    @click.option("--url", help="Address of the daemon, http://HOST:PORT or unix:/PATH.  [env: RELAY_URL]")
-    @click.option("--socket", "socket_path", help="Unix socket of the daemon.")
+    @click.option(
+        "--url", "daemon_url", help="Address of the daemon, http://HOST:PORT or unix:/PATH.  [env: RELAY_URL]"
+    )
+    @click.option("--socket", "daemon_socket", help="Unix socket of the daemon.  [env: RELAY_SOCKET]")
     @click.option("--token", help="Bearer token; the environment keeps it out of the process list.  [env: RELAY_TOKEN]")
-    @click.option("--config", help="Configuration file that says where the daemon listens.")
+    @click.option("--config", "daemon_config", help="Configuration file that says where the daemon listens.")
     @functools.wraps(command)
-    def wrapped(
-        *args: Any, url: str | None, socket_path: str | None, token: str | None, config: str | None, **kwargs: Any
-    ) -> Any:
+    def wrapped(*args: Any, token: str | None, **kwargs: Any) -> Any:
+        url, socket_path, config = (kwargs.pop(f"daemon_{name}") for name in ("url", "socket", "config"))
         addresses = find(url, socket_path, config, os.environ)
         daemon = Daemon(addresses, token or os.environ.get("RELAY_TOKEN"), as_json=bool(kwargs.get("as_json")))
         return command(daemon, *args, **kwargs)
@@ -148,11 +149,11 @@ def _unreachable(failures: list[tuple[Address, OSError]]) -> Failure:
 
 
 def _explain(status: int, problem: dict[str, Any]) -> str:
-    title = problem.get("title") or f"The daemon answered {status}."
-    lines = [str(title)]
-    if problem.get("detail"):
+    lines = [str(problem.get("title") or f"The daemon answered {status}.")]
+    mistakes = problem.get("errors", [])
+    if problem.get("detail") and not mistakes:  # with mistakes, the detail repeats the first
         lines.append(str(problem["detail"]))
-    lines += [f"  {error.get('pointer') or '/'}: {error.get('message')}" for error in problem.get("errors", [])]
+    lines += [f"  {mistake.get('pointer') or '(body)'}: {mistake.get('message')}" for mistake in mistakes]
     if status in (401, 403):
         lines.append("Give a token that may do this: --token or $RELAY_TOKEN, or be root on the daemon's Unix socket.")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""`relay version`: what this is and what it stands on."""
+"""`relay version`: what this is and what it runs on."""
 
 import platform
-import sqlite3
+from importlib.metadata import version as installed
 
 import click
 
@@ -13,11 +13,11 @@ from relay.cli.output import echo_json, json_option
 @json_option
 def version(as_json: bool) -> None:
     """Print the versions of relay and what it stands on."""
-    versions = {"relay": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    versions = {"relay": __version__, "python": platform.python_version(), "aiohttp": installed("aiohttp")}
     if as_json:
         echo_json(versions)
     else:
-        click.echo(f"relay {__version__} (Python {versions['python']}, SQLite {versions['sqlite']})")
+        click.echo(f"relay {__version__} (Python {versions['python']}, aiohttp {versions['aiohttp']})")
 
 
 COMMANDS = [version]

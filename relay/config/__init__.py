@@ -1,0 +1,52 @@
+"""The configuration: one TOML file, environment and flags over it, read into validated models (DESIGN §9)."""
+
+from relay.config.layers import DEV
+from relay.config.listeners import check_listen, is_local
+from relay.config.load import Loaded, load
+from relay.config.model import (
+    ApplicationConfig,
+    Config,
+    DeliveryConfig,
+    EndpointConfig,
+    HealthConfig,
+    LogConfig,
+    RetentionConfig,
+    RetryConfig,
+    RetryOverride,
+    ServerConfig,
+    StorageConfig,
+    TokenConfig,
+)
+from relay.config.places import find_config_file, socket_path, state_folder, usual_files
+from relay.config.report import Problem, Severity, render_problems
+from relay.config.show import ReloadPlan, Setting, reload_changes
+
+__all__ = [
+    "DEV",
+    "ApplicationConfig",
+    "Config",
+    "DeliveryConfig",
+    "EndpointConfig",
+    "HealthConfig",
+    "Loaded",
+    "LogConfig",
+    "Problem",
+    "ReloadPlan",
+    "RetentionConfig",
+    "RetryConfig",
+    "RetryOverride",
+    "ServerConfig",
+    "Setting",
+    "Severity",
+    "StorageConfig",
+    "TokenConfig",
+    "check_listen",
+    "find_config_file",
+    "is_local",
+    "load",
+    "reload_changes",
+    "render_problems",
+    "socket_path",
+    "state_folder",
+    "usual_files",
+]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, SecretStr, ValidationInfo
 from pydantic.fields import FieldInfo
@@ -26,6 +26,8 @@ from relay.durations import (
     parse_size_bytes,
 )
 
+T = TypeVar("T")
+
 LONGEST = "3650d"  # keeps sums of durations and unix times far from any limit
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -35,7 +37,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class Reading:
     """The context of a validation when its input was written by a person, in a file or the environment."""
 
-    secrets: Secrets
+    references: Secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _read_secret(value: Any, info: ValidationInfo) -> SecretStr:
     if not isinstance(value, str):
         raise Wrong("a secret is text in quotes", 'Write it like "env:NAME", "file:/path" or "cred:name".')
     reading = info.context
-    return reading.secrets.resolve(value) if isinstance(reading, Reading) else SecretText(value)
+    return reading.references.resolve(value) if isinstance(reading, Reading) else SecretText(value)
 
 
 def _write_secret(secret: SecretStr) -> str:
@@ -154,7 +156,14 @@ def _check_listen(value: str) -> str:
     return value
 
 
-def _parsed(parse: Callable[[str], Any], value: str) -> Any:
+def _check_filled(values: tuple[T, ...]) -> tuple[T, ...]:
+    # pydantic's own `min_length` also complains when the elements are there and wrong
+    if not values:
+        raise Wrong("the list is empty", "Fill it, or remove the key.")
+    return values
+
+
+def _parsed(parse: Callable[[str], T], value: str) -> T:
     try:
         return parse(value)
     except ValueError as error:
@@ -167,3 +176,4 @@ RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_r
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
 Listen = Annotated[tuple[Annotated[str, AfterValidator(_check_listen)], ...], BeforeValidator(_read_listen)]
+Filled = AfterValidator(_check_filled)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.config.fields import (
     AbsolutePath,
+    Filled,
     Id,
     Listen,
     Network,
@@ -21,7 +22,6 @@ from relay.config.fields import (
     size,
     whole,
 )
-from relay.durations import Rate
 from relay.durations import parse_duration_ms as ms
 from relay.durations import parse_size_bytes as nbytes
 
@@ -164,9 +164,9 @@ class EndpointConfig(Overrides):
     id: Id
     url: str
     description: Annotated[str, Field(max_length=1000)] = ""
-    event_types: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] | None = None
+    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] | None = None
     secret: SecretField | None = None
-    secrets: Annotated[tuple[SecretField, ...], Field(min_length=1, max_length=SECRETS_MAX)] | None = None
+    secrets: Annotated[tuple[SecretField, ...], Filled, Field(max_length=SECRETS_MAX)] | None = None
     headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
     rate: RateLimit | None = Field(None, alias="rate_limit")
@@ -195,6 +195,6 @@ class Config(Section):
     delivery: DeliveryConfig = DeliveryConfig()
     log: LogConfig = LogConfig()
     tokens: tuple[TokenConfig, ...] = Field((), alias="token")
-    applications: Annotated[tuple[ApplicationConfig, ...], Field(min_length=1)] = Field(
+    applications: Annotated[tuple[ApplicationConfig, ...], Filled] = Field(
         (ApplicationConfig(id="default"),), alias="application"
     )

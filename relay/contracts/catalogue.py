@@ -105,8 +105,7 @@ def _check(file: str, raw: dict[str, Any], problems: list[ContractProblem]) -> C
         return ContractDocument.model_validate(raw)
     except ValidationError as invalid:
         for error in invalid.errors(include_url=False):
-            key = _key_path(error["loc"])
-            problems.append(ContractProblem(file, key, _message(error), _remedy(error)))
+            problems.append(ContractProblem(file, _key_path(error["loc"]), *_words(error)))
         return None
 
 
@@ -119,24 +118,23 @@ def _key_path(location: tuple[int | str, ...]) -> str:
     return path.removeprefix(".")
 
 
-def _message(error: Any) -> str:
-    match error["type"]:
-        case "extra_forbidden":
-            return "unknown key"
-        case "missing":
-            return "is missing"
-        case _:
-            return str(error["msg"][:1].lower() + error["msg"][1:])
+_WORDS = {
+    "missing": ("is missing", "Add it."),
+    "tuple_type": ("must be a list", "Write [ … ], or [[ … ]] around the name of a table."),
+    "model_type": ("must be a table", "Write { … }, or [ … ] around its name."),
+    "dict_type": ("must be a table", "Write { … }, or [ … ] around its name."),
+}
+"""What pydantic's own kinds of mistakes are called here, and what to do about them."""
 
 
-def _remedy(error: Any) -> str:
-    match error["type"]:
-        case "extra_forbidden":
-            return _did_you_mean(error["loc"])
-        case "missing":
-            return "Add it."
-        case _:
-            return str(error.get("ctx", {}).get("remedy", "Change the value."))
+def _words(error: Any) -> tuple[str, str]:
+    """Return what is wrong and what to do."""
+    kind = error["type"]
+    if kind == "contract":
+        return error["msg"], error["ctx"]["remedy"]
+    if kind == "extra_forbidden":
+        return "unknown key", _did_you_mean(error["loc"])
+    return _WORDS.get(kind, (error["msg"][:1].lower() + error["msg"][1:], "Change the value."))
 
 
 def _did_you_mean(location: tuple[int | str, ...]) -> str:

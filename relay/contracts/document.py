@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -22,12 +23,14 @@ from relay.contracts.fields import (
 from relay.contracts.keys import DECODERS
 from relay.contracts.template import Part, Template, TemplateError
 from relay.durations import parse_duration_ms
+from relay.event_types import DEFAULT_GRAMMAR
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e]*")
 _OURS = frozenset(
-    "host content-type content-length content-encoding transfer-encoding connection keep-alive te trailer upgrade "
-    "expect user-agent accept-encoding proxy-connection proxy-authorization".split()
+    {"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
+    | {"content-type", "content-length", "content-encoding", "accept-encoding", "user-agent"}
+    | {"proxy-connection", "proxy-authorization"}
 )
 
 
@@ -114,15 +117,15 @@ def _grammar(value: object) -> re.Pattern[str]:
 def _duration_ms(value: object) -> int:
     try:
         return parse_duration_ms(_text(value))
-    except ValueError as error:
-        raise mistake(str(error), 'Write it like "30s".') from None
+    except ValueError:
+        raise mistake(f"{value!r} is no duration", 'Write a number and a unit, such as "30s".') from None
 
 
 def _one_of(choices: Collection[str]) -> BeforeValidator:
     def check(value: object) -> str:
-        if value not in choices:
-            raise mistake(f"{value!r} is not built in", f"Use one of: {', '.join(choices)}.")
-        return str(value)
+        if not isinstance(value, str) or value not in choices:
+            raise mistake(f"{value!r} is not supported", f"Use one of: {', '.join(choices)}.")
+        return value
 
     return BeforeValidator(check)
 
@@ -209,8 +212,8 @@ class Types(_Model):
     """Which event types there are."""
 
     catalogue: Annotated[Literal["open"], _one_of(("open",))] = "open"
-    grammar: Annotated[re.Pattern[str], PlainValidator(_grammar)] = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
-    description: str = "parts of letters, digits and underscores joined by dots"
+    grammar: Annotated[re.Pattern[str], PlainValidator(_grammar)] = re.compile(DEFAULT_GRAMMAR, re.ASCII)
+    description: str = "parts of letters, digits and _, joined by dots"
 
 
 class Member(_Model):
@@ -278,8 +281,7 @@ class ContractDocument(_Model):
 def repeated_headers(raw: dict[str, Any]) -> list[str]:
     """Name the headers that a file sets twice, whatever else is wrong with it."""
     headers, entries = raw.get("headers"), raw.get("signature")
-    names = [name.lower() for name in headers] if isinstance(headers, dict) else []
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("header"), str):
-            names.append(entry["header"].lower())
-    return sorted({name for name in names if names.count(name) > 1})
+    names = list(headers) if isinstance(headers, dict) else []
+    names += [entry.get("header") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    counts = Counter(name.lower() for name in names if isinstance(name, str))
+    return sorted(name for name, count in counts.items() if count > 1)

@@ -5,6 +5,7 @@ import zlib
 from binascii import b2a_base64, hexlify
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -46,16 +47,18 @@ def _base64url(raw: bytes) -> bytes:
 ENCODINGS: Mapping[str, Callable[[bytes], bytes]] = {"hex": _hex, "base64": _base64, "base64url": _base64url}
 
 
-def _moment(time_ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=time_ms)
+@lru_cache(maxsize=64)
+def _second(unix_s: int) -> bytes:
+    """Write a second in UTC, without its zone. Cached: the events of one second share it."""
+    return (_EPOCH + timedelta(seconds=unix_s)).isoformat(timespec="seconds").encode()[:-6]
 
 
 TIME_FORMATS: Mapping[str, Callable[[int], bytes]] = {
     "unix": lambda time_ms: b"%d" % (time_ms // 1000),
     "unix_ms": lambda time_ms: b"%d" % time_ms,
-    "iso": lambda time_ms: _moment(time_ms).strftime("%Y-%m-%dT%H:%M:%SZ").encode(),
-    "iso_ms": lambda time_ms: _moment(time_ms).isoformat(timespec="milliseconds").encode()[:-6] + b"Z",
-    "rfc3339": lambda time_ms: _moment(time_ms).isoformat(timespec="seconds").encode(),
+    "iso": lambda time_ms: _second(time_ms // 1000) + b"Z",
+    "iso_ms": lambda time_ms: _second(time_ms // 1000) + b".%03dZ" % (time_ms % 1000),
+    "rfc3339": lambda time_ms: _second(time_ms // 1000) + b"+00:00",
 }
 """`unix` and `unix_ms` count from 1970; `iso` ends in Z, `iso_ms` has three digits more, `rfc3339` ends in +00:00."""
 
@@ -107,12 +110,12 @@ def endpoint_values(url: str, endpoint_id: str) -> dict[str, bytes]:
     return {"url": url.encode(), "method": b"POST", "path": path.encode(), "endpoint_id": endpoint_id.encode()}
 
 
-def _rendering_times() -> dict[str, Callable[[Rendering], bytes]]:
-    readers: dict[str, Callable[[Rendering], bytes]] = {}
-    for name, write in TIME_FORMATS.items():
-        readers[f"timestamp:{name}"] = lambda event, write=write: write(event.timestamp_ms)
-        readers[f"created_at:{name}"] = lambda event, write=write: write(event.created_at_ms)
-    return readers
+def _happened_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], bytes]:
+    return lambda event: write(event.timestamp_ms)
+
+
+def _created_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], bytes]:
+    return lambda event: write(event.created_at_ms)
 
 
 RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
@@ -120,11 +123,14 @@ RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
     "type": lambda event: event.type.encode(),
     "event": lambda event: event.type.encode(),
     "data": lambda event: event.data,
-    **_rendering_times(),
+    **{f"timestamp:{name}": _happened_reader(write) for name, write in TIME_FORMATS.items()},
+    **{f"created_at:{name}": _created_reader(write) for name, write in TIME_FORMATS.items()},
 }
 """Variables of the body."""
 
-JSON_VALUES = frozenset({"data"} | {f"{name}:{form}" for name in ("timestamp", "created_at") for form in ("unix", "unix_ms")})
+JSON_VALUES = frozenset(
+    {"data"} | {f"{name}:{form}" for name in ("timestamp", "created_at") for form in ("unix", "unix_ms")}
+)
 """Variables that are a JSON value by themselves; all others are text and stand in quotes."""
 
 _MESSAGE = frozenset(MESSAGE_READERS) | {"timestamp", "url", "method", "path", "endpoint_id"}

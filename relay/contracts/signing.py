@@ -37,7 +37,7 @@ def _signing_key(signature: Signature, secret: Secret, n: int, constants: Mappin
     try:
         sign = ALGORITHMS[kind.algorithm](decode_key(secret.value, kind.key.strip, kind.key.decode))
     except ValueError as error:
-        raise ConfigError(f"secret {n} cannot sign {signature.header}: {error}") from None
+        raise ConfigError(f"secret {n} {error}, so it cannot sign {signature.header}") from None
     numbered = {**constants, "n": b"%d" % n}
     content = signature.content.bind({**numbered, "secret": secret.value.encode()})
     return SigningKey(content, sign, kind.each.bind(numbered), secret.expires_at_ms)

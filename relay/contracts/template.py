@@ -71,7 +71,16 @@ def _part(token: str, known: Collection[str]) -> Part:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    stem = name.partition(":")[0]
-    near = get_close_matches(name, known, n=1, cutoff=0.75) or [other for other in known if other.startswith(stem + ":")]
-    listed = ", ".join(f"{{{other}}}" for other in (near or sorted(known)))
-    return f"Did you mean {listed}?" if near else f"Known here: {listed}."
+    forms = sorted(other for other in known if _stem(other) == _stem(name))
+    near = forms or get_close_matches(name, known, n=1)
+    if near:
+        return f"Did you mean {_listed(near)}?"
+    return f"Known here: {_listed(other for other in sorted(known) if ':' not in other or _stem(other) not in known)}."
+
+
+def _stem(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)

@@ -1,0 +1,119 @@
+"""How the relay is, as plain judgements over what was read: ready or not, which endpoints are worst, one sentence."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relay.config import Config
+from relay.durations import format_size
+from relay.lanes import LaneView
+from relay.model import DisabledBy, Endpoint
+
+WORST = 5
+
+LOCAL_TROUBLE = (
+    "It is us, not them: most active endpoints fail at DNS or connect. Look at this host's network and resolver first; "
+    "no endpoint is disabled for it meanwhile."
+)
+
+
+class Reason(NamedTuple):
+    """Why the relay takes no events."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What readiness is judged by."""
+
+    stopping: bool
+    store_healthy: bool
+    disk_low: bool
+    disk_free_bytes: int
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One endpoint with what is under way and what waits."""
+
+    endpoint: Endpoint
+    lane: LaneView
+    due: int
+    dead: int
+
+    @property
+    def failing(self) -> bool:
+        """Whether it needs somebody to look: its attempts fail, or it was disabled for failing."""
+        automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
+        return self.lane.health.failures > 0 or automatic
+
+
+def reasons_not_ready(vitals: Vitals, config: Config) -> tuple[Reason, ...]:
+    """Say why intake is closed; nothing when it is open. Receivers never are a reason."""
+    return tuple(_reasons(vitals, config))
+
+
+def worst(lines: Iterable[Line]) -> list[Line]:
+    """Return the endpoints that need somebody most, worst first."""
+    failing = [line for line in lines if line.failing]
+    return sorted(failing, key=lambda line: (-line.lane.health.failures, -line.due, line.endpoint.id))[:WORST]
+
+
+def headline(lines: Sequence[Line], reasons: Sequence[Reason], due: int, *, local_trouble: bool) -> str:
+    """Say how the relay is in one sentence, the most urgent matter first."""
+    if reasons:
+        return f"Intake is closed: {reasons[0].detail}."
+    if local_trouble:
+        return LOCAL_TROUBLE
+    failing = sum(line.failing for line in lines)
+    if failing:
+        verb = "is" if failing == 1 else "are"
+        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_waiting(due)}."
+    held = sum(line.endpoint.held and line.due > 0 for line in lines)
+    if held:
+        return f"{_counted(held, 'endpoint')} with held deliveries; {_waiting(due)}."
+    if not lines:
+        return "There is no endpoint yet: add one with `relay endpoint add URL`."
+    return f"All is well: {_counted(len(lines), 'endpoint')}, {_waiting(due)}."
+
+
+def warnings(config: Config) -> list[str]:
+    """Name the settings in force that give up a protection."""
+    found = []
+    if config.storage.durability != "full":
+        found.append('storage.durability is "normal": a power cut may lose events that were acknowledged.')
+    if config.delivery.allow_http:
+        found.append("delivery.allow_http is set: payloads may be sent unprotected.")
+    if config.delivery.allow_networks:
+        networks = ", ".join(str(network) for network in config.delivery.allow_networks)
+        found.append(f"delivery.allow_networks lets endpoints be inside {networks}.")
+    return found
+
+
+def _reasons(vitals: Vitals, config: Config) -> Iterator[Reason]:
+    if vitals.stopping:
+        yield Reason("draining", "the relay is stopping")
+    if not vitals.store_healthy:
+        yield Reason("store_failing", "the database takes no writes; look at the log and the disk")
+    if vitals.disk_low:
+        free, least = _free(vitals.disk_free_bytes), format_size(config.storage.min_free_disk_bytes)
+        yield Reason("disk_low", f"{free} of disk are free and storage.min_free_disk is {least}")
+    if vitals.backlog >= config.storage.max_backlog:
+        yield Reason("backlog_full", f"{vitals.backlog} deliveries wait, as many as storage.max_backlog allows")
+
+
+def _free(size_bytes: int) -> str:
+    return format_size(size_bytes >> 20 << 20)
+
+
+def _waiting(due: int) -> str:
+    if due == 0:
+        return "nothing waits"
+    return f"{due:,} {'delivery waits' if due == 1 else 'deliveries wait'}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,122 @@
+"""Deliveries: search, the attempt timeline, manual retry and cancel, and dead letters."""
+
+from dataclasses import replace
+
+import structlog
+from aiohttp import web
+
+from relay import log
+from relay.api import render
+from relay.api.auth import require
+from relay.api.query import Query, delivery_filter, page_response
+from relay.api.render import Json, json_response, moment
+from relay.api.scope import application_of, seen, within
+from relay.api.services import Services
+from relay.api.waiting import waiting
+from relay.model import DeadReason, DeliveryState, DeliveryView
+from relay.tokens import Principal, Right
+
+
+def routes(services: Services) -> list[web.RouteDef]:
+    """Return the calls of this resource."""
+    calls = Deliveries(services)
+    return [
+        web.route("GET", "/v1/deliveries", calls.search),
+        web.route("GET", "/v1/deliveries/{id}", calls.show),
+        web.post("/v1/deliveries/{id}/retry", calls.retry),
+        web.post("/v1/deliveries/{id}/cancel", calls.cancel),
+        web.route("GET", "/v1/dead-letters", calls.dead_letters),
+    ]
+
+
+class Deliveries:
+    """The calls under /v1/deliveries, and /v1/dead-letters."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = structlog.get_logger("relay.api")
+
+    async def search(self, request: web.Request) -> web.Response:
+        """List deliveries, newest first."""
+        principal = require(request, Right.READ)
+        query = Query(request, self._services.clock.wall_ms())
+        application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
+        found = delivery_filter(query, application)
+        query.check()
+        found = within(found, principal, self._services.directory)
+        page = await self._services.store.list_deliveries(found, cursor, limit)
+        return page_response(request, page, lambda view: write_delivery(self._services, view))
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one delivery with its attempts, and what the next one waits for."""
+        view = await self._find(request, require(request, Right.READ))
+        return json_response(self._detail(view))
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended."""
+        principal = require(request, Right.CHANGE)
+        view = await self._find(request, principal)
+        due = await self._services.dispatch.retry(view.id)
+        self._log.info(log.DELIVERY_RETRIED, delivery=view.id, endpoint=view.endpoint, by=principal.name)
+        fresh = replace(
+            view,
+            state=DeliveryState.DUE,
+            reason=None,
+            cancelled_by=None,
+            finished_at_ms=None,
+            due_ms=due.due_ms,
+            series=due.series,
+        )
+        return json_response(self._detail(fresh), status=202)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Cancel a due delivery; an attempt under way may still deliver it (Q7)."""
+        principal = require(request, Right.CHANGE)
+        view = await self._find(request, principal)
+        await self._services.dispatch.cancel(view.id, principal.name)
+        self._services.metrics.cancelled(view.endpoint)
+        self._log.info(log.DELIVERY_CANCELLED, delivery=view.id, endpoint=view.endpoint, by=principal.name)
+        now_ms = self._services.clock.wall_ms()
+        fresh = replace(
+            view, state=DeliveryState.CANCELLED, due_ms=None, finished_at_ms=now_ms, cancelled_by=principal.name
+        )
+        return json_response(self._detail(fresh))
+
+    async def dead_letters(self, request: web.Request) -> web.Response:
+        """List dead letters grouped by endpoint and reason."""
+        principal = require(request, Right.READ)
+        query = Query(request, self._services.clock.wall_ms())
+        named, endpoint, reason = query.text("application"), query.text("endpoint"), query.word("reason", DeadReason)
+        query.check()
+        application = application_of(named, principal, self._services.directory)
+        groups = [
+            render.dead_group(group)
+            for group in await self._services.store.dead_groups(application)
+            if endpoint in (None, group.endpoint) and reason in (None, group.reason)
+        ]
+        return json_response({"data": groups, "next": None})
+
+    async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
+        delivery_id = request.match_info["id"]
+        return seen(await self._services.store.find_delivery(delivery_id), principal, "delivery", delivery_id)
+
+    def _detail(self, view: DeliveryView) -> Json:
+        timeline = [render.attempt(attempt) for attempt in view.timeline or ()]
+        return write_delivery(self._services, view) | {
+            "next_attempt": self._next_attempt(view),
+            "timeline": timeline,
+        }
+
+    def _next_attempt(self, view: DeliveryView) -> Json | None:
+        services = self._services
+        endpoint = services.directory.endpoints.get(view.endpoint)
+        lane = None if endpoint is None else services.lane(endpoint)
+        wait = waiting(view, endpoint, lane, services.clock.wall_ms())
+        return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
+
+
+def write_delivery(services: Services, view: DeliveryView) -> Json:
+    """Write a delivery with whether it is held: due, while its endpoint takes nothing."""
+    endpoint = services.directory.endpoints.get(view.endpoint)
+    held = view.state is DeliveryState.DUE and (endpoint is None or endpoint.held)
+    return render.delivery(view) | {"held": held}

@@ -1,0 +1,202 @@
+"""Webhook endpoints: made, looked at, changed, paused, tested."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from zlib import crc32
+
+import structlog
+from aiohttp import web
+
+from relay import log, problems
+from relay.api import body, endpoint_input, render
+from relay.api.auth import require
+from relay.api.endpoint_actions import Sample, read_overlap_ms, read_test
+from relay.api.endpoint_input import Rules
+from relay.api.objects import read_object
+from relay.api.query import Query, page_response
+from relay.api.render import Json, json_response
+from relay.api.scope import application_of
+from relay.api.services import Services
+from relay.api.waiting import why_waiting
+from relay.contracts import Rendering
+from relay.errors import Conflict, NotFound
+from relay.model import Application, Endpoint, EndpointState, FrozenEvent, Page
+from relay.problems import Mistake, Refused
+from relay.tokens import Principal, Right
+
+PATH = "/v1/webhook-endpoints"
+
+
+def routes(services: Services) -> list[web.RouteDef]:
+    """Return the calls of this resource."""
+    calls = Endpoints(services)
+    one = PATH + "/{id}"
+    return [
+        web.post(PATH, calls.create),
+        web.route("GET", PATH, calls.search),
+        web.route("GET", one, calls.show),
+        web.patch(one, calls.update),
+        web.delete(one, calls.delete),
+        web.post(one + "/pause", calls.pause),
+        web.post(one + "/resume", calls.resume),
+        web.post(one + "/enable", calls.enable),
+        web.post(one + "/disable", calls.disable),
+        web.post(one + "/rotate-secret", calls.rotate_secret),
+        web.post(one + "/test", calls.test),
+    ]
+
+
+class Endpoints:
+    """The calls under /v1/webhook-endpoints."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._directory = services.directory
+        self._log = structlog.get_logger("relay.api")
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Make an endpoint; its secret is in this answer only."""
+        principal = require(request, Right.CHANGE)
+        written = await read_object(request)
+        application = self._directory.application_for(principal, _take_application(written))
+        definition = endpoint_input.create(written, self._rules(application))
+        endpoint, secret = await self._directory.create_endpoint(application, definition)
+        self._said(log.ENDPOINT_CREATED, endpoint, principal)
+        location = {"Location": f"{PATH}/{endpoint.id}"}
+        return json_response(self._detail(endpoint, principal) | {"secret": secret}, status=201, headers=location)
+
+    async def search(self, request: web.Request) -> web.Response:
+        """List endpoints, newest first."""
+        principal = require(request, Right.READ)
+        query = Query(request, self._services.clock.wall_ms())
+        named, state = query.text("application"), query.word("state", EndpointState)
+        limit, cursor = query.limit(), query.number("cursor")
+        query.check()
+        application = application_of(named, principal, self._directory)
+        found = [
+            endpoint
+            for endpoint in sorted(self._directory.endpoints.values(), key=lambda endpoint: -endpoint.ref)
+            if application in (None, endpoint.application.id)
+            and state in (None, endpoint.state)
+            and (cursor is None or endpoint.ref < cursor)
+        ]
+        page = found[:limit]
+        following = str(page[-1].ref) if len(found) > limit else None
+        return page_response(request, Page(tuple(page), following), lambda one: self._detail(one, principal))
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one endpoint."""
+        principal = require(request, Right.READ)
+        return json_response(self._detail(self._find(request, principal), principal))
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Change an endpoint by a JSON merge patch (RFC 7396)."""
+        principal = require(request, Right.CHANGE)
+        endpoint = self._find(request, principal)
+        patch = await read_object(request)
+        rules = self._rules(endpoint.application)
+        endpoint = await self._directory.update_endpoint(
+            endpoint.id, lambda present: endpoint_input.revise(present, patch, rules)
+        )
+        self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
+        return json_response(self._detail(endpoint, principal))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete an endpoint; what was due for it is cancelled."""
+        principal = require(request, Right.CHANGE)
+        endpoint = self._find(request, principal)
+        await self._directory.delete_endpoint(endpoint.id)
+        self._said(log.ENDPOINT_DELETED, endpoint, principal)
+        return web.Response(status=204)
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """Hold deliveries; new events go on to create them (Q9)."""
+        return await self._move(request, self._directory.pause, log.ENDPOINT_PAUSED)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """End a pause."""
+        return await self._move(request, self._directory.resume, log.ENDPOINT_RESUMED)
+
+    async def enable(self, request: web.Request) -> web.Response:
+        """End a disable."""
+        return await self._move(request, self._directory.enable, log.ENDPOINT_ENABLED)
+
+    async def disable(self, request: web.Request) -> web.Response:
+        """Hold deliveries and let new events create none (Q9)."""
+        return await self._move(request, self._directory.disable, log.ENDPOINT_DISABLED)
+
+    async def rotate_secret(self, request: web.Request) -> web.Response:
+        """Make a new secret; it is in this answer only. The old ones sign along for `overlap`."""
+        principal = require(request, Right.CHANGE)
+        endpoint = self._find(request, principal)
+        overlap_ms = read_overlap_ms(await read_object(request))
+        endpoint, secret = await self._directory.rotate_secret(endpoint.id, overlap_ms)
+        self._said(log.ENDPOINT_ROTATED, endpoint, principal)
+        return json_response(self._detail(endpoint, principal) | {"secret": secret})
+
+    async def test(self, request: web.Request) -> web.Response:
+        """Send one event to this endpoint alone, now, and answer with the outcome; nothing is stored or retried."""
+        principal = require(request, Right.CHANGE)
+        endpoint = self._find(request, principal)
+        if not (endpoint.present and endpoint.application.present):
+            raise Conflict(
+                "not_configured",
+                f"endpoint {endpoint.id!r} is no longer in the configuration file",
+                remedy="Put it back there and reload.",
+            )
+        sample = read_test(await body.read(request), self._directory.contract(endpoint.application))
+        event = self._test_event(endpoint, sample)
+        outcome = await self._services.dispatch.test(endpoint, event)
+        named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
+        return json_response(named | render.outcome(outcome))
+
+    def _find(self, request: web.Request, principal: Principal) -> Endpoint:
+        endpoint = self._directory.endpoint(request.match_info["id"])
+        if not principal.sees(endpoint.application.id):
+            raise NotFound(f"no endpoint {endpoint.id!r}", remedy="List them with GET /v1/webhook-endpoints.")
+        return endpoint
+
+    async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
+        principal = require(request, Right.CHANGE)
+        endpoint = await move(self._find(request, principal).id)
+        self._said(event, endpoint, principal)
+        return json_response(self._detail(endpoint, principal))
+
+    def _rules(self, application: Application) -> Rules:
+        return Rules(self._directory.contract(application), self._services.daemon.config)
+
+    def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
+        store, lane = self._services.store, self._services.lane(endpoint)
+        return render.endpoint(endpoint, plain=principal.may(Right.CHANGE)) | {
+            "due": store.due_count(endpoint.ref),
+            "dead": store.dead_count(endpoint.ref),
+            "health": render.health(lane.health),
+            "waits_for": why_waiting(endpoint, lane) or None,
+        }
+
+    def _test_event(self, endpoint: Endpoint, sample: Sample) -> FrozenEvent:
+        now_ms = self._services.clock.wall_ms()
+        event_id = self._services.ids.new("evt")
+        contract = self._directory.contract(endpoint.application)
+        rendered = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
+        return FrozenEvent(
+            ordinal=0,
+            id=event_id,
+            type=sample.type,
+            application=endpoint.application.ref,
+            created_at_ms=now_ms,
+            expires_at_ms=None,
+            body=rendered,
+            checksum=crc32(rendered),
+        )
+
+    def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
+        self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)
+
+
+def _take_application(written: Json) -> str | None:
+    """Take the one member out that says whose endpoint it is, rather than how it is."""
+    named = written.pop("application", None)
+    if named is not None and not isinstance(named, str):
+        raise Refused(problems.invalid([Mistake("/application", "must be the id of an application")]))
+    return named

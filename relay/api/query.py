@@ -1,0 +1,143 @@
+"""Query strings of lists: filters, limits, cursors, and the page that answers them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
+
+from aiohttp import web
+
+from relay import problems
+from relay.api.render import Json, json_response
+from relay.durations import parse_duration_ms
+from relay.model import DeadReason, DeliveryState, NoDelivery, Page
+from relay.problems import Mistake, Refused
+from relay.store import DeliveryFilter, EventFilter
+
+LIMIT = 50
+LIMIT_MAX = 250
+
+_MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
+
+E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
+
+
+class Query:
+    """Reads parameters one by one; `check` then refuses with every mistake at once, unknown parameters included."""
+
+    def __init__(self, request: web.Request, now_ms: int) -> None:
+        self._given = request.query
+        self._now_ms = now_ms
+        self._read: set[str] = set()
+        self._mistakes: list[Mistake] = []
+
+    def text(self, name: str) -> str | None:
+        """Read a parameter; None if it was not given."""
+        self._read.add(name)
+        values = self._given.getall(name, [])
+        if len(values) > 1:
+            self._wrong(name, "is given more than once")
+        if values and not values[0]:
+            self._wrong(name, "is empty; leave it out, or give it a value")
+        return values[0] if values else None
+
+    def word(self, name: str, words: type[E]) -> E | None:
+        """Read one of a few words."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            return words(value)
+        except ValueError:
+            self._wrong(name, f"must be one of {', '.join(words)}")
+            return None
+
+    def moment_ms(self, name: str) -> int | None:
+        """Read a time: RFC 3339 with an offset, or how long ago (`2h`)."""
+        value = self.text(name)
+        if value is None:
+            return None
+        moment_ms = _moment_ms(value, self._now_ms)
+        if moment_ms is None:
+            self._wrong(name, _MOMENT)
+        return moment_ms
+
+    def number(self, name: str) -> int | None:
+        """Read a whole number from 0 on."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) <= 18):
+            self._wrong(name, "is not one that this relay gave out")
+            return None
+        return int(value)
+
+    def limit(self) -> int:
+        """Read how many entries a page may have."""
+        value = self.text("limit")
+        if value is None:
+            return LIMIT
+        if not (value.isascii() and value.isdecimal() and 1 <= int(value[:9]) <= LIMIT_MAX):
+            self._wrong("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
+            return LIMIT
+        return int(value)
+
+    def check(self) -> None:
+        """Refuse the request if anything was wrong with its query string."""
+        for name in sorted(set(self._given) - self._read):
+            known = ", ".join(sorted(self._read))
+            self._wrong(name, f"is not a parameter of this call; it has {known}" if known else "is not taken here")
+        if self._mistakes:
+            raise Refused(problems.invalid(self._mistakes))
+
+    def _wrong(self, name: str, message: str) -> None:
+        self._mistakes.append(Mistake("", f'the parameter "{name[:64]}" {message}'))
+
+
+def event_filter(query: Query, application: str | None) -> EventFilter:
+    """Read the filters of a list of events, seen from within `application`."""
+    return EventFilter(
+        application=application,
+        type=query.text("type"),
+        since_ms=query.moment_ms("since"),
+        until_ms=query.moment_ms("until"),
+        reason=query.word("reason", NoDelivery),
+    )
+
+
+def delivery_filter(query: Query, application: str | None) -> DeliveryFilter:
+    """Read the filters of a list of deliveries, seen from within `application`."""
+    return DeliveryFilter(
+        application=application,
+        endpoint=query.text("endpoint"),
+        state=query.word("state", DeliveryState),
+        reason=query.word("reason", DeadReason),
+        type=query.text("type"),
+        since_ms=query.moment_ms("since"),
+        until_ms=query.moment_ms("until"),
+    )
+
+
+def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.Response:
+    """Answer with one page, and where the next one is (RFC 8288)."""
+    data = {"data": [write(entry) for entry in page.data], "next": page.next}
+    if page.next is None:
+        return json_response(data)
+    following = request.rel_url.update_query(cursor=page.next)
+    return json_response(data, headers={"Link": f'<{following}>; rel="next"'})
+
+
+def _moment_ms(text: str, now_ms: int) -> int | None:
+    try:
+        return max(0, now_ms - parse_duration_ms(text))
+    except OverflowError:
+        return None
+    except ValueError:
+        pass  # not an age: it may be a time
+    try:
+        # A `+` that was not percent-encoded arrives as a blank; no time has one before its offset.
+        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else round(moment.timestamp() * 1_000)

@@ -1,0 +1,202 @@
+"""The daemon itself: health, readiness, status, metrics, reload."""
+
+from typing import Any
+
+import structlog
+from aiohttp import hdrs, web
+
+from relay import __version__, log
+from relay.api.auth import require
+from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, worst
+from relay.api.query import Query
+from relay.api.render import Json, health, json_response, moment
+from relay.api.services import Reload, Services
+from relay.api.waiting import why_waiting
+from relay.config import Problem as ConfigProblem
+from relay.metrics import Readings
+from relay.model import Endpoint
+from relay.problems import Mistake, Problem, Refused
+from relay.tokens import Right
+
+LINES_MAX = 250
+"""Endpoints that a status lists; those that fail or wait most come first."""
+
+
+def routes(services: Services) -> list[web.RouteDef]:
+    """Return the calls about the daemon."""
+    calls = Status(services)
+    return [
+        web.route("GET", "/healthz", calls.healthz),
+        web.route("GET", "/readyz", calls.readyz),
+        web.route("HEAD", "/healthz", calls.healthz),
+        web.route("HEAD", "/readyz", calls.readyz),
+        web.route("GET", "/metrics", calls.metrics),
+        web.route("GET", "/v1/status", calls.status),
+        web.post("/v1/reload", calls.reload),
+    ]
+
+
+class Status:
+    """The calls about the daemon."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = structlog.get_logger("relay.api")
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Answer at all: the event loop is alive."""
+        return json_response({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Say whether intake is open (200) or why not (503)."""
+        reasons = self._reasons()
+        return json_response(
+            {"ready": not reasons, "reasons": [reason._asdict() for reason in reasons]}, status=503 if reasons else 200
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer Prometheus."""
+        require(request, Right.READ_STATUS)
+        accept = request.headers.get(hdrs.ACCEPT, "")
+        text, content_type = self._services.metrics.exposition(self._readings(), accept)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Show how the relay is."""
+        require(request, Right.READ_STATUS)
+        Query(request, self._services.clock.wall_ms()).check()
+        lines = [self._line(endpoint) for endpoint in self._services.directory.endpoints.values()]
+        reasons = self._reasons()
+        return json_response(self._summary(lines, reasons) | self._facts() | self._listed(lines))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """Read the configuration again and take it over whole, or change nothing (DESIGN §9)."""
+        principal = require(request, Right.ADMINISTER)
+        reload = await self._services.daemon.reload()
+        self._log.info(log.RELOAD_ASKED, by=principal.name, applied=reload.applied)
+        if not reload.applied:
+            raise Refused(_invalid_config(reload))
+        return json_response(
+            {
+                "reloaded": True,
+                "changed": list(reload.changed),
+                "needs_restart": list(reload.needs_restart),
+                "warnings": [_told(problem) for problem in reload.problems],
+            }
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _reasons(self) -> tuple[Reason, ...]:
+        daemon, store = self._services.daemon, self._services.store
+        vitals = Vitals(daemon.stopping, store.healthy, daemon.disk_low, daemon.disk_free_bytes, store.backlog)
+        return reasons_not_ready(vitals, daemon.config)
+
+    def _line(self, endpoint: Endpoint) -> Line:
+        store = self._services.store
+        lane = self._services.lane(endpoint)
+        return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref))
+
+    def _summary(self, lines: list[Line], reasons: tuple[Reason, ...]) -> Json:
+        services, daemon = self._services, self._services.daemon
+        local_trouble, due = services.dispatch.local_trouble(), services.store.backlog
+        return {
+            "headline": headline(lines, reasons, due, local_trouble=local_trouble),
+            "version": __version__,
+            "started_at": moment(daemon.started.wall_ms),
+            "uptime_s": self._uptime_s(),
+            "config_path": None if daemon.config_path is None else str(daemon.config_path),
+            "ready": not reasons,
+            "reasons": [reason._asdict() for reason in reasons],
+            "local_trouble": local_trouble,
+            "warnings": warnings(daemon.config),
+            "due": due,
+            "in_flight": services.dispatch.lanes.in_flight,
+            "dead": sum(line.dead for line in lines),
+        }
+
+    def _facts(self) -> Json:
+        store, daemon = self._services.store, self._services.daemon
+        facts, sizes = store.facts, store.file_sizes()
+        return {
+            "storage": {
+                "path": str(facts.path),
+                "sqlite_version": facts.sqlite_version,
+                "journal_mode": facts.journal_mode,
+                "synchronous": facts.synchronous,
+                "durability": daemon.config.storage.durability,
+                "schema_version": facts.schema_version,
+                "unclean_start": facts.unclean,
+                "healthy": store.healthy,
+                "database_bytes": sizes.database,
+                "wal_bytes": sizes.wal,
+                "disk_free_bytes": daemon.disk_free_bytes,
+                "settles_waiting": store.pending_settles,
+            }
+        }
+
+    def _listed(self, lines: list[Line]) -> Json:
+        first = sorted(lines, key=lambda line: (-line.failing, -line.due, line.endpoint.id))[:LINES_MAX]
+        return {
+            "endpoints_total": len(lines),
+            "worst": [_written(line) for line in worst(lines)],
+            "endpoints": [_written(line) for line in first],
+        }
+
+    def _readings(self) -> Readings:
+        services, store, daemon = self._services, self._services.store, self._services.daemon
+        sizes, endpoints = store.file_sizes(), services.directory.endpoints.values()
+        return Readings(
+            due=store.backlog,
+            dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),
+            in_flight=services.dispatch.lanes.in_flight,
+            ready=not self._reasons(),
+            database_bytes=sizes.database,
+            wal_bytes=sizes.wal,
+            disk_free_bytes=daemon.disk_free_bytes,
+            uptime_s=self._uptime_s(),
+            log_lines_dropped=daemon.log_lines_dropped,
+            endpoint_states={endpoint.id: endpoint.state for endpoint in endpoints},
+        )
+
+    def _uptime_s(self) -> float:
+        return round((self._services.clock.mono_ms() - self._services.daemon.started.mono_ms) / 1_000, 3)
+
+
+def _written(line: Line) -> Json:
+    endpoint, lane = line.endpoint, line.lane
+    return {
+        "id": endpoint.id,
+        "application": endpoint.application.id,
+        "state": endpoint.state,
+        "disabled_by": endpoint.disabled_by,
+        "held": endpoint.held,
+        "failing": line.failing,
+        "window": lane.window,
+        "in_flight": lane.running,
+        "due": line.due,
+        "dead": line.dead,
+        "waits_for": why_waiting(endpoint, lane) or None,
+        "health": health(lane.health),
+    }
+
+
+def _invalid_config(reload: Reload) -> Problem:
+    """Nothing was changed: say every error, with where it stands in the file."""
+    mistakes = [Mistake("", _sentence(problem)) for problem in reload.problems]
+    detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows them too."
+    return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
+
+
+def _sentence(problem: ConfigProblem) -> str:
+    return ": ".join(part for part in (problem.where, problem.key, f"{problem.message}. {problem.remedy}") if part)
+
+
+def _told(problem: ConfigProblem) -> dict[str, Any]:
+    return {
+        "severity": problem.severity,
+        "where": problem.where,
+        "key": problem.key,
+        "message": problem.message,
+        "remedy": problem.remedy,
+    }

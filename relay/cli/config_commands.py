@@ -1,0 +1,208 @@
+"""`relay init`, `relay check-config` and `relay config show`."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay.cli.output import Exit, counted, echo_json, fail, json_option, say
+
+if TYPE_CHECKING:
+    from relay.config import Loaded, Problem
+
+_FILE = """\
+# The configuration of relay. Every setting is explained in config.example.toml, and all are optional.
+# After a change: relay check-config
+
+[server]
+# listen = ["127.0.0.1:8420", "unix:/run/relay/relay.sock"]
+
+[storage]
+# path = "/var/lib/relay/relay.db"
+
+[delivery]
+# timeout = "15s"
+# retry = {{ schedule = ["5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"], jitter = 0.2 }}
+
+# Who may call the API over TCP. This token posts events for the application "default". Secrets are better kept
+# elsewhere: write "env:NAME", "file:/path" or "cred:name" (systemd credentials) in their place.
+[[token]]
+name = "producer"
+role = "producer"
+application = "default"
+secret = "{token}"
+
+[[application]]
+id = "default"
+contract = "standard"
+
+# A receiver.{hint}
+{mark}[[application.endpoint]]
+{mark}id = "primary"
+{mark}url = "{url}"
+{mark}secret = "{secret}"
+# event_types = ["render.completed", "cut.*"]      # without this line: every type
+"""
+
+_EXAMPLE_URL = "https://example.com/hooks"
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file to use instead of the usual ones.",
+)
+
+
+@click.command()
+@_config_option
+@click.option("--url", help="A first receiver to deliver to.")
+def init(config_file: Path | None, url: str | None) -> None:
+    """Write a commented configuration file with a fresh token and secret.
+
+    Without --config it goes where `relay serve` looks for it: /etc/relay for root, else ~/.config/relay. An existing
+    file is never overwritten.
+    """
+    path = (config_file or _usual_path()).absolute()
+    _refuse_wrong_url(url)
+    _create(path, _contents(url))
+    say(f"Wrote {path}, which you alone can read. Next:")
+    click.echo(f"relay check-config --config {path}")
+    click.echo(f"relay serve --config {path}")
+    click.echo(f"relay send --config {path} render.completed '{{\"id\": 1}}'")
+
+
+@click.command("check-config")
+@_config_option
+@json_option
+def check_config(config_file: Path | None, as_json: bool) -> None:
+    """Report every mistake in the configuration, each with its line and a remedy.
+
+    Exit code 78 if there are errors; warnings alone are exit code 0.
+    """
+    loaded = _load(config_file)
+    if as_json:
+        echo_json(_report(loaded))
+    else:
+        _say_problems(loaded)
+    if loaded.config is None:
+        raise click.exceptions.Exit(Exit.CONFIGURATION)
+
+
+@click.group()
+def config() -> None:
+    """Show the effective configuration."""
+
+
+@config.command()
+@_config_option
+@json_option
+def show(config_file: Path | None, as_json: bool) -> None:
+    """Show every setting in effect and where it comes from; secrets are masked."""
+    loaded = _load(config_file)
+    if loaded.config is None:
+        _say_problems(loaded)
+        fail("The configuration has errors; nothing is in effect.", Exit.CONFIGURATION)
+    if as_json:
+        echo_json({"path": _text(loaded.path), "settings": [setting._asdict() for setting in loaded.settings]})
+        return
+    say(f"# {_described(loaded.path)}")
+    lines = [(f"{setting.key} = {_toml(setting.value)}", setting.origin) for setting in loaded.settings]
+    width = min(max(len(line) for line, _ in lines), 60)
+    for line, origin in lines:
+        click.echo(f"{line.ljust(width)}  # {origin}")
+
+
+COMMANDS: list[click.Command] = [init, check_config, config]
+
+
+def _usual_path() -> Path:
+    from relay.config import usual_files
+
+    candidates = usual_files(os.environ)
+    return candidates[-1] if os.geteuid() == 0 else candidates[0]
+
+
+def _refuse_wrong_url(url: str | None) -> None:
+    from relay.urls import check_url
+
+    wrong = url and check_url(url, allow_http=False, allow_private=False)
+    if wrong:
+        fail(f"--url: {wrong}.", Exit.USAGE)
+
+
+def _contents(url: str | None) -> str:
+    from relay.contracts import ContractCatalogue
+
+    contract = ContractCatalogue.load().get("standard")
+    assert contract is not None
+    return _FILE.format(
+        token=secrets.token_hex(32),
+        secret=contract.new_secret(secrets.token_bytes),
+        url=url or _EXAMPLE_URL,
+        mark="" if url else "# ",
+        hint="" if url else " Take away the # before the next four lines, and put in your own address.",
+    )
+
+
+def _create(path: Path, contents: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        fail(f"{path} exists and is left as it is. Name another file with --config.", Exit.CANNOT_CREATE)
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        fail(f"{path} cannot be created: {reason}. Name another file with --config.", Exit.CANNOT_CREATE)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(contents)
+
+
+def _load(config_file: Path | None) -> "Loaded":
+    from relay.config import find_config_file, load
+    from relay.contracts import ContractCatalogue
+
+    path = find_config_file(config_file, os.environ)
+    return load(path, os.environ, {}, contracts=ContractCatalogue.load())
+
+
+def _say_problems(loaded: "Loaded") -> None:
+    """Say which file, what is wrong with it, and how many problems that makes."""
+    from relay.config import render_problems
+
+    click.echo(_described(loaded.path))
+    if loaded.problems:
+        click.echo(render_problems(loaded.problems))
+    errors, warnings = counted(len(loaded.errors), "error"), counted(len(loaded.warnings), "warning")
+    click.echo(f"{errors}, {warnings}." if loaded.problems else "No mistakes found.")
+
+
+def _described(path: Path | None) -> str:
+    return "No configuration file: the defaults are used." if path is None else f"Configuration file: {path}"
+
+
+def _report(loaded: "Loaded") -> dict[str, Any]:
+    return {
+        "path": _text(loaded.path),
+        "ok": loaded.config is not None,
+        "problems": [_problem(problem) for problem in loaded.problems],
+    }
+
+
+def _problem(problem: "Problem") -> dict[str, Any]:
+    return {
+        name: getattr(problem, name) for name in ("severity", "source", "line", "key", "value", "message", "remedy")
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

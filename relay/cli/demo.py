@@ -1,0 +1,246 @@
+"""`relay demo`: the whole thing in seconds, with nothing configured and nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay.cli.address import Address
+from relay.cli.client import Daemon
+from relay.cli.output import Exit
+
+if TYPE_CHECKING:
+    from relay.cli.demo_receiver import Receiver
+    from relay.config import Loaded
+    from relay.contracts import ContractCatalogue
+    from relay.log import Logging
+    from relay.service import Relay
+
+PATIENCE_S = 20.0
+"""How long one happening may take before the demo gives up on it."""
+
+POLL_S = 0.03
+
+SCHEDULE = ["400ms", "800ms"]
+"""The demo's schedule: three attempts. The daemon's own goes on for days."""
+
+TYPES = {"/steady": "demo.hello", "/flaky": "demo.flaky", "/broken": "demo.broken"}
+"""What each of the receiver's paths subscribes to."""
+
+
+@click.command("demo")
+@click.option("--once", is_flag=True, help="End when all has been shown, with 0 if all went as it should.")
+def demo(once: bool) -> None:
+    """Show the whole thing in seconds, with nothing configured.
+
+    Starts a relay and a receiver in a temporary folder and on free ports, and shows a verified delivery, one that fails
+    and is then delivered, and one that dies and is replayed. Stays until Ctrl-C; nothing is left behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
+        shown = asyncio.run(_run(Path(folder), once))
+    if not shown:
+        click.echo("The demo did not show what it should.", err=True)
+        sys.exit(Exit.FAILED)
+
+
+class Story:
+    """What is shown, in order. Owner of nothing: it talks to the relay as any producer does."""
+
+    def __init__(self, api: Daemon, receiver: "Receiver", tell: Callable[[str, str, str], None]) -> None:
+        self._api = api
+        self._receiver = receiver
+        self._tell = tell
+
+    async def prepare(self, receiver_url: str) -> None:
+        """Make one endpoint for each way in which the receiver behaves."""
+        for path, event_type in TYPES.items():
+            endpoint = {
+                "url": receiver_url + path,
+                "event_types": [event_type],
+                "retry": {"schedule": SCHEDULE, "jitter": 0},
+            }
+            made = await self._post("/v1/webhook-endpoints", endpoint)
+            self._receiver.secrets[path] = made["secret"]
+
+    async def play(self) -> bool:
+        """Show all three; True if all went as it should."""
+        shown = [await self._delivered_at_once(), await self._delivered_after_failure(), await self._replayed()]
+        return all(shown) and self._receiver.unverified == 0
+
+    async def _delivered_at_once(self) -> bool:
+        event = await self._send("demo.hello", {"hello": "world"})
+        delivery = await self._ended(event)
+        return self._is_delivered(delivery, attempts=1)
+
+    async def _delivered_after_failure(self) -> bool:
+        event = await self._send("demo.flaky", {"mood": "first I refuse"})
+        delivery = await self._ended(event)
+        return self._is_delivered(delivery, attempts=2)
+
+    async def _replayed(self) -> bool:
+        event = await self._send("demo.broken", {"mood": "I answer 500"})
+        delivery = await self._ended(event)
+        if delivery["state"] != "dead":
+            return False
+        self._tell("dead", "demo.broken", f"{delivery['reason']} after {delivery['attempts']} attempts (demo schedule)")
+        self._receiver.mended = True
+        self._tell("replayed", "demo.broken", "the receiver was mended; the same event goes out again, under its id")
+        await self._post(f"/v1/deliveries/{delivery['id']}/retry")
+        delivery = await self._ended(event)
+        return self._is_delivered(delivery, attempts=4)
+
+    def _is_delivered(self, delivery: dict[str, Any], attempts: int) -> bool:
+        if delivery["state"] != "delivered":
+            self._tell(delivery["state"], delivery["event_type"], "which should not be")
+            return False
+        self._tell("delivered", delivery["event_type"], f"on attempt {delivery['attempts']}")
+        return delivery["attempts"] == attempts and delivery["event_id"] in self._receiver.verified
+
+    async def _send(self, event_type: str, data: dict[str, str]) -> str:
+        event = await self._post("/v1/events", {"type": event_type, "data": data})
+        self._tell("accepted", event_type, f"{event['id']}: on disk before the answer")
+        return str(event["id"])
+
+    async def _ended(self, event_id: str) -> dict[str, Any]:
+        """Wait until the event's delivery is no longer due; returns it as it then is, or is at the end of patience."""
+        path, failed = f"/v1/events/{event_id}/deliveries", 0
+        for _ in range(round(PATIENCE_S / POLL_S)):
+            delivery: dict[str, Any] = (await asyncio.to_thread(self._api.get, path))["data"][0]
+            if delivery["state"] != "due":
+                break
+            if delivery["attempts"] != failed:
+                failed = delivery["attempts"]
+                self._tell("failed", delivery["event_type"], f"attempt {failed}; next try in {SCHEDULE[failed - 1]}")
+            await asyncio.sleep(POLL_S)
+        return delivery
+
+    async def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return await asyncio.to_thread(self._api.post, path, body)
+
+
+async def _run(folder: Path, once: bool) -> bool:
+    from relay.cli.demo_receiver import Receiver
+    from relay.clock import SystemClock
+    from relay.contracts import ContractCatalogue
+
+    contracts = ContractCatalogue.load()
+    loaded = _load(folder, contracts)
+    contract = contracts.get(loaded.config.applications[0].contract) if loaded.config else None
+    assert contract is not None, loaded.problems
+    tell = _teller()
+    receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
+    token = "demo-" + secrets.token_urlsafe(18)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(_log_errors_only().close)
+        stack.push_async_callback(receiver.stop)
+        receiver_url = await receiver.start()
+        relay = _make_relay(loaded, token, contracts)
+        await relay.start()
+        stack.push_async_callback(relay.stop)
+        port = int(relay.addresses[0].rpartition(":")[2])
+        _introduce(folder, port, receiver_url)
+        story = Story(Daemon([Address(host="127.0.0.1", port=port)], token), receiver, tell)
+        playing = asyncio.create_task(_play(story, receiver_url, port, token, once))
+        stack.callback(playing.cancel)
+        return await _until_ended(playing, asyncio.create_task(relay.wait()), otherwise=not once)
+
+
+async def _play(story: Story, receiver_url: str, port: int, token: str, once: bool) -> bool:
+    await story.prepare(receiver_url)
+    shown = await story.play()
+    _say_what_next(port, token, once)
+    if not once:
+        await asyncio.Event().wait()
+    return shown
+
+
+async def _until_ended(
+    playing: asyncio.Task[bool], failing: asyncio.Task[BaseException | None], *, otherwise: bool
+) -> bool:
+    """Run until the story ends, the relay fails, or Ctrl-C or SIGTERM comes, which is `otherwise`."""
+    interrupted = asyncio.create_task(_interruption())
+    await asyncio.wait({playing, failing, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    ended = playing.done()
+    if failing.done():
+        click.echo(f"The relay failed: {failing.result()}", err=True)
+        return False
+    failing.cancel()
+    interrupted.cancel()
+    if ended:
+        return playing.result()
+    click.echo("\nStopped; nothing is left behind.")
+    return otherwise
+
+
+async def _interruption() -> None:
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    await asked.wait()
+
+
+def _load(folder: Path, contracts: "ContractCatalogue") -> "Loaded":
+    from relay.config import load
+
+    flags = {
+        "server.listen": ["127.0.0.1:0"],
+        "storage.path": str(folder / "relay.db"),
+        "storage.min_free_disk": "1MiB",
+    }
+    return load(None, {}, flags | {"dev": True}, contracts=contracts)
+
+
+def _make_relay(loaded: "Loaded", token: str, contracts: "ContractCatalogue") -> "Relay":
+    from relay.service import Relay
+    from relay.tokens import Role, Token
+
+    admin = Token("demo", Role.ADMIN, None, token)
+    return Relay(loaded, contracts=contracts, reread=lambda: loaded, extra_tokens=(admin,))
+
+
+def _log_errors_only() -> "Logging":
+    from relay import log
+    from relay.clock import SystemClock
+
+    return log.configure(format="console", level="error", stream=sys.stderr, wall_ms=SystemClock().wall_ms)
+
+
+def _teller() -> Callable[[str, str, str], None]:
+    began: list[float] = []
+    color = False if os.environ.get("NO_COLOR") else None
+    colors = {"delivered": "green", "failed": "red", "dead": "red", "replayed": "yellow"}
+
+    def tell(word: str, event_type: str, what: str) -> None:
+        began.append(time.monotonic())
+        styled = click.style(word.ljust(9), fg=colors.get(word), bold=word in colors)
+        click.echo(f"{began[-1] - began[0]:6.2f}s  {styled}  {event_type.ljust(11)}  {what}", color=color)
+
+    return tell
+
+
+def _introduce(folder: Path, port: int, receiver_url: str) -> None:
+    click.echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
+    click.echo(f"receiver  {receiver_url}   verifies every signature\n")
+
+
+def _say_what_next(port: int, token: str, once: bool) -> None:
+    if not once:
+        event = json.dumps({"type": "demo.hello", "data": {"n": 1}})
+        click.echo("\nSend one yourself (demo.hello, demo.flaky, demo.broken), from another terminal:\n")
+        click.echo(f"  curl -sS http://127.0.0.1:{port}/v1/events -H 'Authorization: Bearer {token}' \\")
+        click.echo(f"    -H 'Content-Type: application/json' -d '{event}'\n")
+        click.echo("Ctrl-C ends the demo.")
+    click.echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
+
+
+COMMANDS = [demo]

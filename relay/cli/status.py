@@ -1,0 +1,70 @@
+"""`relay status`: is it us or them, on one screen."""
+
+from typing import Any
+
+import click
+
+from relay.cli.client import Daemon, daemon_options
+from relay.cli.output import Exit, counted, echo_json, facts, json_option, table
+from relay.durations import format_duration, format_size
+
+
+@click.command("status")
+@json_option
+@daemon_options
+def status(daemon: Daemon, as_json: bool) -> None:
+    """Say how the daemon is doing.
+
+    Exits 1 when it takes no events, or when the trouble is on this host; failing receivers alone leave it at 0.
+    """
+    now = daemon.get("/v1/status")
+    if as_json:
+        echo_json(now)
+    else:
+        click.echo("\n\n".join(part for part in (now["headline"], _facts(now), _worst(now), _notes(now)) if part))
+    if not now["ready"] or now["local_trouble"]:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _facts(now: dict[str, Any]) -> str:
+    storage = now["storage"]
+    size = f"{_size(storage['database_bytes'])} + {_size(storage['wal_bytes'])} WAL"
+    return facts(
+        {
+            "version": f"{now['version']}, up {format_duration(round(now['uptime_s']) * 1000)}",
+            "configuration": now["config_path"] or "none: defaults",
+            "deliveries": f"{now['due']:,} due, {now['in_flight']:,} in flight, {now['dead']:,} dead",
+            "endpoints": now["endpoints_total"],
+            "database": f"{storage['path']}, {size}, {_size(storage['disk_free_bytes'])} of disk free",
+            "durability": f"{storage['durability']} (SQLite {storage['sqlite_version']}, {storage['journal_mode']})",
+        }
+    )
+
+
+def _worst(now: dict[str, Any]) -> str:
+    rows = [
+        [
+            one["id"],
+            one["state"],
+            one["due"],
+            one["dead"],
+            f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}",
+            one["waits_for"],
+        ]
+        for one in now["worst"]
+    ]
+    return table(["WORST", "STATE", "DUE", "DEAD", "IN A ROW", "WAITS FOR"], rows) if rows else ""
+
+
+def _notes(now: dict[str, Any]) -> str:
+    closed = [f"intake is closed: {reason['detail']}" for reason in now["reasons"]]
+    return "\n".join(closed + [f"warning: {warning}" for warning in now["warnings"]])
+
+
+def _size(size_bytes: int) -> str:
+    """Round to what a person wants to know."""
+    unit = 1 << 30 if size_bytes >= 10 << 30 else 1 << 20
+    return format_size(-(-size_bytes // unit) * unit)
+
+
+COMMANDS = [status]

@@ -1,0 +1,309 @@
+"""What settings ask of each other, and of contracts, headers, URLs and event types.
+
+Every check looks at one whole configuration and yields findings. A finding names the settings it rests on: where one of
+them was already refused, the finding is dropped, for it would rest on a default that nobody chose.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from relay.config.listeners import is_local
+from relay.config.locate import KeyPath
+from relay.config.model import ApplicationConfig, Config, DeliveryConfig, EndpointConfig, Section
+from relay.config.report import Severity, did_you_mean, one_of
+from relay.contracts import Contract, ContractCatalogue
+from relay.durations import format_duration
+from relay.event_types import check_subscription
+from relay.headers import check_header
+from relay.urls import check_url, literal_address
+
+TOKEN_CHARACTERS_MIN = 16
+
+_RETENTION: KeyPath = ("storage", "retention")
+_ALLOWANCES: tuple[KeyPath, ...] = (("delivery", "allow_networks"), ("delivery", "allow_http"))
+
+
+class Finding(NamedTuple):
+    """One thing that does not fit, at a path, resting on what stands at other paths."""
+
+    path: KeyPath
+    message: str
+    remedy: str
+    rests_on: tuple[KeyPath, ...] = ()
+    severity: Severity = Severity.ERROR
+
+
+class Subject(NamedTuple):
+    """What the checks look at."""
+
+    config: Config
+    contracts: ContractCatalogue
+    dev: bool  # `serve --dev`
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Yield everything that does not fit together."""
+    for rule in _RULES:
+        yield from rule(subject)
+
+
+def allows_private(delivery: DeliveryConfig, url: str) -> bool:
+    """Whether this URL may name something that is not public: an address in an allowed network, or any name."""
+    try:
+        address = literal_address(url)
+    except ValueError:
+        return False
+    if address is None:
+        return bool(delivery.allow_networks)
+    return any(address in network for network in delivery.allow_networks)
+
+
+def _listeners(subject: Subject) -> Iterator[Finding]:
+    listen = subject.config.server.listen
+    for index, address in enumerate(listen):
+        path: KeyPath = ("server", "listen", index)
+        if address in listen[:index]:
+            yield Finding(path, "this address is listed twice", "Remove one of the two.")
+        if is_local(address):
+            continue
+        if subject.dev:
+            yield Finding(
+                path, "--dev is for addresses on this host only", 'Listen on "127.0.0.1:8420", or drop --dev.'
+            )
+            continue
+        yield Finding(
+            path,
+            "other hosts can reach this address, and the relay speaks plain HTTP: tokens and payloads can be read",
+            "Put a TLS proxy before it, or listen on 127.0.0.1.",
+            severity=Severity.WARNING,
+        )
+
+
+def _durations(subject: Subject) -> Iterator[Finding]:
+    health, retention = subject.config.delivery.health, subject.config.storage.retention
+    at: KeyPath = ("delivery", "health")
+    if health.cool_down_ms > health.cool_down_max_ms:
+        first, most = _Length.of(health, at, "cool_down"), _Length.of(health, at, "cool_down_max")
+        yield _exceeds(first, most)
+    if retention.events_ms > retention.idempotency_ms:
+        events, keys = (_Length.of(retention, _RETENTION, name) for name in ("events", "idempotency"))
+        yield _exceeds(events, keys, ": a request repeated late would make a second event")
+
+
+def _max_ages(subject: Subject) -> Iterator[Finding]:
+    """Q14: what may still be retried must still be there."""
+    events = _Length.of(subject.config.storage.retention, _RETENTION, "events")
+    owners: Iterable[tuple[KeyPath, Section]] = chain(
+        [(("delivery",), subject.config.delivery)], _applications(subject), _endpoints(subject)
+    )
+    for path, owner in owners:
+        max_age = _Length.of(owner, path, "max_age")
+        if (max_age.ms or 0) > (events.ms or 0):
+            yield _exceeds(max_age, events)
+
+
+def _tokens(subject: Subject) -> Iterator[Finding]:
+    tokens = subject.config.tokens
+    ids = [application.id for application in subject.config.applications]
+    for index, token in enumerate(tokens):
+        path: KeyPath = ("token", index)
+        secret = token.secret.get_secret_value()
+        if token.name in [other.name for other in tokens[:index]]:
+            yield Finding((*path, "name"), "another token has this name", "Give each token a name of its own.")
+        if secret in [other.secret.get_secret_value() for other in tokens[:index]]:
+            yield Finding((*path, "secret"), "another token has the same secret", "Make a fresh one for each token.")
+        if len(secret) < TOKEN_CHARACTERS_MIN or not (secret.isascii() and secret.isprintable() and " " not in secret):
+            yield Finding(
+                (*path, "secret"),
+                f"a token is at least {TOKEN_CHARACTERS_MIN} visible ASCII characters without blanks",
+                "Make one with: openssl rand -hex 32",
+            )
+        yield from _token_application((*path, "application"), token.role, token.application, ids)
+
+
+def _token_application(path: KeyPath, role: str, application: str | None, ids: list[str]) -> Iterator[Finding]:
+    if application is None and role == "application":
+        yield Finding(
+            path, "is missing: a token of this role belongs to one application", f"Name one of {one_of(ids)}."
+        )
+    if application is None:
+        return
+    if role in ("reader", "admin"):
+        yield Finding(path, f"a token with role {role} sees every application", "Remove this key, or change the role.")
+    elif application not in ids:
+        rests_on: tuple[KeyPath, ...] = tuple(("application", index, "id") for index in range(len(ids)))
+        yield Finding(path, "no such application", _choose(application, ids), rests_on)
+
+
+def _identities(subject: Subject) -> Iterator[Finding]:
+    for noun, owners in (("application", _applications(subject)), ("endpoint", _endpoints(subject))):
+        seen = set()
+        for path, owner in owners:
+            if owner.id in seen:
+                remedy = "Ids of endpoints are unique in the whole relay." if noun == "endpoint" else "Choose another."
+                yield Finding((*path, "id"), f"another {noun} has this id", remedy)
+            seen.add(owner.id)
+
+
+def _contracts(subject: Subject) -> Iterator[Finding]:
+    for path, application in _applications(subject):
+        contract = subject.contracts.get(application.contract)
+        if contract is None:
+            names = sorted(subject.contracts.names)
+            yield Finding((*path, "contract"), "no such contract", _choose(application.contract, names))
+            continue
+        for feature in application.features:
+            if feature not in contract.features:
+                known = one_of(sorted(contract.features)) or "none"
+                message = f"the contract {contract.name} has no such feature"
+                yield Finding((*path, "features", feature), message, f"It has: {known}.", ((*path, "contract"),))
+
+
+def _addresses(subject: Subject) -> Iterator[Finding]:
+    delivery = subject.config.delivery
+    for path, endpoint in _endpoints(subject):
+        url = endpoint.url
+        wrong = check_url(url, allow_http=delivery.allow_http, allow_private=allows_private(delivery, url))
+        if wrong:
+            always = check_url(url, allow_http=True, allow_private=True)
+            yield Finding((*path, "url"), *_sentence(wrong), () if always else _ALLOWANCES)
+        elif url.lower().startswith("http:") and not subject.dev:
+            message = "payloads go to this endpoint unencrypted"
+            yield Finding((*path, "url"), message, "Use https where the receiver has it.", severity=Severity.WARNING)
+
+
+def _headers(subject: Subject) -> Iterator[Finding]:
+    for path, endpoint in _endpoints(subject):
+        seen: set[str] = set()
+        for name, value in endpoint.headers.items():
+            wrong = check_header(name, value)
+            if wrong:
+                yield Finding((*path, "headers", name), *_sentence(wrong))
+            elif name.lower() in seen:
+                yield Finding(
+                    (*path, "headers", name), "this header is there twice", "Remove one; case is no difference."
+                )
+            seen.add(name.lower())
+
+
+def _subscriptions(subject: Subject) -> Iterator[Finding]:
+    for path, endpoint, contract in _contracted(subject):
+        for index, pattern in enumerate(endpoint.event_types or ()):
+            wrong = check_subscription(pattern, contract.type_grammar, contract.document.types.description)
+            if wrong:
+                yield Finding((*path, "event_types", index), *_sentence(wrong), (_contract_of(path),))
+
+
+def _secrets(subject: Subject) -> Iterator[Finding]:
+    for path, endpoint, contract in _contracted(subject):
+        if endpoint.secret is not None and endpoint.secrets is not None:
+            remedy = "Keep secrets = [newest, older] while rotating, else secret alone."
+            yield Finding((*path, "secret"), "there are both secret and secrets", remedy)
+        if contract.needs_secret and not endpoint.secret_values:
+            yield Finding(
+                (*path, "secret"),
+                f"is missing: the contract {contract.name} signs what it sends",
+                'Add secret = "env:NAME", "file:/path" or "cred:name"; `relay init` shows how one looks.',
+                ((*path, "secrets"), _contract_of(path)),
+            )
+        yield from _each_secret(path, endpoint, contract)
+
+
+def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) -> Iterator[Finding]:
+    values = endpoint.secret_values
+    for index, value in enumerate(values):
+        place: KeyPath = (*path, "secret") if endpoint.secrets is None else (*path, "secrets", index)
+        wrong = contract.check_secret(value)
+        if wrong:
+            yield Finding(place, *_sentence(wrong), (_contract_of(path),))
+        elif value in values[:index]:
+            yield Finding(place, "this secret is listed twice", "Remove one of the two.")
+
+
+def _concurrency(subject: Subject) -> Iterator[Finding]:
+    """Q4: one endpoint never holds more than a quarter of the global slots."""
+    most = subject.config.delivery.concurrency // 4
+    for path, endpoint in _endpoints(subject):
+        if endpoint.concurrency is not None and endpoint.concurrency > most:
+            yield Finding(
+                (*path, "concurrency"),
+                f"an endpoint may use a quarter of delivery.concurrency at most, which is {most}",
+                f"Lower it to {most}, or raise delivery.concurrency to {endpoint.concurrency * 4}.",
+                (("delivery", "concurrency"),),
+            )
+
+
+_RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
+    _listeners,
+    _durations,
+    _max_ages,
+    _tokens,
+    _identities,
+    _contracts,
+    _addresses,
+    _headers,
+    _subscriptions,
+    _secrets,
+    _concurrency,
+)
+
+
+def _applications(subject: Subject) -> Iterator[tuple[KeyPath, ApplicationConfig]]:
+    for index, application in enumerate(subject.config.applications):
+        yield ("application", index), application
+
+
+def _endpoints(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig]]:
+    for path, application in _applications(subject):
+        for index, endpoint in enumerate(application.endpoints):
+            yield (*path, "endpoint", index), endpoint
+
+
+def _contracted(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig, Contract]]:
+    """List the endpoints whose contract exists, with it."""
+    for path, endpoint in _endpoints(subject):
+        application = subject.config.applications[int(path[1])]
+        contract = subject.contracts.get(application.contract)
+        if contract is not None:
+            yield path, endpoint, contract
+
+
+def _contract_of(endpoint: KeyPath) -> KeyPath:
+    return (*endpoint[:2], "contract")
+
+
+class _Length(NamedTuple):
+    """A duration that a section holds, and whether somebody wrote it there."""
+
+    path: KeyPath
+    ms: int | None
+    is_written: bool
+
+    @classmethod
+    def of(cls, section: Section, path: KeyPath, key: str) -> "_Length":
+        name = f"{key}_ms"
+        return cls((*path, key), getattr(section, name), name in section.model_fields_set)
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.path))
+
+
+def _exceeds(length: _Length, limit: _Length, why: str = "") -> Finding:
+    """Blame the one that somebody wrote; the other may be a default."""
+    if length.is_written:
+        message = f"is longer than {limit}, {format_duration(limit.ms or 0)}{why}"
+        return Finding(length.path, message, f"Shorten it, or raise {limit}.", (limit.path,))
+    message = f"is shorter than {length}, {format_duration(length.ms or 0)}{why}"
+    return Finding(limit.path, message, f"Raise it, or set a shorter {length}.", (length.path,))
+
+
+def _choose(word: str, known: list[str]) -> str:
+    return f"{did_you_mean(word, known)} There are: {one_of(dict.fromkeys(known))}.".strip()
+
+
+def _sentence(wrong: str) -> tuple[str, str]:
+    """Split `what is wrong; what to do` into the two parts of a problem."""
+    message, _, remedy = wrong.rpartition("; ")
+    stop = "." if remedy[-1].isalnum() else ""  # a remedy may end in a command to copy
+    return (message, f"{remedy[0].upper()}{remedy[1:]}{stop}") if message else (wrong, "")

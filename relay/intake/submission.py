@@ -1,0 +1,189 @@
+"""What a producer may post, decoded at once when it is right and explained member by member when it is not."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from relay import problems
+from relay.problems import Mistake, Refused
+from relay.times import unix_ms
+
+T = TypeVar("T")
+
+KEY_CHARACTERS_MAX = 255
+METADATA_BYTES_MAX = 16 << 10
+DELIVER_AT_DAYS_MAX = 30
+UNKNOWN_MAX = 20
+"""Unknown members that one answer explains; the rest are counted."""
+
+_DAY_MS = 86_400_000
+_YEAR_9999_MS = 253_370_764_800_000
+_SHOWN_CHARACTERS = 64
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VISIBLE = re.compile(rf"[!-~]{{1,{KEY_CHARACTERS_MAX}}}")
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Submission(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One event as posted. `data` and `metadata` are the exact slices of the body, which must stay in memory."""
+
+    type: str
+    data: msgspec.Raw
+    application: str | None = None
+    id: str | None = None
+    idempotency_key: str | None = None
+    timestamp: Moment | None = None
+    metadata: msgspec.Raw | None = None
+    deliver_at: Moment | None = None
+    expires_at: Moment | None = None
+    ordering_key: str | None = None
+
+
+class Reading(NamedTuple):
+    """What was posted, with placeholders for members that have mistakes."""
+
+    submission: Submission
+    mistakes: list[Mistake]
+
+
+def read(body: bytes | msgspec.Raw) -> Reading:
+    """Decode one event; Refused (400) for what is not JSON. Other mistakes are listed, all of them."""
+    try:
+        return Reading(_decode(_EVENT, body), [])
+    except msgspec.ValidationError:
+        return _explain(body)
+
+
+def read_batch(body: bytes) -> list[msgspec.Raw]:
+    """Split a JSON array into its items; Refused for what is not one."""
+    try:
+        return _decode(_BATCH, body)
+    except msgspec.ValidationError:
+        raise Refused(problems.invalid([Mistake("", "must be a JSON array of events")])) from None
+
+
+def check(posted: Submission, now_ms: int) -> Iterator[Mistake]:
+    """Yield what is wrong with values whose types are right."""
+    if posted.id is not None and not _ID.fullmatch(posted.id):
+        yield Mistake("/id", "must be 1 to 64 of A-Z a-z 0-9 _ and -")
+    if posted.idempotency_key is not None and (fault := key_fault(posted.idempotency_key)):
+        yield Mistake("/idempotency_key", fault)
+    if posted.ordering_key is not None and (fault := key_fault(posted.ordering_key)):
+        yield Mistake("/ordering_key", fault)
+    if posted.metadata is not None:
+        yield from _check_metadata(bytes(posted.metadata))
+    if posted.timestamp is not None or posted.deliver_at is not None or posted.expires_at is not None:
+        yield from _check_times(posted, now_ms)
+
+
+def key_fault(key: str) -> str | None:
+    """Return None for a lawful idempotency or ordering key, else what it must be."""
+    if _VISIBLE.fullmatch(key):
+        return None
+    return f"must be 1 to {KEY_CHARACTERS_MAX} visible ASCII characters, without blanks"
+
+
+def given_ms(moment: datetime | None) -> int | None:
+    """Return unix milliseconds of a time that may have been left out."""
+    return None if moment is None else unix_ms(moment)
+
+
+def _check_metadata(metadata: bytes) -> Iterator[Mistake]:
+    if not metadata.startswith(b"{"):
+        yield Mistake("/metadata", _FIELDS["metadata"].must)
+    if len(metadata) > METADATA_BYTES_MAX:
+        yield Mistake("/metadata", f"must be at most {METADATA_BYTES_MAX} bytes of JSON, not {len(metadata)}")
+
+
+def _check_times(posted: Submission, now_ms: int) -> Iterator[Mistake]:
+    timestamp_ms, deliver_at_ms, expires_at_ms = map(given_ms, (posted.timestamp, posted.deliver_at, posted.expires_at))
+    if timestamp_ms is not None and not 0 <= timestamp_ms < _YEAR_9999_MS:
+        yield Mistake("/timestamp", "must be between 1970 and 9998")
+    if deliver_at_ms is not None and deliver_at_ms > now_ms + DELIVER_AT_DAYS_MAX * _DAY_MS:
+        yield Mistake("/deliver_at", f"must be at most {DELIVER_AT_DAYS_MAX} days from now")
+    if expires_at_ms is None:
+        return
+    if expires_at_ms >= _YEAR_9999_MS:
+        yield Mistake("/expires_at", "must be before 9999")
+    if expires_at_ms <= now_ms:
+        yield Mistake("/expires_at", "must be in the future; leave it out for an event that does not expire")
+    elif deliver_at_ms is not None and expires_at_ms <= deliver_at_ms:
+        yield Mistake("/expires_at", "must be after deliver_at")
+
+
+class _Field(NamedTuple):
+    """How one member is decoded alone, and what it must be."""
+
+    decoder: msgspec.json.Decoder[Any]
+    must: str
+
+
+_TIME = 'must be a time with its zone, such as "2026-11-22T08:30:00Z"'
+_MUST = {
+    "type": 'must be text, such as "render.completed"',
+    "data": "must be JSON",
+    "application": "must be the id of an application, as text",
+    "id": "must be text: 1 to 64 of A-Z a-z 0-9 _ and -",
+    "idempotency_key": f"must be text: 1 to {KEY_CHARACTERS_MAX} visible ASCII characters",
+    "timestamp": _TIME,
+    "metadata": "must be a JSON object",
+    "deliver_at": _TIME,
+    "expires_at": _TIME,
+    "ordering_key": f"must be text: 1 to {KEY_CHARACTERS_MAX} visible ASCII characters",
+}
+_REQUIRED = ("type", "data")
+_EVENT = msgspec.json.Decoder(Submission)
+_BATCH = msgspec.json.Decoder(list[msgspec.Raw])
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FIELDS: Mapping[str, _Field] = {
+    field.name: _Field(msgspec.json.Decoder(field.type), _MUST[field.name])
+    for field in msgspec.structs.fields(Submission)
+}
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """Decode; ValidationError for JSON of another shape, Refused for what is no JSON."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The decoder's words name positions, never content.
+        reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
+        detail = f"{reason}. Send one JSON value, in UTF-8 without a byte order mark."
+        raise Refused(problems.malformed_json(detail)) from None
+
+
+def _explain(body: bytes | msgspec.Raw) -> Reading:
+    """Decode member by member, so that every mistake is found."""
+    try:
+        members = _decode(_MEMBERS, body)
+    except msgspec.ValidationError:
+        example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
+        raise Refused(problems.invalid([Mistake("", example)])) from None
+    mistakes = [Mistake(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
+    mistakes.extend(_unknown_members([name for name in members if name not in _FIELDS]))
+    values: dict[str, Any] = {"type": "", "data": msgspec.Raw(b"null")}
+    for name, field in _FIELDS.items():
+        if name not in members:
+            continue
+        try:
+            values[name] = field.decoder.decode(members[name])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            mistakes.append(Mistake(f"/{name}", field.must))
+    return Reading(Submission(**values), mistakes)
+
+
+def _unknown_members(names: Sequence[str]) -> Iterator[Mistake]:
+    for name in names[:UNKNOWN_MAX]:
+        shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
+        near = get_close_matches(shown, _FIELDS, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"the members are {', '.join(_FIELDS)}"
+        yield Mistake("/" + shown.replace("~", "~0").replace("/", "~1"), f"is not a member of an event; {hint}")
+    if len(names) > UNKNOWN_MAX:
+        yield Mistake("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")

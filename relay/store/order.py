@@ -1,0 +1,56 @@
+"""Ordering keys (Q12): of the deliveries of one endpoint with one key, only the first unfinished one has a due time.
+
+A delivery that was retried by hand blocks nobody: only the first series counts as a predecessor.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from relay.model import DueDelivery
+from relay.store.claims import Entry
+
+_PREDECESSOR = """
+    SELECT 1 FROM delivery INDEXED BY delivery_order
+    WHERE endpoint = ? AND ordering_key = ? AND state = 0 AND series = 1 LIMIT 1"""
+
+_FIRST_UNFINISHED = """
+    SELECT event, due FROM delivery INDEXED BY delivery_order
+    WHERE endpoint = ? AND ordering_key = ? AND state = 0 AND series = 1 ORDER BY event LIMIT 1"""
+
+# It has been waiting for its turn since `budget_from`, so that is when it was due.
+_PROMOTE = """
+    UPDATE delivery SET due = budget_from WHERE event = ? AND endpoint = ?
+    RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
+
+
+def blocked(connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[tuple[int, int]]:
+    """Find the (ordinal, endpoint) of new deliveries that must wait for a predecessor."""
+    waiting: set[tuple[int, int]] = set()
+    busy: set[tuple[int, str]] = set()
+    for ordinal, event, overflowed in entries:
+        if event.ordering_key is None:
+            continue
+        for ref in event.targets:
+            if ref in overflowed:
+                continue
+            lane = (ref, event.ordering_key)
+            if lane in busy or connection.execute(_PREDECESSOR, lane).fetchone():
+                waiting.add((ordinal, ref))
+            busy.add(lane)
+    return waiting
+
+
+def promote(connection: sqlite3.Connection, ended: Iterable[tuple[int, str]]) -> list[DueDelivery]:
+    """Give a due time to those whose predecessor has ended; `ended` names (endpoint, ordering key)."""
+    promoted = []
+    for lane in dict.fromkeys(ended):
+        row = connection.execute(_FIRST_UNFINISHED, lane).fetchone()
+        if row is not None and row[1] is None:
+            promoted.append(due_delivery(connection.execute(_PROMOTE, (row[0], lane[0])).fetchone()))
+    return promoted
+
+
+def due_delivery(row: Sequence[int]) -> DueDelivery:
+    """Read (event, endpoint, due, series, attempts, series_attempts, budget_from, manual)."""
+    event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual = row[:8]
+    return DueDelivery(event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual == 1)

@@ -1,0 +1,162 @@
+"""The values that go in and out of the store beside those of `relay.model`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from relay import ids
+from relay.errors import Conflict
+from relay.model import (
+    Accepted,
+    DeadReason,
+    DeliveryKey,
+    DeliveryState,
+    DisabledBy,
+    DueDelivery,
+    Duplicate,
+    EndpointState,
+    FrozenEvent,
+    Health,
+    NoDelivery,
+    Origin,
+    Secret,
+)
+
+AcceptResult = Accepted | Duplicate | Conflict
+"""What became of one event: stored, known already, or refused (the error is a value: its neighbours are stored)."""
+
+Durability = Literal["full", "normal"]
+
+_EVENT_PAIRS, _ENDPOINT_PAIRS, _NUMBER_PAIRS = 6, 3, 2
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the database is and how it behaves."""
+
+    path: Path
+    durability: Durability = "full"
+    endpoint_backlog: int = 1_000_000  # due deliveries of one endpoint; what comes after is dead, `overflow` (Q10)
+    checkpoint_pages: int = 1_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
+    read_timeout_ms: int = 2_000  # a read for people that takes longer is interrupted
+
+
+class StoreFacts(NamedTuple):
+    """What was found, and read back, when the database was opened."""
+
+    path: Path
+    sqlite_version: str
+    journal_mode: str
+    synchronous: str
+    schema_version: int
+    unclean: bool  # it was not closed last time; the file was checked
+    backup: Path | None  # made before this start migrated an older schema
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """What the database remembers of an endpoint."""
+
+    ref: int
+    id: str
+    application: int  # ref
+    origin: Origin
+    definition: Mapping[str, Any] | None  # as the directory wrote it; None when the file defines the endpoint
+    secrets: tuple[Secret, ...]  # made here; those of the file stay there
+    state: EndpointState
+    disabled_by: DisabledBy | None
+    state_since_ms: int
+    health: Health
+    url_seen: str | None  # the url that `health` and an automatic disable are about
+    created_at_ms: int
+    updated_at_ms: int
+
+
+class RefillResult(NamedTuple):
+    """Due deliveries in order, and those of their events whose body is small enough to ride along."""
+
+    rows: list[DueDelivery]
+    events: list[FrozenEvent]
+
+
+class FileSizes(NamedTuple):
+    """Bytes on disk."""
+
+    database: int
+    wal: int
+
+
+class Pruned(NamedTuple):
+    """What one step of pruning removed; `more` is False when the sweep has come to its end."""
+
+    events: int
+    deliveries: int
+    attempts: int
+    keys: int
+    more: bool
+
+    @property
+    def total(self) -> int:
+        return self.events + self.deliveries + self.attempts + self.keys
+
+
+class Retention(Protocol):
+    """How long things are kept (Q14)."""
+
+    @property
+    def events_ms(self) -> int: ...
+    @property
+    def attempts_ms(self) -> int: ...
+    @property
+    def idempotency_ms(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a list shows; `until_ms` is exclusive."""
+
+    application: str | None = None
+    type: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    reason: NoDelivery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries a list shows; the times are those of the event, `until_ms` is exclusive."""
+
+    application: str | None = None
+    endpoint: str | None = None
+    state: DeliveryState | None = None
+    reason: DeadReason | None = None
+    type: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+def delivery_id(key: DeliveryKey) -> str:
+    """Name a delivery for people: derived from the row's key, so it costs no column and no index."""
+    return f"dlv_{_key_text(key)}"
+
+
+def attempt_id(key: DeliveryKey, number: int) -> str:
+    """Name an attempt for people."""
+    return f"att_{_key_text(key)}{ids.encode(number, _NUMBER_PAIRS)}"
+
+
+def delivery_key(text: str) -> DeliveryKey | None:
+    """Read a delivery id; None when it is none."""
+    event, endpoint = text[4 : 4 + 2 * _EVENT_PAIRS], text[4 + 2 * _EVENT_PAIRS :]
+    if not text.startswith("dlv_") or len(endpoint) != 2 * _ENDPOINT_PAIRS:
+        return None
+    try:
+        key = DeliveryKey(ids.decode(event), ids.decode(endpoint))
+    except ValueError:
+        return None
+    return key if key.event < 1 << 62 else None
+
+
+def _key_text(key: DeliveryKey) -> str:
+    return ids.encode(key.event, _EVENT_PAIRS) + ids.encode(key.endpoint, _ENDPOINT_PAIRS)

@@ -1,0 +1,89 @@
+"""Stand-ins for the rooms beside intake: a directory that is a dictionary, a store that remembers what it was given."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from relay.contracts import Contract, ContractCatalogue
+from relay.errors import Conflict, NotFound
+from relay.model import Accepted, Application, DueDelivery, Duplicate, FrozenEvent, NewEvent, NoDelivery, Origin
+from relay.tokens import Principal
+
+STANDARD = ContractCatalogue.load().get("standard")
+
+
+class FakeMatch(NamedTuple):
+    targets: tuple[int, ...]
+    reason: NoDelivery | None = None
+    detail: str = ""
+
+
+@dataclass
+class FakeDirectory:
+    """Applications by id; every type goes to the targets of its application unless `matches` says otherwise."""
+
+    applications: dict[str, Application] = field(default_factory=dict)
+    matches: dict[str, FakeMatch] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *ids: str) -> "FakeDirectory":
+        return cls({id: Application(ref, id, "standard", Origin.FILE) for ref, id in enumerate(ids, 1)})
+
+    def application_for(self, principal: Principal, named: str | None) -> Application:
+        name = principal.application or named
+        if name is None:
+            if len(self.applications) == 1:
+                return next(iter(self.applications.values()))
+            raise Conflict("application_required", "there are several applications", remedy='Name one: "application".')
+        if name not in self.applications or named not in (None, name):
+            raise NotFound(f"no application {named!r}", remedy="Look at the list.")
+        return self.applications[name]
+
+    def contract(self, application: Application) -> Contract:
+        assert STANDARD is not None
+        return STANDARD
+
+    def match(self, application: Application, event_type: str) -> FakeMatch:
+        return self.matches.get(event_type, FakeMatch((10 * application.ref,)))
+
+
+class FakeStore:
+    """Keeps events in a list, with the store's idempotency; a commit may be held or made to fail."""
+
+    def __init__(self) -> None:
+        self.events: list[NewEvent] = []
+        self.transactions: list[list[NewEvent]] = []
+        self.submitted = asyncio.Event()  # a write has come in
+        self.release: asyncio.Event | None = None  # set it to hold commits until it is set
+        self.failure: Exception | None = None
+        self._claims: dict[tuple[int, bytes], NewEvent] = {}
+
+    async def accept(self, events: Sequence[NewEvent]) -> list[Accepted | Duplicate | Conflict]:
+        self.submitted.set()
+        self.transactions.append(list(events))
+        if self.release is not None:
+            await self.release.wait()
+        if self.failure is not None:
+            raise self.failure
+        return [self._accept(event) for event in events]
+
+    def _accept(self, event: NewEvent) -> Accepted | Duplicate:
+        claim = event.idempotency
+        if claim is not None:
+            first = self._claims.setdefault((event.application, claim.key), event)
+            if first is not event:
+                assert first.idempotency is not None
+                differs = first.idempotency.fingerprint != claim.fingerprint
+                return Duplicate(first.id, first.type, first.created_at_ms, len(first.targets), differs)
+        self.events.append(event)
+        return accepted(event, len(self.events))
+
+
+def accepted(event: NewEvent, ordinal: int) -> Accepted:
+    """What the store answers for an event that is committed."""
+    frozen = FrozenEvent(
+        ordinal, event.id, event.type, event.application, event.created_at_ms, event.expires_at_ms, event.body
+    )
+    due = tuple(DueDelivery(ordinal, ref, event.created_at_ms, 1, 0, 0, event.created_at_ms) for ref in event.targets)
+    return Accepted(frozen, due, len(due))

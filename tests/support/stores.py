@@ -1,0 +1,188 @@
+"""Stores in temporary folders, and the few values that tests put in and look for."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from relay.model import (
+    Accepted,
+    DeadReason,
+    DeliveryState,
+    DueDelivery,
+    Idempotency,
+    NewEvent,
+    Outcome,
+    Secret,
+    Settled,
+    Settlement,
+)
+from relay.store import AcceptResult, EndpointRow, Store, StoreSettings
+from relay.store.writer import Answer, CommitFailed, Job, Writer
+from tests.support.clock import FakeClock
+
+T = TypeVar("T")
+
+
+class Relay:
+    """An open store with one application, its clock, and short words for what tests do."""
+
+    def __init__(self, store: Store, clock: FakeClock, application: int) -> None:
+        self.store = store
+        self.clock = clock
+        self.application = application
+        self._made = 0
+
+    async def endpoint(self, name: str = "ep_1") -> int:
+        """Make an endpoint through the API and return its ref."""
+        return (await self.endpoint_row(name)).ref
+
+    async def endpoint_row(self, name: str = "ep_1") -> EndpointRow:
+        return await self.store.create_endpoint(
+            endpoint_id=name,
+            application=self.application,
+            definition={"url": f"https://{name}.example/"},
+            secrets=(Secret("whsec_one"),),
+            now_ms=self.clock.wall_ms(),
+        )
+
+    def event(self, *targets: int, **changes: Any) -> NewEvent:
+        """Make an event for some endpoints."""
+        self._made += 1
+        event = NewEvent(
+            id=f"evt_{self._made:06d}",
+            id_given=False,
+            application=self.application,
+            type="render.completed",
+            body=b'{"n":%d}' % self._made,
+            created_at_ms=self.clock.wall_ms(),
+            timestamp_ms=self.clock.wall_ms(),
+            targets=targets,
+        )
+        return replace(event, **changes)
+
+    async def accept(self, *targets: int, **changes: Any) -> Accepted:
+        """Accept one event that must be new."""
+        result = await self.offer(self.event(*targets, **changes))
+        assert isinstance(result, Accepted)
+        return result
+
+    async def offer(self, event: NewEvent) -> AcceptResult:
+        """Accept one event, whatever becomes of it."""
+        return (await self.store.accept([event]))[0]
+
+    async def due(self, ref: int, **changes: Any) -> DueDelivery:
+        """Accept one event for one endpoint and return what it owes."""
+        return (await self.accept(ref, **changes)).due[0]
+
+    async def delivered(self, delivery: DueDelivery) -> Settled:
+        return await self.store.settle(
+            Settlement(delivery, DeliveryState.DELIVERED, self.outcome(204), keep_response=False)
+        )
+
+    async def again(self, delivery: DueDelivery, due_ms: int, status: int = 500) -> Settled:
+        return await self.store.settle(Settlement(delivery, DeliveryState.DUE, self.outcome(status), due_ms=due_ms))
+
+    async def dead(self, delivery: DueDelivery, reason: DeadReason = DeadReason.EXHAUSTED) -> Settled:
+        return await self.store.settle(Settlement(delivery, DeliveryState.DEAD, self.outcome(500), reason=reason))
+
+    def outcome(self, status: int, **changes: Any) -> Outcome:
+        """Make the outcome of an attempt that began now; time moves on, as it does between attempts."""
+        outcome = Outcome(started_at_ms=self.clock.wall_ms(), duration_ms=7, status=status)
+        self.clock.advance(1)
+        return replace(outcome, **changes)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, clock: FakeClock | None = None, writer: type[Writer] = Writer, **settings: Any
+) -> AsyncIterator[Relay]:
+    """Open the store in a folder, and close it; a test that closed or abandoned it itself may have."""
+    clock = FakeClock() if clock is None else clock
+    store = await Store.open(StoreSettings(path=folder / "relay.db", **settings), clock, writer)
+    try:
+        yield Relay(store, clock, (await store.sync_applications(["acme"]))["acme"])
+    finally:
+        await store.close()
+
+
+def key(text: str, body: str = "same", *, derived: bool = False) -> Idempotency:
+    """Make a claim on a key for a body."""
+    return Idempotency(text.encode().ljust(16, b"."), body.encode().ljust(16, b"."), derived)
+
+
+def look(folder: Path, statement: str) -> list[tuple[Any, ...]]:
+    """Read the file with other eyes, once the store is closed."""
+    connection = sqlite3.connect(folder / "relay.db")
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+class Gate:
+    """Stands before the commit: lets it through, holds it up, or makes it fail. Shared by the loop and the writer."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.waiting = threading.Event()  # set while a commit is held up
+        self.error: Exception | None = None
+
+    def hold(self) -> None:
+        self.waiting.clear()
+        self._open.clear()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+    def pass_through(self) -> None:
+        """Called by the writer before each commit."""
+        self.waiting.set()
+        self._open.wait(20)
+        if self.error is not None:
+            raise self.error
+
+    async def reached(self) -> None:
+        """Wait until a commit is held up."""
+        assert await asyncio.to_thread(self.waiting.wait, 20)
+
+
+def gated(gate: Gate) -> type[Writer]:
+    """Make a writer whose commits pass through a gate."""
+
+    class Gated(Writer):
+        def commit(self, connection: sqlite3.Connection) -> None:
+            gate.pass_through()
+            super().commit(connection)
+
+    return Gated
+
+
+def hasty(gate: Gate) -> type[Writer]:
+    """Make the writer that must be caught: it answers before its commit."""
+
+    class Hasty(Writer):
+        def commit(self, connection: sqlite3.Connection) -> None:
+            answers = [Answer(job, result, None) for job, result in self.ready]
+            self._tell(self._answer, answers, None)
+            gate.pass_through()
+            super().commit(connection)
+
+        def _batch(self, *arguments: Any) -> Any:
+            raise NotImplementedError
+
+        ready: list[tuple[Job[Any], Any]]
+
+    return Hasty
+
+
+def sqlite_error(code: int, message: str = "injected") -> sqlite3.OperationalError:
+    """Make an error of SQLite with a code."""
+    error = sqlite3.OperationalError(message)
+    error.sqlite_errorcode = code
+    return error

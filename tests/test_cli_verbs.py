@@ -1,0 +1,422 @@
+"""What each verb asks of the daemon, and what it prints."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import main
+from relay.cli.output import Exit
+from tests.support.api_stub import ApiStub
+
+ENDPOINTS = "/v1/webhook-endpoints"
+
+DELIVERY: dict[str, Any] = {
+    "id": "dlv_1",
+    "event_id": "evt_1",
+    "event_type": "order.paid",
+    "application": "acme",
+    "endpoint": "primary",
+    "state": "dead",
+    "reason": "exhausted",
+    "cancelled_by": None,
+    "due_at": None,
+    "attempts": 3,
+    "series": 1,
+    "created_at": "2026-11-22T08:00:00.000Z",
+    "finished_at": "2026-11-22T09:00:00.000Z",
+    "expires_at": None,
+    "held": False,
+}
+ATTEMPT = {
+    "number": 1,
+    "started_at": "2026-11-22T08:00:00.500Z",
+    "trigger": "scheduled",
+    "status": None,
+    "failure": "timeout",
+    "duration_ms": 15_000,
+    "detail": "no answer",
+}
+EVENT: dict[str, Any] = {
+    "id": "evt_1",
+    "type": "order.paid",
+    "application": "acme",
+    "created_at": "2026-11-22T08:00:00.000Z",
+    "deliver_at": None,
+    "expires_at": None,
+    "reason": None,
+    "reason_detail": None,
+    "payload_bytes": 42,
+    "deliveries": {"delivered": 1, "dead": 1, "due": 0},
+}
+ENDPOINT: dict[str, Any] = {
+    "id": "ep_1",
+    "application": "acme",
+    "origin": "api",
+    "url": "https://example.com/hooks",
+    "event_types": ["order.*"],
+    "description": "",
+    "headers": {"x-env": "test"},
+    "concurrency": 16,
+    "rate_limit": None,
+    "timeout": "15s",
+    "retry": {"schedule": ["5s", "5m"], "jitter": 0.2},
+    "max_age": "5d",
+    "secrets": 1,
+    "state": "enabled",
+    "disabled_by": None,
+    "due": 2,
+    "dead": 1,
+    "waits_for": None,
+    "health": {"failures": 0, "last_failure": None, "cool_down_until": None},
+}
+STATUS: dict[str, Any] = {
+    "headline": "1 of 1 endpoint is failing; 2 deliveries wait.",
+    "version": "0.1.0",
+    "uptime_s": 61.4,
+    "config_path": None,
+    "ready": True,
+    "reasons": [],
+    "local_trouble": False,
+    "warnings": ["delivery.allow_http is set."],
+    "due": 2,
+    "in_flight": 0,
+    "dead": 1,
+    "storage": {
+        "path": "/var/lib/relay/relay.db",
+        "sqlite_version": "3.40.1",
+        "journal_mode": "wal",
+        "durability": "full",
+        "database_bytes": 4096,
+        "wal_bytes": 0,
+        "disk_free_bytes": 50 << 30,
+    },
+    "endpoints_total": 1,
+    "worst": [ENDPOINT | {"waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}],
+    "endpoints": [],
+}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiStub]:
+    stub = ApiStub()
+    monkeypatch.setenv("RELAY_URL", stub.url)
+    monkeypatch.delenv("RELAY_SOCKET", raising=False)
+    yield stub
+    stub.close()
+
+
+def run(*words: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, list(words), input=stdin, catch_exceptions=False)
+
+
+def dead_page(*ids: str, following: str | None = None) -> dict[str, Any]:
+    return {"data": [DELIVERY | {"id": one} for one in ids], "next": following}
+
+
+# -- send ---------------------------------------------------------------------------------------------------------------
+
+
+def test_send_keeps_the_spelling_of_the_payload(api: ApiStub) -> None:
+    """The payload reaches the daemon byte for byte as typed; the other members stand beside it."""
+    api.answer("POST", "/v1/events", {"id": "evt_1", "deliveries": 1, "duplicate": False}, 202)
+    result = run("send", "order.paid", '{"n":  1e5, "ü":"é"}', "--key", "k", "--application", "acme", "--id", "mine")
+    assert result.exit_code == Exit.FINE
+    assert result.stdout == "evt_1 accepted: 1 delivery.\n"
+    body = api.asked[0].body
+    assert '"data": {"n":  1e5, "ü":"é"}'.encode() in body
+    assert json.loads(body) == {
+        "type": "order.paid",
+        "idempotency_key": "k",
+        "application": "acme",
+        "id": "mine",
+        "data": {"n": 1e5, "ü": "é"},
+    }
+
+
+def test_send_reads_files_and_standard_input(api: ApiStub, tmp_path: Path) -> None:
+    """DATA may be @FILE or `-`; without it the payload is an empty object."""
+    api.answer("POST", "/v1/events", {"id": "evt_1", "deliveries": 1, "duplicate": False}, 202)
+    (tmp_path / "data.json").write_text('{"from": "file"}')
+    run("send", "a", f"@{tmp_path / 'data.json'}")
+    run("send", "a", "-", stdin='{"from": "stdin"}')
+    run("send", "a")
+    assert [asked.json["data"] for asked in api.asked] == [{"from": "file"}, {"from": "stdin"}, {}]
+
+
+@pytest.mark.parametrize("data", ["{n: 1}", "@/nonexistent", ""])
+def test_send_refuses_what_is_no_json(api: ApiStub, data: str) -> None:
+    """A payload that is not JSON, or a file that cannot be read, exits 65 before anything is sent."""
+    result = run("send", "a", data)
+    assert result.exit_code == Exit.BAD_INPUT
+    assert api.asked == []
+
+
+def test_send_refuses_binary_standard_input(api: ApiStub) -> None:
+    """Standard input that is not UTF-8 exits 65 without a traceback."""
+    assert run("send", "a", "-", stdin=b'"\xff"').exit_code == Exit.BAD_INPUT
+
+
+def test_send_says_when_it_was_a_repeat(api: ApiStub) -> None:
+    """A repeat is a success, and said to be one (Q8); --json prints the daemon's answer alone."""
+    answer = {"id": "evt_1", "deliveries": 1, "duplicate": True}
+    api.answer("POST", "/v1/events", answer, 200)
+    assert run("send", "a", "--key", "k").stdout == "evt_1 was accepted before; nothing was sent again.\n"
+    assert json.loads(run("send", "a", "--key", "k", "--json").stdout) == answer
+
+
+# -- status -------------------------------------------------------------------------------------------------------------
+
+
+def test_status_is_one_screen(api: ApiStub) -> None:
+    """The headline comes first, then facts, the worst endpoints and warnings; failing receivers leave the exit at 0."""
+    api.answer("GET", "/v1/status", STATUS)
+    result = run("status")
+    assert result.exit_code == Exit.FINE
+    lines = result.stdout.splitlines()
+    assert lines[0] == STATUS["headline"]
+    assert "0.1.0, up 1m1s" in result.stdout
+    assert "11 failures, last: 503  cools down" in result.stdout
+    assert lines[-1] == "warning: delivery.allow_http is set."
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [{"ready": False, "reasons": [{"code": "disk_low", "detail": "1MiB of disk are free"}]}, {"local_trouble": True}],
+)
+def test_status_exits_1_when_it_is_us(api: ApiStub, trouble: dict[str, Any]) -> None:
+    """Closed intake, or trouble on this host, exits 1, with --json as well."""
+    api.answer("GET", "/v1/status", STATUS | trouble)
+    assert run("status").exit_code == Exit.FAILED
+    result = run("status", "--json")
+    assert result.exit_code == Exit.FAILED
+    assert json.loads(result.stdout) == STATUS | trouble
+
+
+# -- events and deliveries ----------------------------------------------------------------------------------------------
+
+
+def test_events_list_passes_filters_and_names_the_next_page(api: ApiStub) -> None:
+    """Filters go to the daemon; the next cursor is a message, not data."""
+    api.answer("GET", "/v1/events?application=acme&type=order.paid&since=2h&limit=1", {"data": [EVENT], "next": "c2"})
+    words = ("events", "list", "--application", "acme", "--type", "order.paid", "--since", "2h", "--limit", "1")
+    result = run(*words)
+    assert "evt_1  2026-11-22 08:00:00Z  order.paid  acme         1 delivered, 1 dead" in result.stdout
+    assert "--cursor c2" in result.stderr
+    assert json.loads(run(*words, "--json").stdout)["next"] == "c2"
+
+
+def test_events_show(api: ApiStub) -> None:
+    """An event is shown with its deliveries; --json holds both."""
+    api.answer("GET", "/v1/events/evt_1", EVENT)
+    api.answer("GET", "/v1/events/evt_1/deliveries", {"data": [DELIVERY], "next": None})
+    result = run("events", "show", "evt_1")
+    assert "dlv_1     dead (exhausted)" in result.stdout
+    assert "42 bytes" in result.stdout
+    assert json.loads(run("events", "show", "evt_1", "--json").stdout)["delivery_list"] == [DELIVERY]
+
+
+def test_an_event_without_deliveries_says_why(api: ApiStub) -> None:
+    """An event that went nowhere says why (invariant 7)."""
+    lonely = EVENT | {"deliveries": {}, "reason": "no_match", "reason_detail": "no endpoint takes order.paid"}
+    api.answer("GET", "/v1/events/evt_1", lonely)
+    api.answer("GET", "/v1/events/evt_1/deliveries", {"data": [], "next": None})
+    assert "none: no endpoint takes order.paid" in run("events", "show", "evt_1").stdout
+
+
+def test_deliveries_list(api: ApiStub) -> None:
+    """The shared filters select deliveries; an empty list says so."""
+    query = "state=due&application=a&endpoint=e&reason=gone&type=t&since=2h&until=1h&limit=50&cursor=c"
+    api.answer("GET", f"/v1/deliveries?{query}", {"data": [], "next": None})
+    options = "--state due --application a --endpoint e --reason gone --type t --since 2h --until 1h --cursor c"
+    result = run("deliveries", "list", *options.split())
+    assert (result.exit_code, result.stdout) == (Exit.FINE, "none\n")
+
+
+def test_deliveries_show_tells_the_whole_story(api: ApiStub) -> None:
+    """A delivery is shown with each attempt and what the next one waits for."""
+    wait = {"at": "2026-11-22T08:05:00.000Z", "why": "scheduled", "detail": "its next attempt is not due yet"}
+    shown = DELIVERY | {"state": "due", "reason": None, "held": True, "next_attempt": wait, "timeline": [ATTEMPT]}
+    api.answer("GET", "/v1/deliveries/dlv_1", shown)
+    result = run("deliveries", "show", "dlv_1")
+    assert "due (held)" in result.stdout
+    assert "its next attempt is not due yet (2026-11-22 08:05:00Z)" in result.stdout
+    assert "timeout  15000 ms  no answer" in result.stdout
+
+
+def test_retry_and_cancel_go_one_by_one(api: ApiStub) -> None:
+    """Several ids are done one by one; a refusal of one is told, exits with its code, and stops none of the others."""
+    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY | {"state": "due"}, 202)
+    result = run("deliveries", "retry", "dlv_0", "dlv_1")
+    assert result.exit_code == Exit.FAILED
+    assert result.stdout == "dlv_1: due\n"
+    assert result.stderr.startswith("dlv_0: There is no such thing")
+    api.answer("POST", "/v1/deliveries/dlv_1/cancel", DELIVERY | {"state": "cancelled"})
+    result = run("deliveries", "cancel", "dlv_1", "--json")
+    assert [one["state"] for one in json.loads(result.stdout)] == ["cancelled"]
+
+
+# -- dead letters -------------------------------------------------------------------------------------------------------
+
+
+def test_dead_list_groups(api: ApiStub) -> None:
+    """Dead letters are listed by endpoint and reason, with what to do next."""
+    group = {"endpoint": "primary", "application": "acme", "reason": "exhausted", "count": 7}
+    times = {"oldest_at": "2026-11-22T08:00:00.000Z", "newest_at": "2026-11-22T09:00:00.000Z"}
+    api.answer("GET", "/v1/dead-letters", {"data": [group | times], "next": None})
+    result = run("dead", "list")
+    assert "primary   exhausted  7" in result.stdout
+    assert "relay dead replay" in result.stderr
+
+
+def test_dead_show_takes_an_endpoint_or_a_delivery(api: ApiStub) -> None:
+    """An endpoint's name lists its dead letters; a delivery's id shows that one."""
+    api.answer("GET", "/v1/deliveries?state=dead&endpoint=primary&reason=gone&limit=50", dead_page("dlv_7"))
+    api.answer("GET", "/v1/deliveries/dlv_1", DELIVERY | {"next_attempt": None, "timeline": []})
+    assert "dlv_7" in run("dead", "show", "primary", "--reason", "gone").stdout
+    assert "no attempt yet" in run("dead", "show", "dlv_1").stdout
+
+
+def test_replay_counts_and_asks_first(api: ApiStub) -> None:
+    """Without a terminal and without --yes nothing is sent again: the count is told and --yes named; exit 2."""
+    api.answer("GET", "/v1/deliveries?state=dead&limit=250&endpoint=primary", dead_page("dlv_1", "dlv_2"))
+    result = run("dead", "replay", "--endpoint", "primary")
+    assert result.exit_code == Exit.USAGE
+    assert "2 dead letters would be sent again. Say --yes" in result.stderr
+    assert {asked.method for asked in api.asked} == {"GET"}
+
+
+def test_replay_dry_run_changes_nothing(api: ApiStub) -> None:
+    """--dry-run counts over all pages and sends nothing."""
+    path = "/v1/deliveries?state=dead&limit=250&reason=exhausted"
+    api.answer("GET", path, dead_page("dlv_1", "dlv_2", following="c2"))
+    api.answer("GET", path + "&cursor=c2", dead_page("dlv_3"))
+    result = run("dead", "replay", "--reason", "exhausted", "--dry-run")
+    assert (result.exit_code, result.stdout) == (Exit.FINE, "3 dead letters selected, 0 sent again.\n")
+    assert {asked.method for asked in api.asked} == {"GET"}
+
+
+def test_replay_sends_each_again(api: ApiStub) -> None:
+    """With --yes each dead letter is retried through the API; one that is refused is told and exits 1."""
+    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1", "dlv_2"))
+    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY, 202)
+    api.problem("POST", "/v1/deliveries/dlv_2/retry", 409, "Endpoint deleted", detail="It is gone.")
+    result = run("dead", "replay", "--all", "--yes", "--json")
+    assert result.exit_code == Exit.FAILED
+    assert json.loads(result.stdout) == {
+        "selected": ["dlv_1", "dlv_2"],
+        "replayed": ["dlv_1"],
+        "refused": [{"id": "dlv_2", "reason": "Endpoint deleted\nIt is gone."}],
+    }
+
+
+def test_replay_stops_when_all_would_be_refused(api: ApiStub) -> None:
+    """Without the right to retry, the first refusal ends the run with 77 instead of repeating itself."""
+    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1", "dlv_2"))
+    api.problem("POST", "/v1/deliveries/dlv_1/retry", 403, "The token does not allow this")
+    assert run("dead", "replay", "--all", "--yes").exit_code == Exit.NO_PERMISSION
+    assert [asked.method for asked in api.asked] == ["GET", "POST"]
+
+
+def test_replay_by_id_leaves_out_what_is_not_dead(api: ApiStub) -> None:
+    """Ids may be given; those that are not dead are named and left alone."""
+    api.answer("GET", "/v1/deliveries/dlv_1", DELIVERY)
+    api.answer("GET", "/v1/deliveries/dlv_2", DELIVERY | {"id": "dlv_2", "state": "delivered", "reason": None})
+    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY, 202)
+    result = run("dead", "replay", "dlv_1", "dlv_2", "--yes")
+    assert result.stdout == "1 dead letter selected, 1 sent again.\n"
+    assert "dlv_2 is not dead but delivered" in result.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "--endpoint", "e"], ["dlv_1", "--all"], ["dlv_1", "--reason", "gone"]])
+def test_replay_wants_exactly_one_selection(api: ApiStub, words: list[str]) -> None:
+    """Nothing selected, or two selections at once, is wrong use; nothing is asked of the daemon."""
+    assert run("dead", "replay", *words).exit_code == Exit.USAGE
+    assert api.asked == []
+
+
+# -- endpoints ----------------------------------------------------------------------------------------------------------
+
+
+def test_endpoint_add(api: ApiStub) -> None:
+    """Every setting has an option; the secret goes to stdout once."""
+    api.answer("POST", ENDPOINTS, ENDPOINT | {"secret": "whsec_x"}, 201)
+    settings = "--type a.* --type b --header x-env=test --concurrency 4 --rate-limit 50/s --timeout 5s --max-age 1d"
+    result = run("endpoint", "add", "https://example.com", *settings.split(), "--retry", "5s, 5m", "--jitter", "0")
+    assert result.stdout == "ep_1 added.\nsecret: whsec_x\n"
+    assert api.asked[0].json == {
+        "url": "https://example.com",
+        "event_types": ["a.*", "b"],
+        "headers": {"x-env": "test"},
+        "retry": {"schedule": ["5s", "5m"], "jitter": 0.0},
+        "concurrency": 4,
+        "rate_limit": "50/s",
+        "timeout": "5s",
+        "max_age": "1d",
+    }
+
+
+def test_endpoint_update_is_a_merge_patch(api: ApiStub) -> None:
+    """Only what is named is sent; --reset and a header without value become null (RFC 7396)."""
+    api.answer("PATCH", f"{ENDPOINTS}/ep_1", ENDPOINT)
+    result = run("endpoint", "update", "ep_1", "https://new.test", "--header", "x-old", "--reset", "rate_limit")
+    assert result.stdout == "ep_1 updated; it is enabled now.\n"
+    assert api.asked[0].json == {"url": "https://new.test", "headers": {"x-old": None}, "rate_limit": None}
+    assert run("endpoint", "update", "ep_1").exit_code == Exit.USAGE
+
+
+def test_endpoint_list_and_show(api: ApiStub) -> None:
+    """Endpoints are listed and shown with what they wait for and how they fail."""
+    sick = {"failures": 3, "last_failure": "503", "cool_down_until": "2026-11-22T08:05:00.000Z"}
+    one = ENDPOINT | {"state": "disabled", "disabled_by": "gone", "health": sick, "waits_for": "it was disabled"}
+    api.answer("GET", f"{ENDPOINTS}?limit=50", {"data": [one], "next": None})
+    api.answer("GET", f"{ENDPOINTS}/ep_1", one)
+    assert "ep_1      acme         disabled (gone)  order.*" in run("endpoint", "list").stdout
+    shown = run("endpoint", "show", "ep_1").stdout
+    assert "3, the last: 503" in shown
+    assert "2 due, 1 dead" in shown
+    assert json.loads(run("endpoint", "show", "ep_1", "--json").stdout) == one
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "enable", "disable"])
+def test_endpoint_switches(api: ApiStub, verb: str) -> None:
+    """Pause, resume, enable and disable are one call each, and tell the state that came of it."""
+    api.answer("POST", f"{ENDPOINTS}/ep_1/{verb}", ENDPOINT)
+    assert run("endpoint", verb, "ep_1").stdout.startswith(f"ep_1 {verb}d; it is enabled")
+    assert json.loads(run("endpoint", verb, "ep_1", "--json").stdout) == ENDPOINT
+
+
+def test_endpoint_test_sets_the_exit_code(api: ApiStub) -> None:
+    """A test that was not delivered exits 1 and shows why."""
+    outcome = {"delivered": False, "status": None, "failure": "dns", "duration_ms": 3, "detail": "no such name"}
+    api.answer("POST", f"{ENDPOINTS}/ep_1/test", outcome)
+    result = run("endpoint", "test", "ep_1", "--type", "order.paid")
+    assert (result.exit_code, result.stdout) == (Exit.FAILED, "not delivered: dns in 3 ms (no such name)\n")
+    assert api.asked[0].json == {"type": "order.paid"}
+
+
+def test_endpoint_test_that_was_delivered(api: ApiStub) -> None:
+    """A test that was delivered exits 0, with --json as well."""
+    outcome = {"delivered": True, "status": 204, "failure": None, "duration_ms": 3, "detail": None}
+    api.answer("POST", f"{ENDPOINTS}/ep_1/test", outcome)
+    assert run("endpoint", "test", "ep_1").stdout == "delivered: 204 in 3 ms\n"
+    assert json.loads(run("endpoint", "test", "ep_1", "--json").stdout) == outcome
+
+
+def test_endpoint_rotate_secret(api: ApiStub) -> None:
+    """The new secret is on stdout; the overlap goes to the daemon."""
+    api.answer("POST", f"{ENDPOINTS}/ep_1/rotate-secret", ENDPOINT | {"secret": "whsec_new"})
+    result = run("endpoint", "rotate-secret", "ep_1", "--overlap", "1h")
+    assert result.stdout == "secret: whsec_new\n"
+    assert api.asked[0].json == {"overlap": "1h"}
+
+
+def test_endpoint_delete_wants_a_yes(api: ApiStub) -> None:
+    """Deleting cancels what is due, so it wants --yes without a terminal."""
+    api.answer("DELETE", f"{ENDPOINTS}/ep_1", None, 204)
+    assert run("endpoint", "delete", "ep_1").exit_code == Exit.USAGE
+    assert api.asked == []
+    assert run("endpoint", "delete", "ep_1", "--yes").stdout == "ep_1 deleted.\n"

@@ -1,0 +1,466 @@
+"""The lanes against a simulated database: commits, news of them in order but late, reads of older snapshots, crashes.
+
+The machine plays everybody around the lanes: producers, operators, receivers, the writer, the reader, both clocks. Its
+limits are tiny, so that every bound is met often. What it asserts is what the daemon promises (Q1-Q5, Q13, Q15): no due
+delivery is ever forgotten, started twice at once, or started beyond a limit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from relay import health as health_rules
+from relay.clock import Now
+from relay.durations import Rate
+from relay.lanes import Lanes, LaneSettings, Refill, Start
+from relay.lanes.alarms import Alarms
+from relay.lanes.choice import SLOW_MS
+from relay.lanes.lane import Lane
+from relay.lanes.memory import Memory, Read
+from relay.lanes.rate import RateWindow
+from relay.lanes.refills import READS_MAX
+from relay.model import DeliveryKey, DueDelivery, Health, HealthPolicy
+from relay.retry import Action, Classification, HealthEffect
+
+REFS = (1, 2, 3)
+GLOBAL_LIMIT = 12
+SHARE = GLOBAL_LIMIT // 4
+LANE_MAX = 4
+TOTAL_MAX = 7
+SIDE_MAX = 2
+POLICY = HealthPolicy(failures=3, cool_down_ms=4_000, cool_down_max_ms=16_000)
+
+VERDICTS = {
+    "success": Classification(Action.DELIVERED, HealthEffect.SUCCESS),
+    "failure": Classification(Action.RETRY, HealthEffect.FAILURE, cause="500"),
+    "refused": Classification(Action.RETRY, HealthEffect.NONE, cause="404"),
+    "throttled": Classification(Action.RETRY, HealthEffect.THROTTLED, not_before_ms=3_000, cause="429"),
+}
+picks = st.integers(0, 1_000_000)
+refs = st.sampled_from(REFS)
+
+
+@dataclass
+class Row:
+    """A delivery in the simulated database; `delivery` is its last due state."""
+
+    delivery: DueDelivery
+    due: bool = True
+
+
+@dataclass
+class Attempt:
+    start: Start
+    started_ms: float
+
+
+@dataclass
+class Settle:
+    """A settle handed to the writer and not yet committed."""
+
+    started: DueDelivery
+    due: DueDelivery | None  # None: the delivery ends
+
+
+@dataclass
+class Reading:
+    refill: Refill
+    rows: list[DueDelivery] | None = None  # None: the snapshot is not taken yet
+
+
+class LanesMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wall_ms = 1_000_000_000
+        self.mono_ms = 50_000.0
+        self.rows: dict[DeliveryKey, Row] = {}
+        self.lane_settings = dict.fromkeys(REFS, LaneSettings(4, None, False, POLICY))
+        self.health = dict.fromkeys(REFS, Health())
+        self.existing = set(REFS)
+        self.events = 0
+        self.boot()
+
+    # The world: what a crash leaves and what it takes.
+
+    def boot(self) -> None:
+        self.lanes = Lanes(GLOBAL_LIMIT, Random(7), lane_max=LANE_MAX, total_max=TOTAL_MAX, side_max=SIDE_MAX)
+        self.news: list[tuple[DeliveryKey, Callable[[], None]]] = []
+        self.running: dict[DeliveryKey, Attempt] = {}
+        self.settles: list[Settle] = []
+        self.readings: list[Reading] = []
+        self.audits: dict[int, list[DueDelivery]] = {}
+        self.starts: dict[int, list[float]] = {ref: [] for ref in REFS}
+        for ref in sorted(self.existing):
+            self.configure(ref, self.health[ref])
+
+    @property
+    def now(self) -> Now:
+        return Now(self.wall_ms, self.mono_ms)
+
+    def configure(self, ref: int, health: Health | None = None) -> None:
+        self.lanes.configure(ref, self.lane_settings[ref], health, len(self.due_rows(ref)))
+
+    def due_rows(self, ref: int) -> list[DueDelivery]:
+        due = [row.delivery for key, row in self.rows.items() if key.endpoint == ref and row.due]
+        return sorted(due, key=lambda delivery: (delivery.due_ms, delivery.event))
+
+    def write(self, delivery: DueDelivery) -> None:
+        """Commit that a delivery is due; the news is on its way."""
+        self.rows[delivery.key] = Row(delivery)
+        self.news.append((delivery.key, lambda: self.lanes.offer([delivery], self.now)))
+
+    def end(self, key: DeliveryKey) -> None:
+        self.rows[key].due = False
+        self.news.append((key, lambda: self.lanes.drop([key])))
+
+    def some_key(self, pick: int, *, due: bool | None = None) -> DeliveryKey | None:
+        """Pick a delivery of an endpoint that exists, mostly a young one."""
+        keys = [k for k, row in self.rows.items() if k.endpoint in self.existing and due in (None, row.due)]
+        return keys[-1 - pick % min(len(keys), 6)] if keys else None
+
+    # Producers and operators.
+
+    @rule(
+        to=st.sets(refs, min_size=1),
+        delay_ms=st.sampled_from([0, 0, 0, 0, 900, 5_000, 100_000]),
+        count=st.integers(1, 4),
+    )
+    def accept(self, to: set[int], delay_ms: int, count: int) -> None:
+        for _ in range(count):
+            self.events += 1
+            for ref in sorted(to & self.existing):
+                due_ms = self.wall_ms + delay_ms
+                self.write(DueDelivery(self.events, ref, due_ms, 0, 0, 0, self.wall_ms))
+
+    @rule(pick=picks)
+    def retry_by_hand(self, pick: int) -> None:
+        key = self.some_key(pick)
+        if key is None or self.lane_settings[key.endpoint].held:
+            return
+        row = self.rows[key]
+        again = replace(row.delivery, due_ms=self.wall_ms, manual=True, budget_from_ms=self.wall_ms)
+        if not row.due:
+            again = replace(again, series=again.series + 1, series_attempts=0)
+        self.write(again)
+
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        key = self.some_key(pick, due=True)
+        if key is not None:
+            self.end(key)
+
+    @rule(ref=refs, held=st.booleans())
+    def pause_or_resume(self, ref: int, held: bool) -> None:
+        self.lane_settings[ref] = replace(self.lane_settings[ref], held=held)
+        if ref in self.existing:
+            self.configure(ref)
+
+    @rule(ref=refs, concurrency=st.integers(1, 4), rate=st.sampled_from([None, Rate(1, 1_000), Rate(3, 60_000)]))
+    def reconfigure(self, ref: int, concurrency: int, rate: Rate | None) -> None:
+        if rate != self.lane_settings[ref].rate:
+            self.starts[ref].clear()  # a new rate is promised from here on
+        self.lane_settings[ref] = replace(self.lane_settings[ref], concurrency=concurrency, rate=rate)
+        if ref in self.existing:
+            self.configure(ref)
+
+    @rule(ref=refs)
+    def delete_or_create(self, ref: int) -> None:
+        if ref in self.existing:
+            self.existing.remove(ref)
+            for delivery in self.due_rows(ref):
+                self.end(delivery.key)
+            self.lanes.remove(ref)
+        else:
+            self.existing.add(ref)
+            self.health[ref] = Health()
+            self.starts[ref].clear()  # the rate is of the new one
+            self.configure(ref, Health())
+
+    # The dispatcher.
+
+    @rule(count=st.integers(1, 5))
+    def hear(self, count: int) -> None:
+        for _ in range(min(count, len(self.news))):
+            self.news.pop(0)[1]()
+
+    @rule()
+    def take(self) -> None:
+        for start in self.lanes.take(self.now):
+            self.check_start(start)
+            self.running[start.delivery.key] = Attempt(start, self.mono_ms)
+            self.starts[start.delivery.endpoint].append(self.mono_ms)
+        for ref, lane in self.lanes._lanes.items():
+            startable = lane.next_start(self.now, SHARE) is not None
+            barred = self.lanes.in_flight >= GLOBAL_LIMIT or (self.suspect(ref) and self.suspects_running() >= SHARE)
+            assert barred or not startable, "take left something that could start"
+
+    @precondition(lambda self: self.running)
+    @rule(
+        pick=picks,
+        verdict=st.sampled_from([*VERDICTS, "failure", "unsent"]),
+        delay_ms=st.sampled_from([None, 0, 700, 50_000]),
+    )
+    def finish(self, pick: int, verdict: str, delay_ms: int | None) -> None:
+        key = list(self.running)[pick % len(self.running)]
+        started = self.running.pop(key).start.delivery
+        if verdict == "unsent":
+            self.lanes.finished_unsent(key, self.now)
+            self.settles.append(Settle(started, None if delay_ms is None else started))
+            return
+        health = self.lanes.finished(key, VERDICTS[verdict], self.now)
+        if health is not None:
+            self.health[key.endpoint] = health
+        dies = verdict == "success" or delay_ms is None
+        self.settles.append(Settle(started, None if dies else self.next_try(started, delay_ms or 0)))
+
+    def next_try(self, started: DueDelivery, delay_ms: int) -> DueDelivery:
+        tried = replace(started, attempts=started.attempts + 1, series_attempts=started.series_attempts + 1)
+        return replace(tried, due_ms=self.wall_ms + delay_ms, manual=False)
+
+    @precondition(lambda self: self.settles)
+    @rule(pick=picks)
+    def commit_settle(self, pick: int) -> None:
+        settle = self.settles.pop(pick % len(self.settles))
+        key = settle.started.key
+        row = self.rows[key]
+        if row.due and row.delivery.series == settle.started.series:  # Q7
+            if settle.due is None:
+                row.due = False
+            elif settle.due is not settle.started:
+                row.delivery = settle.due
+        now_due = row.delivery if row.due else None
+        self.news.append((key, lambda: self.lanes.settled(key, now_due, self.now)))
+
+    @rule()
+    def begin_refills(self) -> None:
+        while (refill := self.lanes.next_refill(self.now)) is not None:
+            assert 1 <= refill.limit <= LANE_MAX, "a read of a strange size"
+            self.readings.append(Reading(refill))
+        assert len(self.readings) <= READS_MAX
+
+    @precondition(lambda self: self.readings)
+    @rule(pick=picks)
+    def snapshot(self, pick: int) -> None:
+        reading = self.readings[pick % len(self.readings)]
+        if reading.rows is None:
+            refill = reading.refill
+            due = [
+                d for d in self.due_rows(refill.ref) if (d.due_ms, d.event) >= (refill.from_due_ms, refill.from_event)
+            ]
+            reading.rows = due[: refill.limit]
+
+    @precondition(lambda self: self.readings)
+    @rule(pick=picks)
+    def return_refill(self, pick: int) -> None:
+        pick %= len(self.readings)
+        self.snapshot(pick)
+        reading = self.readings.pop(pick)
+        assert reading.rows is not None
+        self.lanes.refilled(reading.refill.ticket, reading.rows, self.now)
+
+    @precondition(lambda self: self.readings)
+    @rule(pick=picks)
+    def fail_refill(self, pick: int) -> None:
+        reading = self.readings.pop(pick % len(self.readings))
+        self.lanes.refill_failed(reading.refill.ticket)
+
+    @rule(ref=refs)
+    def audit(self, ref: int) -> None:
+        if ref in self.audits:
+            underway = {key for key, _ in self.news}
+            rows = [row for row in self.audits.pop(ref) if row.key not in underway]
+            assert self.lanes.audited(ref, rows, self.now) == [], "the audit found a forgotten delivery"
+        elif self.lanes.begin_audit(ref):
+            self.audits[ref] = self.due_rows(ref)
+
+    # The clocks, and the end of the process.
+
+    @rule(ms=st.sampled_from([1, 300, 1_000, 2_000, 5_000, 20_000]))
+    def pass_time(self, ms: int) -> None:
+        self.wall_ms += ms
+        self.mono_ms += ms
+
+    @rule(ms=st.sampled_from([-40_000, -3_000, 3_000, 90_000]), told=st.booleans())
+    def step_wall_clock(self, ms: int, told: bool) -> None:
+        self.wall_ms += ms
+        if told or ms < 0:  # Small steps are not told of, and must do no harm; waits set too far ahead need telling.
+            self.lanes.wall_stepped(self.now)
+            self.health = {
+                ref: health_rules.within_reach(health, self.wall_ms, POLICY) for ref, health in self.health.items()
+            }
+
+    @rule()
+    def crash(self) -> None:
+        self.boot()
+
+    @rule()
+    def drain(self) -> None:
+        """Let all receivers answer well and wait as the lanes ask: then nothing may be left."""
+        for ref in REFS:
+            self.pause_or_resume(ref, held=False)
+        for _ in range(1_000):
+            if self.work_once():
+                continue
+            if not any(row.due for row in self.rows.values()):
+                break
+            wake_ms = self.lanes.next_wake(self.now)
+            assert wake_ms is not None, "a due delivery is forgotten"
+            assert wake_ms > 0, "the lanes spin"
+            self.wall_ms += round(wake_ms)
+            self.mono_ms += wake_ms
+        assert not any(row.due for row in self.rows.values()), "a due delivery is never started"
+        assert all(lane.memory.live for lane in self.lanes._lanes.values()), "a lane never became live again"
+
+    def work_once(self) -> bool:
+        """Do all that can be done at this moment; return whether there was anything."""
+        busy = bool(self.news or self.readings or self.running or self.settles)
+        self.hear(len(self.news))
+        while self.readings:
+            self.return_refill(0)
+        while self.running:
+            self.finish(0, "success", None)
+        while self.settles:
+            self.commit_settle(0)
+        self.take()
+        self.begin_refills()
+        return busy or bool(self.running or self.readings)
+
+    def teardown(self) -> None:
+        self.drain()
+
+    # What must hold.
+
+    def check_start(self, start: Start) -> None:
+        delivery, ref = start.delivery, start.delivery.endpoint
+        key, lane, health = delivery.key, self.lane_settings[ref], self.health[ref]
+        running = [k for k in self.running if k.endpoint == ref]
+        assert key not in self.running, "started twice at once"
+        assert key not in {settle.started.key for settle in self.settles}, "started before its settle is committed"
+        if key not in {k for k, _ in self.news}:
+            row = self.rows[key]
+            assert row == Row(delivery), "started something that is no longer so"
+        assert ref in self.existing, "started at a deleted endpoint"
+        assert not lane.held, "started at a held endpoint"
+        assert delivery.due_ms <= self.wall_ms, "started before it is due"
+        assert len(self.running) < GLOBAL_LIMIT, "beyond the global limit"
+        assert len(running) < min(lane.concurrency, SHARE), "beyond the endpoint's concurrency"
+        assert not self.suspect(ref) or self.suspects_running() < SHARE, "suspects beyond their share"
+        if lane.rate is not None:
+            recent = [t for t in self.starts[ref] if t + lane.rate.period_ms > self.mono_ms]
+            assert len(recent) < lane.rate.starts, "beyond the rate"
+        assert start.probe == (health.cool_down_ms > 0 and not delivery.manual), "a probe is a probe"
+        if not delivery.manual:
+            assert self.wall_ms >= max(health.cool_until_ms, health.not_before_ms), "started in a cool-down"
+            assert not (start.probe and any(self.running[k].start.probe for k in running)), "two probes at once"
+
+    def suspect(self, ref: int) -> bool:
+        started = [attempt.started_ms for key, attempt in self.running.items() if key.endpoint == ref]
+        slow = bool(started) and min(started) + SLOW_MS <= self.mono_ms
+        return slow or (ref in self.existing and self.health[ref].failures > 0)
+
+    def suspects_running(self) -> int:
+        return sum(self.suspect(key.endpoint) for key in self.running)
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        underway = {key for key, _ in self.news}
+        for key, row in self.rows.items():
+            lane = self.lanes._lanes.get(key.endpoint)
+            if (
+                lane is None
+                or not lane.memory.opened
+                or not row.due
+                or key in underway
+                or key.event in lane.memory.held
+            ):
+                continue
+            delivery = row.delivery
+            if (delivery.due_ms, delivery.event) < lane.memory.frontier:
+                assert lane.memory._find(key.event) == delivery, "a row below the frontier is not in memory"
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        memories = [lane.memory for lane in self.lanes._lanes.values()]
+        assert sum(len(memory) for memory in memories) == self.lanes._refills._waiting <= TOTAL_MAX
+        for memory in memories:
+            assert len(memory) <= LANE_MAX
+            assert memory.read is None or len(memory.read.side) <= SIDE_MAX >= len(memory.read.touched)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.lanes.in_flight == len(self.running)
+        assert self.lanes._suspects_running == sum(
+            len(lane.running) for lane in self.lanes._lanes.values() if lane.suspect
+        )
+
+
+LanesMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLanes = LanesMachine.TestCase
+TestLanes.__doc__ = "No due delivery is forgotten, started twice at once, or started beyond a limit (Q1-Q5, Q13, Q15)."
+
+
+def forget_held(self: Memory, event: int, read: Read) -> bool:
+    return event in read.touched or self._find(event) is not None
+
+
+def forget_touched(self: Memory, event: int, read: Read) -> bool:
+    return event in self.held or self._find(event) is not None
+
+
+def forget_side(self: Memory, delivery: DueDelivery) -> None:
+    if delivery.manual:
+        self.manual.add(delivery)
+    elif (delivery.due_ms, delivery.event) < self.frontier:
+        self.scheduled.add(delivery)
+
+
+def lose_news_of_held(self: Memory, delivery: DueDelivery, offer: Callable[..., None] = Memory.offer) -> None:
+    if delivery.event not in self.held:
+        offer(self, delivery)
+
+
+def forget_ceiling(self: Memory, key: tuple[int, int]) -> None:
+    self.frontier = min(self.frontier, key)
+
+
+MISTAKES = {
+    "a refill that does not skip held ids": (Memory, "_knows_better", forget_held),
+    "a refill that believes rows older than the news": (Memory, "_knows_better", forget_touched),
+    "no side shelf": (Memory, "_keep", forget_side),
+    "room made without lowering the frontier": (Memory, "_lower", lambda self, key: None),
+    "room made during a read without lowering its ceiling": (Memory, "_lower", forget_ceiling),
+    "news of held ids is lost": (Memory, "offer", lose_news_of_held),
+    "a pause that leaves the read under way valid": (Memory, "close", lambda self: setattr(self, "opened", False)),
+    "a window without a wall": (Lane, "room", lambda self, limit: 99),
+    "a rate that always allows": (RateWindow, "free_at_ms", lambda self, mono_ms: mono_ms),
+    "any number of probes": (Lane, "probing", False),
+    "alarms that never ring": (Alarms, "set", lambda self, lane, at_ms: None),
+    "suspects without bounds": (Lanes, "_suspects_may_start", True),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_machine_finds_a_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: each of these mistakes in the lanes is found by the machine above."""
+    owner, name, wrong = MISTAKES[mistake]
+    monkeypatch.setattr(owner, name, wrong)
+    quick = settings(
+        max_examples=3_000,
+        stateful_step_count=60,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(LanesMachine, settings=quick)
