@@ -54,7 +54,7 @@ test: $(STAMP) $(NODE_STAMP)
 	$(PYTEST) $(ARGS)
 
 crash: $(STAMP)
-	CRASH_RUNS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
+	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.run $(ARGS)

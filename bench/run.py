@@ -208,7 +208,7 @@ def report_drain(drain: Drain, hot: list[Run]) -> str:
 
 def main() -> None:
     arguments = _arguments()
-    folder = Path(arguments.folder)
+    folder = Path(arguments.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))

@@ -68,7 +68,8 @@ def open_sink(kind: str, folder: Path) -> Iterator[Sink]:
 def _start_python() -> tuple[subprocess.Popen[str], int]:
     process = subprocess.Popen([sys.executable, "-m", "bench.receiver"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    return process, int(process.stdout.readline())
+    with process.stdout as stdout:
+        return process, int(stdout.readline())
 
 
 def _start_nginx(folder: Path) -> tuple[subprocess.Popen[str], int]:

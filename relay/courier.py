@@ -35,6 +35,8 @@ from relay.model import Failure, HeaderPair, Outcome
 
 MAX_BODY_BYTES = 16 * 1024
 """How much of a response is read and kept; the connection of a longer one is dropped."""
+MAX_HEARD_BYTES = 1 << 20
+"""A receiver that sends more than this before the reader has had enough floods us, with interim answers for one."""
 MAX_KEPT_HEADERS = 64
 MAX_KEPT_VALUE = 1024
 READ_BUFFER_BYTES = 16 * 1024  # unread responses then cost 79 MiB for 500 in flight, not 279 (reliability §3.2)
@@ -89,7 +91,7 @@ class _Trail:
         self.status: int | None = None
         self.protocol: _Protocol | None = None
 
-    def connected(self, protocol: "_Protocol", peer: tuple[Any, ...] | None) -> None:
+    def connected(self, protocol: "_Protocol", peer: Any) -> None:
         self.reused = self.stage is Stage.RESOLVING  # no socket was opened on the way
         self.stage = Stage.WAITING
         self.protocol = protocol
@@ -97,7 +99,9 @@ class _Trail:
 
     def dropped_while_kept_alive(self) -> bool:
         """Whether a reused connection ended before the first byte of an answer."""
-        return self.reused and self.stage is Stage.WAITING and self.protocol is not None and not self.protocol.heard
+        return (
+            self.reused and self.stage is Stage.WAITING and self.protocol is not None and not self.protocol.heard_bytes
+        )
 
 
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([2-5]\d\d)(?: .*)?")
@@ -123,13 +127,16 @@ class _Answer(NamedTuple):
 
 
 class _Protocol(ResponseHandler):
-    """Notes what aiohttp's own does not tell: whether anything came back, and what its parser rejected."""
+    """Notes what aiohttp's own does not tell: how much came back, and what its parser rejected."""
 
-    heard = False
+    heard_bytes = 0  # in answer to the present request
     rejected = b""
 
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        self.heard_bytes += len(data)
+        if self.heard_bytes > MAX_HEARD_BYTES and self.transport is not None:
+            self.transport.abort()
+            return
         super().data_received(data)
         if self.exception() is not None:
             self.rejected = data
@@ -140,16 +147,16 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_Protocol, loop=self._loop)
+        self._factory = functools.partial(_Protocol, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        if isinstance(protocol, _Protocol) and protocol.transport is not None:
-            protocol.heard = False
-            _trail.get().connected(protocol, protocol.transport.get_extra_info("peername"))
+        protocol, transport = connection.protocol, connection.transport
+        assert isinstance(protocol, _Protocol)
+        protocol.heard_bytes = 0
+        _trail.get().connected(protocol, transport and transport.get_extra_info("peername"))
         return connection
 
 
@@ -209,9 +216,10 @@ class Courier:
             if not trail.dropped_while_kept_alive():
                 raise
         except aiohttp.ClientResponseError:
-            if trail.protocol and (answer := _salvage(trail.protocol.rejected)):
-                return answer
-            raise
+            answer = _salvage(trail.protocol.rejected) if trail.protocol is not None else None
+            if answer is None:
+                raise
+            return answer
         trail.stage = Stage.RESOLVING
         return await _exchange(self._fresh, target.url, request, trail)  # Q17
 
@@ -411,13 +419,17 @@ def _broken(error: Exception, trail: _Trail) -> str:
 def _reason(error: Exception) -> str:
     words = getattr(error, "verify_message", None) or getattr(error, "reason", None)  # certificates; TLS
     if not words and isinstance(error, OSError):
-        words = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror  # asyncio writes addresses there
+        number = error.errno or 0
+        words = os.strerror(number) if number > 0 else error.strerror  # asyncio's own words hold the address
     return _printable(str(words or type(error).__name__))[:MAX_REASON]
 
 
 _BLOCKED = {  # one text, whatever is there: a tenant's failed attempts must not map our network (reliability §3.1)
-    True: (Failure.BLOCKED_ADDRESS, "the URL's address is not public"),
-    False: (Failure.BLOCKED_NAME, "the URL's host resolves to an address that is not public"),
+    True: (Failure.BLOCKED_ADDRESS, "the URL's address is not public; `delivery.allow_networks` opens networks"),
+    False: (
+        Failure.BLOCKED_NAME,
+        "the URL's host resolves to an address that is not public; `delivery.allow_networks` opens networks",
+    ),
 }
 _LATE = {
     Stage.RESOLVING: (Failure.DNS, "the name servers did not answer in time"),

@@ -332,9 +332,9 @@ class Dispatch:
 
     def _report(self, endpoint: Endpoint, event: FrozenEvent, settlement: Settlement) -> None:
         outcome = settlement.outcome
-        facts: dict[str, Any] = {
-            "event": event.id,
-            "type": event.type,
+        facts: dict[str, Any] = {  # `event` is structlog's own name for what happened
+            "event_id": event.id,
+            "event_type": event.type,
             "endpoint": endpoint.id,
             "attempt": settlement.delivery.attempts + (outcome is not None),
         }

@@ -202,6 +202,11 @@ class Relay:
     def log_lines_dropped(self) -> int:
         return self._dropped_lines()
 
+    @property
+    def fatal(self) -> BaseException | None:
+        """What ended it, if anything did."""
+        return self._ended.result() if self._ended is not None and self._ended.done() else None
+
     def admission(self) -> Problem | None:
         """Say why no events are taken at the moment (Q10); None when they are."""
         storage = self.config.storage

@@ -315,10 +315,14 @@ ROUND_TRIPS = [
     '[[signature]]\nheader = "s"\nalgorithm = "sha512"\ncontent = "{body}{secret}{n}"',
     '[headers]\nkind = "{type}"\n[[signature]]\nheader = "s"\ncontent = "{event}{body}"',
     '[headers]\nkind = "{event}"\n[[signature]]\nheader = "s"\ncontent = "{type}{body}"',
-    '[headers]\nmix = "{id}/{id}#{attempt}"\nat = "{timestamp:iso_ms}"\nfixed = "{url}"\n'
-    '[[signature]]\nheader = "s"\ncontent = "{id}{attempt}{timestamp:iso_ms}{body}"',
-    'timestamp = "unix_ms"\n[headers]\nat = "{timestamp}"\n'
-    '[[signature]]\nheader = "s"\ncontent = "{timestamp}{timestamp:unix}{body}"',
+    (
+        '[headers]\nmix = "{id}/{id}#{attempt}"\nat = "{timestamp:iso_ms}"\nfixed = "{url}"\n'
+        '[[signature]]\nheader = "s"\ncontent = "{id}{attempt}{timestamp:iso_ms}{body}"'
+    ),
+    (
+        'timestamp = "unix_ms"\n[headers]\nat = "{timestamp}"\n'
+        '[[signature]]\nheader = "s"\ncontent = "{timestamp}{timestamp:unix}{body}"'
+    ),
 ]
 
 
@@ -339,7 +343,7 @@ def test_every_kind_of_contract_is_read_backwards(text: str) -> None:
         ("{url}", "url"),
         ("{endpoint_id}{path}", "endpoint_id, path"),
         ("{id}", "id"),
-        ("{event}", "event"),
+        ("{event}", "type"),
         ("{timestamp}", "timestamp"),
     ],
 )

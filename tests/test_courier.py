@@ -226,6 +226,7 @@ BROKEN: list[tuple[Behaviour, str]] = [
     (hostile.reset_in_body, "the answer 200 broke off"),
     (hostile.truncated_body, "the answer 200 broke off"),
     (hostile.truncated_chunks, "the answer 200 broke off"),
+    (hostile.continue_flood, "the connection ended before an answer"),
     (hostile.header_flood, "the answer is not HTTP, or its head is too large"),
     (hostile.long_header, "the answer is not HTTP, or its head is too large"),
     (hostile.garbage, "the answer is not HTTP, or its head is too large"),
@@ -244,7 +245,6 @@ BROKEN: list[tuple[Behaviour, str]] = [
 LATE: list[tuple[Behaviour, str]] = [
     (hostile.silent, "no answer came in time"),
     (hostile.drip_head, "no answer came in time"),
-    (hostile.continue_flood, "no answer came in time"),
     (hostile.drip_body, "the answer did not end in time"),
 ]
 ANSWERED: list[tuple[Behaviour, int, bytes]] = [

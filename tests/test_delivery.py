@@ -295,7 +295,7 @@ async def test_a_corrupt_body_is_never_sent(tmp_path: Path) -> None:
             await stack.call("POST", "/v1/webhook-endpoints/primary/pause")
             event = await stack.post()
         with sqlite3.connect(tmp_path / "relay.db") as rotten:
-            rotten.execute("UPDATE event SET body = replace(body, 'data', 'dada')")
+            rotten.execute("UPDATE event SET body = CAST(replace(body, 'data', 'dada') AS BLOB)")
         rotten.close()
         async with stack:
             await stack.call("POST", "/v1/webhook-endpoints/primary/resume")

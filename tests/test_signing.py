@@ -436,6 +436,13 @@ def test_secrets_sign_newest_first_until_they_expire() -> None:
     assert signature(text, "a") == after
 
 
+def test_a_header_carries_ten_signatures_at_most() -> None:
+    """However many secrets are active, the ten newest sign (reliability §4)."""
+    secrets = [f"secret {number}" for number in range(12)]
+
+    assert signature("", *secrets[:10]) == signature("", *secrets)
+
+
 @pytest.mark.parametrize(
     ("chosen", "secrets", "signing"),
     [

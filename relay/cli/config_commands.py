@@ -149,11 +149,11 @@ def _contents(url: str | None) -> str:
 
 
 def _create(path: Path, contents: str) -> None:
+    if path.exists():
+        fail(f"{path} exists and is left as it is. Name another file with --config.", Exit.CANNOT_CREATE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        fail(f"{path} exists and is left as it is. Name another file with --config.", Exit.CANNOT_CREATE)
     except OSError as error:
         reason = (error.strerror or "unknown reason").lower()
         fail(f"{path} cannot be created: {reason}. Name another file with --config.", Exit.CANNOT_CREATE)

@@ -96,7 +96,7 @@ class Story:
         self._receiver.mended = True
         self._tell("replayed", "demo.broken", "the receiver was mended; the same event goes out again, under its id")
         await self._post(f"/v1/deliveries/{delivery['id']}/retry")
-        delivery = await self._ended(event)
+        delivery = await self._ended(event, seen=delivery["attempts"])
         return self._is_delivered(delivery, attempts=4)
 
     def _is_delivered(self, delivery: dict[str, Any], attempts: int) -> bool:
@@ -107,20 +107,23 @@ class Story:
         return delivery["attempts"] == attempts and delivery["event_id"] in self._receiver.verified
 
     async def _send(self, event_type: str, data: dict[str, str]) -> str:
+        self._tell("posted", event_type, json.dumps(data))
         event = await self._post("/v1/events", {"type": event_type, "data": data})
-        self._tell("accepted", event_type, f"{event['id']}: on disk before the answer")
         return str(event["id"])
 
-    async def _ended(self, event_id: str) -> dict[str, Any]:
-        """Wait until the event's delivery is no longer due; returns it as it then is, or is at the end of patience."""
-        path, failed = f"/v1/events/{event_id}/deliveries", 0
+    async def _ended(self, event_id: str, seen: int = 0) -> dict[str, Any]:
+        """Wait until the event's delivery is no longer due, telling each failed attempt after the first `seen`.
+
+        Returns it as it then is, or is at the end of patience.
+        """
+        path = f"/v1/events/{event_id}/deliveries"
         for _ in range(round(PATIENCE_S / POLL_S)):
             delivery: dict[str, Any] = (await asyncio.to_thread(self._api.get, path))["data"][0]
             if delivery["state"] != "due":
                 break
-            if delivery["attempts"] != failed:
-                failed = delivery["attempts"]
-                self._tell("failed", delivery["event_type"], f"attempt {failed}; next try in {SCHEDULE[failed - 1]}")
+            if delivery["attempts"] > seen:
+                seen = delivery["attempts"]
+                self._tell("failed", delivery["event_type"], f"attempt {seen}; next try in {SCHEDULE[seen - 1]}")
             await asyncio.sleep(POLL_S)
         return delivery
 

@@ -175,5 +175,5 @@ Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidato
 RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
-Listen = Annotated[tuple[Annotated[str, AfterValidator(_check_listen)], ...], BeforeValidator(_read_listen)]
 Filled = AfterValidator(_check_filled)
+Listen = Annotated[tuple[Annotated[str, AfterValidator(_check_listen)], ...], BeforeValidator(_read_listen), Filled]

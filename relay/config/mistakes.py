@@ -70,7 +70,7 @@ def key_text(path: KeyPath, document: Any) -> str:
 def hidden(path: KeyPath, value: Any) -> Any:
     """Mask what must not be shown: secrets that are no references, header values, credentials in URLs."""
     if path[-1] == "url":
-        return masked(value) if isinstance(value, str) else MASK
+        return masked(value) if isinstance(value, str) and "://" in value else MASK
     if _SECRET_KEYS.isdisjoint(path):
         return value
     if isinstance(value, list | tuple):

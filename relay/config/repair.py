@@ -41,24 +41,30 @@ def repaired(document: Document, errors: Iterable[KeyPath], reading: Reading) ->
     return None, removed
 
 
-def _take_out(document: Any, path: KeyPath, serial: int) -> KeyPath:
-    """Take the wrong thing out of its table. Lists lose nothing but themselves: their places are part of paths."""
-    table, depth = document, 0
-    for depth, key in enumerate(path):
-        inner = table.get(key) if isinstance(key, str) else table[key]
-        if not _holds_tables(inner) or depth + 1 == len(path):
-            break
-        table = inner
+def _take_out(document: Document, path: KeyPath, serial: int) -> KeyPath:
+    """Take the wrong thing out of its table and return its path; lists of values go whole, for places are in paths."""
+    table, place = _innermost(document, path)
+    key: Any = place[-1]
     if isinstance(table, list):  # something else than a table among tables
-        table[int(path[depth])] = {}
-        return path[: depth + 1]
-    key = str(path[depth])
+        table[key] = {}
+        return place
     table.pop(key, None)
-    model = schema.table_at(path[:depth])
+    model = schema.table_at(place[:-1])
     field = schema.fields(model).get(key) if model else None
     if field is not None and field.is_required():
         table[key] = _placeholder(key, serial)
-    return path[: depth + 1]
+    return place
+
+
+def _innermost(document: Any, path: KeyPath) -> tuple[Any, KeyPath]:
+    """Walk down a path as long as it leads through tables; return the last one, and the path of what it holds."""
+    table = document
+    for depth, key in enumerate(path[:-1], start=1):
+        inner = table.get(key) if isinstance(key, str) else table[key]
+        if not _holds_tables(inner):
+            return table, path[:depth]
+        table = inner
+    return table, path
 
 
 def _holds_tables(value: Any) -> bool:

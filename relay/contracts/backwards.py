@@ -2,16 +2,11 @@
 
 import re
 
-from relay.contracts.template import Part, Template
+from relay.contracts.template import Part, Template, stem
 
 _FORMS = {"attempt": r"[1-9][0-9]{0,8}", "n": r"[0-9]+", "sigs": r".*", "sig": r".+", "secret": r".+"}
 _COUNTED = r"0|[1-9][0-9]{0,14}"  # no sign, fraction or leading zero: official verifiers take none
 _WRITTEN = r"[0-9TZ:.+-]+"
-
-
-def stem(variable: str) -> str:
-    """Return the variable without its format."""
-    return variable.partition(":")[0]
 
 
 def read_backwards(template: Template, text: str, time_format: str) -> dict[str, str] | None:

@@ -8,12 +8,11 @@ from relay.contracts.algorithms import ALGORITHMS, new_key
 from relay.contracts.document import ContractDocument, Kind, Signature
 from relay.contracts.fields import RENDERING_READERS, Rendering
 from relay.contracts.keys import decode_key, encode_key, untidy
-from relay.contracts.signing import Signer
+from relay.contracts.signing import CHOSEN, Signer
 from relay.model import Secret
 
 _NEW_KEY_BYTES = 32
 _TYPE_CHARACTERS = re.compile(r"[A-Za-z0-9_.:/-]*")  # the widest any grammar may be: safe in JSON and headers
-_MOST_SIGNATURES = {"all": 10, "first": 1, "second": 2}  # ten is what Svix sends at most
 
 
 class Contract:
@@ -34,8 +33,10 @@ class Contract:
         self.shows_secret = any("secret" in template.variables for template in document.headers.values())
         self.signs = bool(document.signature) or self.shows_secret
         self.needs_secret = self.shows_secret or any(entry.unsigned is None for entry in document.signature)
-        self.max_signatures = max((_MOST_SIGNATURES[entry.secrets] for entry in document.signature), default=1)
+        self.max_signatures = max((CHOSEN[entry.secrets].stop for entry in document.signature), default=1)
         self.overlaps = self.max_signatures > 1
+        signed = (entry.header for entry in document.signature)
+        self.header_names = frozenset(map(str.lower, ("content-type", *document.headers, *signed)))
         self._body = document.body.template
         self._readers = tuple((name, RENDERING_READERS[name]) for name in sorted(self._body.variables))
 

@@ -12,7 +12,8 @@ from relay.contracts.template import Template
 from relay.errors import ConfigError
 from relay.model import Secret
 
-_CHOSEN = {"all": slice(None), "first": slice(0, 1), "second": slice(1, 2)}
+CHOSEN = {"all": slice(0, 10), "first": slice(0, 1), "second": slice(1, 2)}
+"""Which active secrets sign, newest first. Svix too carries ten signatures at most (reliability §4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _secret_header(template: Template, secrets: Sequence[Secret]) -> _SecretHead
 def _signature_header(entry: Signature, secrets: Sequence[Secret], constants: Mapping[str, bytes]) -> _SignatureHeader:
     return _SignatureHeader(
         keys=signing_keys(entry, secrets, constants),
-        chosen=_CHOSEN[entry.secrets],
+        chosen=CHOSEN[entry.secrets],
         encode=ENCODINGS[entry.encoding],
         join=entry.join.encode(),
         whole=entry.value.bind(constants),

@@ -57,6 +57,11 @@ class Template:
         return b"".join([part if isinstance(part, bytes) else values[part] for part in self.parts])
 
 
+def stem(variable: str) -> str:
+    """Return a variable's name without its format."""
+    return variable.partition(":")[0]
+
+
 def _part(token: str, known: Collection[str]) -> Part:
     if token in ("{{", "}}"):
         return token[0].encode()
@@ -71,15 +76,11 @@ def _part(token: str, known: Collection[str]) -> Part:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    forms = sorted(other for other in known if _stem(other) == _stem(name))
+    forms = sorted(other for other in known if stem(other) == stem(name))
     near = forms or get_close_matches(name, known, n=1)
     if near:
         return f"Did you mean {_listed(near)}?"
-    return f"Known here: {_listed(other for other in sorted(known) if ':' not in other or _stem(other) not in known)}."
-
-
-def _stem(name: str) -> str:
-    return name.partition(":")[0]
+    return f"Known here: {_listed(other for other in sorted(known) if ':' not in other or stem(other) not in known)}."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,19 +12,19 @@ from itertools import product
 
 from relay.contracts import suspicions
 from relay.contracts.algorithms import Sign
-from relay.contracts.backwards import read_backwards, shape, stem
+from relay.contracts.backwards import read_backwards, shape
 from relay.contracts.contract import Contract
 from relay.contracts.document import Kind, Signature
 from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers, parse_time_ms
 from relay.contracts.signing import SigningKey, signing_keys
-from relay.contracts.template import Template
+from relay.contracts.template import Template, stem
 from relay.durations import format_duration
 from relay.model import Secret
 
 TOLERANCE_MS = 300_000
 """How far a timestamp may be from now, both ways: what all official Standard Webhooks libraries take."""
 
-_TOLD = frozenset({"id", "type", "event", "attempt", "timestamp"})  # what only the headers can tell
+_TOLD = frozenset({"id", "type", "attempt", "timestamp"})  # what only the headers can tell
 _SECOND_MS = 1000
 
 
@@ -115,6 +115,8 @@ def verify(
     by_name = {name.lower(): value for name, value in headers.items()}
     constants = _constants(url, endpoint_id)
     request = _Request(contract, tuple(secrets), by_name, body, now_ms, tolerance_ms, constants)
+    for entry in request.signatures:
+        signing_keys(entry, secrets, constants)  # an impossible secret is the caller's mistake, whatever was received
     try:
         return Verification(Verdict.VERIFIED, _examine(request))
     except _Refused as refused:
@@ -160,11 +162,16 @@ def _check_shown_secret(request: _Request) -> None:
 def _told_by_headers(request: _Request) -> dict[str, str]:
     """Read the plain headers that tell something a signature covers."""
     told: dict[str, str] = {}
-    signed = {stem(name) for entry in request.signatures for name in entry.content.variables} & _TOLD
+    signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _TOLD
     for name, template in request.contract.document.headers.items():
-        if signed & {stem(variable) for variable in template.variables}:
+        if signed & _subjects(template.variables):
             told |= _read_header(request, name, template)
     return told
+
+
+def _subjects(variables: Iterable[str]) -> set[str]:
+    """Return what variables are about, whatever their format; {event} is another word for {type}."""
+    return {"type" if variable == "event" else stem(variable) for variable in variables}
 
 
 def _read_header(request: _Request, name: str, template: Template) -> dict[str, str]:
@@ -247,9 +254,8 @@ def _pairs(request: _Request, entry: Signature, claims: Iterable[_Claim]) -> lis
 
 
 def _check_known(pair: _Pair, entry: Signature) -> None:
-    told = {stem(name) for name in pair.claim.told}
-    told |= {"type", "event"} if told & {"type", "event"} else set()
-    unknown = {stem(name) for name in pair.key.content.variables} & (_TOLD | {"url", "path", "endpoint_id"}) - told
+    covered = _subjects(pair.key.content.variables) & (_TOLD | {"url", "path", "endpoint_id"})
+    unknown = covered - _subjects(pair.claim.told)
     if unknown:
         listed = ", ".join(sorted(unknown))
         raise _Refused(Verdict.CANNOT_TELL, f"{entry.header} covers the {listed}, which no header tells; give it.")

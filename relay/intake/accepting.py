@@ -19,7 +19,7 @@ from relay.contracts import Rendering
 from relay.errors import CommitUnknown, RelayError
 from relay.ids import IdFactory
 from relay.intake.screening import screen
-from relay.intake.submission import Submission, check, given_ms, read, read_batch
+from relay.intake.submission import Submission, check, given_bytes, given_ms, read, read_batch
 from relay.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.problems import Mistake, Problem, Refused
 from relay.times import format_time
@@ -206,7 +206,7 @@ class Intake:
             deliver_at_ms=deliver_at_ms if deliver_at_ms is not None and deliver_at_ms > now_ms else None,
             expires_at_ms=given_ms(posted.expires_at),
             ordering_key=posted.ordering_key,
-            metadata=None if posted.metadata is None else bytes(posted.metadata),
+            metadata=given_bytes(posted.metadata),
             idempotency=_claim(posted, application, data),
         )
 

@@ -38,7 +38,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: str | None = None
     idempotency_key: str | None = None
     timestamp: Moment | None = None
-    metadata: msgspec.Raw | None = None
+    metadata: msgspec.Raw = msgspec.Raw()  # a union of Raw and None does not decode (msgspec 0.22)
     deliver_at: Moment | None = None
     expires_at: Moment | None = None
     ordering_key: str | None = None
@@ -75,8 +75,9 @@ def check(posted: Submission, now_ms: int) -> Iterator[Mistake]:
         yield Mistake("/idempotency_key", fault)
     if posted.ordering_key is not None and (fault := key_fault(posted.ordering_key)):
         yield Mistake("/ordering_key", fault)
-    if posted.metadata is not None:
-        yield from _check_metadata(bytes(posted.metadata))
+    metadata = given_bytes(posted.metadata)
+    if metadata is not None:
+        yield from _check_metadata(metadata)
     if posted.timestamp is not None or posted.deliver_at is not None or posted.expires_at is not None:
         yield from _check_times(posted, now_ms)
 
@@ -86,6 +87,12 @@ def key_fault(key: str) -> str | None:
     if _VISIBLE.fullmatch(key):
         return None
     return f"must be 1 to {KEY_CHARACTERS_MAX} visible ASCII characters, without blanks"
+
+
+def given_bytes(raw: msgspec.Raw) -> bytes | None:
+    """Return JSON as it was posted; None when it was left out or null."""
+    given = bytes(raw)
+    return None if given in (b"", b"null") else given
 
 
 def given_ms(moment: datetime | None) -> int | None:

@@ -25,15 +25,20 @@ RESPONSES_BYTES = 64 << 10
 _RESPONSE_BYTES = 16 << 10  # the most the courier reads of one
 _DETAIL_CHARACTERS = 500
 
+# The last condition finds a settlement that is submitted again because its commit was unknown.
 _SETTLE = """
     UPDATE delivery SET
       state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at, manual = 0,
       attempts = delivery.attempts + s.attempted, series_attempts = delivery.series_attempts + s.attempted
     FROM (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
-                 value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted
+                 value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
+                 value ->> 8 AS attempts, value ->> 9 AS started_at
           FROM json_each(?)) AS s
     WHERE delivery.event = s.event AND delivery.endpoint = s.endpoint
       AND delivery.state = 0 AND delivery.series = s.series
+      AND (delivery.attempts <= s.attempts OR NOT EXISTS (
+        SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
+          AND a.series = s.series AND a.started_at = s.started_at))
     RETURNING event, endpoint, attempts, series_attempts, budget_from, ordering_key"""
 
 _INSERT_ATTEMPT = """
@@ -48,7 +53,7 @@ _DELIVERED_AFTER_CANCEL = """
 _RECORDED = """
     SELECT d.state, d.due, d.series, d.attempts, d.series_attempts, d.budget_from
     FROM attempt a JOIN delivery d ON d.event = a.event AND d.endpoint = a.endpoint
-    WHERE a.event = ? AND a.endpoint = ? AND a.series = ? AND a.started_at = ?"""
+    WHERE a.event = ? AND a.endpoint = ? AND a.number > ? AND a.series = ? AND a.started_at = ?"""
 
 _TRIM_RESPONSES = """
     DELETE FROM response WHERE event = ?1 AND endpoint = ?2 AND number IN (
@@ -131,6 +136,8 @@ def _row(work: SettleWork) -> tuple[Any, ...]:
         settlement.reason,
         None if settlement.state is DeliveryState.DUE else now_ms,
         0 if settlement.outcome is None else 1,
+        delivery.attempts,
+        None if settlement.outcome is None else settlement.outcome.started_at_ms,
     )
 
 
@@ -171,7 +178,7 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
 
 def _settled_before(connection: sqlite3.Connection, delivery: DueDelivery, outcome: Outcome) -> Settled | None:
     """Answer a settlement that is submitted again because its commit was unknown, and had been kept."""
-    key = (delivery.event, delivery.endpoint, delivery.series, outcome.started_at_ms)
+    key = (*delivery.key, delivery.attempts, delivery.series, outcome.started_at_ms)
     row = connection.execute(_RECORDED, key).fetchone()
     if row is None:
         return None

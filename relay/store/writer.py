@@ -221,13 +221,7 @@ class Writer:
 
     def _transaction(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
         connection.execute("BEGIN IMMEDIATE")
-        answers: list[Answer] = []
-        for stage, run in self._batches.items():
-            chosen = [job for job in jobs if job.stage is stage]
-            if chosen:
-                results = run(connection, [job.work for job in chosen])
-                answers += [Answer(job, result, None) for job, result in zip(chosen, results, strict=True)]
-        answers += [_edit(connection, job) for job in jobs if job.stage is Stage.EDIT]
+        answers = self._run_jobs(connection, jobs)
         if self._abandoned:
             raise CommitFailed
         try:
@@ -235,6 +229,15 @@ class Writer:
         except sqlite3.Error as error:
             raise CommitFailed from error
         return answers
+
+    def _run_jobs(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+        answers: list[Answer] = []
+        for stage, run in self._batches.items():
+            chosen = [job for job in jobs if job.stage is stage]
+            if chosen:
+                results = run(connection, [job.work for job in chosen])
+                answers += [Answer(job, result, None) for job, result in zip(chosen, results, strict=True)]
+        return answers + [_edit(connection, job) for job in jobs if job.stage is Stage.EDIT]
 
     def commit(self, connection: sqlite3.Connection) -> None:
         """Make the group durable; a test may stand in the way."""

@@ -67,9 +67,10 @@ class Stack:
         self.url = f"http://{address}"
 
     async def stop(self) -> None:
-        """Stop it, as SIGTERM would."""
+        """Stop it, as SIGTERM would; a test in which a background task died has failed."""
         await self.http.close()
         await self.relay.stop()
+        assert self.relay.fatal is None, self.relay.fatal
 
     async def crash(self) -> None:
         """End it as SIGKILL would: nothing more reaches the database."""

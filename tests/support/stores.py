@@ -3,11 +3,11 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from relay.model import (
     Accepted,
@@ -22,10 +22,8 @@ from relay.model import (
     Settlement,
 )
 from relay.store import AcceptResult, EndpointRow, Store, StoreSettings
-from relay.store.writer import Answer, CommitFailed, Job, Writer
+from relay.store.writer import Answer, Job, Writer
 from tests.support.clock import FakeClock
-
-T = TypeVar("T")
 
 
 class Relay:
@@ -132,6 +130,8 @@ class Gate:
         self._open.set()
         self.waiting = threading.Event()  # set while a commit is held up
         self.error: Exception | None = None
+        self.commits = 0
+        self._fail_from: tuple[int, Exception] | None = None
 
     def hold(self) -> None:
         self.waiting.clear()
@@ -140,10 +140,17 @@ class Gate:
     def let_go(self) -> None:
         self._open.set()
 
+    def fail_from(self, number: int, error: Exception) -> None:
+        """Let `number - 1` commits pass, counting one that is held up, and fail those after it until `error` is None."""
+        self._fail_from = (self.commits + number - 1, error)
+
     def pass_through(self) -> None:
         """Called by the writer before each commit."""
+        self.commits += 1
         self.waiting.set()
         self._open.wait(20)
+        if self._fail_from is not None and self.commits >= self._fail_from[0]:
+            self._fail_from, self.error = None, self._fail_from[1]
         if self.error is not None:
             raise self.error
 
@@ -164,19 +171,12 @@ def gated(gate: Gate) -> type[Writer]:
 
 
 def hasty(gate: Gate) -> type[Writer]:
-    """Make the writer that must be caught: it answers before its commit."""
+    """Make the writer that the tests must catch: it answers before its commit."""
 
-    class Hasty(Writer):
-        def commit(self, connection: sqlite3.Connection) -> None:
-            answers = [Answer(job, result, None) for job, result in self.ready]
-            self._tell(self._answer, answers, None)
-            gate.pass_through()
-            super().commit(connection)
-
-        def _batch(self, *arguments: Any) -> Any:
-            raise NotImplementedError
-
-        ready: list[tuple[Job[Any], Any]]
+    class Hasty(gated(gate)):  # type: ignore[misc]
+        def _run_jobs(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+            self._tell(self._answer, super()._run_jobs(connection, jobs), None)
+            return []
 
     return Hasty
 

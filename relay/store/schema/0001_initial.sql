@@ -82,9 +82,11 @@ CREATE TABLE delivery (
   CHECK ((state = 3) = (cancelled_by IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
--- Finding due work must cost the same behind a million rows that are finished or not due yet.
-CREATE INDEX delivery_due ON delivery (endpoint, due, event) WHERE state = 0;
-CREATE INDEX delivery_dead ON delivery (event, endpoint, reason, finished_at) WHERE state = 2;
+-- Finding due work must cost the same behind a million rows that are finished or not due yet. `state` stands in both
+-- indexes, constant as it is, so that they cover their counts: without it SQLite visits every row (1.5 s instead of
+-- 0.05 s for a million).
+CREATE INDEX delivery_due ON delivery (endpoint, due, event, state) WHERE state = 0;
+CREATE INDEX delivery_dead ON delivery (event, endpoint, reason, finished_at, state) WHERE state = 2;
 CREATE INDEX delivery_expiry ON delivery (endpoint, expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
 CREATE INDEX delivery_order ON delivery (endpoint, ordering_key, event) WHERE state = 0 AND ordering_key IS NOT NULL;
 

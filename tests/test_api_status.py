@@ -1,0 +1,155 @@
+"""The daemon's calls: health, readiness, status, metrics, reload."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from relay.api.services import Reload
+from relay.config import Problem, Severity
+from relay.model import Failure, Outcome
+from tests.support.api import Api
+
+
+async def test_healthz_answers_anybody(tmp_path: Path) -> None:
+    """An answer at all means the loop is alive; no token is needed, GET or HEAD."""
+    async with Api(tmp_path) as api:
+        answer = await api.call("GET", "/healthz", by=None)
+        head = await api.call("HEAD", "/healthz", by=None)
+    assert (answer.status, answer.json) == (200, {"status": "ok"})
+    assert (head.status, head.text) == (200, b"")
+
+
+async def test_readyz_follows_intake(tmp_path: Path) -> None:
+    """Ready is 200; a full disk or a stopping relay is 503 with its reasons; receivers never matter."""
+    async with Api(tmp_path) as api:
+        api.courier.answers = [Outcome(0, 1, failure=Failure.CONNECT)]
+        await api.delivery_of(await api.post_event(), "due", attempts=1)
+        ready = await api.call("GET", "/readyz", by=None)
+        api.daemon.disk_low = True
+        api.daemon.stopping = True
+        closed = await api.call("GET", "/readyz", by=None)
+    assert (ready.status, ready.json) == (200, {"ready": True, "reasons": []})
+    assert closed.status == 503
+    assert [reason["code"] for reason in closed.json["reasons"]] == ["draining", "disk_low"]
+
+
+async def test_status_tells_what_an_operator_asks_first(tmp_path: Path) -> None:
+    """One call has version, uptime, readiness, the storage facts that were read back, and the counts."""
+    async with Api(tmp_path) as api:
+        api.courier.answers = [Outcome(0, 1, status=503)]
+        await api.delivery_of(await api.post_event(), "due", attempts=1)
+        api.clock.advance(1_500)
+        status = await api.get("/v1/status", by="auditor")
+    assert status["uptime_s"] == 1.5
+    assert status["config_path"] == "/etc/relay/config.toml"
+    assert (status["ready"], status["due"], status["in_flight"], status["dead"]) == (True, 1, 0, 0)
+    assert status["headline"] == "1 of 1 endpoint is failing; 1 delivery waits."
+    storage = status["storage"]
+    assert (storage["journal_mode"], storage["synchronous"], storage["durability"]) == ("wal", "full", "full")
+    assert storage["database_bytes"] + storage["wal_bytes"] > 0
+    (line,) = status["worst"]
+    assert (line["id"], line["health"]["failures"], line["health"]["last_failure"]) == ("primary", 1, "503")
+    assert status["endpoints"] == status["worst"]
+    assert [warning.split()[0] for warning in status["warnings"]] == ["delivery.allow_http", "delivery.allow_networks"]
+
+
+async def test_status_says_when_the_trouble_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When most active endpoints fail at DNS or connect, the headline says that it is us (Q9)."""
+    async with Api(tmp_path) as api:
+        monkeypatch.setattr(api.dispatch, "local_trouble", lambda: True)
+        status = await api.get("/v1/status")
+    assert status["local_trouble"] is True
+    assert status["headline"].startswith("It is us, not them: ")
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/metrics"])
+@pytest.mark.parametrize(
+    ("who", "status"),
+    [("root", 200), ("auditor", 200), ("acme-app", 403), ("acme-producer", 403), (None, 401)],
+)
+async def test_the_whole_daemon_is_for_readers_and_admins(
+    tmp_path: Path, path: str, who: str | None, status: int
+) -> None:
+    """Status and metrics speak of every application, so tokens that are bound to one do not see them."""
+    async with Api(tmp_path) as api:
+        assert (await api.call("GET", path, by=who)).status == status
+
+
+async def test_metrics_come_from_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape shows what was counted and reads not one row of the database (invariant 8)."""
+    async with Api(tmp_path) as api:
+        api.courier.answers = [Outcome(0, 20, status=410)]
+        await api.delivery_of(await api.post_event(), "dead")
+
+        def refuse(*arguments: Any, **named: Any) -> None:
+            raise AssertionError("a scrape must not read the database")
+
+        for name in ("list_events", "list_deliveries", "dead_groups", "find_event", "audit_due"):
+            monkeypatch.setattr(api.store, name, refuse)
+        answer = await api.call("GET", "/metrics")
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text.decode())
+        for sample in family.samples
+    }
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert found["relay_attempts_total", "primary", "4xx"] == 1
+    assert found["relay_deliveries", "dead"] == 1
+    assert found["relay_endpoint_state", "primary", "disabled"] == 1
+    assert found["relay_lane_audit_repairs_total",] == 0
+
+
+async def test_metrics_speak_openmetrics_when_asked(tmp_path: Path) -> None:
+    """The Accept header of a scraper decides the form."""
+    async with Api(tmp_path) as api:
+        answer = await api.call("GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith(b"# EOF\n")
+
+
+async def test_a_reload_says_what_it_did(tmp_path: Path) -> None:
+    """A reload that was taken over names what changed, what needs a restart, and its warnings."""
+    warning = Problem(Severity.WARNING, "config.toml", 3, "server.listen", None, "is ignored", "Remove it.")
+    async with Api(tmp_path) as api:
+        api.daemon.next_reload = Reload(True, ("delivery.timeout",), ("server.listen",), (warning,))
+        answer = await api.call("POST", "/v1/reload")
+    assert answer.status == 200
+    assert answer.json == {
+        "reloaded": True,
+        "changed": ["delivery.timeout"],
+        "needs_restart": ["server.listen"],
+        "warnings": [
+            {
+                "severity": "warning",
+                "where": "config.toml:3",
+                "key": "server.listen",
+                "message": "is ignored",
+                "remedy": "Remove it.",
+            }
+        ],
+    }
+
+
+async def test_a_refused_reload_names_every_error(tmp_path: Path) -> None:
+    """A configuration with errors changes nothing, and the answer says each with its place in the file (DESIGN §9)."""
+    errors = tuple(
+        Problem(Severity.ERROR, "config.toml", line, "delivery.timeout", '"x"', "not a duration", 'Write "15s".')
+        for line in (3, 9)
+    )
+    async with Api(tmp_path) as api:
+        api.daemon.next_reload = Reload(applied=False, problems=errors)
+        answer = await api.call("POST", "/v1/reload")
+    assert (answer.status, answer.json["type"]) == (422, "invalid_config")
+    assert [error["message"] for error in answer.json["errors"]] == [
+        'config.toml:3: delivery.timeout: not a duration. Write "15s".',
+        'config.toml:9: delivery.timeout: not a duration. Write "15s".',
+    ]
+
+
+@pytest.mark.parametrize("who", ["auditor", "acme-app", "acme-producer"])
+async def test_only_an_admin_reloads(tmp_path: Path, who: str) -> None:
+    """Reload changes the whole daemon: 403 for every other role."""
+    async with Api(tmp_path) as api:
+        assert (await api.call("POST", "/v1/reload", by=who)).status == 403

@@ -1,0 +1,53 @@
+"""The bench measures what it says: its pieces, at tiny sizes, and its arithmetic. No figure is judged here."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.load import request_bytes
+from bench.receiver import split
+from bench.run import Drain, Run, Work, drain_backlog, report_drain, report_pairs, run_bare, run_relay
+from bench.sinks import open_sink
+
+
+def test_messages_are_split_by_length() -> None:
+    """A message is cut off only when it is complete; what follows stays for the next."""
+    whole = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nokGET"
+    assert split(whole) == (b"POST / HTTP/1.1\r\ncontent-length: 2", b"ok", b"GET")
+    assert split(whole[:-4]) is None
+    assert split(b"POST / HTTP/1.1\r\n") is None
+
+
+@pytest.mark.parametrize("body_bytes", [60, 600])
+def test_bodies_have_the_size_that_was_asked_for(body_bytes: int) -> None:
+    """The JSON of an event is exactly as long as asked."""
+    _, _, body = request_bytes("h", "t", body_bytes).partition(b"\r\n\r\n")
+    assert len(body) == body_bytes
+
+
+def test_ratios_are_taken_within_a_pair() -> None:
+    """The reported ratio is the median over pairs, with the lowest and the highest."""
+    pairs = [(Run(100, bare, 1, 2), Run(100, relay, 1, 2)) for bare, relay in ((100, 50), (200, 160), (50, 45))]
+    text = report_pairs(Work(10, 1, 600), pairs)
+    assert "| delivered/s, end to end | 100 | 50 | 0.80 | 0.50 – 0.90 |" in text
+
+
+def test_a_drain_is_reported_with_memory_over_its_course() -> None:
+    """Memory is shown before, at each quarter, at the end, and at most."""
+    text = report_drain(Drain(1000, 500.0, [10, 11, 12, 13, 14, 15, 16, 99]), [Run(1, 250, 0, 0)])
+    assert "500 deliveries/s, 2.00 × the hot rate" in text
+    assert "10 MiB before, 12 / 14 / 16 MiB at each quarter, 99 MiB at the end, 99 MiB at most (8 samples)" in text
+
+
+@pytest.mark.slow
+def test_both_sides_do_the_same_work(tmp_path: Path) -> None:
+    """Bare and relay both deliver every event to every endpoint, exactly once, and so does a drained backlog."""
+    folders = [tmp_path / name for name in ("bare", "relay", "backlog")]
+    for folder in folders:
+        folder.mkdir()
+    with open_sink("python", tmp_path) as sink:
+        work = Work(events=70, fan_out=2, body_bytes=600)
+        assert run_bare(folders[0], sink, work).delivered_rate > 0
+        assert run_relay(folders[1], sink, work).delivered_rate > 0
+        assert drain_backlog(folders[2], sink, work).deliveries == 140
+        assert sink.received() == 3 * 140
