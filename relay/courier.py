@@ -112,7 +112,7 @@ _trail: ContextVar[_Trail] = ContextVar("_trail")
 
 
 class _Unsendable(ValueError):
-    """The request can never be sent; the text says why, without the URL's secrets."""
+    """The request can never be sent; the text says why and does not repeat the URL."""
 
 
 class _Target(NamedTuple):
@@ -178,6 +178,7 @@ class Courier:
         self._resolver = resolver
         self._settings = settings
         self._tls = tls
+        self._sessions: tuple[aiohttp.ClientSession, ...] = ()
         self._target = functools.lru_cache(MAX_TARGETS)(_parse_target)
 
     async def start(self) -> None:
@@ -185,11 +186,12 @@ class Courier:
         self._tls = self._tls or await asyncio.to_thread(strict_tls)
         self._pooled = self._session(keepalive_timeout=KEEP_ALIVE_S)
         self._fresh = self._session(force_close=True)
+        self._sessions = (self._pooled, self._fresh)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._pooled.close()
-        await self._fresh.close()
+        """Close all connections. Safe twice, and before `start`."""
+        for session in self._sessions:
+            await session.close()
 
     async def attempt(self, request: Request) -> Outcome:
         """POST the request and say what came of it. Raises nothing but `CancelledError`."""
@@ -224,14 +226,13 @@ class Courier:
         return await _exchange(self._fresh, target.url, request, trail)  # Q17
 
     def _answered(self, started: Now, trail: _Trail, answer: _Answer) -> Outcome:
-        now = self._clock.now()
         retry_after = answer.headers.get(hdrs.RETRY_AFTER)
         return Outcome(
             started_at_ms=started.wall_ms,
-            duration_ms=round(now.mono_ms - started.mono_ms),
+            duration_ms=round(self._clock.mono_ms() - started.mono_ms),
             status=answer.status,
             address=trail.address,
-            retry_after_ms=None if retry_after is None else parse_retry_after(retry_after, now.wall_ms),
+            retry_after_ms=None if retry_after is None else parse_retry_after(retry_after, self._clock.wall_ms()),
             control=_control(answer.headers),
             response_headers=_kept(answer.headers),
             response_body=answer.body,

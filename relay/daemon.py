@@ -13,10 +13,11 @@ import structlog
 from relay import log
 from relay.api.services import Reload
 from relay.clock import SystemClock
-from relay.config import Config, Loaded, find_config_file, load, render_problems, state_folder
+from relay.config import Config, Loaded, load, render_problems
 from relay.contracts import ContractCatalogue
 from relay.errors import CannotStart, ConfigError, RelayError
 from relay.log import Logging
+from relay.places import find_config_file, state_folder
 from relay.service import Relay
 from relay.systemd import Notifier, watchdog_interval_ms
 from relay.tokens import Role, Token

@@ -95,6 +95,7 @@ class Dispatch:
         self.log_all = log_all  # deliveries at info too, not at debug
         self._settles_max = settles_max
         self._reachability = Reachability()
+        self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last reported
         self._cache = EventCache(CACHE_BYTES)
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
@@ -229,6 +230,7 @@ class Dispatch:
         self._metrics.attempt(endpoint.id, outcome)
         if health is not None:
             self._store.save_health(endpoint.ref, health)
+            self._report_health(endpoint, health)
             if self._is_lost(endpoint, health):
                 self._spawn(self._disable(endpoint, DisabledBy.FAILING))
         if decision.classification.disable is not None:
@@ -329,6 +331,17 @@ class Dispatch:
         return len(cut)
 
     # -- telling ---------------------------------------------------------------------------------------------------
+
+    def _report_health(self, endpoint: Endpoint, health: Health) -> None:
+        reported_ms = self._cooling.get(endpoint.ref, 0)
+        if health.cool_down_ms == reported_ms:
+            return
+        self._cooling[endpoint.ref] = health.cool_down_ms
+        if health.cool_down_ms:
+            facts = {"failures": health.failures, "last_failure": health.last_failure}
+            self._log.warning(log.ENDPOINT_COOLING, endpoint=endpoint.id, cool_down_ms=health.cool_down_ms, **facts)
+        else:
+            self._log.info(log.ENDPOINT_RECOVERED, endpoint=endpoint.id)
 
     def _report(self, endpoint: Endpoint, event: FrozenEvent, settlement: Settlement) -> None:
         outcome = settlement.outcome

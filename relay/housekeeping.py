@@ -68,6 +68,7 @@ class Housekeeping:
         self.retention = retention
         self.gate = Gate()
         self._wall_offset_ms = self._offset_ms()
+        self._writer_was_healthy = True
         self._never = asyncio.Event()
         self._log = structlog.get_logger("relay.housekeeping")
 
@@ -112,9 +113,16 @@ class Housekeeping:
             self._log.warning(log.DISK_LOW if disk_low else log.DISK_OK, free_bytes=free_bytes)
         self.gate.disk_low, self.gate.free_bytes = disk_low, free_bytes
         self._watch_wall_clock()
-        if not self._store.healthy:
+        await self._watch_writer()
+
+    async def _watch_writer(self) -> None:
+        healthy = self._store.healthy
+        if not healthy:
             await self._guarded(self._store.ping())
             self._dispatch.kick()
+        if healthy != self._writer_was_healthy:
+            self._log.warning(log.STORE_RECOVERED if healthy else log.STORE_FAILED)
+        self._writer_was_healthy = healthy
 
     def _watch_wall_clock(self) -> None:
         offset_ms = self._offset_ms()

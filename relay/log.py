@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TextIO
 
@@ -17,11 +18,9 @@ import structlog
 
 # -- the names of what is logged; the first part says who speaks --------------------------------------------------------
 
-SERVICE_STARTING: Final = "service.starting"
 SERVICE_READY: Final = "service.ready"
 SERVICE_STOPPING: Final = "service.stopping"
 SERVICE_STOPPED: Final = "service.stopped"
-LISTENING: Final = "service.listening"
 DRAIN_CUT: Final = "service.drain_cut"
 TASK_FAILED: Final = "service.task_failed"
 SUMMARY: Final = "service.summary"
@@ -36,15 +35,12 @@ STORE_OPENED: Final = "store.opened"
 STORE_UNCLEAN: Final = "store.unclean"
 STORE_FAILED: Final = "store.failed"
 STORE_RECOVERED: Final = "store.recovered"
-STORE_DAMAGED: Final = "store.damaged"
 SETTLE_FAILED: Final = "store.settle_failed"
 REFILL_FAILED: Final = "store.refill_failed"
 AUDIT_REPAIRED: Final = "store.audit_repaired"
 PRUNED: Final = "store.pruned"
 DISK_LOW: Final = "store.disk_low"
 DISK_OK: Final = "store.disk_ok"
-EVENT_ACCEPTED: Final = "event.accepted"
-EVENT_REJECTED: Final = "event.rejected"
 REQUEST_FAILED: Final = "request.failed"
 DELIVERED: Final = "delivery.delivered"
 ATTEMPT_FAILED: Final = "delivery.attempt_failed"
@@ -105,7 +101,6 @@ def configure(
     writer = LineWriter(stream, lambda count: finish({"level": "warning", "event": LOG_DROPPED, "lines": count}))
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _add_logger,
             structlog.processors.format_exc_info,
@@ -237,13 +232,26 @@ _USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@?#]+@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
 
 
+_SUSPECT = re.compile(r"[:=,\s]|whs(?:ec|k)_")
+"""Without one of these none of the patterns above can match: most values are ids, words and states."""
+
+
 def mask_secrets(_logger: Any, _method: str, line: EventDict) -> EventDict:
     """Hide secrets, tokens, signatures, payloads, and the parts of URLs that may hold them (invariant 13)."""
-    return {key: MASK if _SECRET_KEYS.search(key) else _masked(value) for key, value in line.items()}
+    return {key: MASK if _is_secret(key) else _masked(value) for key, value in line.items()}
 
 
 def mask_text(text: str) -> str:
     """Hide what looks like a secret inside a text."""
+    return _hidden(text) if _SUSPECT.search(text) else text
+
+
+@lru_cache(maxsize=1_000)
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEYS.search(key) is not None
+
+
+def _hidden(text: str) -> str:
     text = _HEADER.sub(rf"\1\2{MASK}", text)
     text = _SIGNING_SECRET.sub(rf"\1{MASK}", text)
     text = _SIGNATURE.sub(rf"\1{MASK}", text)

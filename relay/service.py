@@ -236,7 +236,11 @@ class Relay:
                 return Reload(applied=False, problems=loaded.problems)
             plan = reload_changes(self.config, loaded.config)
             config = loaded.config.model_copy(
-                update={"server": self.config.server, "storage": _reloadable_storage(self.config, loaded.config)}
+                update={
+                    "server": self.config.server,
+                    "storage": _reloadable_storage(self.config, loaded.config),
+                    "log": self.config.log,
+                }
             )
             tokens = _tokens(config, self._extra_tokens)
             TokenTable(tokens)  # refuses doubled secrets before anything changes

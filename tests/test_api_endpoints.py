@@ -327,6 +327,19 @@ async def test_a_wrong_test_is_refused(tmp_path: Path) -> None:
     assert (answer.status, pointers(answer.json)) == (422, ["/dada", "/type"])
 
 
+async def test_an_endpoint_that_left_the_file_is_not_tested(tmp_path: Path) -> None:
+    """What vanished from the file is held and has no secrets: a test of it is refused with the way back (Q11)."""
+    async with Api(tmp_path) as api:
+        without = {**CONFIG, "application": [{"id": "acme"}, {"id": "globex"}]}
+        await api.directory.apply(type(api.config).model_validate(without))
+        answer = await api.call("POST", f"{PATH}/primary/test")
+        shown = await api.get(f"{PATH}/primary")
+        assert api.courier.requests == []
+    assert (answer.status, answer.json["type"]) == (409, "not_configured")
+    assert (shown["present"], shown["held"]) == (False, True)
+    assert shown["waits_for"] == "the endpoint is no longer in the configuration file"
+
+
 @pytest.mark.parametrize(
     ("method", "suffix"),
     [("GET", ""), ("PATCH", ""), ("DELETE", "")]

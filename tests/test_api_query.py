@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from relay.api.objects import parse_object, pointer, raw_member
 from relay.api.query import Query, delivery_filter, event_filter
-from relay.api.render import moment
-from relay.model import DeadReason, DeliveryState, NoDelivery
+from relay.api.render import event_detail, moment
+from relay.model import DeadReason, DeliveryState, EventView, NoDelivery
 from relay.problems import Refused
 from relay.store import DeliveryFilter, EventFilter
 
@@ -122,6 +123,14 @@ def test_times_are_written_in_one_form(unix_ms: int | None, text: str | None) ->
 def test_a_written_time_is_read_back(unix_ms: int) -> None:
     """What the API writes as a time it takes as a filter, to the millisecond."""
     assert query(f"since={moment(unix_ms)}").moment_ms("since") == unix_ms
+
+
+@pytest.mark.parametrize("body", [b"", b"plain text", b'{"a": \xff}', b"[1,"])
+def test_a_payload_that_is_no_json_is_shown_as_text(body: bytes) -> None:
+    """A body that is not JSON, or was damaged, does not damage the answer that shows it."""
+    view = EventView("evt_1", "a.b", "acme", 0, 0, None, None, None, None, None, "", body=body)
+    written = orjson.loads(orjson.dumps(event_detail(view)))
+    assert written["payload"] == body.decode("utf-8", "replace")
 
 
 def test_no_body_is_an_empty_object() -> None:

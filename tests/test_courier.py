@@ -366,10 +366,18 @@ async def test_cancelled_attempt_drops_its_connection(courier: Courier) -> None:
         await ended.wait()
 
 
-async def test_names_that_do_not_resolve(courier: Courier) -> None:
-    """A name that is too long to exist fails at DNS, with the reason."""
-    outcome = await courier.attempt(_request(f"http://{'a' * 64}.invalid/"))
-    assert outcome.failure in (Failure.DNS, Failure.INVALID_REQUEST)
+async def test_close_is_safe_at_any_time() -> None:
+    """Closing works before the start, twice, and with an attempt under way (invariant 12)."""
+    clock, guard = SystemClock(), Guard(LOOPBACK)
+    courier = Courier(clock, guard, Resolver(guard, clock), CourierSettings())
+    await courier.close()
+    await courier.start()
+    async with Hostile(hostile.silent) as server:
+        attempt = asyncio.create_task(courier.attempt(_request(server.url)))
+        await server.connected.wait()
+        await courier.close()
+        await courier.close()
+        assert (await attempt).failure is not None
 
 
 async def test_failed_lookup() -> None:

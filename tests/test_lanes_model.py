@@ -200,6 +200,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
+        """Start what may start, and find nothing left that could."""
         for start in self.lanes.take(self.now):
             self.check_start(start)
             self.running[start.delivery.key] = Attempt(start, self.mono_ms)
@@ -318,15 +319,18 @@ class LanesMachine(RuleBasedStateMachine):
         for _ in range(1_000):
             if self.work_once():
                 continue
-            if not any(row.due for row in self.rows.values()):
-                break
+            if self.is_idle():
+                return
             wake_ms = self.lanes.next_wake(self.now)
-            assert wake_ms is not None, "a due delivery is forgotten"
+            assert wake_ms is not None, "a due delivery is forgotten, or a lane never becomes live again"
             assert wake_ms > 0, "the lanes spin"
             self.wall_ms += round(wake_ms)
             self.mono_ms += wake_ms
-        assert not any(row.due for row in self.rows.values()), "a due delivery is never started"
-        assert all(lane.memory.live for lane in self.lanes._lanes.values()), "a lane never became live again"
+        raise AssertionError("a due delivery is never started")
+
+    def is_idle(self) -> bool:
+        lanes = self.lanes._lanes.values()
+        return not any(row.due for row in self.rows.values()) and all(lane.memory.live for lane in lanes)
 
     def work_once(self) -> bool:
         """Do all that can be done at this moment; return whether there was anything."""

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay import log
 from relay.log import LineWriter, configure, mask_text
@@ -63,6 +65,12 @@ def test_json_lines_have_stable_keys_in_a_stable_order() -> None:
     assert list(orjson.loads(line)) == ["time", "level", "event", "endpoint", "status", "logger"]
     assert orjson.loads(line)["time"] == "2027-01-15T08:00:00.123Z"
     assert orjson.loads(line)["event"] == "delivery.delivered"
+
+
+def test_a_logger_without_a_name_needs_none() -> None:
+    """The `logger` key stands only where a logger has a name."""
+    line = logged(lambda _named: structlog.get_logger().info(log.SERVICE_READY))
+    assert "logger" not in orjson.loads(line)
 
 
 def test_a_terminal_gets_readable_lines() -> None:
@@ -162,6 +170,16 @@ def test_what_identifies_things_is_left_alone() -> None:
     assert mask_text(plain) == plain
 
 
+PIECES = ["whsec_", "whsk_", "v1,", "bearer ", "token", "://", "?", "@", "=", "abcdefghijklmnop"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=5).map("".join))
+@settings(max_examples=500)
+def test_the_quick_look_misses_nothing(text: str) -> None:
+    """Values that are passed on after a quick look are those that the thorough one would leave alone."""
+    assert mask_text(text) == log._hidden(text)
+
+
 def test_a_long_value_is_cut() -> None:
     """One value takes at most 2,000 characters of a line."""
     line = orjson.loads(logged(lambda logger: logger.info(log.ATTEMPT_FAILED, detail="x" * 5_000)))
@@ -218,9 +236,12 @@ def test_libraries_speak_through_the_same_lines() -> None:
 
 
 def test_closing_leaves_the_root_logger_as_it_was() -> None:
-    """`close` takes back what `configure` added to `logging`."""
+    """`close` takes back what `configure` added to `logging`; nothing was lost on the way."""
     before = list(logging.getLogger().handlers)
-    logged(lambda logger: logger.info(log.SERVICE_READY))
+    configured = configure(format="json", level="info", stream=io.StringIO(), wall_ms=lambda: MOMENT_MS)
+    assert len(logging.getLogger().handlers) == len(before) + 1
+    configured.close()
+    assert configured.dropped == 0
     assert logging.getLogger().handlers == before
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,11 @@ from relay.model import (
     Settlement,
     Trigger,
 )
-from relay.store import DeliveryFilter, EventFilter, Store, StoreSettings, attempt_id, delivery_id, delivery_key
+from relay.store import DeliveryFilter, EventFilter, Store, attempt_id, delivery_id, delivery_key
 from relay.store import store as facade
 from relay.store.lists import list_deliveries, list_events
 from relay.store.reader import Reader
 from relay.store.writer import Job, Stage
-from tests.support.clock import FakeClock
 from tests.support.stores import Gate, Relay, gated, hasty, key, look, opened, sqlite_error
 
 DAY_MS = 86_400_000
@@ -84,6 +84,7 @@ async def answered_before_commit(folder: Path, make: object) -> bool:
     gate = Gate()
     async with opened(folder, writer=make(gate)) as relay:  # type: ignore[operator]
         ref = await relay.endpoint()
+        await outside(relay.store, lambda connection: None)  # a hasty writer may still be at the commit
         gate.hold()
         event = relay.event(ref)
         accepting = relay.store.accept([event])
@@ -502,13 +503,13 @@ async def test_a_full_disk_before_the_commit_keeps_nothing(tmp_path: Path) -> No
 
 async def fill(store: Store, pages: int = 1) -> None:
     """Let the database be no larger than it is."""
+    await outside(store, lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))
+
+
+async def outside(store: Store, work: Callable[[sqlite3.Connection], object]) -> None:
+    """Run something on the writer's connection after the commit of its group."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    job = Job(
-        Stage.OUTSIDE,
-        lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}") and None,
-        future=done,
-    )
-    store._writer.submit(job)
+    store._writer.submit(Job(Stage.OUTSIDE, work, done=lambda result: None, future=done))
     await done
 
 
@@ -891,7 +892,8 @@ async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
         for _ in range(60):
             await relay.accept(body=b"x" * 50_000)
         relay.clock.advance(31 * DAY_MS)
-        await sweep(relay)
+        for _ in range(3):
+            await sweep(relay)
         await relay.store.close()
         assert relay.store.file_sizes().database < 1_000_000
         assert relay.store.free_disk_bytes() > 0
@@ -1142,13 +1144,3 @@ def test_ids_of_deliveries_are_derived() -> None:
     names = [delivery_id(entry) for entry in keys]
     assert sorted(names) == names
     assert [delivery_key(name) for name in names] == keys
-
-
-async def test_only_one_store_at_a_time(tmp_path: Path) -> None:
-    """Invariant 2: the settings of an open store are what it says they are."""
-    async with opened(tmp_path) as relay:
-        facts = relay.store.facts
-        assert (facts.journal_mode, facts.synchronous, facts.schema_version) == ("wal", "full", 1)
-        assert relay.store.file_sizes().database > 0
-        assert isinstance(relay.clock, FakeClock)
-        assert StoreSettings(path=tmp_path).durability == "full"

@@ -40,8 +40,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what never reached a handler. aiohttp's own answer repeats the input, and logs a traceback of it."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way: it cannot be taken back")
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionError("the client has gone, or an answer is under way that cannot be taken back")
         if status >= 500:
             self._on_unexpected("connection", exc or TimeoutError("a handler timed out"))
             response = problems.unexpected().response()
@@ -51,8 +51,10 @@ class Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Hand over what aiohttp would log itself."""
-        self._on_unexpected("connection", kw.get("exc_info") or RuntimeError(args[0]))
+        """Hand over what aiohttp would log itself, but for what a client did to its own connection."""
+        error = kw.get("exc_info") or RuntimeError(args[0])
+        if not isinstance(error, ConnectionError | web.RequestPayloadError):
+            self._on_unexpected("connection", error)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -130,7 +130,7 @@ def dead_group(group: DeadGroup) -> Json:
 
 
 def endpoint(value: Endpoint, *, plain: bool) -> Json:
-    """Write an endpoint with its effective settings, never with its secrets.
+    """Write an endpoint with its effective settings; of its secrets only how many there are.
 
     `plain` is for those who may change it; others see neither header values nor query values, which may be credentials.
     """

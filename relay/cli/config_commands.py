@@ -120,7 +120,7 @@ COMMANDS: list[click.Command] = [init, check_config, config]
 
 
 def _usual_path() -> Path:
-    from relay.config import usual_files
+    from relay.places import usual_files
 
     candidates = usual_files(os.environ)
     return candidates[-1] if os.geteuid() == 0 else candidates[0]
@@ -162,8 +162,9 @@ def _create(path: Path, contents: str) -> None:
 
 
 def _load(config_file: Path | None) -> "Loaded":
-    from relay.config import find_config_file, load
+    from relay.config import load
     from relay.contracts import ContractCatalogue
+    from relay.places import find_config_file
 
     path = find_config_file(config_file, os.environ)
     return load(path, os.environ, {}, contracts=ContractCatalogue.load())

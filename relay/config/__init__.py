@@ -17,7 +17,6 @@ from relay.config.model import (
     StorageConfig,
     TokenConfig,
 )
-from relay.config.places import find_config_file, socket_path, state_folder, usual_files
 from relay.config.report import Problem, Severity, render_problems
 from relay.config.show import ReloadPlan, Setting, reload_changes
 
@@ -41,12 +40,8 @@ __all__ = [
     "StorageConfig",
     "TokenConfig",
     "check_listen",
-    "find_config_file",
     "is_local",
     "load",
     "reload_changes",
     "render_problems",
-    "socket_path",
-    "state_folder",
-    "usual_files",
 ]

@@ -50,7 +50,8 @@ class StoreFacts(NamedTuple):
     journal_mode: str
     synchronous: str
     schema_version: int
-    unclean: bool  # it was not closed last time; the file was checked
+    unclean: bool  # it was not closed last time
+    checked: bool  # so it was checked for damage, unless it is very large
     backup: Path | None  # made before this start migrated an older schema
 
 

@@ -123,7 +123,7 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the writer's connection, in its thread."""
-        connection, self.facts = opening.open_writer(self._settings, self._clock)
+        connection, self.facts = opening.open_writer(self._settings)
         self._counts = count(connection)
         self._acceptor.resume(connection)
         return connection
@@ -367,8 +367,7 @@ class Store:
             return result.pruned
 
         answer = await self._edit(step, pruned)
-        if answer.total:
-            self._submit_outside(lambda connection: give_space_back(connection, limit))
+        self._submit_outside(lambda connection: give_space_back(connection, 2 * limit))
         return answer
 
     # -- what people look at -----------------------------------------------------------------------------------------

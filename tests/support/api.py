@@ -249,5 +249,7 @@ class Api:
 
 async def until(fact: Callable[[], Awaitable[bool]]) -> None:
     """Return as soon as `fact` holds; the test's own time-out is the only limit."""
-    while not await fact():
+    while True:
+        if await fact():
+            return
         await asyncio.sleep(0)

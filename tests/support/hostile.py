@@ -55,6 +55,7 @@ class Hostile:
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
+        self.connected = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -81,6 +82,7 @@ class Hostile:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
+        self.connected.set()
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._behaviour(Wire(self.connections, reader, writer))

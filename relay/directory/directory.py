@@ -8,15 +8,16 @@ follow an endpoint's settings registers with `on_change`.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from relay.clock import Clock
-from relay.config import ApplicationConfig, Config, EndpointConfig
+from relay.config import Config
 from relay.contracts import Contract, ContractCatalogue, Signer
-from relay.definition import CONCURRENCY, EndpointDefinition, first, resolve_retry, resolve_timeout_ms
+from relay.definition import EndpointDefinition
+from relay.directory.matching import Match, match
+from relay.directory.resolving import Written, applications_of, resolve, written_in
 from relay.errors import ConfigError, Conflict, NotFound
-from relay.event_types import matches
 from relay.ids import IdFactory
 from relay.model import (
     Application,
@@ -24,8 +25,6 @@ from relay.model import (
     Endpoint,
     EndpointState,
     Health,
-    HealthPolicy,
-    NoDelivery,
     Origin,
     Secret,
 )
@@ -39,29 +38,12 @@ SECRETS_MAX = 10
 """Secrets of one endpoint that may overlap (Standard Webhooks: at most ten)."""
 
 
-class Match(NamedTuple):
-    """Where an event goes, or why it goes nowhere."""
-
-    targets: tuple[int, ...]  # endpoint refs
-    reason: NoDelivery | None
-    detail: str
-
-
 class Change(NamedTuple):
     """One endpoint before and after; None where it does not exist."""
 
     before: Endpoint | None
     after: Endpoint | None
     health: Health | None  # set when health starts from here: at start, after enable, after a changed url
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What the file says about one endpoint."""
-
-    application: str
-    definition: EndpointDefinition
-    secrets: tuple[Secret, ...]
 
 
 class Directory:
@@ -164,26 +146,26 @@ class Directory:
     def match(self, application: Application, event_type: str, /) -> Match:
         """Say which endpoints an event of this type goes to."""
         remembered = self._matches.setdefault(application.ref, {})
-        match = remembered.get(event_type)
-        if match is None:
+        found = remembered.get(event_type)
+        if found is None:
             if len(remembered) >= MATCHES_MAX:
                 remembered.clear()
-            match = remembered[event_type] = _match(self._of_application.get(application.ref, ()), event_type)
-        return match
+            found = remembered[event_type] = match(self._of_application.get(application.ref, ()), event_type)
+        return found
 
     # -- the file --------------------------------------------------------------------------------------------------
 
     async def apply(self, config: Config) -> None:
         """Take over a configuration, whole; ConfigError changes nothing."""
         async with self._editing:
-            written = _written(config)
+            written = written_in(config)
             self._refuse_taken_ids(written)
             refs = await self._store.sync_applications([application.id for application in config.applications])
             await self._store.sync_file_endpoints(
                 [(endpoint_id, refs[entry.application]) for endpoint_id, entry in written.items()]
             )
             rows = await self._store.load_endpoints()
-            applications = _applications(config, refs)
+            applications = applications_of(config, refs)
             self._config, self._applications, self._written = config, applications, written
             await self._settle_changed_urls(rows)
             self._install_all(rows)
@@ -348,7 +330,8 @@ class Directory:
 
     def _install(self, row: EndpointRow, application: Application, health: Health | None) -> Endpoint:
         before = self._endpoints.get(row.ref)
-        after = self._resolve(row, application, before)
+        entry = self._written.get(row.id)
+        after = resolve(row, application, entry, self._config, self.contract(application))
         self._rows[row.ref] = row
         if after == before and health is None:
             return after
@@ -370,112 +353,6 @@ class Directory:
         self._matches.pop(endpoint.application.ref, None)
         for listener in self._listeners:
             listener(change)
-
-    def _resolve(self, row: EndpointRow, application: Application, before: Endpoint | None) -> Endpoint:
-        entry = self._written.get(row.id)
-        definition, secrets = self._definition(row, entry, before)
-        levels = (definition, self._application_config(application), self.contract(application), self._config.delivery)
-        health = self._config.delivery.health
-        return Endpoint(
-            ref=row.ref,
-            id=row.id,
-            application=application,
-            origin=row.origin,
-            url=definition.url,
-            event_types=definition.event_types,
-            description=definition.description,
-            headers=definition.headers,
-            secrets=secrets,
-            concurrency=min(first(definition.concurrency, CONCURRENCY), max(1, self._config.delivery.concurrency // 4)),
-            rate=definition.rate,
-            timeout_ms=resolve_timeout_ms(*levels),
-            retry=resolve_retry(*levels),
-            health=HealthPolicy(
-                failures=health.failures,
-                cool_down_ms=health.cool_down_ms,
-                cool_down_max_ms=health.cool_down_max_ms,
-                disable_after_ms=health.disable_after_ms,
-            ),
-            state=row.state,
-            disabled_by=row.disabled_by,
-            state_since_ms=row.state_since_ms,
-            created_at_ms=row.created_at_ms,
-            updated_at_ms=row.updated_at_ms,
-            present=row.origin is Origin.API or entry is not None,
-        )
-
-    def _definition(
-        self, row: EndpointRow, entry: Written | None, before: Endpoint | None
-    ) -> tuple[EndpointDefinition, tuple[Secret, ...]]:
-        if entry is not None:
-            return entry.definition, entry.secrets
-        if row.definition is not None:
-            return EndpointDefinition.from_json(row.definition), row.secrets
-        # It vanished from the file: it is held, so nothing but its name, its address and its history is needed.
-        return EndpointDefinition(url=before.url if before else row.url_seen or "", event_types=()), ()
-
-    def _application_config(self, application: Application) -> ApplicationConfig:
-        for configured in self._config.applications:
-            if configured.id == application.id:
-                return configured
-        return ApplicationConfig(id=application.id, contract=application.contract)
-
-
-def _match(endpoints: Iterable[Endpoint], event_type: str) -> Match:
-    subscribed = [
-        endpoint
-        for endpoint in endpoints
-        if endpoint.present and any(matches(pattern, event_type) for pattern in endpoint.event_types)
-    ]
-    targets = tuple(endpoint.ref for endpoint in subscribed if endpoint.state is not EndpointState.DISABLED)
-    if targets:
-        return Match(targets, None, "")
-    if subscribed:
-        names = ", ".join(endpoint.id for endpoint in subscribed)
-        return Match((), NoDelivery.SKIPPED, f"only disabled endpoints subscribe to it: {names}")
-    return Match((), NoDelivery.NO_MATCH, f"no endpoint subscribes to {event_type}")
-
-
-def _written(config: Config) -> dict[str, Written]:
-    return {
-        endpoint.id: Written(application.id, _definition_of(endpoint), _secrets_of(endpoint))
-        for application in config.applications
-        for endpoint in application.endpoints
-    }
-
-
-def _definition_of(endpoint: EndpointConfig) -> EndpointDefinition:
-    return EndpointDefinition(
-        url=endpoint.url,
-        event_types=("*",) if endpoint.event_types is None else tuple(endpoint.event_types),
-        description=endpoint.description,
-        headers=tuple(endpoint.headers.items()),
-        concurrency=endpoint.concurrency,
-        rate=endpoint.rate,
-        timeout_ms=endpoint.timeout_ms,
-        schedule_ms=endpoint.schedule_ms,
-        jitter=endpoint.jitter,
-        max_age_ms=endpoint.max_age_ms,
-    )
-
-
-def _secrets_of(endpoint: EndpointConfig) -> tuple[Secret, ...]:
-    return tuple(Secret(value) for value in endpoint.secret_values)
-
-
-def _applications(config: Config, refs: Mapping[str, int]) -> dict[str, Application]:
-    """Those of the file, and those the database remembers, which are held."""
-    configured = {application.id: application for application in config.applications}
-    return {
-        application_id: Application(
-            ref=ref,
-            id=application_id,
-            contract=configured[application_id].contract if application_id in configured else "standard",
-            origin=Origin.FILE,
-            present=application_id in configured,
-        )
-        for application_id, ref in refs.items()
-    }
 
 
 def _overlapping(secrets: Iterable[Secret], now_ms: int, until_ms: int) -> list[Secret]:

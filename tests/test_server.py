@@ -1,0 +1,655 @@
+"""The HTTP server over real sockets: who gets in, what is refused by its head, what a broken client may do."""
+
+import asyncio
+import json
+import os
+import random
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, UnixConnector, web
+
+from relay import problems
+from relay.api import body, ingest
+from relay.api.auth import Authenticator, Peer, require
+from relay.api.body import BodyLimits
+from relay.api.listen import Listeners, bind_unix, split_address
+from relay.api.server import ServerLimits, build_app, serve
+from relay.clock import SystemClock
+from relay.errors import CannotStart, CommitUnknown, NotFound
+from relay.ids import IdFactory
+from relay.intake import Intake
+from relay.problems import Problem
+from relay.tokens import Right, Role, Token, TokenTable
+from tests.support.fakes import FakeDirectory, FakeStore
+
+PRODUCER = "producer-secret-0123"
+READER = "reader-secret-012345"
+EVENT = b'{"type": "a.b", "data": 1}'
+JSON_HEADERS = {"Authorization": f"Bearer {PRODUCER}", "Content-Type": "application/json"}
+FAST = ServerLimits(body=BodyLimits(max_bytes=1000, timeout_ms=100), max_connections=5, head_timeout_ms=150)
+
+
+class House:
+    """A server with the doors for events, and a few routes that misbehave. Owner of its listeners and sessions."""
+
+    def __init__(self, limits: ServerLimits, own_uid: int) -> None:
+        self.limits = limits
+        self.own_uid = own_uid
+        self.store = FakeStore()
+        self.closed: Problem | None = None  # what admission says
+        self.unexpected: list[tuple[str, BaseException]] = []
+        self.cancelled = False
+        self.listeners: Listeners
+
+    async def open(self, *addresses: str) -> None:
+        clock = SystemClock()
+        intake = Intake(
+            directory=FakeDirectory.of("acme"),
+            store=self.store,
+            clock=clock,
+            ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),
+            on_accepted=lambda _: None,
+        )
+        tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])
+        app = build_app(
+            [*ingest.routes(intake), *self._routes()],
+            Authenticator(tokens, self.own_uid),
+            lambda: self.closed,
+            self.limits,
+            self._on_unexpected,
+        )
+        self.listeners = await serve(app, addresses, self.limits, self._on_unexpected)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.listeners.addresses[0]}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return split_address(self.listeners.addresses[0])
+
+    def _on_unexpected(self, where: str, error: BaseException) -> None:
+        self.unexpected.append((where, error))
+
+    def _routes(self) -> list[web.RouteDef]:
+        async def whoami(request: web.Request) -> web.Response:
+            principal = require(request, Right.READ_EVENTS)
+            return web.json_response({"name": principal.name, "role": principal.role})
+
+        async def healthz(request: web.Request) -> web.Response:
+            return web.Response(text="ok")
+
+        async def broken(request: web.Request) -> web.Response:
+            raise KeyError("a secret of ours")
+
+        async def late(request: web.Request) -> web.Response:
+            raise TimeoutError
+
+        async def missing(request: web.Request) -> web.Response:
+            raise NotFound("no event 'x'", remedy="List them.")
+
+        async def moved(request: web.Request) -> web.Response:
+            raise web.HTTPFound("/healthz")
+
+        async def echo(request: web.Request) -> web.Response:
+            return web.Response(body=await body.read(request))
+
+        return [
+            web.get("/whoami", whoami),
+            web.get("/healthz", healthz),
+            web.get("/broken", broken),
+            web.get("/late", late),
+            web.get("/missing", missing),
+            web.get("/moved", moved),
+            web.post("/echo", echo),
+        ]
+
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture
+async def open_house() -> AsyncIterator[Opener]:
+    houses: list[House] = []
+
+    async def open_one(*addresses: str, limits: ServerLimits | None = None, own_uid: int | None = None) -> House:
+        house = House(limits or ServerLimits(), os.getuid() if own_uid is None else own_uid)
+        houses.append(house)
+        await house.open(*(addresses or ("127.0.0.1:0",)))
+        return house
+
+    yield open_one
+    for house in houses:
+        if hasattr(house, "listeners"):
+            await house.listeners.close()
+
+
+@pytest.fixture
+async def house(open_house: Opener) -> House:
+    opened: House = await open_house()
+    return opened
+
+
+async def call(
+    house: House, method: str, path: str, data: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Make one request on a connection of its own; return status, headers and JSON."""
+    async with (
+        ClientSession() as session,
+        session.request(method, house.url + path, data=data, headers=headers, allow_redirects=False) as response,
+    ):
+        text = await response.read()
+        if response.status >= 400:
+            assert response.content_type == "application/problem+json"
+        return response.status, dict(response.headers), json.loads(text) if text.startswith(b"{") else {}
+
+
+async def raw(house: House, sent: bytes, *, end: bool = False) -> bytes:
+    """Send bytes and return all that comes until the server closes."""
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(sent)
+    if end:
+        writer.write_eof()
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def head(*lines: str, path: str = "/v1/events", method: str = "POST") -> bytes:
+    """Write a request head with a good token and JSON."""
+    first = (f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {PRODUCER}")
+    return "\r\n".join((*first, "Content-Type: application/json", *lines, "\r\n")).encode("latin-1")
+
+
+# -- events in -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_event_is_accepted_over_http(house: House) -> None:
+    """202 with `Location`, after the store has the event."""
+    status, headers, answer = await call(house, "POST", "/v1/events", EVENT, JSON_HEADERS)
+    assert (status, headers["Location"]) == (202, f"/v1/events/{answer['id']}")
+    assert house.store.events[0].id == answer["id"]
+
+
+async def test_the_idempotency_header_works_over_http(house: House) -> None:
+    """The second request with the same `Idempotency-Key` is 200 and a duplicate (Q8)."""
+    headers = {**JSON_HEADERS, "Idempotency-Key": "k1"}
+    await call(house, "POST", "/v1/events", EVENT, headers)
+    status, _, answer = await call(house, "POST", "/v1/events", EVENT, headers)
+    assert (status, answer["duplicate"]) == (200, True)
+
+
+async def test_a_batch_is_answered_item_by_item(house: House) -> None:
+    """200 with a status and a body or problem for each item."""
+    status, _, answer = await call(house, "POST", "/v1/events/batch", b"[" + EVENT + b", 1]", JSON_HEADERS)
+    assert status == 200
+    assert [result["status"] for result in answer["results"]] == [202, 422]
+
+
+async def test_a_batch_takes_no_idempotency_header(house: House) -> None:
+    """One key cannot stand for many events."""
+    headers = {**JSON_HEADERS, "Idempotency-Key": "k1"}
+    status, _, problem = await call(house, "POST", "/v1/events/batch", b"[" + EVENT + b"]", headers)
+    assert (status, problem["type"]) == (400, "bad_request")
+    assert house.store.transactions == []
+
+
+async def test_a_client_that_leaves_recalls_nothing(house: House) -> None:
+    """A client that disconnects while the commit runs neither stops it nor breaks anything (invariant 3)."""
+    house.store.release = asyncio.Event()
+    _, writer = await asyncio.open_connection(*house.address)
+    writer.write(head(f"Content-Length: {len(EVENT)}") + EVENT)
+    await house.store.submitted.wait()
+    writer.transport.abort()
+    await call(house, "GET", "/healthz")  # the loop has seen the disconnect by then
+    house.store.release.set()
+    await call(house, "GET", "/healthz")
+    assert len(house.store.events) == 1
+    assert house.unexpected == []
+
+
+async def test_clients_that_leave_at_any_byte_do_no_harm(house: House) -> None:
+    """A connection cut after any number of bytes is no error, and a half request stores nothing (reliability §7.14)."""
+    request = head(f"Content-Length: {len(EVENT)}") + EVENT
+    for cut in range(0, len(request), 3):
+        _, writer = await asyncio.open_connection(*house.address)
+        writer.write(request[:cut])
+        await writer.drain()
+        writer.transport.abort()
+    assert (await call(house, "POST", "/v1/events", EVENT, JSON_HEADERS))[0] == 202
+    assert len(house.store.events) == 1
+    assert house.unexpected == []
+
+
+# -- who gets in ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong-secret-0123", f"Basic {PRODUCER}", PRODUCER, f"Bearer {PRODUCER} x"],
+)
+async def test_tcp_needs_a_token(house: House, authorization: str | None) -> None:
+    """Without a right token every call is 401 with `WWW-Authenticate`, also to paths that do not exist."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for path in ("/whoami", "/nowhere"):
+        status, answered, problem = await call(house, "GET", path, headers=headers)
+        assert (status, problem["type"]) == (401, "unauthorized")
+        assert answered["WWW-Authenticate"].startswith("Bearer")
+        assert "wrong-secret" not in json.dumps(problem)
+
+
+async def test_the_scheme_is_not_case_sensitive(house: House) -> None:
+    """`bearer` is `Bearer` (RFC 9110)."""
+    status, _, answer = await call(house, "GET", "/whoami", headers={"Authorization": f"bearer  {READER}"})
+    assert (status, answer) == (200, {"name": "r", "role": "reader"})
+
+
+async def test_health_needs_no_token(house: House) -> None:
+    """`/healthz` answers anybody."""
+    assert (await call(house, "GET", "/healthz"))[0] == 200
+
+
+async def test_a_role_that_may_not_is_403(house: House) -> None:
+    """The problem names the role it has and the roles it needs."""
+    headers = {**JSON_HEADERS, "Authorization": f"Bearer {READER}"}
+    status, _, problem = await call(house, "POST", "/v1/events", EVENT, headers)
+    assert (status, problem["type"]) == (403, "forbidden")
+    assert problem["detail"] == '"r" has the role reader; this takes a token with the role producer or admin.'
+
+
+async def unix_call(path: Path, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    async with (
+        ClientSession(connector=UnixConnector(str(path))) as session,
+        session.get("http://relay/whoami", headers=headers) as response,
+    ):
+        return response.status, await response.json(content_type=None)
+
+
+async def test_the_own_uid_is_admin_on_the_unix_socket(open_house: Opener, tmp_path: Path) -> None:
+    """The kernel's word about the peer is enough for root and the daemon's own user (reliability §7.26)."""
+    await open_house(f"unix:{tmp_path}/relay.sock")
+    uid = os.getuid()
+    assert await unix_call(tmp_path / "relay.sock") == (200, {"name": f"uid:{uid}", "role": "admin"})
+
+
+async def test_another_uid_is_a_producer_on_the_unix_socket(
+    open_house: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other peer may post events and no more, unless it sends a token."""
+    monkeypatch.setattr("relay.api.connection.peer_of", lambda sock: Peer(1, 12345, 12345))
+    await open_house(f"unix:{tmp_path}/relay.sock")
+    assert await unix_call(tmp_path / "relay.sock") == (200, {"name": "uid:12345", "role": "producer"})
+
+
+async def test_a_token_decides_on_the_unix_socket_too(open_house: Opener, tmp_path: Path) -> None:
+    """A right token is who it names, a wrong one is 401 even for root."""
+    await open_house(f"unix:{tmp_path}/relay.sock")
+    reader = await unix_call(tmp_path / "relay.sock", {"Authorization": f"Bearer {READER}"})
+    assert reader == (200, {"name": "r", "role": "reader"})
+    assert (await unix_call(tmp_path / "relay.sock", {"Authorization": "Bearer wrong"}))[0] == 401
+
+
+# -- back-pressure -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [problems.backlog_full(10, 10), problems.disk_low(1, 2), problems.draining(), problems.store_unavailable("x")],
+)
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch"])
+async def test_events_are_refused_before_their_body_is_read(house: House, closed: Problem, path: str) -> None:
+    """While intake is closed the answer comes without the body, with Retry-After (Q10); other calls go on."""
+    house.closed = closed
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(head("Content-Length: 500", path=path))
+    answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert answer.startswith(f"HTTP/1.1 {closed.status} ".encode())
+    assert b"Retry-After: " in answer
+    assert (await call(house, "GET", "/healthz"))[0] == 200
+
+
+async def test_a_failed_commit_is_503_over_http(house: House) -> None:
+    """Unknown outcomes are 503 with the advice to repeat with the same key (invariant 5), never 4xx."""
+    house.store.failure = CommitUnknown("fsync failed")
+    status, headers, problem = await call(house, "POST", "/v1/events", EVENT, JSON_HEADERS)
+    assert (status, problem["type"], headers["Retry-After"]) == (503, "outcome_unknown", "1")
+
+
+# -- bodies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "slug"),
+    [
+        ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json; charset=latin-1"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json", "Content-Encoding": "identity"}, 415, "unsupported_media_type"),
+    ],
+)
+async def test_other_forms_of_body_are_415(house: House, headers: dict[str, str], status: int, slug: str) -> None:
+    """Only plain JSON in UTF-8 is taken; nothing is inflated (reliability §7.21)."""
+    answer = await call(house, "POST", "/v1/events", EVENT, {**JSON_HEADERS, **headers})
+    assert (answer[0], answer[2]["type"]) == (status, slug)
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"'])
+async def test_json_may_name_its_charset(house: House, media_type: str) -> None:
+    """UTF-8 in any spelling is UTF-8."""
+    headers = {**JSON_HEADERS, "Content-Type": media_type}
+    assert (await call(house, "POST", "/v1/events", EVENT, headers))[0] == 202
+
+
+async def test_a_body_that_is_announced_too_large_is_not_read(house: House) -> None:
+    """A Content-Length of a tebibyte is 413 at once (reliability §7.21)."""
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(head(f"Content-Length: {1 << 40}"))
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
+async def test_a_chunked_body_that_grows_too_large_is_413(open_house: Opener) -> None:
+    """The limit holds for bodies that do not say how long they are."""
+    house = await open_house(limits=FAST)
+    chunk = b"64\r\n" + b" " * 100 + b"\r\n"
+    answer = await raw(house, head("Transfer-Encoding: chunked") + chunk * 11)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"server.max_body" in answer
+    assert house.unexpected == []
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 500", "Transfer-Encoding: chunked"])
+async def test_a_body_that_does_not_come_is_408(open_house: Opener, framing: str) -> None:
+    """A body is waited for until its deadline and then 408, never 504, and the connection is closed."""
+    house = await open_house(limits=FAST)
+    answer = await raw(house, head(framing) + b"4")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"request_timeout"' in answer
+    assert house.unexpected == []
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\nhello", b"5\r\nhelloworld\r\n", b"-1\r\n", b"5;" + b"x" * 20_000])
+async def test_broken_chunks_are_400(open_house: Opener, chunks: bytes) -> None:
+    """A body that breaks HTTP's framing is the client's mistake: 400, nothing stored, nothing logged as ours."""
+    house = await open_house(limits=FAST)
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(head("Transfer-Encoding: chunked", "Expect: 100-continue"))
+    await reader.readuntil(b"100 Continue\r\n\r\n")  # the head is parsed: what follows is the body
+    writer.write(chunks)
+    assert (await reader.read())[9:12] in (b"400", b"408")
+    writer.close()
+    assert house.store.transactions == []
+    assert house.unexpected == []
+
+
+# -- Expect --------------------------------------------------------------------------------------------------------
+
+
+async def test_expect_is_answered_after_the_checks_and_before_the_body(house: House) -> None:
+    """A request that may go on gets `100 Continue`, then its answer."""
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(head("Expect: 100-continue", f"Content-Length: {len(EVENT)}"))
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(EVENT)
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 202 ")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (head("Expect: 100-continue", "Content-Length: 99999999"), 413),
+        (head("Expect: 100-continue", "Content-Length: 5", "Content-Encoding: br"), 415),
+        (head("Expect: a-miracle", "Content-Length: 5"), 417),
+        (head("Expect: a-miracle", "Content-Length: 5", path="/nowhere"), 417),
+        (head("Expect: 100-continue", "Content-Length: 5").replace(b"producer-s", b"x"), 401),
+    ],
+)
+async def test_expect_never_lets_a_refused_body_through(house: House, sent: bytes, status: int) -> None:
+    """The refusal comes instead of `100 Continue`, as a problem that repeats no input."""
+    answer = await raw(house, sent)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"application/problem+json" in answer
+    assert b"miracle" not in answer
+
+
+async def test_expect_is_refused_while_intake_is_closed(house: House) -> None:
+    """Back-pressure comes before the body is asked for (Q10)."""
+    house.closed = problems.draining()
+    assert (await raw(house, head("Expect: 100-continue", "Content-Length: 5"))).startswith(b"HTTP/1.1 503 ")
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unknown_path_is_a_problem(house: House) -> None:
+    """404 as problem+json, without the path."""
+    status, _, problem = await call(house, "GET", "/v1/nonsense", headers={"Authorization": f"Bearer {READER}"})
+    assert (status, problem["type"]) == (404, "not_found")
+    assert "nonsense" not in json.dumps(problem)
+
+
+async def test_a_wrong_method_says_which_are_right(house: House) -> None:
+    """405 with `Allow`."""
+    status, headers, _ = await call(house, "DELETE", "/v1/events", headers={"Authorization": f"Bearer {READER}"})
+    assert (status, headers["Allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/broken", "/late"])
+async def test_an_error_of_ours_is_logged_and_not_told(house: House, path: str) -> None:
+    """500 without a word about the cause; the log gets it with the method and path."""
+    status, _, problem = await call(house, "GET", path, headers={"Authorization": f"Bearer {READER}"})
+    assert (status, problem["type"]) == (500, "internal_error")
+    assert "secret" not in json.dumps(problem)
+    assert [where for where, _ in house.unexpected] == [f"GET {path}"]
+
+
+async def test_an_own_error_of_a_handler_is_its_problem(house: House) -> None:
+    """Errors that handlers raise become their problems."""
+    status, _, problem = await call(house, "GET", "/missing", headers={"Authorization": f"Bearer {READER}"})
+    assert (status, problem["detail"]) == (404, "No event 'x'. List them.")
+
+
+async def test_a_redirect_is_no_problem(house: House) -> None:
+    """What aiohttp raises without being an error passes through."""
+    status, headers, _ = await call(house, "GET", "/moved", headers={"Authorization": f"Bearer {READER}"})
+    assert (status, headers["Location"]) == (302, "/healthz")
+
+
+MALFORMED = [
+    b"\r\n\r\n", b"nonsense\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00" * 64 + b"\r\n\r\n",
+    b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"G\x00T / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(200)) + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n", b"GET / HTTP/1.1\nHost: x\n\n",
+    head("Content-Length: -5"), head("Content-Length: +3"), head("Content-Length: 1e3"),
+    head("Content-Length: 5", "Content-Length: 6"), head("Content-Length: 5", "Transfer-Encoding: chunked"),
+    head("Transfer-Encoding: gzip"), head("Transfer-Encoding: chunked, chunked"), head("Content-Length: \xb2"),
+    b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET //%zz/%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET http://evil.example/healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"GET /whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n",
+    "GET /whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer é\r\n\r\n".encode(),
+    head("Idempotency-Key: \xff", f"Content-Length: {len(EVENT)}") + EVENT,
+    head("Content-Length: 2", "Content-Type: application/json;;;=") + b"{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", MALFORMED)
+async def test_malformed_requests_are_never_our_error(open_house: Opener, sent: bytes) -> None:
+    """No broken request is a 5xx, an unforeseen error, a traceback or an echo of itself (reliability T12, §7.22)."""
+    house = await open_house(limits=FAST)
+    answer = await raw(house, sent)
+    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4", b"HTTP/1.1 200")), answer
+    assert b"Traceback" not in answer
+    assert b"aaaaa" not in answer
+    assert house.store.transactions == []
+    assert house.unexpected == []
+
+
+async def test_a_malformed_head_is_answered_as_a_problem(house: House) -> None:
+    """Even where no head parsed, whoever speaks HTTP learns what is wrong."""
+    answer = await raw(house, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+    assert b'"bad_request"' in answer
+
+
+async def test_random_bytes_are_never_our_error(open_house: Opener) -> None:
+    """Three hundred mutations of a good request: no 5xx, nothing unforeseen (reliability T12)."""
+    house = await open_house(limits=FAST)
+    good = head(f"Content-Length: {len(EVENT)}", "Connection: close") + EVENT
+    rng = random.Random(3)
+    for _ in range(300):
+        sent = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            sent[rng.randrange(len(sent))] = rng.randrange(256)
+        answer = await raw(house, bytes(sent), end=True)
+        assert not answer.startswith(b"HTTP/1.1 5"), bytes(sent)
+    assert house.unexpected == []
+
+
+# -- time and number -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/ev", head()[:-4]])
+async def test_a_head_that_does_not_come_closes_the_connection(open_house: Opener, sent: bytes) -> None:
+    """Idle connections and heads that stop half-way end at the deadline (reliability §7.21, T14)."""
+    house = await open_house(limits=FAST)
+    assert await raw(house, sent) == b""
+
+
+async def test_connections_are_kept_for_producers(house: House) -> None:
+    """Several requests go over one connection."""
+    reader, writer = await asyncio.open_connection(*house.address)
+    for _ in range(3):
+        writer.write(head(f"Content-Length: {len(EVENT)}") + EVENT)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        length = next(int(line[16:]) for line in answer.split(b"\r\n") if line.startswith(b"Content-Length: "))
+        await reader.readexactly(length)
+    writer.close()
+
+
+async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: Path) -> None:
+    """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14)."""
+    patient = ServerLimits(max_connections=2)
+    house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=patient)
+    held = [await asyncio.open_connection(*house.address) for _ in range(2)]
+    for reader, writer in held:  # an answer proves that the server has the connection
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"ok")
+    answer = await raw(house, b"")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in answer
+    assert b"server.max_connections" in answer
+    assert (await unix_call(tmp_path / "relay.sock"))[0] == 200  # listeners are counted apart
+    held[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await held[0][0].read()
+    while (await raw(house, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[9:12] != b"200":
+        pass  # the server may learn of the end a moment after we do
+    for _, writer in held:
+        writer.close()
+
+
+# -- listening -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_unix_socket_is_for_owner_and_group(open_house: Opener, tmp_path: Path) -> None:
+    """Mode 0660 whatever the umask, in a folder made 0750 (reliability §7.26); the path is gone after closing."""
+    path = tmp_path / "run" / "relay.sock"
+    house = await open_house(f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.parent.stat().st_mode) & 0o027 == 0
+    await house.listeners.close()
+    assert not path.exists()
+    await house.listeners.close()
+
+
+async def test_a_stale_path_is_replaced(open_house: Opener, tmp_path: Path) -> None:
+    """A socket that nobody listens on was left by a daemon that died."""
+    path = tmp_path / "relay.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    await open_house(f"unix:{path}")
+    assert (await unix_call(path))[0] == 200
+
+
+async def test_a_path_in_use_is_refused(open_house: Opener, tmp_path: Path) -> None:
+    """A second daemon does not take the path from the first, which goes on unharmed (reliability §7.10)."""
+    path = tmp_path / "relay.sock"
+    await open_house(f"unix:{path}")
+    with pytest.raises(CannotStart, match=r"Another process listens on unix:.* Stop the process"):
+        await open_house(f"unix:{path}")
+    assert (await unix_call(path))[0] == 200
+
+
+async def test_a_path_that_was_taken_over_is_not_removed(open_house: Opener, tmp_path: Path) -> None:
+    """Closing removes the path only while it is the one this process bound."""
+    path = tmp_path / "relay.sock"
+    house = await open_house(f"unix:{path}")
+    path.rename(tmp_path / "elsewhere")
+    with bind_unix(path):
+        await house.listeners.close()
+        assert path.exists()
+
+
+async def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    """What is no socket is never removed."""
+    path = tmp_path / "relay.sock"
+    path.write_text("precious")
+    with pytest.raises(CannotStart, match="is not a socket"):
+        bind_unix(path)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["missing/folder/relay.sock", "x" * 200])
+async def test_a_path_that_cannot_be_bound_says_why(tmp_path: Path, name: str) -> None:
+    """A missing folder or too long a name is one line with a remedy."""
+    with pytest.raises(CannotStart, match=r"Cannot listen on unix:.*server\.listen"):
+        bind_unix(tmp_path / name)
+
+
+async def test_a_port_in_use_is_refused(open_house: Opener, tmp_path: Path) -> None:
+    """One clear line with a remedy; what was opened before it is closed again."""
+    house = await open_house()
+    taken = house.listeners.addresses[0]
+    with pytest.raises(CannotStart, match=rf"Cannot listen on {taken}: address already in use\. Stop the process"):
+        await open_house(f"unix:{tmp_path}/relay.sock", taken)
+    assert not (tmp_path / "relay.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("8420", "is no address"),
+        ("127.0.0.1:http", "is no address"),
+        (":8420", "is no address"),
+        ("127.0.0.1:99999", "Cannot listen on"),
+        ("192.0.2.1:0", "Choose an address of this host"),
+        ("no such host:0", "Cannot listen on"),
+    ],
+)
+async def test_an_address_that_cannot_be_used_says_why(open_house: Opener, address: str, says: str) -> None:
+    """Every address that fails names itself and what to do (exit code 78)."""
+    with pytest.raises(CannotStart, match=says) as caught:
+        await open_house(address)
+    assert address in str(caught.value)
+    assert caught.value.exit_code == 78
+
+
+def test_ipv6_addresses_stand_in_brackets() -> None:
+    """`[::1]:8420` is host `::1`, port 8420."""
+    assert split_address("[::1]:8420") == ("::1", 8420)

@@ -1,0 +1,192 @@
+"""What the store's statements cost: by their plans, and by the steps SQLite takes behind tens of thousands of rows.
+
+Invariant 8: the cost of a delivery does not grow with what is finished, delayed, or owed to somebody else.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.model import DeliveryState
+from relay.store import DeliveryFilter, EventFilter, StoreSettings, edits, lists, opening, order, prune, reads, settle
+
+MANY = 30_000
+SETTLEMENT = json.dumps([[5, 1, 1, 1, None, None, 7, 1, 0, 7]])
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """An empty database with one application and two endpoints."""
+    lock = opening.prepare(tmp_path / "relay.db")
+    connection, _ = opening.open_writer(StoreSettings(path=tmp_path / "relay.db"))
+    connection.execute("INSERT INTO application (ref, id, created_at) VALUES (1, 'acme', 0)")
+    for ref in (1, 2):
+        connection.execute(
+            """
+            INSERT INTO endpoint (ref, id, application, origin, state, state_since, created_at, updated_at)
+            VALUES (?, ?, 1, 'file', 'enabled', 0, 0, 0)""",
+            (ref, f"ep_{ref}"),
+        )
+    with closing(connection):
+        yield connection
+    lock.release()
+
+
+def fill(
+    connection: sqlite3.Connection, first: int, count: int, state: int, due: int | None, endpoint: int = 1
+) -> None:
+    """Insert events, each with one delivery."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {first + count - 1})"
+    connection.execute("BEGIN")
+    connection.execute(
+        f"""
+        {numbers} INSERT INTO event (ordinal, id, application, type, created_at, timestamp, checksum, body)
+        SELECT i, printf('evt_%08d', i), 1, 't', i, i, 0, x'7b7d' FROM n"""
+    )
+    connection.execute(
+        f"""
+        {numbers} INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason)
+        SELECT i, ?1, ?2, ?3, 0, iif(?2 = 0, NULL, 1), iif(?2 = 2, 'gone', NULL) FROM n""",
+        (endpoint, state, due),
+    )
+    connection.execute("COMMIT")
+
+
+def steps(connection: sqlite3.Connection, statement: str, parameters: Any) -> int:
+    """Count the instructions of SQLite's machine that a statement takes, in tens."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    connection.set_progress_handler(count, 10)
+    try:
+        connection.execute("SAVEPOINT counted")
+        connection.execute(statement, parameters).fetchall()
+        connection.execute("ROLLBACK TO counted")
+        connection.execute("RELEASE counted")
+    finally:
+        connection.set_progress_handler(None, 0)
+    return taken
+
+
+def plan(connection: sqlite3.Connection, statement: str, parameters: Any) -> str:
+    return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+
+REFILL = (reads.REFILL, (1, 0, 0, 5))
+SETTLE = (settle._SETTLE, (SETTLEMENT,))
+
+HOT: dict[str, tuple[str, Any]] = {
+    "refill": REFILL,
+    "audit": (reads.AUDIT, (1, 5)),
+    "read_event": (reads.READ_EVENT, (5,)),
+    "settle": SETTLE,
+    "late": (settle._LATE, (5, 1)),
+    "retry": (edits._RETRY, (7, 5, 1)),
+    "cancel": (edits._CANCEL, (7, "x", 5, 1)),
+    "cancel of a deleted endpoint": (edits._CANCEL_SOME, (7, "x", 1, 5)),
+    "held beyond its budget": (edits._END_SOME.format(chosen=edits._OVER_BUDGET), (7, "x", 1, 9, 9, 5)),
+    "held and expired": (edits._END_SOME.format(chosen=edits._EXPIRED), (7, "x", 1, 9, 5)),
+    "predecessor": (order._PREDECESSOR, (1, "k")),
+    "first unfinished": (order._FIRST_UNFINISHED, (1, "k")),
+    "prune": (prune._EVENTS, (9, -1, -1, 5)),
+    "prune attempts": (prune._EVENTS_BY_ORDINAL, (0, 5)),
+}
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_no_statement_scans(database: sqlite3.Connection, name: str) -> None:
+    """Invariant 8: what runs for every delivery finds its rows by key; nothing scans a table of ours or sorts it."""
+    found = plan(database, *HOT[name])
+    scanned = [
+        line
+        for line in found.splitlines()
+        if line.startswith("SCAN") and not line.startswith(("SCAN json_each", "SCAN e", "SCAN s", "SCAN ("))
+    ]
+    assert not scanned, found
+    assert "AUTOMATIC" not in found
+    if not name.startswith("prune"):
+        assert "TEMP B-TREE" not in found
+
+
+def test_finding_due_work_uses_the_partial_index(database: sqlite3.Connection) -> None:
+    """Invariant 8: a refill seeks to its key in the index of due rows and reads on from there."""
+    assert "SEARCH d USING COVERING INDEX delivery_due (endpoint=? AND (due,event)>(?,?))" in plan(
+        database, *REFILL
+    ) or "SEARCH d USING INDEX delivery_due (endpoint=? AND (due,event)>(?,?))" in plan(database, *REFILL)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([(1, None, 1)], id="finished"),
+        pytest.param([(2, None, 1)], id="dead"),
+        pytest.param([(0, 10**15, 1)], id="delayed"),
+        pytest.param([(0, None, 1)], id="waiting for a predecessor"),
+        pytest.param([(0, 0, 2)], id="owed to another endpoint"),
+    ],
+)
+@pytest.mark.parametrize("name", ["refill", "settle", "read_event"])
+def test_due_work_costs_the_same_behind_many_rows(
+    database: sqlite3.Connection, name: str, rows: list[tuple[int, int | None, int]]
+) -> None:
+    """Invariant 8: behind tens of thousands of other rows, the same work takes the same number of steps."""
+    fill(database, 1, 5, 0, 3)
+    alone = steps(database, *HOT[name])
+    for state, due, endpoint in rows:
+        fill(database, 10, MANY, state, due, endpoint)
+    assert steps(database, *HOT[name]) <= alone + 2
+
+
+def test_steps_do_count(database: sqlite3.Connection) -> None:
+    """Negative control: without its index the same question takes steps in proportion to the rows."""
+    scan = "SELECT event FROM delivery WHERE endpoint = 1 AND state + 0 = 0 ORDER BY due LIMIT 5"
+    fill(database, 1, 5, 0, 3)
+    alone = steps(database, scan, ())
+    fill(database, 10, MANY, 1, None)
+    assert steps(database, scan, ()) > 100 * (alone + 1)
+
+
+@pytest.mark.parametrize("wanted", [DeliveryFilter(), DeliveryFilter(endpoint="ep_1"), DeliveryFilter(since_ms=1)])
+def test_lists_walk_an_index(database: sqlite3.Connection, wanted: DeliveryFilter) -> None:
+    """DESIGN §8: a page of deliveries comes in the order of an index: nothing is sorted."""
+    found = plan(database, *statement(wanted))
+    assert "TEMP B-TREE" not in found
+    assert "event_created" in found
+
+
+def test_dead_letters_have_an_index_of_their_own(database: sqlite3.Connection) -> None:
+    """DESIGN §8: dead letters are found without walking what was delivered."""
+    found = plan(database, *statement(DeliveryFilter(state=DeliveryState.DEAD)))
+    assert "delivery_dead" in found
+    assert "TEMP B-TREE" not in found
+
+
+def test_a_page_costs_what_it_shows(database: sqlite3.Connection) -> None:
+    """DESIGN §8: the first page and the last cost the same, however many rows there are."""
+    fill(database, 1, MANY, 1, None)
+    first = steps(database, *statement(DeliveryFilter()))
+    last = steps(database, *statement(DeliveryFilter(), lists.Place(60, 60, 1)))
+    assert last <= first + 5
+    conditions = lists.Conditions(lists.Place(20_000, 20_000))
+    conditions.add_times(EventFilter(since_ms=0).since_ms, None)
+    events = lists._select("e.id", lists._EVENTS, "", conditions, "", 50)
+    assert steps(database, events, conditions.parameters) <= first
+
+
+def statement(wanted: DeliveryFilter, place: lists.Place | None = None) -> tuple[str, dict[str, Any]]:
+    """Write the statement of one page, as `list_deliveries` does."""
+    walk = lists._walk(wanted, few_due=False)
+    conditions = lists.Conditions(place or lists.Place.read(None))
+    conditions.add_times(wanted.since_ms, wanted.until_ms)
+    conditions.add("d.endpoint IN (SELECT ref FROM endpoint WHERE id = {})", wanted.endpoint)
+    order_by = ", d.endpoint DESC" if walk is lists._BY_EVENT else ""
+    return lists._select("d.event", walk, reads.DELIVERY_JOINS, conditions, order_by, 50), conditions.parameters
