@@ -1,7 +1,9 @@
 """The daemon's process: configuration and logging, signals, the service manager, and the exit code."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -57,6 +59,7 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     if loaded.config is None:
         raise ConfigError(render_problems(loaded.problems))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _allow_many_files()
     logging = _configure_logging(loaded.config, env)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -232,6 +235,13 @@ def _configure_logging(config: Config, env: Mapping[str, str]) -> Logging:
         journal="JOURNAL_STREAM" in env,
         colors="NO_COLOR" not in env,
     )
+
+
+def _allow_many_files() -> None:
+    """Every connection is a file: take as many as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -14,6 +14,7 @@ Deliberately absent: a claim or in-flight state in the database, and any polling
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from logging import DEBUG
 from random import Random
 from typing import Any, Protocol
 from zlib import crc32
@@ -86,7 +87,7 @@ class Dispatch:
     ) -> None:
         self._store = store
         self._directory = directory
-        self._courier = courier
+        self.courier: Courier = courier  # a reload may put another in its place
         self.lanes = lanes
         self._clock = clock
         self._rng = rng
@@ -103,6 +104,7 @@ class Dispatch:
         self._rest_until_mono_ms = 0.0  # expiry and disabling rest until then (Q15)
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("relay.dispatch")
+        self._tells_successes = log_all or self._log.is_enabled_for(DEBUG)  # asked once: it is the hot path
         directory.on_change(self._endpoint_changed)
         store.on_promoted(self.offer)
 
@@ -185,7 +187,7 @@ class Dispatch:
             self.lanes.finished_unsent(delivery.key, self._clock.now())
             await self._settle(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=unsent))
             return
-        outcome = await self._courier.attempt(self._request(endpoint, event, delivery))
+        outcome = await self.courier.attempt(self._request(endpoint, event, delivery))
         decision = decide(outcome, delivery, endpoint.retry, event.expires_at_ms, self._clock.wall_ms(), self._rng)
         self._finish(endpoint, event, decision)
         await self._settle(endpoint, event, decision.settlement)
@@ -307,7 +309,7 @@ class Dispatch:
 
     async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
         """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
-        outcome = await self._courier.attempt(self._request(endpoint, event, _uncounted(event, endpoint)))
+        outcome = await self.courier.attempt(self._request(endpoint, event, _uncounted(event, endpoint)))
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         return outcome
 
@@ -344,25 +346,20 @@ class Dispatch:
             self._log.info(log.ENDPOINT_RECOVERED, endpoint=endpoint.id)
 
     def _report(self, endpoint: Endpoint, event: FrozenEvent, settlement: Settlement) -> None:
-        outcome = settlement.outcome
-        facts: dict[str, Any] = {  # `event` is structlog's own name for what happened
-            "event_id": event.id,
-            "event_type": event.type,
-            "endpoint": endpoint.id,
-            "attempt": settlement.delivery.attempts + (outcome is not None),
-        }
-        if outcome is not None:
-            facts |= {"status": outcome.status, "duration_ms": outcome.duration_ms}
         if settlement.state is DeliveryState.DELIVERED:
             self._metrics.delivered(endpoint.id, self._clock.wall_ms() - event.created_at_ms)
-            (self._log.info if self.log_all else self._log.debug)(log.DELIVERED, **facts)
+            if self._tells_successes:
+                tell = self._log.info if self.log_all else self._log.debug
+                tell(log.DELIVERED, **_facts(endpoint, event, settlement))
         elif settlement.state is DeliveryState.DEAD:
             assert settlement.reason is not None
             self._metrics.dead(endpoint.id, settlement.reason)
-            self._log.warning(log.DEAD_LETTER, reason=settlement.reason.value, **_why(outcome), **facts)
+            reason = settlement.reason.value
+            self._log.warning(log.DEAD_LETTER, reason=reason, **_facts(endpoint, event, settlement))
         else:
             self._metrics.retry_scheduled(endpoint.id)
-            self._log.info(log.ATTEMPT_FAILED, next_attempt_ms=settlement.due_ms, **_why(outcome), **facts)
+            next_ms = settlement.due_ms
+            self._log.info(log.ATTEMPT_FAILED, next_attempt_ms=next_ms, **_facts(endpoint, event, settlement))
 
 
 def lane_settings(endpoint: Endpoint) -> LaneSettings:
@@ -372,10 +369,16 @@ def lane_settings(endpoint: Endpoint) -> LaneSettings:
     )
 
 
-def _why(outcome: Outcome | None) -> dict[str, str]:
+def _facts(endpoint: Endpoint, event: FrozenEvent, settlement: Settlement) -> dict[str, Any]:
+    """One line for an attempt. `event` is structlog's own name for what happened, hence `event_id`."""
+    outcome = settlement.outcome
+    facts: dict[str, Any] = {"event_id": event.id, "event_type": event.type, "endpoint": endpoint.id}
     if outcome is None:
-        return {}
-    return {"failure": outcome.failure.value if outcome.failure else str(outcome.status), "detail": outcome.detail}
+        return facts
+    facts |= {"attempt": settlement.delivery.attempts + 1, "status": outcome.status, "duration_ms": outcome.duration_ms}
+    if settlement.state is not DeliveryState.DELIVERED:
+        facts |= {"failure": outcome.failure.value if outcome.failure else None, "detail": outcome.detail}
+    return facts
 
 
 def _uncounted(event: FrozenEvent, endpoint: Endpoint) -> DueDelivery:

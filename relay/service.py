@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 
 import structlog
@@ -71,7 +71,7 @@ class Relay:
         self._contracts = contracts
         self._reread = reread
         self._extra_tokens = extra_tokens
-        self._rng = rng or SystemRandom()
+        self._rng = rng or Random(os.urandom(32))  # noqa: S311 - jitter and ids, no secrets
         self._random_bytes = random_bytes
         self._dropped_lines = dropped_lines
         self._tokens = TokenTable(_tokens(self.config, extra_tokens))
@@ -119,22 +119,16 @@ class Relay:
     async def _open_delivery(self) -> None:
         delivery = self.config.delivery
         self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
-        guard = Guard(delivery.allow_networks)
-        resolver = Resolver(guard, self.clock)
-        self._opened.push_async_callback(resolver.close)
-        settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
-        self.courier = Courier(self.clock, guard, resolver, settings)
-        await self.courier.start()
-        self._opened.push_async_callback(self.courier.close)
         self.dispatch = Dispatch(
             store=self.store,
             directory=self.directory,
-            courier=self.courier,
+            courier=await self._open_courier(),
             lanes=Lanes(delivery.concurrency, self._rng),
             clock=self.clock,
             rng=self._rng,
             metrics=self.metrics,
             on_fatal=self._fail,
+            log_all=self.config.log.deliveries == "all",
         )
         self.housekeeping = Housekeeping(
             store=self.store,
@@ -147,6 +141,18 @@ class Relay:
         )
         await self.directory.apply(self.config)
         await self.housekeeping.watch_once()
+
+    async def _open_courier(self) -> Courier:
+        """Open a courier for the present `[delivery]`. One that it replaces ends with the relay, after its last attempt."""
+        delivery = self.config.delivery
+        guard = Guard(delivery.allow_networks)
+        resolver = Resolver(guard, self.clock)
+        self._opened.push_async_callback(resolver.close)
+        settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
+        courier = Courier(self.clock, guard, resolver, settings)
+        await courier.start()
+        self._opened.push_async_callback(courier.close)
+        return courier
 
     async def _listen(self) -> None:
         server = self.config.server
@@ -246,10 +252,18 @@ class Relay:
             TokenTable(tokens)  # refuses doubled secrets before anything changes
             await self.directory.apply(config)
             self._tokens.replace(tokens)
-            self.config = config
-            self.housekeeping.retention = config.storage.retention
+            await self._take_over(config)
             self.metrics.reloaded(successful=True)
             return Reload(True, tuple(plan.changed), tuple(plan.needs_restart), loaded.problems)
+
+    async def _take_over(self, config: Config) -> None:
+        old, self.config = self.config.delivery, config
+        new = config.delivery
+        self.housekeeping.retention = config.storage.retention
+        self.dispatch.lanes.set_global_limit(new.concurrency)
+        if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
+            self.dispatch.courier = await self._open_courier()
+        self.dispatch.kick()
 
     # -- stopping --------------------------------------------------------------------------------------------------
 

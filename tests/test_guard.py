@@ -4,7 +4,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.guard import ForbiddenAddress, Guard
@@ -84,6 +84,7 @@ def test_public_addresses_pass() -> None:
     assert [address for address in public if guard.forbidden(address)] == []
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**128 - 1).map(IPv6Address) | st.ip_addresses(v=6))
 def test_ipv6_outside_global_unicast_never_passes(address: IPv6Address) -> None:
     """Whatever lies outside 2000::/3 passes only as NAT64 or mapped form of a public IPv4 address."""
@@ -93,6 +94,7 @@ def test_ipv6_outside_global_unicast_never_passes(address: IPv6Address) -> None:
         assert Guard().forbidden(str(carried)) is None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_carried_ipv4_has_the_verdict_of_its_ipv4(address: IPv4Address) -> None:
     """`::ffff:a.b.c.d` and `64:ff9b::a.b.c.d` are judged as the address they lead to."""
@@ -102,6 +104,7 @@ def test_carried_ipv4_has_the_verdict_of_its_ipv4(address: IPv4Address) -> None:
     assert guard.forbidden(f"64:ff9b::{address}") == verdict
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_stricter_than_the_standard_library(address: IPv4Address | IPv6Address) -> None:
     """What Python calls private, loopback, link-local, multicast or reserved never passes, but for NAT64 and mapped forms."""

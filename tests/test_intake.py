@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import CommitUnknown, Conflict
@@ -95,6 +95,7 @@ async def test_the_payload_keeps_its_bytes(desk: Desk) -> None:
     assert desk.store.events[0].metadata == b'{ "x" :1}'
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -280,6 +281,7 @@ async def test_a_raised_depth_limit_never_ends_in_a_crash() -> None:
     assert problem.status == 400
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text('[]{}"\\'), lambda inner: st.lists(inner) | st.dictionaries(st.text('[]{}"\\'), inner)))
 def test_depth_counts_no_brackets_in_strings(value: object) -> None:
     """The scan agrees with a count over the decoded value, whatever brackets, quotes and backslashes strings hold."""

@@ -1,6 +1,7 @@
 """The HTTP server over real sockets: who gets in, what is refused by its head, what a broken client may do."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -43,7 +44,7 @@ class House:
         self.store = FakeStore()
         self.closed: Problem | None = None  # what admission says
         self.unexpected: list[tuple[str, BaseException]] = []
-        self.cancelled = False
+        self._writers: list[asyncio.StreamWriter] = []
         self.listeners: Listeners
 
     async def open(self, *addresses: str) -> None:
@@ -64,6 +65,19 @@ class House:
             self._on_unexpected,
         )
         self.listeners = await serve(app, addresses, self.limits, self._on_unexpected)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(*self.address)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        if hasattr(self, "listeners"):
+            await self.listeners.close()
 
     @property
     def url(self) -> str:
@@ -125,8 +139,7 @@ async def open_house() -> AsyncIterator[Opener]:
 
     yield open_one
     for house in houses:
-        if hasattr(house, "listeners"):
-            await house.listeners.close()
+        await house.close()
 
 
 @pytest.fixture
@@ -151,7 +164,7 @@ async def call(
 
 async def raw(house: House, sent: bytes, *, end: bool = False) -> bytes:
     """Send bytes and return all that comes until the server closes."""
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     writer.write(sent)
     if end:
         writer.write_eof()
@@ -205,7 +218,7 @@ async def test_a_batch_takes_no_idempotency_header(house: House) -> None:
 async def test_a_client_that_leaves_recalls_nothing(house: House) -> None:
     """A client that disconnects while the commit runs neither stops it nor breaks anything (invariant 3)."""
     house.store.release = asyncio.Event()
-    _, writer = await asyncio.open_connection(*house.address)
+    _, writer = await house.connect()
     writer.write(head(f"Content-Length: {len(EVENT)}") + EVENT)
     await house.store.submitted.wait()
     writer.transport.abort()
@@ -220,13 +233,27 @@ async def test_clients_that_leave_at_any_byte_do_no_harm(house: House) -> None:
     """A connection cut after any number of bytes is no error, and a half request stores nothing (reliability §7.14)."""
     request = head(f"Content-Length: {len(EVENT)}") + EVENT
     for cut in range(0, len(request), 3):
-        _, writer = await asyncio.open_connection(*house.address)
+        _, writer = await house.connect()
         writer.write(request[:cut])
         await writer.drain()
         writer.transport.abort()
     assert (await call(house, "POST", "/v1/events", EVENT, JSON_HEADERS))[0] == 202
     assert len(house.store.events) == 1
     assert house.unexpected == []
+
+
+async def test_closing_waits_for_a_commit_under_way(house: House) -> None:
+    """A request whose write was submitted is answered before the listeners are closed (invariant 12)."""
+    house.store.release = asyncio.Event()
+    posting = asyncio.ensure_future(call(house, "POST", "/v1/events", EVENT, JSON_HEADERS))
+    await house.store.submitted.wait()
+    closing = asyncio.ensure_future(house.listeners.close())
+    with pytest.raises(ConnectionRefusedError):
+        while True:  # until the port is closed
+            await house.connect()
+    house.store.release.set()
+    assert (await posting)[0] == 202
+    await closing
 
 
 # -- who gets in ---------------------------------------------------------------------------------------------------
@@ -308,10 +335,9 @@ async def test_a_token_decides_on_the_unix_socket_too(open_house: Opener, tmp_pa
 async def test_events_are_refused_before_their_body_is_read(house: House, closed: Problem, path: str) -> None:
     """While intake is closed the answer comes without the body, with Retry-After (Q10); other calls go on."""
     house.closed = closed
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     writer.write(head("Content-Length: 500", path=path))
     answer = await reader.readuntil(b"\r\n\r\n")
-    writer.close()
     assert answer.startswith(f"HTTP/1.1 {closed.status} ".encode())
     assert b"Retry-After: " in answer
     assert (await call(house, "GET", "/healthz"))[0] == 200
@@ -352,10 +378,9 @@ async def test_json_may_name_its_charset(house: House, media_type: str) -> None:
 
 async def test_a_body_that_is_announced_too_large_is_not_read(house: House) -> None:
     """A Content-Length of a tebibyte is 413 at once (reliability §7.21)."""
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     writer.write(head(f"Content-Length: {1 << 40}"))
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413 ")
-    writer.close()
 
 
 async def test_a_chunked_body_that_grows_too_large_is_413(open_house: Opener) -> None:
@@ -379,15 +404,18 @@ async def test_a_body_that_does_not_come_is_408(open_house: Opener, framing: str
 
 
 @pytest.mark.parametrize("chunks", [b"zz\r\nhello", b"5\r\nhelloworld\r\n", b"-1\r\n", b"5;" + b"x" * 20_000])
-async def test_broken_chunks_are_400(open_house: Opener, chunks: bytes) -> None:
-    """A body that breaks HTTP's framing is the client's mistake: 400, nothing stored, nothing logged as ours."""
+async def test_broken_chunks_are_the_clients_mistake(open_house: Opener, chunks: bytes) -> None:
+    """A body that breaks HTTP's framing is the client's mistake: nothing stored, nothing logged as ours.
+
+    aiohttp's C parser tells the reader of a body nothing of the break, so the answer is 408 at the deadline; its Python
+    parser does, and the answer is 400 at once.
+    """
     house = await open_house(limits=FAST)
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     writer.write(head("Transfer-Encoding: chunked", "Expect: 100-continue"))
     await reader.readuntil(b"100 Continue\r\n\r\n")  # the head is parsed: what follows is the body
     writer.write(chunks)
     assert (await reader.read())[9:12] in (b"400", b"408")
-    writer.close()
     assert house.store.transactions == []
     assert house.unexpected == []
 
@@ -397,12 +425,11 @@ async def test_broken_chunks_are_400(open_house: Opener, chunks: bytes) -> None:
 
 async def test_expect_is_answered_after_the_checks_and_before_the_body(house: House) -> None:
     """A request that may go on gets `100 Continue`, then its answer."""
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     writer.write(head("Expect: 100-continue", f"Content-Length: {len(EVENT)}"))
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(EVENT)
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 202 ")
-    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -493,7 +520,7 @@ async def test_malformed_requests_are_never_our_error(open_house: Opener, sent: 
     """No broken request is a 5xx, an unforeseen error, a traceback or an echo of itself (reliability T12, §7.22)."""
     house = await open_house(limits=FAST)
     answer = await raw(house, sent)
-    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4", b"HTTP/1.1 200")), answer
+    assert answer[9:10] in (b"", b"4") or answer.startswith(b"HTTP/1.1 200"), answer
     assert b"Traceback" not in answer
     assert b"aaaaa" not in answer
     assert house.store.transactions == []
@@ -533,21 +560,20 @@ async def test_a_head_that_does_not_come_closes_the_connection(open_house: Opene
 
 async def test_connections_are_kept_for_producers(house: House) -> None:
     """Several requests go over one connection."""
-    reader, writer = await asyncio.open_connection(*house.address)
+    reader, writer = await house.connect()
     for _ in range(3):
         writer.write(head(f"Content-Length: {len(EVENT)}") + EVENT)
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 202 ")
         length = next(int(line[16:]) for line in answer.split(b"\r\n") if line.startswith(b"Content-Length: "))
         await reader.readexactly(length)
-    writer.close()
 
 
 async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: Path) -> None:
     """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14)."""
     patient = ServerLimits(max_connections=2)
     house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=patient)
-    held = [await asyncio.open_connection(*house.address) for _ in range(2)]
+    held = [await house.connect() for _ in range(2)]
     for reader, writer in held:  # an answer proves that the server has the connection
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"ok")
@@ -560,8 +586,6 @@ async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: 
     await held[0][0].read()
     while (await raw(house, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[9:12] != b"200":
         pass  # the server may learn of the end a moment after we do
-    for _, writer in held:
-        writer.close()
 
 
 # -- listening -----------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ async def test_files_are_private(tmp_path: Path) -> None:
 async def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
     """Invariant 2: the lock names the owner, and goes with it."""
     async with opened(tmp_path) as relay:
-        with pytest.raises(AlreadyRunning, match=str(os.getpid())) as refused:
+        with pytest.raises(AlreadyRunning, match=str(os.getpid())):
             await open_at(tmp_path / "relay.db")
         await relay.accept()
     async with opened(tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from relay import problems
 from relay.problems import Problem, Refused
@@ -49,7 +50,7 @@ async def read(request: web.Request) -> bytes:
         raise Refused(problems.body_timeout(request.app[LIMITS].timeout_ms)) from None
     except web.HTTPRequestEntityTooLarge:
         raise Refused(problems.body_too_large(request.app[LIMITS].max_bytes)) from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 
 

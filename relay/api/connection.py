@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from relay import problems
 from relay.api.auth import Peer, peer_of
@@ -53,7 +54,7 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Hand over what aiohttp would log itself, but for what a client did to its own connection."""
         error = kw.get("exc_info") or RuntimeError(args[0])
-        if not isinstance(error, ConnectionError | web.RequestPayloadError):
+        if not isinstance(error, ConnectionError | web.RequestPayloadError | HttpProcessingError):
             self._on_unexpected("connection", error)
 
     async def finish_response(

@@ -26,4 +26,4 @@ def needed() -> bool:
 def apply() -> None:
     """Put the mended response class in the place of the one that aioresponses makes by default."""
     if needed():
-        aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[misc,attr-defined]
+        aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[attr-defined]

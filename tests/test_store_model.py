@@ -1,0 +1,421 @@
+"""The store against a dictionary: random verbs, closing, crashing (reliability T7).
+
+After every step the due rows and the counts must be those of the model; after every restart, all deliveries must be. A
+crash abandons writes that nobody was answered: each of them is kept whole or not at all.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from relay.errors import Conflict
+from relay.model import (
+    Accepted,
+    DeadReason,
+    DeliveryKey,
+    DeliveryState,
+    DueDelivery,
+    Duplicate,
+    NewEvent,
+    Settlement,
+)
+from relay.store import DeliveryFilter, Store, StoreSettings, delivery_id
+from relay.store.writer import Writer
+from tests.support.clock import FakeClock
+from tests.support.stores import Relay, key
+
+T = TypeVar("T")
+
+BACKLOG = 6
+KEYS = st.none() | st.sampled_from(["a", "b", "c"])
+ORDERS = st.none() | st.sampled_from(["x", "y"])
+PICK = st.integers(min_value=0, max_value=1_000)
+
+
+@dataclass
+class Expected:
+    """What the model knows of a delivery."""
+
+    state: DeliveryState
+    due: DueDelivery | None  # None: ended, or waiting for its predecessor
+    series: int
+    attempts: int
+    reason: DeadReason | None = None
+    ordering_key: str | None = None
+    budget_from_ms: int = 0
+
+
+@dataclass
+class Model:
+    """What must be in the database."""
+
+    deliveries: dict[DeliveryKey, Expected] = field(default_factory=dict)
+    keys: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # key → (event id, fingerprint)
+    deleted: set[int] = field(default_factory=set)
+
+    def due(self, ref: int) -> list[DueDelivery]:
+        found = [kept.due for key, kept in self.deliveries.items() if key.endpoint == ref and kept.due is not None]
+        return sorted(found, key=lambda due: (due.due_ms, due.event))
+
+    def count(self, ref: int, state: DeliveryState) -> int:
+        return sum(key.endpoint == ref and kept.state is state for key, kept in self.deliveries.items())
+
+    def blocked(self, ref: int, ordering_key: str | None) -> bool:
+        return ordering_key is not None and any(
+            key.endpoint == ref and kept.ordering_key == ordering_key and kept.series == 1
+            for key, kept in self.deliveries.items()
+            if kept.state is DeliveryState.DUE
+        )
+
+    def end(self, key: DeliveryKey, state: DeliveryState, reason: DeadReason | None = None) -> None:
+        kept = self.deliveries[key]
+        kept.state, kept.due, kept.reason = state, None, reason
+        self.promote(key.endpoint, kept.ordering_key)
+
+    def promote(self, ref: int, ordering_key: str | None) -> None:
+        if ordering_key is None:
+            return
+        waiting = [
+            (key, kept)
+            for key, kept in sorted(self.deliveries.items())
+            if key.endpoint == ref
+            and (kept.ordering_key, kept.state, kept.series) == (ordering_key, DeliveryState.DUE, 1)
+        ]
+        if waiting and waiting[0][1].due is None:
+            key, kept = waiting[0]
+            start_ms = kept.budget_from_ms
+            kept.due = DueDelivery(key.event, ref, start_ms, 1, kept.attempts, kept.attempts, start_ms)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Random verbs on a store and on the model."""
+
+    writer: type[Writer] = Writer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="relay-model-"))
+        self.runner = asyncio.Runner()
+        self.clock = FakeClock()
+        self.model = Model()
+        self.stale: list[DueDelivery] = []  # deliveries as they once were: attempts that are still under way
+        self.open()
+
+    def open(self) -> None:
+        place = StoreSettings(path=self.folder / "relay.db", endpoint_backlog=BACKLOG)
+        self.store: Store = self.runner.run(Store.open(place, self.clock, self.writer))
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await awaitable
+
+        return self.runner.run(wait())
+
+    @initialize()
+    def begin(self) -> None:
+        application = self.runner.run(self.store.sync_applications(["acme"]))["acme"]
+        self.relay = Relay(self.store, self.clock, application)
+        self.refs = [self.runner.run(self.relay.endpoint(f"ep_{number}")) for number in range(3)]
+
+    # -- the verbs -----------------------------------------------------------------------------------------------------
+
+    @rule(posts=st.lists(st.tuples(st.sets(st.integers(0, 2)), KEYS, st.booleans(), ORDERS), min_size=1, max_size=4))
+    def accept(self, posts: list[tuple[set[int], str | None, bool, str | None]]) -> None:
+        events = [self.event(*post) for post in posts]
+
+        async def submit() -> Sequence[Any]:
+            return await self.store.accept(events)
+
+        # The backlog is looked at when a batch is submitted: its repeats still count.
+        reserved = {ref: self.model.count(ref, DeliveryState.DUE) for ref in self.refs}
+        for event, post, result in zip(events, posts, self.runner.run(submit()), strict=True):
+            full = {ref for ref in event.targets if reserved[ref] >= BACKLOG}
+            for ref in event.targets:
+                reserved[ref] += ref not in full
+            self.expect(event, post[1], full, result)
+
+    def event(self, targets: set[int], name: str | None, other: bool, ordering_key: str | None) -> NewEvent:
+        refs = tuple(self.refs[index] for index in sorted(targets) if self.refs[index] not in self.model.deleted)
+        claim = None if name is None else key(name, "other" if other else "same")
+        self.clock.advance(1)
+        return self.relay.event(*refs, idempotency=claim, ordering_key=ordering_key)
+
+    def expect(self, event: NewEvent, name: str | None, full: set[int], result: object) -> None:
+        known = None if name is None else self.model.keys.get(name)
+        if known is not None:
+            assert event.idempotency is not None
+            if known[1] == event.idempotency.fingerprint:
+                assert isinstance(result, Duplicate)
+                assert result.event_id == known[0]
+            else:
+                assert isinstance(result, Conflict)
+            return
+        assert isinstance(result, Accepted)
+        self.learn(event, name, full, result.event.ordinal)
+        mine = [self.model.deliveries[DeliveryKey(result.event.ordinal, ref)].due for ref in event.targets]
+        assert list(result.due) == [due for due in mine if due is not None]
+
+    def learn(self, event: NewEvent, name: str | None, full: set[int], ordinal: int) -> None:
+        """Put an event that was stored into the model."""
+        if name is not None:
+            assert event.idempotency is not None
+            self.model.keys[name] = (event.id, event.idempotency.fingerprint)
+        start_ms = event.created_at_ms
+        for ref in event.targets:
+            kept = Expected(DeliveryState.DUE, None, 1, 0, None, event.ordering_key, start_ms)
+            if ref in full:
+                kept.state, kept.reason = DeliveryState.DEAD, DeadReason.OVERFLOW
+            elif not self.model.blocked(ref, event.ordering_key):
+                kept.due = DueDelivery(ordinal, ref, start_ms, 1, 0, 0, start_ms)
+            self.model.deliveries[DeliveryKey(ordinal, ref)] = kept
+
+    @precondition(lambda self: any(kept.due for kept in self.model.deliveries.values()))
+    @rule(pick=PICK, state=st.sampled_from([DeliveryState.DUE, DeliveryState.DELIVERED, DeliveryState.DEAD]))
+    def settle(self, pick: int, state: DeliveryState) -> None:
+        owed = [kept.due for kept in self.model.deliveries.values() if kept.due is not None]
+        due = owed[pick % len(owed)]
+        self.stale.append(due)
+        self.finish(due, state)
+
+    @precondition(lambda self: self.stale)
+    @rule(pick=PICK, state=st.sampled_from([DeliveryState.DUE, DeliveryState.DELIVERED, DeliveryState.DEAD]))
+    def settle_late(self, pick: int, state: DeliveryState) -> None:
+        """End an attempt of a delivery that ended, or is in another series by now."""
+        due = self.stale[pick % len(self.stale)]
+        kept = self.model.deliveries.get(due.key)
+        if kept is None or kept.state is not DeliveryState.DUE or kept.series != due.series:
+            self.finish(due, state)
+
+    def finish(self, due: DueDelivery, state: DeliveryState) -> None:
+        outcome = self.relay.outcome(500)
+        due_ms = self.clock.wall_ms() + 10 if state is DeliveryState.DUE else None
+        reason = DeadReason.EXHAUSTED if state is DeliveryState.DEAD else None
+        settled = self.run(self.store.settle(Settlement(due, state, outcome, due_ms, reason)))
+        kept = self.model.deliveries.get(due.key)
+        if kept is None:
+            assert not settled.applied
+            return
+        kept.attempts += 1
+        if kept.state is DeliveryState.DUE and kept.series == due.series:
+            assert settled.applied
+            if state is DeliveryState.DUE:
+                assert due_ms is not None
+                kept.due = replace(
+                    due, due_ms=due_ms, attempts=kept.attempts, series_attempts=due.series_attempts + 1, manual=False
+                )
+                assert settled.due == kept.due
+            else:
+                self.model.end(due.key, state, reason)
+        elif kept.state is DeliveryState.CANCELLED and kept.series == due.series and state is DeliveryState.DELIVERED:
+            assert settled.applied
+            kept.state = state
+        else:
+            assert settled == (False, None)
+
+    @precondition(lambda self: self.model.deliveries)
+    @rule(pick=PICK)
+    def retry(self, pick: int) -> None:
+        key, kept = self.any_delivery(pick)
+        if key.endpoint in self.model.deleted:
+            with pytest.raises(Conflict):
+                self.run(self.store.retry_delivery(delivery_id(key)))
+            return
+        self.clock.advance(1)
+        now_ms = self.clock.wall_ms()
+        due = self.run(self.store.retry_delivery(delivery_id(key)))
+        same = kept.state is DeliveryState.DUE
+        before = kept.due
+        kept.series += 0 if same else 1
+        series_attempts = (before.series_attempts if before else 0) if same else 0
+        kept.state, kept.reason, kept.budget_from_ms = DeliveryState.DUE, None, now_ms
+        kept.due = DueDelivery(
+            key.event, key.endpoint, now_ms, kept.series, kept.attempts, series_attempts, now_ms, manual=True
+        )
+        assert due == kept.due
+
+    @precondition(lambda self: self.model.deliveries)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        key, kept = self.any_delivery(pick)
+        if kept.state is not DeliveryState.DUE:
+            with pytest.raises(Conflict):
+                self.run(self.store.cancel_delivery(delivery_id(key), "test"))
+            return
+        if kept.due is not None:
+            self.stale.append(kept.due)
+        assert self.run(self.store.cancel_delivery(delivery_id(key), "test")) == key
+        self.model.end(key, DeliveryState.CANCELLED)
+
+    def any_delivery(self, pick: int) -> tuple[DeliveryKey, Expected]:
+        return list(self.model.deliveries.items())[pick % len(self.model.deliveries)]
+
+    @rule(index=st.integers(0, 2), age=st.integers(1, 20), limit=st.integers(1, 3))
+    def end_held(self, index: int, age: int, limit: int) -> None:
+        ref, now_ms = self.refs[index], self.clock.wall_ms()
+        while ended := self.run(self.store.end_held(ref, now_ms - age, now_ms, DeadReason.ENDPOINT_DISABLED, limit)):
+            assert len(ended) <= limit
+            for key in ended:
+                due = self.model.deliveries[key].due
+                assert due is not None
+                assert due.budget_from_ms < now_ms - age
+            for key in ended:
+                self.model.end(key, DeliveryState.DEAD, DeadReason.ENDPOINT_DISABLED)
+        assert not [
+            due for due in self.model.due(ref) if due.due_ms < now_ms - age and due.budget_from_ms < now_ms - age
+        ]
+
+    @precondition(lambda self: len(self.model.deleted) < 2)
+    @rule(index=st.integers(0, 2))
+    def delete_endpoint(self, index: int) -> None:
+        ref = self.refs[index]
+        if ref in self.model.deleted:
+            return
+        self.run(self.store.delete_endpoint(ref))
+        self.model.deleted.add(ref)
+        while self.store.due_count(ref):
+            self.run(self.store.ping())
+        for key, kept in self.model.deliveries.items():
+            if key.endpoint == ref and kept.state is DeliveryState.DUE:
+                kept.state, kept.due = DeliveryState.CANCELLED, None
+
+    # -- restarts ------------------------------------------------------------------------------------------------------
+
+    @rule()
+    def reopen(self) -> None:
+        self.runner.run(self.store.close())
+        self.restart()
+
+    @rule(
+        posts=st.lists(st.tuples(st.sets(st.integers(0, 2), min_size=1), ORDERS), max_size=3), settles=st.integers(0, 2)
+    )
+    def crash(self, posts: list[tuple[set[int], str | None]], settles: int) -> None:
+        """Crash with writes under way; what nobody was answered may be there or not, but each whole."""
+        events = [self.event(targets, None, False, ordering_key) for targets, ordering_key in posts]
+        owed = [kept.due for kept in self.model.deliveries.values() if kept.due is not None][:settles]
+        outcomes = [self.relay.outcome(200) for _ in owed]
+
+        async def submit_and_crash() -> None:
+            for event in events:
+                self.store.accept([event])
+            for due, outcome in zip(owed, outcomes, strict=True):
+                self.store.settle(Settlement(due, DeliveryState.DELIVERED, outcome))
+            await self.store.abandon()
+
+        self.runner.run(submit_and_crash())
+        self.open()
+        self.relay.store = self.store
+        for event in events:
+            self.recover(event)
+        for due in owed:
+            self.recover_settle(due)
+        self.compare()
+
+    def recover(self, event: NewEvent) -> None:
+        """Find out whether an unanswered event was kept, and learn it whole."""
+        views = self.run(self.store.deliveries_of(event.id))
+        if self.run(self.store.find_event(event.id)) is None:
+            assert not views
+            return
+        assert [view.endpoint_ref for view in views] == sorted(event.targets)
+        full = {view.endpoint_ref for view in views if view.reason is DeadReason.OVERFLOW}
+        if views:
+            self.learn(event, None, full, self.ordinal(event.id))
+
+    def ordinal(self, event_id: str) -> int:
+        rows = self.run(self.store._people.fetch("SELECT ordinal FROM event WHERE id = ?", (event_id,)))
+        return int(rows[0][0])
+
+    def recover_settle(self, due: DueDelivery) -> None:
+        view = self.run(self.store.find_delivery(delivery_id(due.key)))
+        assert view is not None
+        assert view.timeline is not None
+        assert len(view.timeline) == view.attempts
+        if view.state is DeliveryState.DELIVERED:
+            self.model.deliveries[due.key].attempts += 1
+            self.model.end(due.key, DeliveryState.DELIVERED)
+
+    def restart(self) -> None:
+        self.open()
+        self.relay.store = self.store
+        self.compare()
+
+    def compare(self) -> None:
+        """Compare every delivery with the model."""
+        found = {}
+        cursor = None
+        while True:
+            page = self.run(self.store.list_deliveries(DeliveryFilter(), cursor, 7))
+            found.update({view.id: (view.state, view.reason, view.series, view.attempts) for view in page.data})
+            cursor = page.next
+            if cursor is None:
+                break
+        assert found == {
+            delivery_id(key): (kept.state, kept.reason, kept.series, kept.attempts)
+            for key, kept in self.model.deliveries.items()
+        }
+
+    @invariant()
+    def due_rows_are_those_of_the_model(self) -> None:
+        for ref in getattr(self, "refs", ()):
+            assert self.run(self.store.refill(ref, 0, 0, 1_000)).rows == self.model.due(ref)
+            assert self.store.due_count(ref) == self.model.count(ref, DeliveryState.DUE)
+            assert self.store.dead_count(ref) == self.model.count(ref, DeliveryState.DEAD)
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+
+SETTINGS = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+@pytest.mark.slow
+def test_the_store_does_what_the_model_does() -> None:
+    """Reliability T7: random verbs, restarts and crashes leave the store as the model says."""
+    run_state_machine_as_test(StoreMachine, settings=SETTINGS)
+
+
+class Forgetful(Writer):
+    """Negative control: every fourth commit is none, and nobody is told."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._commits = 0
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        self._commits += 1
+        connection.execute("ROLLBACK" if self._commits % 4 == 0 else "COMMIT")
+
+
+class ForgetfulMachine(StoreMachine):
+    writer = Forgetful
+
+
+def test_a_store_that_forgets_is_caught() -> None:
+    """Negative control of reliability T7: a lost commit does not go unnoticed."""
+    hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None)
+    with pytest.raises((AssertionError, Exception)):
+        run_state_machine_as_test(ForgetfulMachine, settings=hurried)
