@@ -204,7 +204,15 @@ OnUnexpected = Callable[[str, BaseException], None]
 """Told of an error that nobody foresaw: where ("POST /v1/events"), and what."""
 
 
-def middleware(on_unexpected: OnUnexpected, examine: Callable[[web.Request], Problem | None]) -> Middleware:
+OnRefused = Callable[[str, Problem], None]
+"""Told of every problem that is answered: where, and which."""
+
+
+def middleware(
+    on_unexpected: OnUnexpected,
+    examine: Callable[[web.Request], Problem | None],
+    on_refused: OnRefused = lambda where, problem: None,
+) -> Middleware:
     """Return the middleware that lets in what `examine` finds nothing against, and turns every error into a problem.
 
     One layer does both: each costs every request its share.
@@ -216,22 +224,33 @@ def middleware(on_unexpected: OnUnexpected, examine: Callable[[web.Request], Pro
     ) -> web.StreamResponse:
         try:
             problem = examine(request)
-            return await handler(request) if problem is None else problem.response()
-        except Refused as refusal:
-            return refusal.problem.response()
-        except RelayError as error:
-            return from_error(error).response()
+            if problem is None:
+                return await handler(request)
+        except ConnectionError:
+            raise  # the client has gone: nobody is left to be told
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return from_http(error).response()
-        except ConnectionError:
-            raise  # the client has gone: nobody is left to be told
-        except Exception as error:  # the boundary of a request: log it, tell the client nothing of it
-            on_unexpected(f"{request.method} {request.path}", error)
-            return unexpected().response()
+            problem = from_http(error)
+        except Exception as error:  # the boundary of a request
+            problem = _problem_of(error)
+            if problem is None:  # nobody foresaw it: log it, tell the client nothing of it
+                on_unexpected(_where(request), error)
+                problem = unexpected()
+        on_refused(_where(request), problem)
+        return problem.response()
 
     return problems
+
+
+def _problem_of(error: Exception) -> Problem | None:
+    if isinstance(error, Refused):
+        return error.problem
+    return from_error(error) if isinstance(error, RelayError) else None
+
+
+def _where(request: web.Request) -> str:
+    return f"{request.method} {request.path}"
 
 
 def _unavailable(slug: str, title: str, detail: str, *, retry_after_s: int, status: int = 503) -> Problem:

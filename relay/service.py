@@ -20,7 +20,7 @@ from relay.api import deliveries, endpoints, events, ingest, status
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
-from relay.api.server import ServerLimits, build_app, serve
+from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.clock import Clock, Now, SystemClock
 from relay.config import Config, Loaded, reload_changes
@@ -35,11 +35,13 @@ from relay.ids import IdFactory
 from relay.intake import Intake, IntakeLimits
 from relay.lanes import Lanes
 from relay.metrics import Metrics
-from relay.model import Accepted
 from relay.problems import Problem
 from relay.resolver import Resolver
 from relay.store import Store, StoreSettings
 from relay.tokens import Role, Token, TokenTable
+
+INTAKE_CALLS = frozenset({f"POST {path}" for path in INTAKE})
+"""Where refusals are counted as events that were refused."""
 
 Reread = Callable[[], Loaded]
 """Reads the configuration anew, from wherever it came."""
@@ -161,7 +163,8 @@ class Relay:
             store=self.store,
             clock=self.clock,
             ids=self._ids,
-            on_accepted=self._accepted,
+            on_accepted=self.dispatch.hand_over,
+            metrics=self.metrics,
             limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
         )
         limits = ServerLimits(
@@ -180,7 +183,14 @@ class Relay:
         )
         routes = [route for part in (events, deliveries, endpoints, status) for route in part.routes(services)]
         authenticator = Authenticator(self._tokens, os.getuid())
-        app = build_app([*ingest.routes(self.intake), *routes], authenticator, self.admission, limits, self._unexpected)
+        app = build_app(
+            [*ingest.routes(self.intake), *routes],
+            authenticator,
+            self.admission,
+            limits,
+            self._unexpected,
+            on_refused=self._refused,
+        )
         self._listeners: Listeners = await serve(app, server.listen, limits, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
 
@@ -226,12 +236,12 @@ class Relay:
             return problems.backlog_full(self.store.backlog, storage.max_backlog)
         return None
 
-    def _accepted(self, accepted: Accepted) -> None:
-        self.metrics.accepted()
-        self.dispatch.hand_over(accepted)
-
     def _unexpected(self, request: str, error: BaseException) -> None:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
+
+    def _refused(self, where: str, problem: Problem) -> None:
+        if where in INTAKE_CALLS:
+            self.metrics.rejected(problem.type)
 
     async def reload(self) -> Reload:
         """Read the configuration anew and take it over whole, or change nothing and say why."""

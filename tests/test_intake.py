@@ -13,6 +13,7 @@ from relay.errors import CommitUnknown, Conflict
 from relay.ids import IdFactory
 from relay.intake import Answer, Intake, IntakeLimits
 from relay.intake.screening import is_deeper, screen
+from relay.metrics import Metrics
 from relay.model import Accepted, NoDelivery
 from relay.problems import Problem, Refused
 from relay.tokens import Principal, Role
@@ -39,6 +40,7 @@ class Desk:
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=self.handed_over.append,
+            metrics=Metrics("test"),
             limits=limits,
         )
 

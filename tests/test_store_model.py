@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from relay.errors import Conflict
+from relay.errors import Conflict, RelayError
 from relay.model import (
     Accepted,
     DeadReason,
@@ -39,7 +39,8 @@ from relay.model import (
 from relay.store import DeliveryFilter, Store, StoreSettings, delivery_id
 from relay.store.writer import Writer
 from tests.support.clock import FakeClock
-from tests.support.stores import Relay, key
+from tests.support.stores import Relay
+from tests.support.stores import key as claim_on
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def event(self, targets: set[int], name: str | None, other: bool, ordering_key: str | None) -> NewEvent:
         refs = tuple(self.refs[index] for index in sorted(targets) if self.refs[index] not in self.model.deleted)
-        claim = None if name is None else key(name, "other" if other else "same")
+        claim = None if name is None else claim_on(name, "other" if other else "same")
         self.clock.advance(1)
         return self.relay.event(*refs, idempotency=claim, ordering_key=ordering_key)
 
@@ -289,7 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.run(self.store.delete_endpoint(ref))
         self.model.deleted.add(ref)
-        while self.store.due_count(ref):
+        for _ in range(BACKLOG):  # each step cancels all there is, but steps of other endpoints may come between
             self.run(self.store.ping())
         for key, kept in self.model.deliveries.items():
             if key.endpoint == ref and kept.state is DeliveryState.DUE:
@@ -385,7 +386,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
@@ -416,6 +417,6 @@ class ForgetfulMachine(StoreMachine):
 
 def test_a_store_that_forgets_is_caught() -> None:
     """Negative control of reliability T7: a lost commit does not go unnoticed."""
-    hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None)
-    with pytest.raises((AssertionError, Exception)):
+    hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False)
+    with pytest.raises((AssertionError, RelayError)):
         run_state_machine_as_test(ForgetfulMachine, settings=hurried)

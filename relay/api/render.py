@@ -1,7 +1,6 @@
 """How things are written in the API's answers: names, times, and JSON."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -19,6 +18,7 @@ from relay.model import (
     Outcome,
     RetryPolicy,
 )
+from relay.times import format_time
 from relay.urls import masked
 
 Json = dict[str, Any]
@@ -35,10 +35,7 @@ def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 def moment(unix_ms: float | None) -> str | None:
     """Write a time as RFC 3339 in UTC with milliseconds and `Z`; None stays None."""
-    if unix_ms is None:
-        return None
-    seconds, rest_ms = divmod(round(unix_ms), 1_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ms:03d}Z"
+    return None if unix_ms is None else format_time(round(unix_ms))
 
 
 def event(view: EventView) -> Json:

@@ -18,7 +18,7 @@ from relay.api.auth import PRINCIPAL, Authenticator
 from relay.api.body import BodyLimits
 from relay.api.connection import Connection, ConnectionLimit
 from relay.api.listen import Listeners
-from relay.problems import OnUnexpected, Problem
+from relay.problems import OnRefused, OnUnexpected, Problem
 
 Admission = Callable[[], Problem | None]
 """Says why no events are taken at the moment (Q10, draining); None when they are."""
@@ -72,11 +72,13 @@ def build_app(
     admission: Admission,
     limits: ServerLimits,
     on_unexpected: OnUnexpected,
+    on_refused: OnRefused = lambda where, problem: None,
 ) -> web.Application:
     """Return the application that answers `routes`, each behind the front door."""
     door = FrontDoor(authenticator, admission, limits.body)
     app = web.Application(
-        middlewares=[problems.middleware(on_unexpected, door.examine)], client_max_size=limits.body.max_bytes
+        middlewares=[problems.middleware(on_unexpected, door.examine, on_refused)],
+        client_max_size=limits.body.max_bytes,
     )
     app[body.LIMITS] = limits.body
     expect = _expectation(door)

@@ -20,6 +20,7 @@ from relay.errors import CommitUnknown, RelayError
 from relay.ids import IdFactory
 from relay.intake.screening import screen
 from relay.intake.submission import Submission, check, given_bytes, given_ms, read, read_batch
+from relay.metrics import Metrics
 from relay.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.problems import Mistake, Problem, Refused
 from relay.times import format_time
@@ -103,6 +104,7 @@ class Intake:
         clock: Clock,
         ids: IdFactory,
         on_accepted: Callable[[Accepted], None],
+        metrics: Metrics,
         limits: IntakeLimits | None = None,
     ) -> None:
         self._directory = directory
@@ -110,6 +112,7 @@ class Intake:
         self._clock = clock
         self._ids = ids
         self._on_accepted = on_accepted
+        self._metrics = metrics
         self.limits = limits or IntakeLimits()
 
     async def accept_one(self, principal: Principal, body: bytes, key: str | None = None) -> Answer:
@@ -151,22 +154,34 @@ class Intake:
     async def _commit(self, events: Sequence[NewEvent]) -> Sequence[Result]:
         committing = asyncio.ensure_future(self._store.accept(events))
         told: asyncio.Future[Sequence[Result]] = committing.get_loop().create_future()
-        committing.add_done_callback(partial(self._committed, told))
+        committing.add_done_callback(partial(self._committed, told, self._clock.mono_ms()))
         return await told  # cancelling the request cancels this future and nothing else
 
-    def _committed(self, told: asyncio.Future[Sequence[Result]], committing: asyncio.Future[Sequence[Result]]) -> None:
+    def _committed(
+        self,
+        told: asyncio.Future[Sequence[Result]],
+        began_ms: float,
+        committing: asyncio.Future[Sequence[Result]],
+    ) -> None:
         """Hand over what is durable, then tell the request, if it still wants to know."""
         error = CommitUnknown("the write was given up") if committing.cancelled() else committing.exception()
         if error is None:
+            self._metrics.committed(self._clock.mono_ms() - began_ms)
             for result in committing.result():
-                if isinstance(result, Accepted):
-                    self._on_accepted(result)
+                self._take_note(result)
         if told.done():
             return
         if error is None:
             told.set_result(committing.result())
         else:
             told.set_exception(error)
+
+    def _take_note(self, result: Result) -> None:
+        if isinstance(result, Accepted):
+            self._metrics.accepted()
+            self._on_accepted(result)
+        elif isinstance(result, Duplicate):
+            self._metrics.deduplicated()
 
     def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Checked:
         posted, mistakes = read(body)

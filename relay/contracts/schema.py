@@ -1,0 +1,85 @@
+"""JSON Schema for the data of events: compiled once, patterns in linear time, no references to elsewhere."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import orjson
+from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
+
+from relay.contracts.keywords import odd_keywords
+from relay.contracts.sentences import Fault, faults_of
+
+FAULTS_MAX = 50
+"""Mistakes that one event is told about."""
+
+_PATTERN_BYTES = 1 << 20
+
+
+class SchemaError(ValueError):
+    """The schema cannot be used; `remedy` says how to mend it."""
+
+    def __init__(self, pointer: str, message: str, remedy: str) -> None:
+        super().__init__(f"at {pointer}: {message}" if pointer else message)
+        self.remedy = remedy
+
+
+class Schema:
+    """What the data of one event type must be. Immutable."""
+
+    def __init__(self, document: Mapping[str, Any], validator: Draft202012Validator) -> None:
+        self.document = document
+        self._validator = validator
+
+    @classmethod
+    def compile(cls, document: Mapping[str, Any]) -> "Schema":
+        """Compile a schema of draft 2020-12; SchemaError for what would not be enforced or could not be understood."""
+        for pointer, keyword in odd_keywords(document):
+            remedy = "Remove it, or correct it; schemas hold the keywords of draft 2020-12 and refer to `#/$defs` only."
+            raise SchemaError(pointer, f"the keyword {keyword!r} would do nothing here", remedy)
+        try:
+            validator = Draft202012Validator(
+                dict(document),
+                offline=True,
+                validate_formats=True,
+                ignore_unknown_formats=False,
+                pattern_options=RegexOptions(size_limit=_PATTERN_BYTES),
+            )
+        except ValidationError as error:
+            raise SchemaError(_pointer(error.instance_path), error.message, _remedy(error)) from None
+        except ReferencingError as error:
+            raise SchemaError("", str(error), _LOCAL) from None
+        return cls(document, validator)
+
+    def faults(self, data: bytes, *, allow_extra: bool) -> list[Fault]:
+        """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
+        instance = _load(data)
+        if self._validator.is_valid(instance):
+            return []
+        return list(islice(self._faults(instance, allow_extra), FAULTS_MAX))
+
+    def _faults(self, instance: Any, allow_extra: bool) -> Iterator[Fault]:
+        for error in self._validator.iter_errors(instance):
+            if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
+                yield from faults_of(error)
+
+
+_LOCAL = "Refer to this schema's own `#/$defs/…` only: nothing is ever fetched."
+
+
+def _remedy(error: ValidationError) -> str:
+    if '"regex"' in error.message:
+        return "Patterns are matched in linear time, so there is no look-around and no back-reference."
+    return _LOCAL if "$ref" in error.message or "etriev" in error.message or "Pointer" in error.message else "Mend it."
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    return "".join(f"/{step}" for step in path)
+
+
+def _load(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # lone surrogates, and numbers beyond a double
+        return json.loads(data, parse_int=float)

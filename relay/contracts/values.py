@@ -1,0 +1,206 @@
+"""How single values are written in a contract file: each kind with its check, its meaning and its remedy."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BeforeValidator, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from relay.contracts.algorithms import ALGORITHMS
+from relay.contracts.fields import (
+    BODY_VARIABLES,
+    CONTENT_VARIABLES,
+    EACH_VARIABLES,
+    ENCODINGS,
+    HEADER_VARIABLES,
+    JSON_VALUES,
+    TEST_VARIABLES,
+    TIME_FORMATS,
+    VALUE_VARIABLES,
+)
+from relay.contracts.keys import DECODERS
+from relay.contracts.lookups import Lookup
+from relay.contracts.schema import Schema, SchemaError
+from relay.contracts.template import Part, Template, TemplateError
+from relay.durations import parse_duration_ms
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_HEADER_TEXT = re.compile(r"[\t\x20-\x7e]*")
+_OURS = frozenset(
+    {"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
+    | {"content-type", "content-length", "content-encoding", "accept-encoding", "user-agent"}
+    | {"proxy-connection", "proxy-authorization"}
+)
+
+
+def mistake(message: str, remedy: str) -> PydanticCustomError:
+    """Make an error that carries its own remedy to the report."""
+    return PydanticCustomError("contract", "{message}", {"message": message, "remedy": remedy})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise mistake("must be text", "Write it in quotes.")
+    return value
+
+
+def _compile(value: object, known: Collection[str]) -> Template:
+    try:
+        return Template.compile(_text(value), known)
+    except TemplateError as error:
+        raise mistake(str(error), error.remedy) from None
+
+
+def _shown(value: object) -> str:
+    """Check text that becomes part of a header's value."""
+    text = _text(value)
+    if not _HEADER_TEXT.fullmatch(text):
+        raise mistake("a header can carry only visible ASCII, blanks and tabs", "Remove the other characters.")
+    return text
+
+
+def _header_name(value: object) -> str:
+    name = _text(value)
+    if not _HEADER_NAME.fullmatch(name):
+        raise mistake(f"{name!r} is no header name", "Use letters, digits and dashes, at most 64.")
+    if name.lower() in _OURS:
+        raise mistake(f"{name} is set by the relay itself", "Leave it out (`content_type` sets Content-Type).")
+    return name
+
+
+def _content(value: object) -> Template:
+    return _compile(value, CONTENT_VARIABLES)
+
+
+def _header(value: object) -> Template:
+    return _compile(_shown(value), HEADER_VARIABLES)
+
+
+def _each(value: object) -> Template:
+    return _holding("sig", _compile(_shown(value), EACH_VARIABLES))
+
+
+def _value(value: object) -> Template:
+    return _holding("sigs", _compile(_shown(value), VALUE_VARIABLES))
+
+
+def _holding(variable: str, template: Template) -> Template:
+    if variable not in template.variables:
+        raise mistake("the signature would not be sent", f"Put {{{variable}}} in it.")
+    return template
+
+
+def _json_value(value: object) -> Template:
+    """Compile a member's value to JSON: text in quotes, `{data}` and unix times bare, numbers and booleans as such."""
+    if isinstance(value, bool | int):
+        return Template((json.dumps(value).encode(),))
+    template = _compile(value, BODY_VARIABLES)
+    if len(template.parts) == 1 and template.variables <= JSON_VALUES:
+        return template
+    if "data" in template.variables:
+        raise mistake("{data} is a JSON value and cannot stand inside text", 'Give it a member of its own: "{data}".')
+    return _json_text(template)
+
+
+def _test_value(value: object) -> Template:
+    """Compile a member of a test event's data."""
+    if isinstance(value, bool | int):
+        return Template((json.dumps(value).encode(),))
+    return _json_text(_compile(value, TEST_VARIABLES))
+
+
+def _json_text(template: Template) -> Template:
+    return Template.of([b'"', *map(_quoted, template.parts), b'"'])
+
+
+def _quoted(part: Part) -> Part:
+    return json.dumps(part.decode(), ensure_ascii=False)[1:-1].encode() if isinstance(part, bytes) else part
+
+
+def _grammar(value: object) -> re.Pattern[str]:
+    try:
+        return re.compile(_text(value), re.ASCII)
+    except re.error as error:
+        raise mistake(f"is no regular expression: {error}", "Mend it; it must match a whole event type.") from None
+
+
+def _duration_ms(value: object) -> int:
+    try:
+        return parse_duration_ms(_text(value))
+    except ValueError:
+        raise mistake(f"{value!r} is no duration", 'Write a number and a unit, such as "30s".') from None
+
+
+def _one_of(choices: Collection[str]) -> BeforeValidator:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise mistake(f"{value!r} is not supported", f"Use one of: {', '.join(choices)}.")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _schema(value: object) -> Schema:
+    if not isinstance(value, Mapping):
+        raise mistake("must be a table, or name a file", 'Write "folder/file.json" or "folder/file.json#/$defs/name".')
+    try:
+        return Schema.compile(value)
+    except SchemaError as error:
+        raise mistake(f"is no JSON Schema that can be used: {error}", error.remedy) from None
+
+
+def _json_text_bytes(value: object) -> bytes:
+    text = _text(value).strip().encode()
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise mistake(f"is not JSON: {error}", "Mend it.") from None
+    return text
+
+
+def _looked_up(*rooms: str) -> PlainValidator:
+    def check(value: object) -> Lookup:
+        try:
+            return Lookup.compile(_text(value), rooms)
+        except TemplateError as error:
+            raise mistake(str(error), error.remedy) from None
+
+    return PlainValidator(check)
+
+
+def _key_or_false(value: object) -> object:
+    if value is not False and not isinstance(value, str):
+        raise mistake("must be text or false", 'Write a template such as "{type}:{data.id}", or false for no key.')
+    return value
+
+
+HeaderName = Annotated[str, BeforeValidator(_header_name)]
+HeaderText = Annotated[str, BeforeValidator(_shown)]
+HeaderTemplate = Annotated[Template, PlainValidator(_header)]
+DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
+MemberValue = Annotated[Template, PlainValidator(_json_value)]
+TestValue = Annotated[Template, PlainValidator(_test_value)]
+ContentTemplate = Annotated[Template, PlainValidator(_content)]
+EachTemplate = Annotated[Template, PlainValidator(_each)]
+ValueTemplate = Annotated[Template, PlainValidator(_value)]
+Grammar = Annotated[re.Pattern[str], PlainValidator(_grammar)]
+DataSchema = Annotated[Schema, PlainValidator(_schema)]
+JsonText = Annotated[bytes, PlainValidator(_json_text_bytes)]
+EventKey = Annotated[Lookup, _looked_up("type", "data")]
+EventKeyOrNone = Annotated[EventKey | Literal[False], BeforeValidator(_key_or_false)]
+EventFact = Annotated[Lookup, _looked_up("type", "data", "metadata")]
+NeededFact = Annotated[Lookup, _looked_up("data", "metadata", "memory")]
+Algorithm = Annotated[str, _one_of(ALGORITHMS)]
+Encoding = Annotated[str, _one_of(ENCODINGS)]
+Decoding = Annotated[str, _one_of(DECODERS)]
+TimeFormat = Annotated[str, _one_of(TIME_FORMATS)]
+Secrets = Annotated[Literal["all", "first", "second"], _one_of(("all", "first", "second"))]
+Catalogue = Annotated[Literal["open", "closed"], _one_of(("open", "closed"))]
+Extra = Annotated[Literal["refuse", "allow"], _one_of(("refuse", "allow"))]
+BodyMode = Annotated[Literal["verbatim", "js"], _one_of(("verbatim", "js"))]
+Numbers = Annotated[Literal["refuse", "round"], _one_of(("refuse", "round"))]
+Ordering = Annotated[Literal["none", "first-attempt", "strict"], _one_of(("none", "first-attempt", "strict"))]
+Differing = Annotated[Literal["duplicate", "conflict"], _one_of(("duplicate", "conflict"))]
