@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import secrets
@@ -17,10 +18,10 @@ from relay.api.services import Reload
 from relay.clock import SystemClock
 from relay.config import Config, Loaded, load, render_problems
 from relay.contracts import ContractCatalogue
-from relay.errors import CannotStart, ConfigError, RelayError
+from relay.errors import CannotStart, ConfigError, RelayError, StoreUnavailable
 from relay.log import Logging
 from relay.places import find_config_file, state_folder
-from relay.service import Relay
+from relay.service import Relay, exit_code
 from relay.systemd import Notifier, watchdog_interval_ms
 from relay.tokens import Role, Token
 
@@ -31,6 +32,9 @@ ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADMIN_TOKEN_BYTES = 32
 
 STATUS_EVERY_MS = 1_000
+GC_THRESHOLDS = (20_000, 20, 100)
+"""Every attempt makes a few hundred objects and hardly a cycle: the default (700) spends a sixth of the time looking."""
+
 LOOP_LAG_MAX_MS = 2_000
 """A loop that wakes later than this does not feed the watchdog."""
 
@@ -59,6 +63,7 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     if loaded.config is None:
         raise ConfigError(render_problems(loaded.problems))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     _allow_many_files()
     logging = _configure_logging(loaded.config, env)
     try:
@@ -98,10 +103,12 @@ class _Process:
             dropped_lines=lambda: logging.dropped,
         )
         self._asked_to_stop = asyncio.Event()
+        self._reloads: set[asyncio.Future[None]] = set()  # under way
 
     async def run(self) -> int:
         self._announce_start()
         await self._relay.start()
+        gc.freeze()  # what start-up made stays: no collection has to look at it again
         self._listen_to_signals()
         self._notifier.ready(self._status())
         self._greet()
@@ -116,17 +123,16 @@ class _Process:
         stopped = asyncio.create_task(self._asked_to_stop.wait())
         failed = asyncio.create_task(self._relay.wait())
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-        error = failed.result() if failed.done() else None
         stopped.cancel()
         failed.cancel()
         self._log.info(log.SERVICE_STOPPING)
         self._notifier.stopping()
         self._notifier.extend_timeout(self._relay.config.delivery.drain_timeout_ms + 10_000)
         await self._relay.stop()
-        if error is None:
-            return 0
-        self._say(f"relay stops: {error}")
-        return error.exit_code if isinstance(error, RelayError) else 1
+        error = self._relay.fatal  # it may have come while the rest drained
+        if error is not None:
+            self._say(f"relay stops: {error}")
+        return exit_code(error)
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
@@ -134,12 +140,18 @@ class _Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(self._reload()))
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _stop(self) -> None:
         if self._asked_to_stop.is_set():
             os._exit(STOPPED_AT_ONCE)  # the second signal: at once; what was accepted is on the disk
         self._asked_to_stop.set()
+
+    def _hang_up(self) -> None:
+        if not self._asked_to_stop.is_set():
+            task = asyncio.ensure_future(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
         self._notifier.reloading(self._clock.mono_ms())
@@ -176,11 +188,14 @@ class _Process:
                 fed_ms = self._clock.mono_ms()
 
     async def _writer_turns(self) -> bool:
+        """Whether the writer answers; that it cannot write, on a full disk, is an answer: a restart would not help."""
         try:
             async with asyncio.timeout(WRITER_PATIENCE_S):
                 await self._relay.store.ping()
-        except (TimeoutError, RelayError):
+        except TimeoutError:
             return False
+        except StoreUnavailable:
+            pass
         return True
 
     def _status(self) -> str:
@@ -214,9 +229,8 @@ def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, 
         return None, path
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(ADMIN_TOKEN_BYTES) + "\n")
+        if not path.exists() or not path.read_text().strip():
+            _write_token(path)
         secret = path.read_text().strip()
     except OSError as error:
         raise CannotStart(
@@ -224,6 +238,14 @@ def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, 
             remedy="Configure a [[token]], or make the state folder writable.",
         ) from None
     return Token("admin-token", Role.ADMIN, None, secret), path
+
+
+def _write_token(path: Path) -> None:
+    """Write a token whole or not at all: the name appears with the text in it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(ADMIN_TOKEN_BYTES) + "\n")
+    draft.replace(path)
 
 
 def _configure_logging(config: Config, env: Mapping[str, str]) -> Logging:

@@ -26,7 +26,7 @@ from relay.bodies import EventCache
 from relay.clock import Clock, Now
 from relay.courier import Request
 from relay.directory import Change, Directory
-from relay.errors import StoreUnavailable
+from relay.errors import NotFound, StoreUnavailable
 from relay.health import should_disable
 from relay.lanes import Lanes, LaneSettings, Refill, Start
 from relay.metrics import Metrics
@@ -38,6 +38,7 @@ from relay.model import (
     DisabledBy,
     DueDelivery,
     Endpoint,
+    EndpointState,
     FrozenEvent,
     Health,
     Outcome,
@@ -55,8 +56,8 @@ SLEEP_MAX_MS = 30_000
 SETTLES_MAX = 1_000
 """No attempt starts while more settles than this wait for a commit (Q7)."""
 
-SETTLE_RETRY_MS = 1_000
-"""A settle that could not be committed is submitted again after this long."""
+STORE_RETRY_MS = 1_000
+"""What the database did not do, a settle or a read, is asked of it again after this long."""
 
 CACHE_BYTES = 64 << 20
 """What the cache of frozen events may hold (Q1)."""
@@ -97,6 +98,7 @@ class Dispatch:
         self._settles_max = settles_max
         self._reachability = Reachability()
         self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last reported
+        self._disabling: set[int] = set()  # refs
         self._cache = EventCache(CACHE_BYTES)
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
@@ -119,7 +121,7 @@ class Dispatch:
                 for start in self.lanes.take(now):
                     self._spawn(self._attempt(start))
             self._start_refills(now)
-            await self._clock.wait(self._kick, self._sleep_ms(now))
+            await self._clock.wait(self._kick, self._sleep_ms(now) if self._may_start() else SLEEP_MAX_MS)
 
     def kick(self) -> None:
         """Look again soon."""
@@ -167,10 +169,13 @@ class Dispatch:
             assert change.before is not None
             self.lanes.remove(change.before.ref)
             self._reachability.forget(change.before.ref)
+            self._cooling.pop(change.before.ref, None)
         else:
             ref = change.after.ref
             settings = lane_settings(change.after)
             self.lanes.configure(ref, settings, change.health, self._store.due_count(ref))
+            if change.health is not None:
+                self._cooling[ref] = change.health.cool_down_ms
         self._kick.set()
 
     # -- one attempt -----------------------------------------------------------------------------------------------
@@ -179,8 +184,8 @@ class Dispatch:
         delivery = start.delivery
         event = self._cache.get(delivery.event) or await self._read_event(delivery)
         endpoint = self._directory.by_ref(delivery.endpoint)
-        if event is None or endpoint is None:
-            self._let_go(delivery)
+        if event is None or endpoint is None or endpoint.held:
+            self._let_go(delivery, due=None if event is None or endpoint is None else delivery)
             return
         unsent = self._unsendable(event)
         if unsent is not None:
@@ -188,15 +193,29 @@ class Dispatch:
             await self._settle(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=unsent))
             return
         outcome = await self.courier.attempt(self._request(endpoint, event, delivery))
-        decision = decide(outcome, delivery, endpoint.retry, event.expires_at_ms, self._clock.wall_ms(), self._rng)
-        self._finish(endpoint, event, decision)
+        decision = decide(
+            outcome,
+            delivery,
+            endpoint.retry,
+            event.expires_at_ms,
+            self._clock.wall_ms(),
+            self._rng,
+            clock_trusted=not self.resting,
+        )
+        self._finish(endpoint, decision)
         await self._settle(endpoint, event, decision.settlement)
 
     async def _read_event(self, delivery: DueDelivery) -> FrozenEvent | None:
-        event = await self._store.read_event(delivery.event)
-        if event is not None:
-            self._cache.put(event)
-        return event
+        while True:
+            try:
+                event = await self._store.read_event(delivery.event)
+            except StoreUnavailable as error:
+                self._log.warning(log.READ_FAILED, error=error.detail)
+                await self._pause()
+                continue
+            if event is not None:
+                self._cache.put(event)
+            return event
 
     def _unsendable(self, event: FrozenEvent) -> DeadReason | None:
         """Why no attempt may start: the event expired (Q6), or its bytes are not those we accepted (invariant 6)."""
@@ -206,10 +225,10 @@ class Dispatch:
             return DeadReason.CORRUPT
         return None
 
-    def _let_go(self, delivery: DueDelivery) -> None:
-        """The event or its endpoint was deleted while the delivery waited for its turn."""
+    def _let_go(self, delivery: DueDelivery, due: DueDelivery | None) -> None:
+        """Event or endpoint were deleted, or the endpoint was held, while the event was read: `due` is what stays due."""
         self.lanes.finished_unsent(delivery.key, self._clock.now())
-        self.lanes.settled(delivery.key, None, self._clock.now())
+        self.lanes.settled(delivery.key, due, self._clock.now())
         self._kick.set()
 
     def _request(self, endpoint: Endpoint, event: FrozenEvent, delivery: DueDelivery) -> Request:
@@ -223,7 +242,7 @@ class Dispatch:
         headers.update(endpoint.headers)
         return Request(endpoint.url, headers, event.body, endpoint.timeout_ms)
 
-    def _finish(self, endpoint: Endpoint, event: FrozenEvent, decision: Decision) -> None:
+    def _finish(self, endpoint: Endpoint, decision: Decision) -> None:
         delivery, outcome = decision.settlement.delivery, decision.settlement.outcome
         assert outcome is not None
         health = self.lanes.finished(delivery.key, decision.classification, self._clock.now())
@@ -256,11 +275,37 @@ class Dispatch:
                 return await self._store.settle(settlement)
             except StoreUnavailable as error:
                 self._log.warning(log.SETTLE_FAILED, error=error.detail)
-                await self._clock.wait(asyncio.Event(), SETTLE_RETRY_MS)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        await self._clock.wait(asyncio.Event(), STORE_RETRY_MS)
 
     async def _disable(self, endpoint: Endpoint, by: DisabledBy) -> None:
-        await self._directory.disable(endpoint.id, by)
+        """Disable an endpoint, once, however many attempts ask for it."""
+        if endpoint.ref in self._disabling:
+            return
+        self._disabling.add(endpoint.ref)
+        try:
+            while self._may_be_disabled(endpoint) and not await self._try_to_disable(endpoint, by):
+                await self._pause()
+        finally:
+            self._disabling.discard(endpoint.ref)
+
+    def _may_be_disabled(self, endpoint: Endpoint) -> bool:
+        """Whether it is still there, and at the address that the attempt went to."""
+        present = self._directory.by_ref(endpoint.ref)
+        return present is not None and present.state is not EndpointState.DISABLED and present.url == endpoint.url
+
+    async def _try_to_disable(self, endpoint: Endpoint, by: DisabledBy) -> bool:
+        try:
+            await self._directory.disable(endpoint.id, by)
+        except NotFound:
+            return True  # it was deleted while this waited for its turn
+        except StoreUnavailable as error:
+            self._log.warning(log.SETTLE_FAILED, error=error.detail)
+            return False
         self._log.warning(log.ENDPOINT_DISABLED, endpoint=endpoint.id, by=by.value)
+        return True
 
     def local_trouble(self) -> bool:
         """Whether most active endpoints fail at DNS or connect: that is us, not them (Q9)."""
@@ -287,7 +332,7 @@ class Dispatch:
             result = await self._store.refill(refill.ref, refill.from_due_ms, refill.from_event, refill.limit)
         except StoreUnavailable as error:
             self._log.warning(log.REFILL_FAILED, error=error.detail)
-            await self._clock.wait(asyncio.Event(), SETTLE_RETRY_MS)
+            await self._pause()
             self.lanes.refill_failed(refill.ticket)
         else:
             for event in result.events:

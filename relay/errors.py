@@ -7,7 +7,7 @@ class RelayError(Exception):
     exit_code = 1
 
     def __init__(self, detail: str, *, remedy: str = "") -> None:
-        super().__init__(f"{detail} {remedy}".strip())
+        super().__init__(f"{detail.rstrip('.')}. {remedy}" if remedy else detail)
         self.detail = detail
         self.remedy = remedy
 

@@ -117,12 +117,13 @@ class Housekeeping:
 
     async def _watch_writer(self) -> None:
         healthy = self._store.healthy
+        changed, self._writer_was_healthy = healthy != self._writer_was_healthy, healthy
+        if changed:
+            self._log.warning(log.STORE_RECOVERED if healthy else log.STORE_FAILED)
         if not healthy:
             await self._guarded(self._store.ping())
+        if changed or not healthy:
             self._dispatch.kick()
-        if healthy != self._writer_was_healthy:
-            self._log.warning(log.STORE_RECOVERED if healthy else log.STORE_FAILED)
-        self._writer_was_healthy = healthy
 
     def _watch_wall_clock(self) -> None:
         offset_ms = self._offset_ms()

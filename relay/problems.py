@@ -191,7 +191,7 @@ def from_http(error: web.HTTPException) -> Problem:
     """Say one of aiohttp's own refusals as a problem, without the input that it may repeat."""
     match error:
         case web.HTTPNotFound():
-            return not_found("There is nothing at this path. GET /openapi.json lists what there is.")
+            return not_found("There is nothing at this path. docs/API.md lists every call.")
         case web.HTTPMethodNotAllowed():
             return method_not_allowed(error.allowed_methods)
         case web.HTTPExpectationFailed():

@@ -28,7 +28,7 @@ from relay.contracts import ContractCatalogue
 from relay.courier import Courier, CourierSettings
 from relay.directory import Directory
 from relay.dispatch import Dispatch
-from relay.errors import RelayError
+from relay.errors import Conflict, RelayError, StoreDamaged
 from relay.guard import Guard
 from relay.housekeeping import Housekeeping
 from relay.ids import IdFactory
@@ -94,6 +94,7 @@ class Relay:
             await self._open_delivery()
             await self._listen()
         except BaseException:
+            self._ended = None
             await self._opened.aclose()
             raise
         for work in (
@@ -244,27 +245,38 @@ class Relay:
             self.metrics.rejected(problem.type)
 
     async def reload(self) -> Reload:
-        """Read the configuration anew and take it over whole, or change nothing and say why."""
+        """Read the configuration anew and take it over whole, or change nothing and say why.
+
+        A mistake in it is an answer; what only the database knows, an id that is taken, raises ConfigError.
+        """
         async with self._reloading:
-            loaded = self._reread()
-            if loaded.config is None:
-                self.metrics.reloaded(successful=False)
-                return Reload(applied=False, problems=loaded.problems)
-            plan = reload_changes(self.config, loaded.config)
-            config = loaded.config.model_copy(
-                update={
-                    "server": self.config.server,
-                    "storage": _reloadable_storage(self.config, loaded.config),
-                    "log": self.config.log,
-                }
-            )
-            tokens = _tokens(config, self._extra_tokens)
-            TokenTable(tokens)  # refuses doubled secrets before anything changes
-            await self.directory.apply(config)
-            self._tokens.replace(tokens)
-            await self._take_over(config)
-            self.metrics.reloaded(successful=True)
-            return Reload(True, tuple(plan.changed), tuple(plan.needs_restart), loaded.problems)
+            if self.stopping:
+                raise Conflict("draining", "the relay is stopping", remedy="It reads its configuration when it starts.")
+            applied = False
+            try:
+                result = await self._reload(self._reread())
+                applied = result.applied
+                return result
+            finally:
+                self.metrics.reloaded(successful=applied)
+
+    async def _reload(self, loaded: Loaded) -> Reload:
+        if loaded.config is None:
+            return Reload(applied=False, problems=loaded.problems)
+        plan = reload_changes(self.config, loaded.config)
+        config = loaded.config.model_copy(
+            update={
+                "server": self.config.server,
+                "storage": _reloadable_storage(self.config, loaded.config),
+                "log": self.config.log,
+            }
+        )
+        tokens = _tokens(config, self._extra_tokens)
+        TokenTable(tokens)  # refuses doubled secrets before anything changes
+        await self.directory.apply(config)
+        self._tokens.replace(tokens)
+        await self._take_over(config)
+        return Reload(True, tuple(plan.changed), tuple(plan.needs_restart), loaded.problems)
 
     async def _take_over(self, config: Config) -> None:
         old, self.config = self.config.delivery, config
@@ -287,9 +299,13 @@ class Relay:
         if self.stopping or self._ended is None:
             return
         self.stopping = True
+        async with self._reloading:
+            pass  # one that was under way is over, and none follows
         await self._listeners.close()
         self.dispatch.stop_starting()
-        cut = await self.dispatch.drain(self.config.delivery.drain_timeout_ms)
+        # What a damaged database will not record is not waited for: it stays due.
+        damaged = isinstance(self.fatal, StoreDamaged)
+        cut = await self.dispatch.drain(0 if damaged else self.config.delivery.drain_timeout_ms)
         if cut:
             self._log.warning(log.DRAIN_CUT, attempts=cut)
         for task in self._tasks:

@@ -262,7 +262,7 @@ def test_every_mistake_is_printed_with_its_pointer(api: ApiStub) -> None:
     api.problem("POST", "/v1/events", 422, "The request has mistakes", detail="/type: is wrong", errors=mistakes)
     result = run("send", "a", "--url", api.url)
     assert result.exit_code == Exit.BAD_INPUT
-    assert result.stderr == "The request has mistakes\n  /type: is wrong\n  (body): is no object\n"
+    assert result.stderr == "The request has mistakes\n  /type: is wrong\n  is no object\n"
 
 
 def test_refused_with_json_prints_the_problem_object(api: ApiStub) -> None:

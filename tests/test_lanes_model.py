@@ -5,6 +5,7 @@ limits are tiny, so that every bound is met often. What it asserts is what the d
 delivery is ever forgotten, started twice at once, or started beyond a limit.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     def boot(self) -> None:
         self.lanes = Lanes(self.global_limit, Random(7), lane_max=LANE_MAX, total_max=TOTAL_MAX, side_max=SIDE_MAX)
-        self.news: list[tuple[DeliveryKey, Callable[[], None]]] = []
+        self.news: list[tuple[DeliveryKey, str, Callable[[], None]]] = []
         self.running: dict[DeliveryKey, Attempt] = {}
         self.settles: list[Settle] = []
         self.readings: list[Reading] = []
@@ -133,11 +134,11 @@ class LanesMachine(RuleBasedStateMachine):
     def write(self, delivery: DueDelivery) -> None:
         """Commit that a delivery is due; the news is on its way."""
         self.rows[delivery.key] = Row(delivery)
-        self.news.append((delivery.key, lambda: self.lanes.offer([delivery], self.now)))
+        self.news.append((delivery.key, "due", lambda: self.lanes.offer([delivery], self.now)))
 
     def end(self, key: DeliveryKey) -> None:
         self.rows[key].due = False
-        self.news.append((key, lambda: self.lanes.drop([key])))
+        self.news.append((key, "ended", lambda: self.lanes.drop([key])))
 
     def some_key(self, pick: int, *, due: bool | None = None) -> DeliveryKey | None:
         """Pick a delivery of an endpoint that exists, mostly a young one."""
@@ -208,7 +209,15 @@ class LanesMachine(RuleBasedStateMachine):
     @step("news", count=(1, 2, 9))
     def hear(self, count: int) -> None:
         for _ in range(min(count, len(self.news))):
-            self.news.pop(0)[1]()
+            self.news.pop(0)[2]()
+
+    @step("news")
+    def overtake(self) -> None:
+        """Let the offer of a manual retry arrive before the news of the settle it came right after."""
+        for place, ((first, what, _), (second, then, _)) in enumerate(itertools.pairwise(self.news)):
+            if first == second and (what, then) == ("settled", "due"):
+                self.news[place : place + 2] = reversed(self.news[place : place + 2])
+                return
 
     @step()
     def take(self) -> None:
@@ -253,7 +262,7 @@ class LanesMachine(RuleBasedStateMachine):
             elif settle.due is not settle.started:
                 row.delivery = settle.due
         now_due = row.delivery if row.due else None
-        self.news.append((key, lambda: self.lanes.settled(key, now_due, self.now)))
+        self.news.append((key, "settled", lambda: self.lanes.settled(key, now_due, self.now)))
 
     @step()
     def begin_refills(self) -> None:
@@ -288,7 +297,7 @@ class LanesMachine(RuleBasedStateMachine):
     @step(ref=REFS)
     def audit(self, ref: int) -> None:
         if ref in self.audits:
-            underway = {key for key, _ in self.news}
+            underway = {key for key, _, _ in self.news}
             rows = [row for row in self.audits.pop(ref) if row.key not in underway]
             assert self.lanes.audited(ref, rows, self.now) == [], "the audit found a forgotten delivery"
         elif self.lanes.begin_audit(ref):
@@ -372,7 +381,7 @@ class LanesMachine(RuleBasedStateMachine):
         running = [k for k in self.running if k.endpoint == ref]
         assert key not in self.running, "started twice at once"
         assert key not in {settle.started.key for settle in self.settles}, "started before its settle is committed"
-        if key not in {k for k, _ in self.news}:
+        if key not in {k for k, _, _ in self.news}:
             row = self.rows[key]
             assert row == Row(delivery), "started something that is no longer so"
         assert ref in self.existing, "started at a deleted endpoint"
@@ -401,7 +410,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
-        underway = {key for key, _ in self.news}
+        underway = {key for key, _, _ in self.news}
         for key, row in self.rows.items():
             lane = self.lanes._lanes.get(key.endpoint)
             if (
@@ -419,10 +428,10 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         memories = [lane.memory for lane in self.lanes._lanes.values()]
-        assert sum(len(memory) for memory in memories) == self.lanes._refills._waiting <= TOTAL_MAX
+        assert sum(memory.waiting for memory in memories) == self.lanes._refills._waiting <= TOTAL_MAX
         for memory in memories:
-            assert len(memory) <= LANE_MAX
-            assert memory.read is None or len(memory.read.side) <= SIDE_MAX >= len(memory.read.touched)
+            assert memory.waiting == len(memory.scheduled.order) + len(memory.manual.order) <= LANE_MAX
+            assert memory.read is None or len(memory.read.side.order) <= SIDE_MAX >= len(memory.read.touched)
 
     @invariant()
     def counts_agree(self) -> None:
@@ -478,8 +487,10 @@ def forget_touched(self: Memory, event: int, read: Read) -> bool:
 def forget_side(self: Memory, delivery: DueDelivery) -> None:
     if delivery.manual:
         self.manual.add(delivery)
+        self.waiting += 1
     elif (delivery.due_ms, delivery.event) < self.frontier:
         self.scheduled.add(delivery)
+        self.waiting += 1
 
 
 def lose_news_of_held(self: Memory, delivery: DueDelivery, offer: Callable[..., None] = Memory.offer) -> None:

@@ -576,6 +576,76 @@ async def test_a_bug_in_an_edit_fails_that_edit_alone(tmp_path: Path) -> None:
         await relay.accept()
 
 
+async def test_what_waits_behind_an_io_error_fails_too(tmp_path: Path) -> None:
+    """Invariant 5: writes that were queued when the database broke are not tried any more."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        gate.hold()
+        first = relay.store.accept([relay.event()])
+        await gate.reached()
+        behind = relay.store.accept([relay.event()])
+        after = asyncio.ensure_future(outside(relay.store, lambda connection: None))
+        await asyncio.sleep(0)
+        gate.error = sqlite_error(sqlite3.SQLITE_IOERR)
+        gate.let_go()
+        with pytest.raises(CommitUnknown):
+            await first
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await behind
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await after
+
+
+async def test_a_bug_after_a_commit_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Invariant 12: a listener with a bug is reported to the event loop, and the others are answered."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+
+        def broken(due: object) -> None:
+            raise ZeroDivisionError
+
+        relay.store.on_promoted(broken)
+        ref = await relay.endpoint()
+        first = await relay.due(ref, ordering_key="cut")
+        await relay.accept(ref, ordering_key="cut")
+        gate.hold()
+        holding = relay.store.accept([relay.event()])
+        await gate.reached()
+        settling = relay.store.settle(Settlement(first, DeliveryState.DELIVERED, relay.outcome(200)))
+        editing = asyncio.ensure_future(relay.store.load_endpoints())
+        await asyncio.sleep(0)
+        gate.let_go()
+        with pytest.raises(ZeroDivisionError):
+            await settling
+        await asyncio.gather(holding, editing)
+        assert [type(bug) for bug in reported] == [ZeroDivisionError]
+
+
+async def test_a_group_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 3: what queued up in excess of a group's size waits for the next one."""
+    monkeypatch.setattr("relay.store.writer.GROUP_JOBS", 10)
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        gate.hold()
+        first = relay.store.accept([relay.event()])
+        await gate.reached()
+        commits = gate.commits
+        rest = [relay.store.accept([relay.event()]) for _ in range(25)]
+        gate.let_go()
+        await asyncio.gather(first, *rest)
+        assert gate.commits - commits == 3
+
+
+async def test_a_failure_outside_of_transactions_is_told(tmp_path: Path) -> None:
+    """Invariant 3: a checkpoint that fails raises to whoever waits for it, and the writer goes on."""
+    async with opened(tmp_path) as relay:
+        with pytest.raises(sqlite3.OperationalError):
+            await outside(relay.store, lambda connection: connection.execute("nonsense"))
+        await relay.accept()
+
+
 async def test_a_closed_store_refuses(tmp_path: Path) -> None:
     """Invariant 12: after closing, twice, writes and reads are refused in words."""
     async with opened(tmp_path) as relay:

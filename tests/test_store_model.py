@@ -229,6 +229,7 @@ class StoreMachine(RuleBasedStateMachine):
             kept.state = state
         else:
             assert settled == (False, None)
+            kept.due = kept.due and replace(kept.due, attempts=kept.attempts)
 
     @precondition(lambda self: self.model.deliveries)
     @rule(pick=PICK)
@@ -375,9 +376,12 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def due_rows_are_those_of_the_model(self) -> None:
         for ref in getattr(self, "refs", ()):
-            assert self.run(self.store.refill(ref, 0, 0, 1_000)).rows == self.model.due(ref)
             assert self.store.due_count(ref) == self.model.count(ref, DeliveryState.DUE)
             assert self.store.dead_count(ref) == self.model.count(ref, DeliveryState.DEAD)
+        assert self.runner.run(self.all_due()) == [self.model.due(ref) for ref in getattr(self, "refs", ())]
+
+    async def all_due(self) -> list[list[DueDelivery]]:
+        return [(await self.store.refill(ref, 0, 0, 1_000)).rows for ref in getattr(self, "refs", ())]
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())
@@ -386,14 +390,15 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=60,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_store_does_what_the_model_does() -> None:
     """Reliability T7: random verbs, restarts and crashes leave the store as the model says."""
     run_state_machine_as_test(StoreMachine, settings=SETTINGS)
@@ -415,6 +420,7 @@ class ForgetfulMachine(StoreMachine):
     writer = Forgetful
 
 
+@pytest.mark.timeout(120)
 def test_a_store_that_forgets_is_caught() -> None:
     """Negative control of reliability T7: a lost commit does not go unnoticed."""
     hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False)

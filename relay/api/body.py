@@ -10,6 +10,7 @@ from relay import problems
 from relay.problems import Problem, Refused
 
 JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def examine_head(request: web.Request, limits: BodyLimits) -> Problem | None:
     if length is not None and length > limits.max_bytes:
         return problems.body_too_large(limits.max_bytes)
     media_type = headers.get(hdrs.CONTENT_TYPE, "")
-    if media_type != JSON and not _is_json(media_type):
+    if media_type != JSON and not _is_json(media_type, request.method):
         return problems.unsupported_media("Send JSON in UTF-8, with the header `Content-Type: application/json`.")
     return None
 
@@ -54,6 +55,7 @@ async def read(request: web.Request) -> bytes:
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 
 
-def _is_json(media_type: str) -> bool:
+def _is_json(media_type: str, method: str) -> bool:
     essence, _, parameters = media_type.lower().partition(";")
-    return essence.strip() == JSON and parameters.replace('"', "").strip() in ("", "charset=utf-8")
+    taken = (JSON, MERGE_PATCH) if method == hdrs.METH_PATCH else (JSON,)
+    return essence.strip() in taken and parameters.replace('"', "").strip() in ("", "charset=utf-8")

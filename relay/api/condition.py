@@ -77,7 +77,9 @@ def headline(lines: Sequence[Line], reasons: Sequence[Reason], due: int, *, loca
         return f"{_counted(held, 'endpoint')} with held deliveries; {_waiting(due)}."
     if not lines:
         return "There is no endpoint yet: add one with `relay endpoint add URL`."
-    return f"All is well: {_counted(len(lines), 'endpoint')}, {_waiting(due)}."
+    dead = sum(line.dead for line in lines)
+    first = f"{_counted(dead, 'dead letter')} (`relay dead list`), otherwise all" if dead else "All"
+    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_waiting(due)}."
 
 
 def warnings(config: Config) -> list[str]:

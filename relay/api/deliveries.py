@@ -8,6 +8,7 @@ from aiohttp import web
 from relay import log
 from relay.api import render
 from relay.api.auth import require
+from relay.api.objects import read_nothing
 from relay.api.query import Query, delivery_filter, page_response
 from relay.api.render import Json, json_response, moment
 from relay.api.scope import application_of, seen, within
@@ -56,6 +57,7 @@ class Deliveries:
         """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended."""
         principal = require(request, Right.CHANGE)
         view = await self._find(request, principal)
+        await read_nothing(request)
         due = await self._services.dispatch.retry(view.id)
         self._log.info(log.DELIVERY_RETRIED, delivery=view.id, endpoint=view.endpoint, by=principal.name)
         fresh = replace(
@@ -73,6 +75,7 @@ class Deliveries:
         """Cancel a due delivery; an attempt under way may still deliver it (Q7)."""
         principal = require(request, Right.CHANGE)
         view = await self._find(request, principal)
+        await read_nothing(request)
         await self._services.dispatch.cancel(view.id, principal.name)
         self._services.metrics.cancelled(view.endpoint)
         self._log.info(log.DELIVERY_CANCELLED, delivery=view.id, endpoint=view.endpoint, by=principal.name)

@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 from relay import problems
 from relay.api.objects import pointer
 from relay.config import Config
-from relay.config.fields import RateLimit, whole
+from relay.config.checks import allows_private
+from relay.config.fields import Filled, RateLimit, whole
 from relay.config.model import Overrides
 from relay.config.secrets import Wrong
 from relay.contracts import Contract
@@ -26,7 +27,7 @@ class EndpointInput(Overrides):
     """The fields of an endpoint that may be written."""
 
     url: str
-    event_types: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("*",)
+    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] = ("*",)
     description: Annotated[str, Field(max_length=1000)] = ""
     headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
@@ -70,7 +71,9 @@ def revise(present: EndpointDefinition, patch: Mapping[str, Any], rules: Rules) 
     What the patch does not touch is not judged again: a rule that became stricter since must not block another edit.
     """
     definition, mistakes = read(merged(present.to_json(), patch), rules)
-    touched = [mistake for mistake in mistakes if _member(mistake.pointer) in patch]
+    merged_away = [name for name, value in patch.items() if value is None and name not in _NAMES]
+    touched = [Mistake(pointer(name), _UNKNOWN) for name in merged_away]
+    touched += [mistake for mistake in mistakes if _member(mistake.pointer) in patch]
     if definition is None or touched:
         raise Refused(problems.invalid(touched or mistakes))
     return definition
@@ -101,7 +104,7 @@ def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
 
 def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Mistake]:
     delivery = rules.config.delivery
-    allow_private = bool(delivery.allow_networks)
+    allow_private = allows_private(delivery, endpoint.url)
     wrong = check_url(endpoint.url, allow_http=delivery.allow_http, allow_private=allow_private)
     if wrong:
         yield Mistake("/url", wrong)
@@ -138,9 +141,11 @@ def _mistake(found: ErrorDetails) -> Mistake:
     if isinstance(wrong, Wrong):
         return Mistake(where, f"{wrong.message}. {wrong.remedy}".strip())
     if found["type"] == "extra_forbidden":
-        return Mistake(where, f"is not a field of an endpoint; it has {_FIELDS}")
+        return Mistake(where, _UNKNOWN)
     if found["type"] == "missing":
         return Mistake(where, "is missing")
+    if found["type"] == "string_type":
+        return Mistake(where, "must be text")
     return Mistake(where, found["msg"].removeprefix("Value error, "))
 
 
@@ -148,4 +153,5 @@ def _member(where: str) -> str:
     return where[1:].partition("/")[0].replace("~1", "/").replace("~0", "~")
 
 
-_FIELDS = ", ".join(field.alias or name for name, field in EndpointInput.model_fields.items())
+_NAMES = [field.alias or name for name, field in EndpointInput.model_fields.items()]
+_UNKNOWN = f"is not a field of an endpoint; it has {', '.join(_NAMES)}"

@@ -12,7 +12,7 @@ from relay.api import body, endpoint_input, render
 from relay.api.auth import require
 from relay.api.endpoint_actions import Sample, read_overlap_ms, read_test
 from relay.api.endpoint_input import Rules
-from relay.api.objects import read_object
+from relay.api.objects import read_nothing, read_object
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.scope import application_of
@@ -158,7 +158,9 @@ class Endpoints:
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
         principal = require(request, Right.CHANGE)
-        endpoint = await move(self._find(request, principal).id)
+        found = self._find(request, principal)
+        await read_nothing(request)
+        endpoint = await move(found.id)
         self._said(event, endpoint, principal)
         return json_response(self._detail(endpoint, principal))
 

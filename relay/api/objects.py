@@ -30,6 +30,12 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return value
 
 
+async def read_nothing(request: web.Request) -> None:
+    """Take an empty body or an empty object; Refused for members, since this call has none."""
+    if written := await read_object(request):
+        raise Refused(problems.invalid(unknown_members(written, ())))
+
+
 def raw_member(text: bytes, name: str) -> bytes | None:
     """Return the exact bytes of one member of a body that `parse_object` took; None when it is not there."""
     if not text.strip():
@@ -42,7 +48,7 @@ def unknown_members(written: Mapping[str, Any], known: Iterable[str]) -> list[Mi
     """Return a mistake for each member that a call does not have."""
     names = sorted(known)
     return [
-        Mistake(pointer(name), f"is not a field of this call; it has {', '.join(names)}")
+        Mistake(pointer(name), f"is not a field of this call; it has {', '.join(names) or 'none'}")
         for name in written
         if name not in names
     ]

@@ -1,5 +1,6 @@
 """The daemon itself: health, readiness, status, metrics, reload."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -13,9 +14,10 @@ from relay.api.render import Json, health, json_response, moment
 from relay.api.services import Reload, Services
 from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
+from relay.errors import ConfigError
 from relay.metrics import Readings
 from relay.model import Endpoint
-from relay.problems import Mistake, Problem, Refused
+from relay.problems import Mistake, Problem, Refused, spoken
 from relay.tokens import Right
 
 LINES_MAX = 250
@@ -72,10 +74,11 @@ class Status:
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again and take it over whole, or change nothing (DESIGN §9)."""
         principal = require(request, Right.ADMINISTER)
-        reload = await self._services.daemon.reload()
+        reload = await self._reload()
         self._log.info(log.RELOAD_ASKED, by=principal.name, applied=reload.applied)
         if not reload.applied:
-            raise Refused(_invalid_config(reload))
+            mistakes = (problem for problem in reload.problems if problem.severity == "error")
+            raise Refused(_invalid_config(map(_sentence, mistakes)))
         return json_response(
             {
                 "reloaded": True,
@@ -84,6 +87,13 @@ class Status:
                 "warnings": [_told(problem) for problem in reload.problems],
             }
         )
+
+    async def _reload(self) -> Reload:
+        """Reload; what the database does not allow is refused like a mistake in the file."""
+        try:
+            return await self._services.daemon.reload()
+        except ConfigError as error:
+            raise Refused(_invalid_config([spoken(error)])) from None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -181,10 +191,10 @@ def _written(line: Line) -> Json:
     }
 
 
-def _invalid_config(reload: Reload) -> Problem:
+def _invalid_config(sentences: Iterable[str]) -> Problem:
     """Nothing was changed: say every error, with where it stands in the file."""
-    mistakes = [Mistake("", _sentence(problem)) for problem in reload.problems]
-    detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows them too."
+    mistakes = [Mistake("", sentence) for sentence in sentences]
+    detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows those in the file too."
     return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
 
 

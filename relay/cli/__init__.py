@@ -56,7 +56,6 @@ Exit codes:
   65  the daemon refused the input as wrong
   69  no daemon could be reached
   73  a file cannot be created
-  74  the database reports an I/O error or damage
   75  try again later: busy, or another daemon owns the database
   77  not permitted
   78  wrong configuration

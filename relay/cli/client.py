@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -18,6 +18,9 @@ from relay.cli.address import Address, find, reason
 from relay.cli.output import Exit, Failure, fail
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SAFE = "/?&=%+:,;@!$'()*~"
+"""What may stand in a path with a query string; of an id that holds anything else the daemon says that it is unknown."""
 
 _AFTER_BREAK = "Look at its log, and at `relay status`, before you repeat the command."
 
@@ -81,7 +84,7 @@ class Daemon:
         payload = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = self._connect()
         try:
-            connection.request(method, path, payload, self._headers(payload))
+            connection.request(method, quote(path, safe=_SAFE), payload, self._headers(payload))
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -106,6 +109,11 @@ class Daemon:
         headers = {"Accept": "application/json"}
         if payload is not None:
             headers["Content-Type"] = "application/json"
+        if self._token and not self._token.isprintable():
+            fail(
+                "The token holds a line end or another invisible character. Take it out of --token or $RELAY_TOKEN.",
+                Exit.USAGE,
+            )
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         return headers
@@ -153,7 +161,9 @@ def _explain(status: int, problem: dict[str, Any]) -> str:
     mistakes = problem.get("errors", [])
     if problem.get("detail") and not mistakes:  # with mistakes, the detail repeats the first
         lines.append(str(problem["detail"]))
-    lines += [f"  {mistake.get('pointer') or '(body)'}: {mistake.get('message')}" for mistake in mistakes]
+    for mistake in mistakes:
+        where = f"{mistake['pointer']}: " if mistake.get("pointer") else ""
+        lines.append(f"  {where}{mistake.get('message')}")
     if status in (401, 403):
         lines.append("Give a token that may do this: --token or $RELAY_TOKEN, or be root on the daemon's Unix socket.")
     return "\n".join(lines)

@@ -84,6 +84,8 @@ def replay(
     Counts first, and asks. The event keeps its id; the endpoint sees it as one more attempt.
     """
     selected = _select(daemon, delivery_ids, filters, everything)
+    if dry_run and not as_json:
+        _show(selected)
     if dry_run or not selected:
         _report(selected, [], [], as_json)
         return
@@ -115,12 +117,17 @@ def _is_dead(row: dict[str, Any]) -> bool:
 
 
 def _ask(selected: list[dict[str, Any]], as_json: bool) -> None:
-    say(delivery_table(selected[:SAMPLE]))
-    if len(selected) > SAMPLE:
-        say(f"… and {len(selected) - SAMPLE} more")
+    _show(selected)
     if as_json or not sys.stdin.isatty():
         fail(f"{_letters(selected)} would be sent again. Say --yes to do it.", Exit.USAGE)
     click.confirm(f"Send {_letters(selected)} again?", abort=True, err=True)
+
+
+def _show(selected: list[dict[str, Any]]) -> None:
+    if selected:
+        say(delivery_table(selected[:SAMPLE]))
+    if len(selected) > SAMPLE:
+        say(f"… and {len(selected) - SAMPLE} more")
 
 
 def _replay(daemon: Daemon, delivery_ids: list[str]) -> tuple[list[str], list[dict[str, str]]]:

@@ -45,6 +45,9 @@ def settings(command: F) -> F:
 @daemon_options
 def add(daemon: Daemon, url: str, application: str | None, as_json: bool, **given: Any) -> None:
     """Add an endpoint; its signing secret is printed now and never again."""
+    for header in given["headers"]:
+        if "=" not in header:
+            fail(f"--header {header}: write it as NAME=VALUE.", Exit.USAGE)
     body = {"url": url} | definition(given) | ({"application": application} if application else {})
     made = daemon.post(PATH, body)
     if as_json:

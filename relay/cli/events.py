@@ -37,7 +37,7 @@ def list_events(daemon: Daemon, as_json: bool, **query: Any) -> None:
 @json_option
 @daemon_options
 def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
-    """Show an event, its payload and its deliveries."""
+    """Show an event and its deliveries; with --json also its payload."""
     event = daemon.get(f"/v1/events/{event_id}")
     owed = daemon.get(f"/v1/events/{event_id}/deliveries")["data"]
     if as_json:

@@ -19,7 +19,6 @@ class Exit(IntEnum):
     BAD_INPUT = 65
     UNREACHABLE = 69
     CANNOT_CREATE = 73
-    IO_ERROR = 74
     TEMPORARY = 75
     NO_PERMISSION = 77
     CONFIGURATION = 78

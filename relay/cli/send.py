@@ -52,8 +52,9 @@ def read_data(data: str) -> str:
     """Return the payload's text from the argument, a file or standard input; ends the command if it is not JSON."""
     text = _read(data)
     try:
+        text.encode()
         json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"DATA is not JSON: {error}. Quote it for the shell, or use @FILE.", Exit.BAD_INPUT)
     return text
 

@@ -123,16 +123,19 @@ def _tokens(subject: Subject) -> Iterator[Finding]:
 
 
 def _token_application(path: KeyPath, role: str, application: str | None, ids: list[str]) -> Iterator[Finding]:
+    rests_on: tuple[KeyPath, ...] = tuple(("application", index, "id") for index in range(len(ids)))
     if application is None and role == "application":
         yield Finding(
-            path, "is missing: a token of this role belongs to one application", f"Name one of {one_of(ids)}."
+            path,
+            "is missing: a token of this role belongs to one application",
+            f"Name one of {one_of(ids)}.",
+            rests_on,
         )
     if application is None:
         return
     if role in ("reader", "admin"):
         yield Finding(path, f"a token with role {role} sees every application", "Remove this key, or change the role.")
     elif application not in ids:
-        rests_on: tuple[KeyPath, ...] = tuple(("application", index, "id") for index in range(len(ids)))
         yield Finding(path, "no such application", _choose(application, ids), rests_on)
 
 

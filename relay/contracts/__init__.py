@@ -1,8 +1,13 @@
 """Contracts: the wire shapes that receivers were promised, as data. Pure; the code knows no contract by name."""
 
-from relay.contracts.catalogue import ContractCatalogue, ContractError, ContractProblem
-from relay.contracts.contract import Contract
+from relay.contracts.catalogue import ContractCatalogue
+from relay.contracts.contract import Contract, NoExample
+from relay.contracts.document import Registration
+from relay.contracts.envelope import Unrenderable
+from relay.contracts.event_type import EventType
 from relay.contracts.fields import Rendering
+from relay.contracts.problems import ContractError, ContractProblem
+from relay.contracts.sentences import Fault
 from relay.contracts.signing import Signer
 from relay.contracts.verifying import Verdict, Verification, verify
 
@@ -11,8 +16,13 @@ __all__ = [
     "ContractCatalogue",
     "ContractError",
     "ContractProblem",
+    "EventType",
+    "Fault",
+    "NoExample",
+    "Registration",
     "Rendering",
     "Signer",
+    "Unrenderable",
     "Verdict",
     "Verification",
     "verify",

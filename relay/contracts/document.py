@@ -1,144 +1,51 @@
-"""The form of a contract file: pydantic models of the TOML, in which templates are already compiled."""
+"""The form of a contract file: pydantic models of the TOML, in which templates and schemas are already compiled."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from relay.contracts.algorithms import ALGORITHMS, PLAIN_DIGESTS
-from relay.contracts.fields import (
-    BODY_VARIABLES,
-    CONTENT_VARIABLES,
-    EACH_VARIABLES,
-    ENCODINGS,
-    HEADER_VARIABLES,
-    JSON_VALUES,
-    TIME_FORMATS,
-    VALUE_VARIABLES,
+from relay.contracts.algorithms import PLAIN_DIGESTS
+from relay.contracts.template import Part, Template
+from relay.contracts.values import (
+    Algorithm,
+    BodyMode,
+    Catalogue,
+    ContentTemplate,
+    DataSchema,
+    Decoding,
+    Differing,
+    DurationMs,
+    EachTemplate,
+    Encoding,
+    EventFact,
+    EventKey,
+    EventKeyOrNone,
+    Extra,
+    Grammar,
+    HeaderName,
+    HeaderTemplate,
+    HeaderText,
+    JsonText,
+    MemberValue,
+    NeededFact,
+    Numbers,
+    Ordering,
+    Secrets,
+    TestValue,
+    TimeFormat,
+    ValueTemplate,
+    mistake,
 )
-from relay.contracts.keys import DECODERS
-from relay.contracts.template import Part, Template, TemplateError
-from relay.durations import parse_duration_ms
 from relay.event_types import DEFAULT_GRAMMAR
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_HEADER_TEXT = re.compile(r"[\t\x20-\x7e]*")
-_OURS = frozenset(
-    {"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
-    | {"content-type", "content-length", "content-encoding", "accept-encoding", "user-agent"}
-    | {"proxy-connection", "proxy-authorization"}
-)
+SPREAD = "..."
+"""The name of a body's member in whose place the members of `data` stand themselves."""
 
-
-def mistake(message: str, remedy: str) -> PydanticCustomError:
-    """Make an error that carries its own remedy to the report."""
-    return PydanticCustomError("contract", "{message}", {"message": message, "remedy": remedy})
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise mistake("must be text", "Write it in quotes.")
-    return value
-
-
-def _compile(value: object, known: Collection[str]) -> Template:
-    try:
-        return Template.compile(_text(value), known)
-    except TemplateError as error:
-        raise mistake(str(error), error.remedy) from None
-
-
-def _shown(value: object) -> str:
-    """Check text that becomes part of a header's value."""
-    text = _text(value)
-    if not _HEADER_TEXT.fullmatch(text):
-        raise mistake("a header can carry only visible ASCII, blanks and tabs", "Remove the other characters.")
-    return text
-
-
-def _header_name(value: object) -> str:
-    name = _text(value)
-    if not _HEADER_NAME.fullmatch(name):
-        raise mistake(f"{name!r} is no header name", "Use letters, digits and dashes, at most 64.")
-    if name.lower() in _OURS:
-        raise mistake(f"{name} is set by the relay itself", "Leave it out (`content_type` sets Content-Type).")
-    return name
-
-
-def _content(value: object) -> Template:
-    return _compile(value, CONTENT_VARIABLES)
-
-
-def _header(value: object) -> Template:
-    return _compile(_shown(value), HEADER_VARIABLES)
-
-
-def _each(value: object) -> Template:
-    return _holding("sig", _compile(_shown(value), EACH_VARIABLES))
-
-
-def _value(value: object) -> Template:
-    return _holding("sigs", _compile(_shown(value), VALUE_VARIABLES))
-
-
-def _holding(variable: str, template: Template) -> Template:
-    if variable not in template.variables:
-        raise mistake("the signature would not be sent", f"Put {{{variable}}} in it.")
-    return template
-
-
-def _json_value(value: object) -> Template:
-    """Compile a member's value to JSON: text in quotes, `{data}` and unix times bare, numbers and booleans as such."""
-    if isinstance(value, bool | int):
-        return Template((json.dumps(value).encode(),))
-    template = _compile(value, BODY_VARIABLES)
-    if len(template.parts) == 1 and template.variables <= JSON_VALUES:
-        return template
-    if "data" in template.variables:
-        raise mistake("{data} is a JSON value and cannot stand inside text", 'Give it a member of its own: "{data}".')
-    return Template.of([b'"', *map(_quoted, template.parts), b'"'])
-
-
-def _quoted(part: Part) -> Part:
-    return json.dumps(part.decode(), ensure_ascii=False)[1:-1].encode() if isinstance(part, bytes) else part
-
-
-def _grammar(value: object) -> re.Pattern[str]:
-    try:
-        return re.compile(_text(value), re.ASCII)
-    except re.error as error:
-        raise mistake(f"is no regular expression: {error}", "Mend it; it must match a whole event type.") from None
-
-
-def _duration_ms(value: object) -> int:
-    try:
-        return parse_duration_ms(_text(value))
-    except ValueError:
-        raise mistake(f"{value!r} is no duration", 'Write a number and a unit, such as "30s".') from None
-
-
-def _one_of(choices: Collection[str]) -> BeforeValidator:
-    def check(value: object) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise mistake(f"{value!r} is not supported", f"Use one of: {', '.join(choices)}.")
-        return value
-
-    return BeforeValidator(check)
-
-
-HeaderName = Annotated[str, BeforeValidator(_header_name)]
-HeaderText = Annotated[str, BeforeValidator(_shown)]
-HeaderTemplate = Annotated[Template, PlainValidator(_header)]
-DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
-Algorithm = Annotated[str, _one_of(ALGORITHMS)]
-Encoding = Annotated[str, _one_of(ENCODINGS)]
-Decoding = Annotated[str, _one_of(DECODERS)]
-TimeFormat = Annotated[str, _one_of(TIME_FORMATS)]
-Secrets = Annotated[Literal["all", "first", "second"], _one_of(("all", "first", "second"))]
+SPREADS = frozenset({"spread", "spread,", ",spread"})
+"""Variables of a body's template: the members of `data`, with the comma that they need if there are any."""
 
 
 class _Model(BaseModel):
@@ -152,6 +59,7 @@ class Key(_Model):
     decode: Decoding = "utf8"
     min_bytes: int = Field(default=1, ge=1, le=1024)
     max_bytes: int = Field(default=1024, ge=1, le=1024)
+    new_bytes: int = Field(default=32, ge=1, le=1024)  # how long a new one is, within the two above
 
     @field_validator("max_bytes")
     @classmethod
@@ -160,13 +68,20 @@ class Key(_Model):
             raise mistake("max_bytes is below min_bytes", "Raise it.")
         return value
 
+    @field_validator("new_bytes")
+    @classmethod
+    def _within(cls, value: int, info: ValidationInfo) -> int:
+        if not info.data.get("min_bytes", 1) <= value <= info.data.get("max_bytes", 1024):
+            raise mistake("new secrets would be refused", "Choose a length from min_bytes to max_bytes.")
+        return value
+
 
 class Kind(_Model):
     """What a secret of one kind signs with."""
 
     algorithm: Algorithm = "hmac-sha256"
     key: Key = Key()
-    each: Annotated[Template, PlainValidator(_each)] = Template(("sig",))
+    each: EachTemplate = Template(("sig",))
 
 
 class Variant(Kind):
@@ -184,10 +99,10 @@ class Signature(Kind):
     """One signature header. `content` is signed; its signatures are shown as `each`, joined, inside `value`."""
 
     header: HeaderName
-    content: Annotated[Template, PlainValidator(_content)] = Template(("body",))
+    content: ContentTemplate = Template(("body",))
     encoding: Encoding = "hex"
     join: HeaderText = ","
-    value: Annotated[Template, PlainValidator(_value)] = Template(("sigs",))
+    value: ValueTemplate = Template(("sigs",))
     secrets: Secrets = "all"
     unsigned: HeaderText | None = None
     variant: tuple[Variant, ...] = ()
@@ -211,23 +126,58 @@ class Signature(Kind):
 class Types(_Model):
     """Which event types there are."""
 
-    catalogue: Annotated[Literal["open"], _one_of(("open",))] = "open"
-    grammar: Annotated[re.Pattern[str], PlainValidator(_grammar)] = re.compile(DEFAULT_GRAMMAR, re.ASCII)
+    catalogue: Catalogue = "open"
+    grammar: Grammar = re.compile(DEFAULT_GRAMMAR, re.ASCII)
     description: str = "parts of letters, digits and _, joined by dots"
+    extra_members: Extra = "refuse"  # members of data that a closed schema does not know
+
+
+class ListedType(_Model):
+    """One event type of the catalogue."""
+
+    description: str
+    example: JsonText
+    data_schema: DataSchema | None = Field(default=None, alias="schema")
+    deprecated: bool = False
+    replaced_by: str | None = None
+    test: dict[str, TestValue] | None = None  # the data of a test event; a type that has it is only for tests
+    links: bool = False
+    feature: str | None = None
+    needs: tuple[NeededFact, ...] = ()
+    idempotency_key: EventKeyOrNone | None = None  # False: none, whatever [idempotency] says
 
 
 class Member(_Model):
     """One member of the body."""
 
     name: str
-    value: Annotated[Template, PlainValidator(_json_value)]
+    value: MemberValue
+
+    @property
+    def is_spread(self) -> bool:
+        return self.name == SPREAD
+
+    @field_validator("value")
+    @classmethod
+    def _spreads_data(cls, value: Template, info: ValidationInfo) -> Template:
+        if info.data.get("name") == SPREAD and value.parts != ("data",):
+            raise mistake("only {data} has members that can stand here", 'Write value = "{data}".')
+        return value
 
 
 class Body(_Model):
     """The body's members, in the order in which they are sent."""
 
-    mode: Annotated[Literal["verbatim"], _one_of(("verbatim",))] = "verbatim"
+    mode: BodyMode = "verbatim"
+    numbers: Numbers | None = None  # what becomes of numbers that JavaScript would change; with mode "js" only
     members: tuple[Member, ...]
+
+    @field_validator("numbers")
+    @classmethod
+    def _acts(cls, numbers: str | None, info: ValidationInfo) -> str | None:
+        if numbers is not None and info.data.get("mode") == "verbatim":
+            raise mistake('mode = "verbatim" changes no number', 'Remove it, or set mode = "js".')
+        return numbers
 
     @field_validator("members")
     @classmethod
@@ -242,12 +192,49 @@ class Body(_Model):
 
     @property
     def template(self) -> Template:
-        """The whole body as one template."""
-        parts: list[Part] = []
-        for member in self.members:
-            name = json.dumps(member.name, ensure_ascii=False).encode()
-            parts += [b"," if parts else b"{", name, b":", *member.value.parts]
+        """The whole body as one template, in which `SPREADS` stand for the members of data and their comma."""
+        parts: list[Part] = [b"{"]
+        comma = b""
+        for index, member in enumerate(self.members):
+            if member.is_spread:
+                parts.append(",spread" if index else "spread" if len(self.members) == 1 else "spread,")
+                comma = b"," if index else b""
+                continue
+            parts += [comma, json.dumps(member.name, ensure_ascii=False).encode(), b":", *member.value.parts]
+            comma = b","
         return Template.of([*parts, b"}"])
+
+
+class Registration(_Model):
+    """Who may make endpoints, and of what kind."""
+
+    self_service: bool = True  # False: only the operator makes them
+    https: bool = True
+    public: bool = True
+    max_endpoints: int | None = Field(default=None, ge=1)  # of one application
+    subscription_required: bool = False
+
+
+class Memory(_Model):
+    """What is remembered of some events, for later ones that need it."""
+
+    key: EventKey
+    value: EventFact
+    types: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class OrderingRule(_Model):
+    """In what order the deliveries of one ordering key go to an endpoint (Q12)."""
+
+    mode: Ordering = "none"
+    key: EventKey | None = None
+
+
+class IdempotencyRule(_Model):
+    """The key of an event whose producer gave none (Q8)."""
+
+    key: EventKey | None = None
+    differs: Differing = "duplicate"
 
 
 class Retry(_Model):
@@ -263,18 +250,26 @@ class Delivery(_Model):
     timeout: DurationMs | None = Field(default=None, gt=0)
     retry: Retry = Retry()
     max_age: DurationMs | None = Field(default=None, gt=0)
+    link_age: DurationMs | None = Field(default=None, gt=0)  # how long an event whose type has `links` may be sent
 
 
 class ContractDocument(_Model):
     """A contract file."""
 
     description: str
+    extends: str | None = None  # the contract that this one was built on, whose keys are here too
     content_type: HeaderText = "application/json"
     timestamp: TimeFormat = "unix"
     types: Types = Types()
+    type: dict[str, ListedType] = {}
+    features: dict[str, str] = {}
     body: Body
     headers: dict[HeaderName, HeaderTemplate] = {}
     signature: tuple[Signature, ...] = ()
+    registration: Registration = Registration()
+    memory: Memory | None = None
+    ordering: OrderingRule = OrderingRule()
+    idempotency: IdempotencyRule = IdempotencyRule()
     delivery: Delivery = Delivery()
 
 

@@ -1,6 +1,7 @@
 """What the variables of templates stand for, and the forms in which times are written."""
 
 import hashlib
+import re
 import zlib
 from binascii import b2a_base64, hexlify
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -30,6 +32,7 @@ class Rendering(NamedTuple):
     timestamp_ms: int  # when it happened, as the producer says
     created_at_ms: int  # when it was accepted
     data: bytes  # one JSON value, exactly as received
+    timestamp_us: int | None = None  # `timestamp_ms` to the microsecond, where the producer said so
 
 
 def _hex(raw: bytes) -> bytes:
@@ -110,6 +113,22 @@ def endpoint_values(url: str, endpoint_id: str) -> dict[str, bytes]:
     return {"url": url.encode(), "method": b"POST", "path": path.encode(), "endpoint_id": endpoint_id.encode()}
 
 
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def _uuid(event_id: str) -> bytes:
+    """Return an id that is a UUID as it is, and for any other always the same one, of the form of version 4."""
+    if _UUID.fullmatch(event_id):
+        return event_id.lower().encode()
+    digest = hashlib.blake2b(event_id.encode(), digest_size=16, person=b"event id").digest()
+    return str(UUID(bytes=digest, version=4)).encode()
+
+
+def _naive_us(time_us: int) -> bytes:
+    seconds, us = divmod(time_us, 1_000_000)
+    return _second(seconds).replace(b"T", b" ") + b".%06d" % us
+
+
 def _happened_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], bytes]:
     return lambda event: write(event.timestamp_ms)
 
@@ -118,15 +137,22 @@ def _created_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], byte
     return lambda event: write(event.created_at_ms)
 
 
+def _happened_us(event: Rendering) -> bytes:
+    return _naive_us(event.timestamp_ms * 1000 if event.timestamp_us is None else event.timestamp_us)
+
+
 RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
     "id": lambda event: event.id.encode(),
+    "id:uuid": lambda event: _uuid(event.id),
     "type": lambda event: event.type.encode(),
     "event": lambda event: event.type.encode(),
     "data": lambda event: event.data,
     **{f"timestamp:{name}": _happened_reader(write) for name, write in TIME_FORMATS.items()},
     **{f"created_at:{name}": _created_reader(write) for name, write in TIME_FORMATS.items()},
+    "timestamp:naive_us": _happened_us,
+    "created_at:naive_us": lambda event: _naive_us(event.created_at_ms * 1000),
 }
-"""Variables of the body."""
+"""Variables of the body. `naive_us` is `2023-02-13 13:09:42.654463`: UTC without its zone, always six digits."""
 
 JSON_VALUES = frozenset(
     {"data"} | {f"{name}:{form}" for name in ("timestamp", "created_at") for form in ("unix", "unix_ms")}
@@ -141,3 +167,4 @@ EACH_VARIABLES = _SHOWN | {"sig", "n"}
 VALUE_VARIABLES = _SHOWN | {"sigs"}
 HEADER_VARIABLES = _SHOWN | {"secret"}
 BODY_VARIABLES = frozenset(RENDERING_READERS)
+TEST_VARIABLES = frozenset({"endpoint_id", "application_id"})

@@ -62,7 +62,13 @@ class Schema:
     def _faults(self, instance: Any, allow_extra: bool) -> Iterator[Fault]:
         for error in self._validator.iter_errors(instance):
             if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
-                yield from faults_of(error)
+                yield from faults_of(error, self._description(error.schema_path[:-1]))
+
+    def _description(self, path: Sequence[str | int]) -> str | None:
+        found: Any = self.document
+        for step in path:
+            found = found[step]
+        return found.get("description") if isinstance(found, Mapping) else None
 
 
 _LOCAL = "Refer to this schema's own `#/$defs/…` only: nothing is ever fetched."

@@ -17,8 +17,11 @@ class Fault(NamedTuple):
     sentence: str
 
 
-def faults_of(error: ValidationError) -> Iterator[Fault]:
-    """Yield what one finding of the validator means; the payload's values are never repeated."""
+def faults_of(error: ValidationError, meant: str | None) -> Iterator[Fault]:
+    """Yield what one finding of the validator means; the payload's values are never repeated.
+
+    `meant` is what the schema says in words about the place, for where its keywords say little.
+    """
     where, kind = pointer(error.instance_path), error.kind
     facts = kind.as_dict()
     if kind.name == "required":
@@ -26,6 +29,8 @@ def faults_of(error: ValidationError) -> Iterator[Fault]:
     elif kind.name in ("additionalProperties", "unevaluatedProperties"):
         for name in facts["unexpected"]:
             yield Fault(where + pointer([name[:_SHOWN_CHARACTERS]]), "is not known here; leave it out")
+    elif meant is not None and kind.name in _TERSE:
+        yield Fault(where, f"must be {meant}")
     else:
         say = _SENTENCES.get(kind.name)
         yield Fault(where, say(facts) if say else f"does not fit its schema ({kind.name})")
@@ -43,6 +48,9 @@ _FORMATS = {
     "date": 'a date, such as "2024-10-30"',
     "email": "an e-mail address",
 }
+_TERSE = frozenset({"pattern", "anyOf", "oneOf", "not", "contains", "propertyNames"})
+"""Keywords of which a schema's `description` tells people more than the keyword."""
+
 _TYPES = {"object": "an object", "array": "an array", "integer": "an integer", "boolean": "true or false"}
 _TYPES |= {"string": "a string", "number": "a number", "null": "null"}
 

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 Part = bytes | str
 """A literal (bytes) or the name of a variable (str)."""
 
-_TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+\}|[{}]|[^{}]+")
+_TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+(?:\.[A-Za-z0-9_-]+)*\}|[{}]|[^{}]+")
 
 
 class TemplateError(ValueError):

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from pydantic import BeforeValidator, PlainValidator
@@ -161,20 +161,29 @@ def _json_text_bytes(value: object) -> bytes:
     return text
 
 
-def _looked_up(*rooms: str) -> PlainValidator:
-    def check(value: object) -> Lookup:
-        try:
-            return Lookup.compile(_text(value), rooms)
-        except TemplateError as error:
-            raise mistake(str(error), error.remedy) from None
-
-    return PlainValidator(check)
+def _lookup(value: object, rooms: Collection[str]) -> Lookup:
+    try:
+        return Lookup.compile(_text(value), rooms)
+    except TemplateError as error:
+        raise mistake(str(error), error.remedy) from None
 
 
-def _key_or_false(value: object) -> object:
+def _event_key(value: object) -> Lookup:
+    return _lookup(value, ("type", "data"))
+
+
+def _event_key_or_false(value: object) -> Lookup | Literal[False]:
     if value is not False and not isinstance(value, str):
         raise mistake("must be text or false", 'Write a template such as "{type}:{data.id}", or false for no key.')
-    return value
+    return False if value is False else _event_key(value)
+
+
+def _event_fact(value: object) -> Lookup:
+    return _lookup(value, ("type", "data", "metadata"))
+
+
+def _needed_fact(value: object) -> Lookup:
+    return _lookup(value, ("data", "metadata", "memory"))
 
 
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
@@ -189,10 +198,10 @@ ValueTemplate = Annotated[Template, PlainValidator(_value)]
 Grammar = Annotated[re.Pattern[str], PlainValidator(_grammar)]
 DataSchema = Annotated[Schema, PlainValidator(_schema)]
 JsonText = Annotated[bytes, PlainValidator(_json_text_bytes)]
-EventKey = Annotated[Lookup, _looked_up("type", "data")]
-EventKeyOrNone = Annotated[EventKey | Literal[False], BeforeValidator(_key_or_false)]
-EventFact = Annotated[Lookup, _looked_up("type", "data", "metadata")]
-NeededFact = Annotated[Lookup, _looked_up("data", "metadata", "memory")]
+EventKey = Annotated[Lookup, PlainValidator(_event_key)]
+EventKeyOrNone = Annotated[Lookup | Literal[False], PlainValidator(_event_key_or_false)]
+EventFact = Annotated[Lookup, PlainValidator(_event_fact)]
+NeededFact = Annotated[Lookup, PlainValidator(_needed_fact)]
 Algorithm = Annotated[str, _one_of(ALGORITHMS)]
 Encoding = Annotated[str, _one_of(ENCODINGS)]
 Decoding = Annotated[str, _one_of(DECODERS)]

@@ -17,7 +17,7 @@ from relay.contracts import Contract, ContractCatalogue, Signer
 from relay.definition import EndpointDefinition
 from relay.directory.matching import Match, match
 from relay.directory.resolving import Written, applications_of, resolve, written_in
-from relay.errors import ConfigError, Conflict, NotFound
+from relay.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.ids import IdFactory
 from relay.model import (
     Application,
@@ -165,9 +165,9 @@ class Directory:
                 [(endpoint_id, refs[entry.application]) for endpoint_id, entry in written.items()]
             )
             rows = await self._store.load_endpoints()
-            applications = applications_of(config, refs)
-            self._config, self._applications, self._written = config, applications, written
-            await self._settle_changed_urls(rows)
+            await self._settle_changed_urls(rows, written)
+            # From here on nothing waits: an event matches against all of the old or all of the new.
+            self._config, self._applications, self._written = config, applications_of(config, refs), written
             self._install_all(rows)
 
     def _refuse_taken_ids(self, written: Mapping[str, Written]) -> None:
@@ -186,12 +186,13 @@ class Directory:
                     remedy="Give it a new id: its history stays with the application that owned it.",
                 )
 
-    async def _settle_changed_urls(self, rows: list[EndpointRow]) -> None:
+    async def _settle_changed_urls(self, rows: list[EndpointRow], written: Mapping[str, Written]) -> None:
         """A changed `url` clears health and an automatic disable, never a manual one."""
-        for index, row in enumerate(rows):
-            entry = self._written.get(row.id)
-            if entry is not None and row.url_seen != entry.definition.url:
-                rows[index] = await self._save_url(row, entry.definition.url)
+        urls = {row.id: entry.definition.url for row in rows if (entry := written.get(row.id)) is not None}
+        changed = [index for index, row in enumerate(rows) if row.url_seen != urls.get(row.id, row.url_seen)]
+        saves = (self._save_url(rows[index], urls[rows[index].id]) for index in changed)
+        for index, row in zip(changed, await asyncio.gather(*saves), strict=True):
+            rows[index] = row
 
     async def _save_url(self, row: EndpointRow, url: str) -> EndpointRow:
         now_ms = self._clock.wall_ms()
@@ -214,9 +215,10 @@ class Directory:
         self, application: Application, definition: EndpointDefinition
     ) -> tuple[Endpoint, str | None]:
         """Make an endpoint; the second value is its secret, shown this once, or None if the contract signs nothing."""
-        contract = self.contract(application)
-        secret = contract.new_secret(self._random_bytes) if contract.signs else None
         async with self._editing:
+            application = self._applications[application.id]  # a reload may have gone first
+            contract = self.contract(application)
+            secret = contract.new_secret(self._random_bytes) if contract.signs else None
             now_ms = self._clock.wall_ms()
             row = await self._store.create_endpoint(
                 endpoint_id=self._ids.new("ep"),
@@ -255,7 +257,11 @@ class Directory:
             del self._rows[row.ref]
             self._forget(before)
             self._tell(Change(before, None, None))
-            await self._store.delete_endpoint(row.ref)
+            try:
+                await self._store.delete_endpoint(row.ref)
+            except StoreUnavailable:
+                self._install(row, before.application, None)  # it may still be there: a repeated call finds out
+                raise
 
     async def rotate_secret(self, endpoint_id: str, overlap_ms: int) -> tuple[Endpoint, str]:
         """Give an endpoint a new secret; the old ones sign along for `overlap_ms` where the contract can carry several."""
@@ -275,38 +281,42 @@ class Directory:
 
     async def pause(self, endpoint_id: str) -> Endpoint:
         """Hold what is due and what comes; Conflict for a disabled endpoint."""
-        self._refuse_disabled(self.endpoint(endpoint_id))
-        return await self._move(endpoint_id, EndpointState.PAUSED, None)
+        async with self._editing:
+            self._refuse_disabled(self.endpoint(endpoint_id))
+            return await self._move(endpoint_id, EndpointState.PAUSED, None)
 
     async def resume(self, endpoint_id: str) -> Endpoint:
         """End a pause; Conflict for a disabled endpoint."""
-        self._refuse_disabled(self.endpoint(endpoint_id))
-        return await self._move(endpoint_id, EndpointState.ENABLED, None)
+        async with self._editing:
+            self._refuse_disabled(self.endpoint(endpoint_id))
+            return await self._move(endpoint_id, EndpointState.ENABLED, None)
 
     async def enable(self, endpoint_id: str) -> Endpoint:
         """End a disable, with clean health; a paused endpoint stays paused."""
-        if self.endpoint(endpoint_id).state is not EndpointState.DISABLED:
-            return self.endpoint(endpoint_id)
-        return await self._move(endpoint_id, EndpointState.ENABLED, None)
+        async with self._editing:
+            endpoint = self.endpoint(endpoint_id)
+            if endpoint.state is not EndpointState.DISABLED:
+                return endpoint
+            return await self._move(endpoint_id, EndpointState.ENABLED, None)
 
     async def disable(self, endpoint_id: str, by: DisabledBy = DisabledBy.MANUAL) -> Endpoint:
         """Take no more events for an endpoint and hold what is due; a manual disable is never overwritten."""
-        endpoint = self.endpoint(endpoint_id)
-        if endpoint.state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
-            return endpoint
-        return await self._move(endpoint_id, EndpointState.DISABLED, by)
-
-    async def _move(self, endpoint_id: str, state: EndpointState, by: DisabledBy | None) -> Endpoint:
         async with self._editing:
             endpoint = self.endpoint(endpoint_id)
-            row = self._rows[endpoint.ref]
-            if row.state is state and row.disabled_by is by:
+            if endpoint.state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
                 return endpoint
-            enabled_again = row.state is EndpointState.DISABLED
-            row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
-            health = Health() if enabled_again else None
-            await self._store.save_endpoint(row, health=health)
-            return self._install(row, endpoint.application, health)
+            return await self._move(endpoint_id, EndpointState.DISABLED, by)
+
+    async def _move(self, endpoint_id: str, state: EndpointState, by: DisabledBy | None) -> Endpoint:
+        endpoint = self.endpoint(endpoint_id)
+        row = self._rows[endpoint.ref]
+        if row.state is state and row.disabled_by is by:
+            return endpoint
+        enabled_again = row.state is EndpointState.DISABLED and state is not EndpointState.DISABLED
+        row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
+        health = Health() if enabled_again else None
+        await self._store.save_endpoint(row, health=health)
+        return self._install(row, endpoint.application, health)
 
     def _refuse_disabled(self, endpoint: Endpoint) -> None:
         if endpoint.state is EndpointState.DISABLED:

@@ -72,6 +72,7 @@ class Lanes:
         self._lane_max = lane_max
         self._side_max = side_max
         self._global_limit = global_limit
+        self._share = max(global_limit // SHARE, 1)  # the most for one endpoint, and for all suspects together
         self._lanes: dict[int, Lane] = {}
         self._refills = Refills(self._lanes, lane_max=lane_max, total_max=total_max)
         self._running = 0
@@ -121,6 +122,7 @@ class Lanes:
     def set_global_limit(self, global_limit: int) -> None:
         """Change how many attempts may run at once; more than that may be running, and finish."""
         self._global_limit = global_limit
+        self._share = max(global_limit // SHARE, 1)
         self._stir_all()
 
     def wall_stepped(self, now: Now) -> None:
@@ -138,7 +140,7 @@ class Lanes:
         for delivery in items:
             lane = self._lanes.get(delivery.endpoint)
             if lane is not None:
-                before = len(lane.memory)
+                before = lane.memory.waiting
                 lane.memory.offer(delivery)
                 self._resized(lane, before)
 
@@ -147,7 +149,7 @@ class Lanes:
         for key in keys:
             lane = self._lanes.get(key.endpoint)
             if lane is not None:
-                before = len(lane.memory)
+                before = lane.memory.waiting
                 lane.memory.drop(key.event)
                 self._resized(lane, before)
 
@@ -184,7 +186,7 @@ class Lanes:
         """Hear that the settle of a finished attempt is committed, and what is due of the delivery now."""
         lane = self._lanes[key.endpoint]
         assert key.event not in lane.running, "an attempt is finished before it is settled"
-        before = len(lane.memory)
+        before = lane.memory.waiting
         lane.memory.release(key.event, due)
         self._resized(lane, before)
         self._bury(lane)
@@ -241,7 +243,7 @@ class Lanes:
         if lane is None:
             return None
         return LaneView(
-            waiting=len(lane.memory),
+            waiting=lane.memory.waiting,
             held=len(lane.memory.held),
             running=len(lane.running),
             window=lane.room(self._share),
@@ -250,10 +252,6 @@ class Lanes:
             cool_until_ms=lane.health.cool_until_ms,
             why_waiting=lane.why_waiting(now, self._share) or self._why_no_turn(lane),
         )
-
-    @property
-    def _share(self) -> int:
-        return max(self._global_limit // SHARE, 1)
 
     @property
     def _suspects_may_start(self) -> bool:
@@ -340,7 +338,7 @@ class Lanes:
 
     def _stir(self, lane: Lane) -> None:
         """Something about the lane changed: let it have its turn, and a refill if it wants one."""
-        if not lane.queued and len(lane.memory):
+        if not lane.queued and lane.memory.waiting:
             lane.queued = True
             self._turns += 1
             lane.turn = self._turns
@@ -352,11 +350,11 @@ class Lanes:
             self._stir(lane)
 
     def _resized(self, lane: Lane, before: int) -> None:
-        self._refills.count(len(lane.memory) - before)
+        self._refills.count(lane.memory.waiting - before)
         self._stir(lane)
 
     def _close(self, lane: Lane) -> None:
-        self._refills.count(-len(lane.memory))
+        self._refills.count(-lane.memory.waiting)
         lane.memory.close()
 
     def _bury(self, lane: Lane) -> None:
@@ -364,7 +362,7 @@ class Lanes:
             del self._lanes[lane.ref]
 
     def _why_no_turn(self, lane: Lane) -> str:
-        if not len(lane.memory):
+        if not lane.memory.waiting:
             return ""
         if self._running >= self._global_limit:
             return "all slots in use"

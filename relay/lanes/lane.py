@@ -127,11 +127,15 @@ class Lane:
 
         Neither when no time will help: the end of an attempt will, or news.
         """
-        times = [d.due_ms for d in [self.memory.manual.first()] if d is not None]
-        times += [
-            max(d.due_ms, self.opens_ms) for d in [self.memory.scheduled.first()] if d is not None and not self.probing
-        ]
-        if not times or not self.has_room(limit):
+        if not self.has_room(limit):
+            return None, None
+        times = []
+        by_hand, oldest = self.memory.manual.first(), self.memory.scheduled.first()
+        if by_hand is not None:
+            times.append(by_hand.due_ms)
+        if oldest is not None and not self.probing:
+            times.append(max(oldest.due_ms, self.opens_ms))
+        if not times:
             return None, None
         if min(times) > now.wall_ms or self._rate is None:
             return min(times), None
@@ -141,9 +145,9 @@ class Lane:
         """Say what stands before the next start; "" when nothing here does, or nothing waits."""
         if self.settings.held:
             return "endpoint held"
-        if self.next_start(now, limit) is not None or (self.memory.live and not len(self.memory)):
+        if self.next_start(now, limit) is not None or (self.memory.live and not self.memory.waiting):
             return ""
-        if not len(self.memory):
+        if not self.memory.waiting:
             return "reading the queue"
         if not self.has_room(limit):
             return "window full"

@@ -22,7 +22,7 @@ News must arrive in the order of the commits it tells of. Owner of everything he
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.model import DueDelivery
@@ -36,45 +36,38 @@ EVERYTHING: Key = (1 << 63, 0)
 class Shelf:
     """Deliveries in key order, found by event."""
 
-    __slots__ = ("_by_event", "_order")
+    __slots__ = ("by_event", "order")
 
     def __init__(self) -> None:
-        self._order: list[Key] = []
-        self._by_event: dict[int, DueDelivery] = {}
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __iter__(self) -> Iterator[DueDelivery]:
-        return iter(self._by_event.values())
-
-    def get(self, event: int) -> DueDelivery | None:
-        return self._by_event.get(event)
+        self.order: list[Key] = []
+        self.by_event: dict[int, DueDelivery] = {}
 
     def first(self) -> DueDelivery | None:
         """Return the delivery with the smallest key."""
-        return self._by_event[self._order[0][1]] if self._order else None
+        return self.by_event[self.order[0][1]] if self.order else None
 
     def add(self, delivery: DueDelivery) -> None:
         """Put in a delivery whose event is not here yet."""
-        insort(self._order, (delivery.due_ms, delivery.event))
-        self._by_event[delivery.event] = delivery
+        insort(self.order, (delivery.due_ms, delivery.event))
+        self.by_event[delivery.event] = delivery
 
-    def remove(self, event: int) -> None:
-        """Take out the delivery of `event`, if it is here."""
-        delivery = self._by_event.pop(event, None)
-        if delivery is not None:
-            del self._order[bisect_left(self._order, (delivery.due_ms, event))]
+    def remove(self, event: int) -> bool:
+        """Take out the delivery of `event`; return whether it was here."""
+        delivery = self.by_event.pop(event, None)
+        if delivery is None:
+            return False
+        del self.order[bisect_left(self.order, (delivery.due_ms, event))]
+        return True
 
     def pop_last(self) -> Key:
         """Take out the delivery with the largest key, and return the key."""
-        key = self._order.pop()
-        del self._by_event[key[1]]
+        key = self.order.pop()
+        del self.by_event[key[1]]
         return key
 
     def clear(self) -> None:
-        self._order.clear()
-        self._by_event.clear()
+        self.order.clear()
+        self.by_event.clear()
 
 
 @dataclass(slots=True)
@@ -102,6 +95,7 @@ class Memory:
         "opened",
         "read",
         "scheduled",
+        "waiting",
     )
 
     def __init__(self, *, lane_max: int, side_max: int) -> None:
@@ -112,13 +106,10 @@ class Memory:
         self.frontier = NOTHING
         self.scheduled = Shelf()
         self.manual = Shelf()  # retried by hand; perhaps above the frontier
+        self.waiting = 0  # on both shelves
         self.held: dict[int, DueDelivery] = {}
         self.read: Read | None = None  # the refill under way; None again when its rows would be of no use
         self.audit: Read | None = None
-
-    def __len__(self) -> int:
-        """Count what waits on the shelves."""
-        return len(self.scheduled) + len(self.manual)
 
     @property
     def live(self) -> bool:
@@ -135,6 +126,7 @@ class Memory:
         self.frontier = NOTHING
         self.scheduled.clear()
         self.manual.clear()
+        self.waiting = 0
         self.read = self.audit = None
 
     def offer(self, delivery: DueDelivery) -> None:
@@ -146,27 +138,32 @@ class Memory:
         known = self._find(event)
         if known is not None and _version(delivery) < _version(known):
             return
-        if delivery.attempts or delivery.manual or known is not None:  # else no older row of it can exist
-            self._hear_of(event)
+        if known is not None:
+            self._take_out(event)
+        if delivery.attempts or delivery.manual:  # else no older row of it can exist
+            self._touch(event)
         if self.opened:
             self._keep(delivery)
-            self.shed(len(self) - self._lane_max)
+            if self.waiting > self._lane_max:
+                self.shed(1)
 
     def drop(self, event: int) -> None:
         """Hear that a delivery is no longer due. A held one stays held until its settle."""
         self._superseding.pop(event, None)
-        self._hear_of(event)
+        self._take_out(event)
+        self._touch(event)
 
     def hold(self, delivery: DueDelivery) -> None:
         """Take a waiting delivery off its shelf: its attempt starts."""
         shelf = self.manual if delivery.manual else self.scheduled
         shelf.remove(delivery.event)
+        self.waiting -= 1
         self.held[delivery.event] = delivery
 
     def release(self, event: int, due: DueDelivery | None) -> None:
         """Hear that the settle of a held delivery is committed, and what is due of it now."""
         started = self.held.pop(event)
-        self._hear_of(event)
+        self._touch(event)
         news = self._superseding.pop(event, None)
         if news is not None and (due is not None or _version(news) > _version(started)):
             due = _newest(due, news)
@@ -183,12 +180,12 @@ class Memory:
         read, self.read = self.read, None
         reached = (rows[-1].due_ms, rows[-1].event + 1) if len(rows) >= read.limit else EVERYTHING
         self.frontier = min(reached, read.ceiling)
-        for delivery in read.side:
+        for delivery in read.side.by_event.values():
             self._keep(delivery)
         for row in rows:
             if not self._knows_better(row.event, read):
                 self._keep(row)
-        self.shed(len(self) - self._lane_max)
+        self.shed(self.waiting - self._lane_max)
 
     def begin_audit(self) -> bool:
         """Note that an audit starts to read due rows; False when there is nothing to compare them with."""
@@ -206,24 +203,28 @@ class Memory:
     def shed(self, count: int) -> None:
         """Leave `count` deliveries, those with the largest keys, to the database."""
         for _ in range(count):
-            self._lower((self.scheduled or self.manual).pop_last())
+            shelf = self.scheduled if self.scheduled.order else self.manual
+            self._lower(shelf.pop_last())
+            self.waiting -= 1
 
     def known(self) -> set[int]:
         """Return the events of all deliveries in memory."""
-        return {*self.held, *(d.event for d in self.scheduled), *(d.event for d in self.manual)}
+        return {*self.held, *self.scheduled.by_event, *self.manual.by_event}
 
     def _find(self, event: int) -> DueDelivery | None:
-        side = None if self.read is None else self.read.side.get(event)
-        return side or self.scheduled.get(event) or self.manual.get(event)
+        side = None if self.read is None else self.read.side.by_event.get(event)
+        return side or self.scheduled.by_event.get(event) or self.manual.by_event.get(event)
 
     def _keep(self, delivery: DueDelivery) -> None:
         if delivery.manual:
             self.manual.add(delivery)
+            self.waiting += 1
         elif (delivery.due_ms, delivery.event) < self.frontier:
             self.scheduled.add(delivery)
+            self.waiting += 1
         elif self.read is not None:
             self.read.side.add(delivery)
-            if len(self.read.side) > self._side_max:
+            if len(self.read.side.order) > self._side_max:
                 self.read.ceiling = min(self.read.ceiling, self.read.side.pop_last())
 
     def _lower(self, key: Key) -> None:
@@ -232,19 +233,16 @@ class Memory:
             self.read.ceiling = min(self.read.ceiling, key)
 
     def _knows_better(self, event: int, read: Read) -> bool:
-        return (
-            event in self.held
-            or event in read.touched
-            or self.scheduled.get(event) is not None
-            or self.manual.get(event) is not None
-        )
+        return event in self.held or event in read.touched or self._find(event) is not None
 
-    def _hear_of(self, event: int) -> None:
-        """Take the delivery out of memory, and mark older rows of it as stale."""
-        self.scheduled.remove(event)
-        self.manual.remove(event)
+    def _take_out(self, event: int) -> None:
+        self.waiting -= self.scheduled.remove(event) + self.manual.remove(event)
         if self.read is not None:
             self.read.side.remove(event)
+
+    def _touch(self, event: int) -> None:
+        """Mark rows of the delivery that reads under way may bring as stale."""
+        if self.read is not None:
             self.read = self._touched(self.read, event)
         if self.audit is not None:
             self.audit = self._touched(self.audit, event)

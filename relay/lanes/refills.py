@@ -13,6 +13,7 @@ from typing import NamedTuple
 from relay.clock import Now
 from relay.lanes.alarms import Alarms
 from relay.lanes.lane import Lane
+from relay.lanes.memory import EVERYTHING
 from relay.model import DueDelivery
 
 HANDFUL = 8
@@ -57,7 +58,9 @@ class Refills:
 
     def stir(self, lane: Lane) -> None:
         """Something about the lane changed: ask it for its appetite when a read is free."""
-        if not lane.hungry and 2 * len(lane.memory) < self._lane_max and self._may_read(lane):
+        if lane.hungry or lane.memory.frontier == EVERYTHING:  # said first: so it is nearly always
+            return
+        if 2 * lane.memory.waiting < self._lane_max and self._may_read(lane):
             lane.hungry = True
             self._hungry.append(lane)
 
@@ -65,13 +68,13 @@ class Refills:
         """Keep count of what waits; the largest lanes make room when it is too much."""
         self._waiting += change
         while self._waiting > self._total_max:
-            largest = max(self._lanes.values(), key=lambda lane: len(lane.memory))
-            self._shed(largest, (len(largest.memory) + 1) // 2)
+            largest = max(self._lanes.values(), key=lambda lane: lane.memory.waiting)
+            self._shed(largest, (largest.memory.waiting + 1) // 2)
             self.stir(largest)
 
     def trim(self, lane: Lane) -> None:
         """Leave a lane that cools down a handful of scheduled deliveries."""
-        self._shed(lane, min(len(lane.memory) - HANDFUL, len(lane.memory.scheduled)))
+        self._shed(lane, min(lane.memory.waiting - HANDFUL, len(lane.memory.scheduled.order)))
 
     def next(self, now: Now) -> Refill | None:
         """Return a read to be made."""
@@ -83,17 +86,17 @@ class Refills:
             lane = self._hungry.popleft()
             lane.hungry = False
             appetite = self._appetite(lane, now) if self._may_read(lane) else 0
-            if 2 * len(lane.memory) < appetite:
-                return self._begin(lane, appetite - len(lane.memory), now)
+            if 2 * lane.memory.waiting < appetite:
+                return self._begin(lane, appetite - lane.memory.waiting, now)
         return None
 
     def end(self, ticket: int, rows: Sequence[DueDelivery]) -> Lane:
         """Take in what a refill read, unless it is void; return the lane."""
         lane = self._readings.pop(ticket).lane
-        before = len(lane.memory)
+        before = lane.memory.waiting
         if self._is_current(lane, ticket):
             lane.memory.merge(rows)
-        self.count(len(lane.memory) - before)
+        self.count(lane.memory.waiting - before)
         return lane
 
     def fail(self, ticket: int) -> None:

@@ -4,7 +4,8 @@ A group runs accepts, then settles, then edits, inside one BEGIN IMMEDIATE … C
 commit has returned, and a lone write is not delayed. One connection does all writes and all checkpoints (SQLite
 3.7.0–3.51.2 can lose commits when two connections do). What can go wrong, and what the callers then hear:
 
-- an item that the database refuses: the group is rolled back and each item run alone; only the guilty one fails;
+- an item that the database refuses: the group is rolled back and run again by halves, down to the guilty one, which
+  fails alone;
 - the machine refuses (disk full, locked): nothing was kept, every item fails with StoreUnavailable;
 - COMMIT fails: nobody knows, every item fails with CommitUnknown;
 - an I/O error or corruption: likewise, and the writer stops for good and tells `on_fatal`.
@@ -103,6 +104,7 @@ class Writer:
         self._abandoned = False  # set by the loop, read by the thread
         self._broken: StoreDamaged | None = None  # set by the thread once, before it answers
         self._troubled = False  # owned by the thread: something but an item failed in this group
+        self._wrote = False  # owned by the thread: a commit of this group changed something
         self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
 
     async def start(self) -> None:
@@ -135,16 +137,26 @@ class Writer:
         if healthy is not None:
             self.healthy = healthy
         for job, result, error in answers:
+            value, error = self._take_in(job, result, error)
             future = job.future
+            if future is None or future.done():
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+    def _take_in(self, job: Job[Any], result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
+        """Let a job follow its result in memory; a bug there must not keep others from their answers."""
+        try:
             if error is not None:
                 if job.failed is not None:
                     job.failed()
-                if future is not None and not future.done():
-                    future.set_exception(error)
-                continue
-            value = result if job.done is None else job.done(result)
-            if future is not None and not future.done():
-                future.set_result(value)
+                return None, error
+            return result if job.done is None else job.done(result), None
+        except Exception as bug:
+            self._loop.call_exception_handler({"message": "a write was committed but not followed", "exception": bug})
+            return None, bug
 
     def _refusal(self) -> StoreUnavailable:
         if self._broken is not None:
@@ -200,12 +212,10 @@ class Writer:
     def _perform(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> tuple[list[Answer], bool | None]:
         """Run a group and then what stands outside of it; the second value is what is known of the health now."""
         inside = [job for job in jobs if job.stage is not Stage.OUTSIDE]
-        before = connection.total_changes
-        self._troubled = False
+        self._troubled = self._wrote = False
         answers = self._group(connection, inside) if inside else []
-        wrote = connection.total_changes > before
         answers += [self._outside(connection, job) for job in jobs if job.stage is Stage.OUTSIDE]
-        return answers, False if self._troubled else wrote or None
+        return answers, False if self._troubled else self._wrote or None
 
     def _group(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
         if self._broken is not None:
@@ -220,6 +230,7 @@ class Writer:
             return self._after_failure(connection, jobs, error)
 
     def _transaction(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+        before = connection.total_changes
         connection.execute("BEGIN IMMEDIATE")
         answers = self._run_jobs(connection, jobs)
         if self._abandoned:
@@ -228,6 +239,7 @@ class Writer:
             self.commit(connection)
         except sqlite3.Error as error:
             raise CommitFailed from error
+        self._wrote |= connection.total_changes > before
         return answers
 
     def _run_jobs(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
@@ -252,8 +264,9 @@ class Writer:
         if trouble is Trouble.MACHINE:
             self._troubled = True
             return _fail(jobs, _unavailable(error))
-        if len(jobs) > 1:
-            return [answer for job in jobs for answer in self._group(connection, [job])]
+        if len(jobs) > 1:  # by halves: one guilty item among a thousand costs twenty commits, not a thousand
+            half = len(jobs) // 2
+            return self._group(connection, jobs[:half]) + self._group(connection, jobs[half:])
         return _fail(jobs, _refused(error) if isinstance(error, sqlite3.Error) else error)
 
     def _unknown(self, error: BaseException | None) -> CommitUnknown:

@@ -1,11 +1,15 @@
-"""Contracts for tests, from a few lines of TOML."""
+"""Contracts for tests, from a few lines of TOML, and the printed documents that the built-in ones follow."""
 
+import json
+import re
 import tomllib
+from pathlib import Path
 
 from relay.contracts import Contract, ContractCatalogue
 from relay.contracts.document import ContractDocument
 
 _BODY = '\n[body]\nmembers = [{ name = "data", value = "{data}" }]\n'
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]+')
 
 
 def contract(text: str, *, body: str = _BODY) -> Contract:
@@ -14,6 +18,24 @@ def contract(text: str, *, body: str = _BODY) -> Contract:
 
 
 def standard() -> Contract:
-    found = ContractCatalogue.load().get("standard")
+    return built_in("standard")
+
+
+def built_in(name: str) -> Contract:
+    found = ContractCatalogue.load().get(name)
     assert found is not None
     return found
+
+
+def own(folder: Path, text: str, name: str = "own") -> Contract:
+    """Write a contract file into a folder and load it from there, as an operator would."""
+    (folder / f"{name}.toml").write_text(text)
+    found = ContractCatalogue.load(folder).get(name)
+    assert found is not None
+    return found
+
+
+def without_blanks(printed: str) -> bytes:
+    """Take the blanks between the tokens of printed JSON away; every token stays as it is printed."""
+    json.loads(printed)
+    return "".join(_TOKEN.findall(printed)).encode()

@@ -24,6 +24,7 @@ TOKEN = "test-admin-token-0123456789"
 PRODUCER_TOKEN = "test-producer-token-0123456789"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 START_TIMEOUT_S = 30.0
+ROOT = Path(__file__).parents[2]  # modules of the tests are found from here
 
 _numbers = itertools.count(1)
 
@@ -82,8 +83,16 @@ contract = "standard"
 class Daemon:
     """One run of `relay serve`. Leaving the context kills whatever still runs; the folder stays for the next run."""
 
-    def __init__(self, folder: Path, config: str, *, flags: Sequence[str] = (), env: Mapping[str, str] | None = None):
-        """Write `config` to the folder; `start` runs the daemon on it."""
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        module: str = "relay",
+    ):
+        """Write `config` to the folder; `start` runs `python -m MODULE serve` on it."""
         self.folder = folder
         self.config_path = folder / "config.toml"
         self.config_path.write_text(config, "utf-8")
@@ -93,6 +102,7 @@ class Daemon:
         self.notifications: list[str] = []  # what the service manager was told, oldest first
         self._flags = tuple(flags)
         self._env = dict(env or {})
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._manager: socket.socket | None = None
 
@@ -118,7 +128,8 @@ class Daemon:
         self.notifications.clear()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "serve", "--config", str(self.config_path), *self._flags],
+                [sys.executable, "-m", self._module, "serve", "--config", str(self.config_path), *self._flags],
+                cwd=ROOT,
                 env=self._environment() | {"NOTIFY_SOCKET": "@" + name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
