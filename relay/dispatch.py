@@ -131,6 +131,8 @@ class Dispatch:
         return self._starting and self._store.healthy and self._store.pending_settles <= self._settles_max
 
     def _sleep_ms(self, now: Now) -> float:
+        if not self._may_start():
+            return SLEEP_MAX_MS  # a settle's commit, or a writer that works again, kicks
         wake_ms = self.lanes.next_wake(now)
         return SLEEP_MAX_MS if wake_ms is None else min(wake_ms, SLEEP_MAX_MS)
 

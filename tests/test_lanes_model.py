@@ -428,7 +428,8 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         memories = [lane.memory for lane in self.lanes._lanes.values()]
-        assert sum(memory.waiting for memory in memories) == self.lanes._refills._waiting <= TOTAL_MAX
+        assert sum(memory.waiting for memory in memories) == self.lanes._refills._waiting, "miscounted"
+        assert self.lanes._refills._waiting <= TOTAL_MAX
         for memory in memories:
             assert memory.waiting == len(memory.scheduled.order) + len(memory.manual.order) <= LANE_MAX
             assert memory.read is None or len(memory.read.side.order) <= SIDE_MAX >= len(memory.read.touched)
@@ -534,7 +535,7 @@ MISTAKES = {
         Memory,
         "close",
         close_but_read_on,
-        f"held endpoint|{LOST}|{STALE}",
+        f"held endpoint|miscounted|{LOST}|{STALE}",
     ),
     "a window without a wall": (Lane, "room", lambda self, limit: 99, "beyond the endpoint's concurrency"),
     "a rate that always allows": (RateWindow, "free_at_ms", lambda self, mono_ms: mono_ms, "beyond the rate"),

@@ -9,6 +9,8 @@ from relay.cli.client import Daemon, Refused, daemon_options
 from relay.cli.filters import delivery_filters, list_options, shown
 from relay.cli.output import echo_json, facts, json_option, moment, say, table
 
+EXCERPT_CHARACTERS = 80
+
 STATES = ["due", "delivered", "dead", "cancelled"]
 
 
@@ -121,11 +123,20 @@ def attempt_table(timeline: Iterable[dict[str, Any]]) -> str:
             attempt["trigger"],
             attempt["status"] or attempt["failure"],
             f"{attempt['duration_ms']} ms",
-            attempt["detail"],
+            detail(attempt),
         ]
         for attempt in timeline
     ]
     return table(["ATTEMPT", "STARTED", "TRIGGER", "RESULT", "TOOK", "DETAIL"], rows) if rows else "no attempt yet"
+
+
+def detail(attempt: dict[str, Any]) -> str | None:
+    """Say in one line what an attempt met: what the relay says, or else the beginning of the answer's body."""
+    if attempt["detail"]:
+        return str(attempt["detail"])
+    body = (attempt.get("response") or {}).get("body") or ""
+    excerpt = " ".join(body.split())[:EXCERPT_CHARACTERS]  # it is a stranger's: no line ends, no control characters
+    return "".join(character if character.isprintable() else "\ufffd" for character in excerpt) or None
 
 
 def _wait(delivery: dict[str, Any]) -> str | None:

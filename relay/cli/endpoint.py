@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from relay.cli.client import Daemon, daemon_options
+from relay.cli.deliveries import detail
 from relay.cli.filters import list_options, shown
 from relay.cli.output import Exit, echo_json, facts, fail, json_option, moment, say, table
 
@@ -118,7 +119,7 @@ def test(daemon: Daemon, endpoint_id: str, event_type: str | None, as_json: bool
     else:
         result = outcome["status"] or outcome["failure"]
         word = "delivered" if outcome["delivered"] else "not delivered"
-        click.echo(f"{word}: {result} in {outcome['duration_ms']} ms" + _after(outcome["detail"]))
+        click.echo(f"{word}: {result} in {outcome['duration_ms']} ms" + _after(detail(outcome)))
     if not outcome["delivered"]:
         raise click.exceptions.Exit(Exit.FAILED)
 
@@ -221,8 +222,8 @@ def _split(schedule: str | None) -> list[str] | None:
     return None if schedule is None else [delay.strip() for delay in schedule.split(",") if delay.strip()]
 
 
-def _after(detail: str | None) -> str:
-    return f" ({detail})" if detail else ""
+def _after(what: str | None) -> str:
+    return f" ({what})" if what else ""
 
 
 COMMANDS = [endpoint]

@@ -57,7 +57,7 @@ class Schema:
         instance = _load(data)
         if self._validator.is_valid(instance):
             return []
-        return list(islice(self._faults(instance, allow_extra), FAULTS_MAX))
+        return list(dict.fromkeys(islice(self._faults(instance, allow_extra), FAULTS_MAX)))
 
     def _faults(self, instance: Any, allow_extra: bool) -> Iterator[Fault]:
         for error in self._validator.iter_errors(instance):

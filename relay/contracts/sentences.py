@@ -48,7 +48,7 @@ _FORMATS = {
     "date": 'a date, such as "2024-10-30"',
     "email": "an e-mail address",
 }
-_TERSE = frozenset({"pattern", "anyOf", "oneOf", "not", "contains", "propertyNames"})
+_TERSE = frozenset({"pattern", "format", "anyOf", "oneOf", "not", "contains", "propertyNames"})
 """Keywords of which a schema's `description` tells people more than the keyword."""
 
 _TYPES = {"object": "an object", "array": "an array", "integer": "an integer", "boolean": "true or false"}

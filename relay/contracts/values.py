@@ -98,7 +98,7 @@ def _json_value(value: object) -> Template:
     if isinstance(value, bool | int):
         return Template((json.dumps(value).encode(),))
     template = _compile(value, BODY_VARIABLES)
-    if len(template.parts) == 1 and template.variables <= JSON_VALUES:
+    if len(template.parts) == 1 and template.parts[0] in JSON_VALUES:
         return template
     if "data" in template.variables:
         raise mistake("{data} is a JSON value and cannot stand inside text", 'Give it a member of its own: "{data}".')

@@ -1,8 +1,8 @@
 """Lanes: which delivery starts next, and how often, for every endpoint (Q1–Q5).
 
 Read `memory` (what a lane knows of the database), then `lane` (how much one endpoint gets), then `choice` (whose turn
-it is); `refills` says who reads the database when. All are plain state: no I/O, no clock, no randomness of their own. Whoever holds a `Lanes` owns it; it is
-called from one thread.
+it is); `refills` says who reads the database when. All are plain state: no I/O, no clock, no randomness of their own.
+Whoever holds a `Lanes` owns it; it is called from one thread.
 """
 
 from relay.lanes.choice import Lanes, LaneView, Start

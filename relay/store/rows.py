@@ -38,7 +38,7 @@ class StoreSettings:
     path: Path
     durability: Durability = "full"
     endpoint_backlog: int = 1_000_000  # due deliveries of one endpoint; what comes after is dead, `overflow` (Q10)
-    checkpoint_pages: int = 1_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
+    checkpoint_pages: int = 4_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
     read_timeout_ms: int = 2_000  # a read for people that takes longer is interrupted
 
 

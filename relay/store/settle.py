@@ -25,30 +25,21 @@ RESPONSES_BYTES = 64 << 10
 _RESPONSE_BYTES = 16 << 10  # the most the courier reads of one
 _DETAIL_CHARACTERS = 500
 
-_GIVEN = """
-    (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
-            value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
-            value ->> 8 AS attempts, value ->> 9 AS started_at
-     FROM json_each(?)) AS s"""
-
-# The compare: which deliveries are still as their attempts found them. The last condition finds a settlement that is
-# submitted again because its commit was unknown. One row with all of them: each row of a result would let go of the
-# interpreter and have to win it back from a busy event loop.
-_STANDING = f"""
-    SELECT json_group_array(json_array(d.event, d.endpoint, d.attempts + s.attempted, d.series_attempts + s.attempted,
-                                       d.budget_from, d.ordering_key))
-    FROM {_GIVEN} CROSS JOIN delivery d ON d.event = s.event AND d.endpoint = s.endpoint
-    WHERE d.state = 0 AND d.series = s.series
-      AND (d.attempts <= s.attempts OR NOT EXISTS (
-        SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
-          AND a.series = s.series AND a.started_at = s.started_at))"""
-
-# The set: in the same transaction, and nobody else writes.
-_SETTLE = f"""
+# The last condition finds a settlement that is submitted again because its commit was unknown.
+_SETTLE = """
     UPDATE delivery SET
       state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at, manual = 0,
       attempts = delivery.attempts + s.attempted, series_attempts = delivery.series_attempts + s.attempted
-    FROM {_GIVEN} WHERE delivery.event = s.event AND delivery.endpoint = s.endpoint"""
+    FROM (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
+                 value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
+                 value ->> 8 AS attempts, value ->> 9 AS started_at
+          FROM json_each(?)) AS s
+    WHERE delivery.event = s.event AND delivery.endpoint = s.endpoint
+      AND delivery.state = 0 AND delivery.series = s.series
+      AND (delivery.attempts <= s.attempts OR NOT EXISTS (
+        SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
+          AND a.series = s.series AND a.started_at = s.started_at))
+    RETURNING event, endpoint, attempts, series_attempts, budget_from, ordering_key"""
 
 _INSERT_ATTEMPT = """
     INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail, address)"""
@@ -111,10 +102,9 @@ def _distinct(works: Sequence[SettleWork], start: int) -> int:
 
 
 def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[SettleResult]:
-    rows = [_row(work) for work in works]
-    (found,) = connection.execute(_STANDING, (json.dumps(rows),)).fetchone()
-    moved = {(row[0], row[1]): row for row in json.loads(found)}
-    connection.execute(_SETTLE, (json.dumps([row for row in rows if row[:2] in moved]),))
+    moved = {
+        (row[0], row[1]): row for row in connection.execute(_SETTLE, (json.dumps([_row(work) for work in works]),))
+    }
     results: list[SettleResult] = []
     attempts: list[tuple[Any, ...]] = []
     for work in works:

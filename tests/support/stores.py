@@ -3,11 +3,11 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.model import (
     Accepted,
@@ -22,8 +22,18 @@ from relay.model import (
     Settlement,
 )
 from relay.store import AcceptResult, EndpointRow, Store, StoreSettings
-from relay.store.writer import Answer, Job, Writer
+from relay.store.writer import Answer, Job, Stage, Writer
 from tests.support.clock import FakeClock
+
+DAY_MS = 86_400_000
+
+
+class Kept(NamedTuple):
+    """A retention, as the configuration has it."""
+
+    events_ms: int = 30 * DAY_MS
+    attempts_ms: int = 14 * DAY_MS
+    idempotency_ms: int = 90 * DAY_MS
 
 
 class Relay:
@@ -179,6 +189,13 @@ def hasty(gate: Gate) -> type[Writer]:
             return []
 
     return Hasty
+
+
+async def outside(store: Store, work: Callable[[sqlite3.Connection], object]) -> None:
+    """Run something on the writer's connection after the commit of its group."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    store._writer.submit(Job(Stage.OUTSIDE, work, done=lambda result: None, future=done))
+    await done
 
 
 def sqlite_error(code: int, message: str = "injected") -> sqlite3.OperationalError:

@@ -1,0 +1,325 @@
+"""The store: manual work, endpoints, retention (Q9, Q11, Q13, Q14)."""
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from relay.errors import CommitUnknown, ConfigError, Conflict, NotFound
+from relay.model import (
+    DeadReason,
+    DeliveryKey,
+    DeliveryState,
+    DisabledBy,
+    DueDelivery,
+    EndpointState,
+    Health,
+    Secret,
+    Settlement,
+)
+from relay.store import DeliveryFilter, delivery_id
+from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, key, look, opened, sqlite_error
+
+
+async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
+    view = await relay.store.find_delivery(delivery_id(delivery.key))
+    assert view is not None
+    return view.state
+
+
+# -- manual work ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_retry_of_a_due_delivery_keeps_its_series(tmp_path: Path) -> None:
+    """Q13: due now, same series, past cool-down; the budget starts anew; it survives a restart as manual."""
+    async with opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        due = await relay.due(ref)
+        delayed = (await relay.again(due, due.due_ms + DAY_MS)).due
+        assert delayed is not None
+        relay.clock.advance(1_000)
+        retried = await relay.store.retry_delivery(delivery_id(due.key))
+        now_ms = relay.clock.wall_ms()
+        assert retried == replace(delayed, due_ms=now_ms, budget_from_ms=now_ms, manual=True)
+        assert (await relay.store.refill(ref, 0, 0, 10)).rows == [retried]
+        assert relay.store.due_count(ref) == 1
+        after = (await relay.again(retried, now_ms + 5)).due
+        assert after is not None
+        assert not after.manual
+
+
+@pytest.mark.parametrize("end", [DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.CANCELLED])
+async def test_a_retry_of_an_ended_delivery_begins_a_series(tmp_path: Path, end: DeliveryState) -> None:
+    """Q13: a dead, cancelled or delivered delivery is the same row, due again, in a new series."""
+    async with opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        due = await relay.due(ref)
+        if end is DeliveryState.CANCELLED:
+            await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
+        else:
+            reason = DeadReason.GONE if end is DeliveryState.DEAD else None
+            await relay.store.settle(Settlement(due, end, relay.outcome(200), reason=reason))
+        retried = await relay.store.retry_delivery(delivery_id(due.key))
+        assert (retried.series, retried.series_attempts, retried.manual) == (2, 0, True)
+        assert retried.attempts == (0 if end is DeliveryState.CANCELLED else 1)
+        assert (relay.store.due_count(ref), relay.store.dead_count(ref)) == (1, 0)
+        view = await relay.store.find_delivery(delivery_id(due.key))
+        assert view is not None
+        assert (view.state, view.reason, view.cancelled_by) == (DeliveryState.DUE, None, None)
+
+
+async def test_what_cannot_be_retried_or_cancelled_says_why(tmp_path: Path) -> None:
+    """Q13: unknown, expired, deleted and ended deliveries are refused in words."""
+    async with opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        for unknown in ("dlv_1", "nonsense", delivery_id(DeliveryKey(5, 5)), "dlv_" + "u" * 18, "dlv_" + "Z" * 18):
+            with pytest.raises(NotFound):
+                await relay.store.retry_delivery(unknown)
+        short = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 10)
+        relay.clock.advance(10)
+        with pytest.raises(Conflict, match="expired"):
+            await relay.store.retry_delivery(delivery_id(short.key))
+        due = await relay.due(ref)
+        await relay.delivered(due)
+        with pytest.raises(Conflict, match="delivered already"):
+            await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
+        await relay.store.delete_endpoint(ref)
+        with pytest.raises(Conflict, match="deleted"):
+            await relay.store.retry_delivery(delivery_id(due.key))
+
+
+async def test_held_deliveries_end_with_their_budget(tmp_path: Path) -> None:
+    """Q6, Q9: what was held beyond its budget is dead with the given reason, what expired is dead as expired."""
+    async with opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        start_ms = relay.clock.wall_ms()
+        old = [await relay.due(ref) for _ in range(3)]
+        relay.clock.advance(10_000)
+        young = await relay.due(ref)
+        short = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1)
+        relay.clock.advance(5)
+        ended: list[DeliveryKey] = []
+        while keys := await relay.store.end_held(
+            ref, start_ms + 5_000, relay.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED, 2
+        ):
+            assert len(keys) <= 2
+            ended += keys
+        assert sorted(ended) == sorted([*(due.key for due in old), short.key])
+        reasons = {group.reason: group.count for group in await relay.store.dead_groups("acme")}
+        assert reasons == {DeadReason.ENDPOINT_DISABLED: 3, DeadReason.EXPIRED: 1}
+        assert await state_of(relay, young) is DeliveryState.DUE
+        assert (relay.store.due_count(ref), relay.store.dead_count(ref)) == (1, 4)
+        assert await relay.store.dead_groups("other") == []
+
+
+async def test_a_held_head_gives_way_in_order(tmp_path: Path) -> None:
+    """Q12: ending a held predecessor makes the next due since it was accepted, so its own budget ends it in turn."""
+    async with opened(tmp_path) as relay:
+        promoted: list[DueDelivery] = []
+        relay.store.on_promoted(promoted.extend)
+        ref = await relay.endpoint()
+        first = await relay.due(ref, ordering_key="cut")
+        second = await relay.accept(ref, ordering_key="cut")
+        relay.clock.advance(10)
+        now_ms = relay.clock.wall_ms()
+        assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED) == [first.key]
+        assert [due.event for due in promoted] == [second.event.ordinal]
+        assert len(await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED)) == 1
+
+
+# -- endpoints --------------------------------------------------------------------------------------------------------
+
+
+async def test_endpoints_are_remembered(tmp_path: Path) -> None:
+    """DESIGN §8: definition, secrets, state and health of an endpoint survive a restart."""
+    async with opened(tmp_path) as relay:
+        row = await relay.endpoint_row()
+        changed = replace(
+            row,
+            definition={"url": "https://b.example/"},
+            secrets=(Secret("new"), Secret("old", 5)),
+            state=EndpointState.DISABLED,
+            disabled_by=DisabledBy.GONE,
+            state_since_ms=7,
+            url_seen="https://b.example/",
+            updated_at_ms=8,
+        )
+        health = Health(failures=3, several=True, last_failure="503")
+        await relay.store.save_endpoint(changed, health=health)
+        assert "whsec" not in repr(row)
+    async with opened(tmp_path) as relay:
+        assert await relay.store.load_endpoints() == [replace(changed, health=health)]
+        await relay.store.save_endpoint(changed)
+        assert (await relay.store.load_endpoints())[0].health == health
+        with pytest.raises(NotFound):
+            await relay.store.save_endpoint(replace(changed, ref=77))
+
+
+async def test_endpoints_of_the_file_keep_their_ref(tmp_path: Path) -> None:
+    """Q11: the same id from the file resumes its history; an id that means another endpoint is refused."""
+    async with opened(tmp_path) as relay:
+        refs = await relay.store.sync_applications(["acme", "beta"])
+        first = await relay.store.sync_file_endpoints([("primary", refs["acme"])])
+        assert await relay.store.sync_file_endpoints([("primary", refs["acme"])]) == first
+        assert first["primary"].definition is None
+        with pytest.raises(ConfigError, match="another application"):
+            await relay.store.sync_file_endpoints([("primary", refs["beta"])])
+        await relay.endpoint("ep_1")
+        with pytest.raises(ConfigError, match="through the API"):
+            await relay.store.sync_file_endpoints([("ep_1", refs["acme"])])
+        assert len(await relay.store.load_endpoints()) == 2
+
+
+async def test_a_deleted_endpoint_loses_what_is_due_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q11: deletion marks at once and cancels step by step; its history keeps its name; the id is free again."""
+    monkeypatch.setattr("relay.store.background.CANCEL_STEP", 2)
+    async with opened(tmp_path) as relay:
+        ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
+        owed = [await relay.due(ref) for _ in range(5)]
+        await relay.accept(other)
+        await relay.store.delete_endpoint(ref)
+        while relay.store.due_count(ref):
+            await relay.store.ping()
+        views = [await relay.store.find_delivery(delivery_id(due.key)) for due in owed]
+        assert {(view.state, view.cancelled_by, view.endpoint) for view in views if view} == {
+            (DeliveryState.CANCELLED, "endpoint deleted", "ep_1")
+        }
+        assert relay.store.backlog == 1
+        with pytest.raises(NotFound):
+            await relay.store.delete_endpoint(ref)
+        assert await relay.endpoint("ep_1") != ref
+        await relay.accept(ref)  # matched before the deletion, stored after it
+        while relay.store.due_count(ref):
+            await relay.store.ping()
+
+
+async def test_a_deletion_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q11: the steps of a deletion that a crash cut short are taken after the restart."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        ref = await relay.endpoint()
+        await relay.due(ref)
+        deleting = asyncio.ensure_future(relay.store.delete_endpoint(ref))
+        await asyncio.wait({deleting})
+        gate.error = sqlite_error(sqlite3.SQLITE_FULL)  # the step that cancels may have been committed, or never is
+        await relay.store.abandon()
+    async with opened(tmp_path) as relay:
+        while relay.store.due_count(ref):
+            await relay.store.ping()
+        assert look_at_states(await relay.store.list_deliveries(DeliveryFilter(), None, 10)) == ["cancelled"]
+
+
+def look_at_states(page: object) -> list[str]:
+    return [view.state.value for view in page.data]  # type: ignore[attr-defined]
+
+
+async def test_a_deletion_step_that_fails_is_taken_again(tmp_path: Path) -> None:
+    """Q11: a full disk only delays a deletion, and the health that could not be written."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
+        await relay.due(ref)
+        gate.hold()
+        deleting = asyncio.ensure_future(relay.store.delete_endpoint(ref))
+        await gate.reached()
+        gate.fail_from(2, sqlite_error(sqlite3.SQLITE_FULL))
+        gate.let_go()
+        await deleting
+        relay.store.save_health(other, Health(failures=4))
+        with pytest.raises(CommitUnknown):
+            await relay.store.ping()
+        assert relay.store.due_count(ref) == 1
+        gate.error = None
+        while relay.store.due_count(ref):
+            await relay.store.ping()
+        assert (await relay.store.load_endpoints())[0].health.failures == 4
+
+
+# -- retention --------------------------------------------------------------------------------------------------------
+
+
+async def sweep(relay: Relay, kept: Kept | None = None, limit: int = 500) -> list[tuple[int, int, int, int]]:
+    """Prune to the end of a sweep; what each step removed."""
+    steps = []
+    more = True
+    while more:
+        pruned = await relay.store.prune(relay.clock.wall_ms(), kept or Kept(), limit)
+        steps.append((pruned.events, pruned.deliveries, pruned.attempts, pruned.keys))
+        more = pruned.more
+    return steps
+
+
+async def test_only_finished_events_are_pruned(tmp_path: Path) -> None:
+    """Q14: an event goes without due deliveries and `retention` after its last final state, with all that hangs on it."""
+    async with opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        finished = await relay.due(ref)
+        await relay.delivered(finished)
+        late = await relay.due(ref)
+        await relay.dead(await relay.due(ref))
+        waiting = await relay.due(ref)
+        relay.clock.advance(20 * DAY_MS)
+        await relay.delivered(late)
+        relay.clock.advance(11 * DAY_MS)
+        assert await sweep(relay) == [(2, 2, 0, 0)]  # their attempts went with them
+        assert relay.store.dead_count(ref) == 0
+        assert (await relay.store.find_delivery(delivery_id(waiting.key))) is not None
+        assert (await relay.store.find_delivery(delivery_id(late.key))) is not None
+        relay.clock.advance(20 * DAY_MS)
+        assert (await sweep(relay))[0][0] == 1
+    assert look(tmp_path, "SELECT count(*) FROM attempt") == [(0,)]
+
+
+async def test_attempts_go_before_their_events(tmp_path: Path) -> None:
+    """Q14: attempts and responses have a shorter life; the delivery remembers how many there were."""
+    async with opened(tmp_path) as relay:
+        due = await relay.due(await relay.endpoint())
+        outcome = relay.outcome(500, response_body=b"no")
+        await relay.store.settle(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE))
+        relay.clock.advance(15 * DAY_MS)
+        assert await sweep(relay) == [(0, 0, 1, 0)]
+        view = await relay.store.find_delivery(delivery_id(due.key))
+        assert view is not None
+        assert (view.attempts, view.timeline) == (1, ())
+    assert look(tmp_path, "SELECT count(*) FROM response") == [(0,)]
+
+
+async def test_keys_are_forgotten_in_the_end(tmp_path: Path) -> None:
+    """Q8, Q14: a key that was pruned may be used again, for another event."""
+    async with opened(tmp_path) as relay:
+        await relay.accept(idempotency=key("k"))
+        relay.clock.advance(91 * DAY_MS)
+        await sweep(relay)
+        await relay.accept(idempotency=key("k", "other"))
+        assert await sweep(relay) == [(0, 0, 0, 0)]
+
+
+async def test_pruning_takes_small_steps(tmp_path: Path) -> None:
+    """Q14: a step touches a bounded number of rows and the next goes on from there, past what must stay."""
+    async with opened(tmp_path) as relay:
+        refs = [await relay.endpoint(f"ep_{n}") for n in range(6)]
+        stays = await relay.accept(refs[0])
+        for _ in range(10):
+            for due in (await relay.accept(*refs, idempotency=key(str(relay.clock.wall_ms())))).due:
+                await relay.delivered(due)
+        relay.clock.advance(200 * DAY_MS)
+        steps = await sweep(relay, limit=4)
+        assert sum(step[0] for step in steps) == 10
+        assert all(step[0] <= 4 and step[1] <= 16 for step in steps)
+        assert sum(step[3] for step in steps) == 10
+        assert await relay.store.find_event(stays.event.id) is not None
+
+
+async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
+    """Q14: a file that is mostly unused shrinks, so that free disk space means something again."""
+    async with opened(tmp_path) as relay:
+        for _ in range(60):
+            await relay.accept(body=b"x" * 50_000)
+        relay.clock.advance(31 * DAY_MS)
+        for _ in range(3):
+            await sweep(relay)
+        await relay.store.close()
+        assert relay.store.file_sizes().database < 1_000_000
+        assert relay.store.free_disk_bytes() > 0
