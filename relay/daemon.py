@@ -20,13 +20,10 @@ from relay.config import Config, Loaded, load, render_problems
 from relay.contracts import ContractCatalogue
 from relay.errors import CannotStart, ConfigError, RelayError, StoreUnavailable
 from relay.log import Logging
-from relay.places import find_config_file, state_folder
+from relay.places import contracts_folder, find_config_file, state_folder
 from relay.service import Relay, exit_code
 from relay.systemd import Notifier, watchdog_interval_ms
 from relay.tokens import Role, Token
-
-SWITCH_INTERVAL_S = 0.0001
-"""How often threads offer each other the interpreter: the writer wins it back sooner (docs/DECISIONS.md)."""
 
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADMIN_TOKEN_BYTES = 32
@@ -54,7 +51,7 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     cannot start; each says what to do.
     """
     path = find_config_file(config_path, env)
-    contracts = ContractCatalogue.load()
+    contracts = ContractCatalogue.read(contracts_folder(path))
 
     def reread() -> Loaded:
         return load(path, env, flags, contracts=contracts)
@@ -62,7 +59,6 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     loaded = reread()
     if loaded.config is None:
         raise ConfigError(render_problems(loaded.problems))
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     _allow_many_files()
     logging = _configure_logging(loaded.config, env)

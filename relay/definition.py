@@ -1,15 +1,15 @@
-"""How an endpoint is defined, and how the definition becomes settings.
+"""How applications and endpoints are defined, and how the definitions become settings.
 
 A definition holds what somebody wrote, in the file or through the API; what they left out is `None` and comes from the
 application, the contract, or `[delivery]`, in that order (Q6). It is stored as JSON when it came through the API.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from relay.durations import Rate, format_duration, format_rate, parse_duration_ms, parse_rate
-from relay.model import RetryPolicy
+from relay.model import RetryPolicy, Validation
 
 V = TypeVar("V")
 
@@ -34,11 +34,6 @@ class EndpointDefinition:
 
     def to_json(self) -> dict[str, Any]:
         """Write the definition in the API's own words."""
-        retry: dict[str, Any] = {}
-        if self.schedule_ms is not None:
-            retry["schedule"] = [format_duration(delay) for delay in self.schedule_ms]
-        if self.jitter is not None:
-            retry["jitter"] = self.jitter
         written = {
             "url": self.url,
             "event_types": list(self.event_types),
@@ -46,17 +41,12 @@ class EndpointDefinition:
             "headers": dict(self.headers),
             "concurrency": self.concurrency,
             "rate_limit": None if self.rate is None else format_rate(self.rate),
-            "timeout": None if self.timeout_ms is None else format_duration(self.timeout_ms),
-            "retry": retry or None,
-            "max_age": None if self.max_age_ms is None else format_duration(self.max_age_ms),
         }
-        return {name: value for name, value in written.items() if value is not None}
+        return {name: value for name, value in written.items() if value is not None} | _overrides(self)
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> "EndpointDefinition":
         """Read what `to_json` wrote."""
-        retry = written.get("retry") or {}
-        schedule = retry.get("schedule")
         return cls(
             url=written["url"],
             event_types=tuple(written.get("event_types", ("*",))),
@@ -64,10 +54,41 @@ class EndpointDefinition:
             headers=tuple(written.get("headers", {}).items()),
             concurrency=written.get("concurrency"),
             rate=_given(parse_rate, written.get("rate_limit")),
-            timeout_ms=_given(parse_duration_ms, written.get("timeout")),
-            schedule_ms=None if schedule is None else tuple(parse_duration_ms(delay) for delay in schedule),
-            jitter=retry.get("jitter"),
-            max_age_ms=_given(parse_duration_ms, written.get("max_age")),
+            **_read_overrides(written),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationDefinition:
+    """What somebody wrote about an application."""
+
+    contract: str = "standard"
+    name: str = ""
+    features: Mapping[str, bool] = field(default_factory=dict)
+    validation: Validation = Validation.STRICT
+    timeout_ms: int | None = None
+    schedule_ms: tuple[int, ...] | None = None
+    jitter: float | None = None
+    max_age_ms: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the definition in the API's own words."""
+        return {
+            "contract": self.contract,
+            "name": self.name,
+            "features": dict(self.features),
+            "validation": self.validation.value,
+        } | _overrides(self)
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "ApplicationDefinition":
+        """Read what `to_json` wrote."""
+        return cls(
+            contract=written["contract"],
+            name=written.get("name", ""),
+            features=dict(written.get("features", {})),
+            validation=Validation(written.get("validation", Validation.STRICT)),
+            **_read_overrides(written),
         )
 
 
@@ -104,6 +125,32 @@ def first(*values: V | None) -> V:
         if value is not None:
             return value
     raise AssertionError("the last level of settings leaves nothing open")
+
+
+def _overrides(level: Defaults) -> dict[str, Any]:
+    """Write what a level says for itself; what it leaves to those above is left out."""
+    retry: dict[str, Any] = {}
+    if level.schedule_ms is not None:
+        retry["schedule"] = [format_duration(delay) for delay in level.schedule_ms]
+    if level.jitter is not None:
+        retry["jitter"] = level.jitter
+    written = {
+        "timeout": None if level.timeout_ms is None else format_duration(level.timeout_ms),
+        "retry": retry or None,
+        "max_age": None if level.max_age_ms is None else format_duration(level.max_age_ms),
+    }
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def _read_overrides(written: Mapping[str, Any]) -> dict[str, Any]:
+    retry = written.get("retry") or {}
+    schedule = retry.get("schedule")
+    return {
+        "timeout_ms": _given(parse_duration_ms, written.get("timeout")),
+        "schedule_ms": None if schedule is None else tuple(parse_duration_ms(delay) for delay in schedule),
+        "jitter": retry.get("jitter"),
+        "max_age_ms": _given(parse_duration_ms, written.get("max_age")),
+    }
 
 
 def _given(parse: Any, text: str | None) -> Any:

@@ -76,6 +76,14 @@ class Origin(StrEnum):
     API = "api"
 
 
+class Validation(StrEnum):
+    """What becomes of an event that its contract's catalogue does not allow."""
+
+    STRICT = "strict"  # refused
+    WARN = "warn"  # accepted, with a warning
+    OFF = "off"  # accepted
+
+
 class Failure(StrEnum):
     """The class of an attempt that ended without a response, as shown to people and counted in metrics."""
 
@@ -126,6 +134,8 @@ class Application:
     origin: Origin
     present: bool = True  # False: it vanished from the file; its endpoints are held
     features: Mapping[str, bool] = field(default_factory=dict)
+    validation: Validation = Validation.STRICT
+    name: str = ""  # for people
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from relay import __version__, log, problems
-from relay.api import deliveries, endpoints, events, ingest, status
+from relay.api import deliveries, endpoints, event_types, events, ingest, status
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
@@ -182,7 +182,8 @@ class Relay:
             metrics=self.metrics,
             daemon=self,
         )
-        routes = [route for part in (events, deliveries, endpoints, status) for route in part.routes(services)]
+        parts = (events, event_types, deliveries, endpoints, status)
+        routes = [route for part in parts for route in part.routes(services)]
         authenticator = Authenticator(self._tokens, os.getuid())
         app = build_app(
             [*ingest.routes(self.intake), *routes],
@@ -251,7 +252,7 @@ class Relay:
         """
         async with self._reloading:
             if self.stopping:
-                raise Conflict("draining", "the relay is stopping", remedy="It reads its configuration when it starts.")
+                raise Conflict("stopping", "the relay is stopping", remedy="It reads its configuration when it starts.")
             applied = False
             try:
                 result = await self._reload(self._reread())

@@ -165,6 +165,9 @@ def test_the_headline_says_the_most_urgent_thing() -> None:
     )
     assert headline([fine], (), 1, local_trouble=False) == "All is well: 1 endpoint, 1 delivery waits."
     assert headline([fine, fine], (), 0, local_trouble=False) == "All is well: 2 endpoints, nothing waits."
+    assert headline([replace(fine, dead=11)], (), 0, local_trouble=False) == (
+        "11 dead letters (`relay dead list`), otherwise all is well: 1 endpoint, nothing waits."
+    )
     assert "relay endpoint add" in headline([], (), 0, local_trouble=False)
 
 

@@ -288,7 +288,7 @@ one.toml: body.mode: 'xml' is not supported. Use one of: verbatim, js.
 one.toml: body.members[0].value: {data} is a JSON value and cannot stand inside text. Give it a member of its own: "{data}".
 one.toml: body.members[1].value: unknown variable {timestamp}. Did you mean {timestamp:iso}, {timestamp:iso_ms}, {timestamp:naive_us}, {timestamp:rfc3339}, {timestamp:unix}, {timestamp:unix_ms}?
 one.toml: body.members[2].name: is missing. Add it.
-one.toml: headers.bad name: 'bad name' is no header name. Use letters, digits and dashes, at most 64.
+one.toml: headers."bad name": 'bad name' is no header name. Use letters, digits and dashes, at most 64.
 one.toml: headers.Content-Length: Content-Length is set by the relay itself. Leave it out (`content_type` sets Content-Type).
 one.toml: headers.X-One: unknown variable {body}. Known here: {attempt}, {crc32}, {endpoint_id}, {event}, {id}, {method}, {path}, {secret}, {sha256}, {timestamp}, {type}, {url}.
 one.toml: headers.X-Two: a header can carry only visible ASCII, blanks and tabs. Remove the other characters.

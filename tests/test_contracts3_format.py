@@ -92,7 +92,7 @@ def test_numbers_that_javascript_would_change_are_refused(name: str) -> None:
     assert caught.value.pointer == "/a/0/b"
     assert "1234567890123456789012" in caught.value.sentence
     rounding = contract("", body=body.replace("[body]", '[body]\nnumbers = "round"'))
-    assert b"1.234567890123457e+21" in render(rounding, data).replace(b"5678", b"57", 0)
+    assert b'{"b":1.2345678901234568e+21}' in render(rounding, data)
 
 
 def test_the_frozen_body_is_the_canon_of_the_whole_envelope() -> None:
@@ -217,7 +217,7 @@ def test_closed_catalogues_take_listed_types_only() -> None:
     assert made.check_type("a.b") is None
     assert made.check_type("a.c") == "'a.c' is not in the catalogue; did you mean 'a.b'?"
     assert made.check_form("a.c") is None
-    assert "is not an event type here" in str(made.check_form("a c"))
+    assert "is no event type" in str(made.check_form("a c"))
     assert made.check_subscription("x.*") == "'x.*' covers no event type; use one of: a.b"
     assert made.check_subscription("a.*") is None
     assert made.check_subscription("*") is None
@@ -367,12 +367,14 @@ def test_one_event_is_not_told_about_endless_mistakes() -> None:
         ({"items": {"$ref": "https://example.com/a.json"}}, "at /items/$ref", "`#/$defs` only"),
         ({"$ref": "other.json"}, "at /$ref", "`#/$defs` only"),
         ({"$schema": "http://json-schema.org/draft-07/schema#"}, "at /$schema", "draft 2020-12"),
-        ({"$ref": "#/$defs/none"}, "does not exist", "never|fetched"),
+        ({"$ref": "#/$defs/none"}, "does not exist", "nothing is ever fetched"),
         ({"type": "objct"}, "at /type", "Mend it"),
         ({"pattern": "(?=a)"}, "at /pattern", "linear time"),
         ({"pattern": r"(a)\1"}, "at /pattern", "linear time"),
         ({"format": "colour"}, "colour", "Mend it"),
         ({"required": "a"}, "at /required", "Mend it"),
+        ({"$ref": "#anchor"}, "at /$ref", "`#/$defs` only"),
+        ({"properties": 3}, "at /properties", "Mend it"),
     ],
 )
 def test_schemas_that_would_not_be_enforced_are_refused(schema: dict[str, object], message: str, remedy: str) -> None:
@@ -381,7 +383,7 @@ def test_schemas_that_would_not_be_enforced_are_refused(schema: dict[str, object
         Schema.compile(schema)
 
     assert message in str(caught.value)
-    assert any(words in caught.value.remedy for words in remedy.split("|"))
+    assert remedy in caught.value.remedy
 
 
 def test_patterns_take_linear_time() -> None:
@@ -417,13 +419,13 @@ def test_extra_members_can_be_let_through() -> None:
 MISTAKES = """\
 keys.toml: extends: must be text. Write it in quotes.
 keys.toml: types.extra_members: 'ignore' is not supported. Use one of: refuse, allow.
-keys.toml: type."a.b".example: is not JSON: JSON is malformed: invalid character (byte 1). Mend it.
+keys.toml: type.c: must be a table. Write { … }, or [ … ] around its name.
+keys.toml: type."a.b".example: is not JSON: Expecting value: line 1 column 1 (char 0). Mend it.
 keys.toml: type."a.b".schema: is no JSON Schema that can be used: at /properties/x/pattern: "(" is not a "regex". Patterns are matched in linear time, so there is no look-around and no back-reference.
 keys.toml: type."a.b".test.id: unknown variable {endpoint}. Did you mean {endpoint_id}?
-keys.toml: type."a.b".needs[0]: unknown variable {datum}. Did you mean {data.name}?
+keys.toml: type."a.b".needs[0]: unknown variable {datum}. Known here: {data.name}, {memory}, {metadata.name}.
 keys.toml: type."a.b".idempotency_key: must be text or false. Write a template such as "{type}:{data.id}", or false for no key.
 keys.toml: type."a.b".deprecate: unknown key. Did you mean deprecated?
-keys.toml: type.c: must be a table. Write { … }, or [ … ] around its name.
 keys.toml: body.numbers: mode = "verbatim" changes no number. Remove it, or set mode = "js".
 keys.toml: body.members[0].value: only {data} has members that can stand here. Write value = "{data}".
 keys.toml: signature[0].key.new_bytes: new secrets would be refused. Choose a length from min_bytes to max_bytes.
@@ -432,7 +434,7 @@ keys.toml: registration.selfservice: unknown key. Did you mean self_service?
 keys.toml: memory.types: tuple should have at least 1 item after validation, not 0. Change the value.
 keys.toml: ordering.mode: 'fifo' is not supported. Use one of: none, first-attempt, strict.
 keys.toml: ordering.key: it is the same for every event. Put a variable in it, such as {data.id}.
-keys.toml: idempotency.key: unknown variable {memory}. Did you mean {type}?
+keys.toml: idempotency.key: unknown variable {memory}. Known here: {data.name}, {type}.
 keys.toml: idempotency.differs: 'ignore' is not supported. Use one of: duplicate, conflict.
 keys.toml: delivery.link_age: 'a day' is no duration. Write a number and a unit, such as "30s".
 keys.toml: regstration: unknown key. Did you mean registration?"""
@@ -440,15 +442,6 @@ keys.toml: regstration: unknown key. Did you mean registration?"""
 
 def test_every_mistake_in_the_keys_is_reported(tmp_path: Path) -> None:
     """File, key path, what is wrong and what to do, for all of them."""
-    text = """
-        description = "mine"
-        extends = 3
-        regstration = 1
-        [types]
-        extra_members = "ignore"
-        [type.c]
-        [type]
-    """
     text = """
         description = "mine"
         extends = 3
@@ -662,8 +655,10 @@ def test_what_cannot_be_built_on_is_named(tmp_path: Path) -> None:
         "c.toml: extends: 'b' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
         "d.toml: extends: 'e' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
         "e.toml: timestmp: unknown key. Did you mean timestamp?",
-        "f.toml: extends: there is no contract 'qqqq'. There are: a, b, c, d, e, editframe, f, g, rotor, roughy, "
-        "standard, videoaiditor, wochit.",
+        (
+            "f.toml: extends: there is no contract 'qqqq'. There are: a, b, c, d, e, editframe, f, g, rotor, roughy, "
+            "standard, videoaiditor, wochit."
+        ),
         "g.toml: extends: 'g' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
     ]
 

@@ -36,8 +36,8 @@ async def registered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[tuple
     built: list[web.Application] = []
     build_app = service.build_app
 
-    def remember(*args: Any) -> web.Application:
-        built.append(build_app(*args))
+    def remember(*args: Any, **options: Any) -> web.Application:
+        built.append(build_app(*args, **options))
         return built[-1]
 
     monkeypatch.setattr(service, "build_app", remember)

@@ -17,7 +17,10 @@ _CREDENTIALS = struct.Struct("3i")
 _ROOT = 0
 
 _NONE_SENT = "Send the header `Authorization: Bearer TOKEN` with a token of this relay."
-_NOT_OURS = "This is no token of this relay. Look at the [[token]] entries of its configuration."
+_NOT_OURS = (
+    "This is no token of this relay, or it was revoked or has expired. Tokens stand in the configuration ([[token]]); "
+    "keys of applications are made with `relay app key add`."
+)
 
 
 class Peer(NamedTuple):

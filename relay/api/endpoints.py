@@ -18,8 +18,9 @@ from relay.api.render import Json, json_response
 from relay.api.scope import application_of
 from relay.api.services import Services
 from relay.api.waiting import why_waiting
-from relay.contracts import Rendering
+from relay.contracts import Rendering, Unrenderable
 from relay.errors import Conflict, NotFound
+from relay.intake.screening import screen
 from relay.model import Application, Endpoint, EndpointState, FrozenEvent, Page
 from relay.problems import Mistake, Refused
 from relay.tokens import Principal, Right
@@ -144,7 +145,10 @@ class Endpoints:
                 f"endpoint {endpoint.id!r} is no longer in the configuration file",
                 remedy="Put it back there and reload.",
             )
-        sample = read_test(await body.read(request), self._directory.contract(endpoint.application))
+        written = await body.read(request)
+        screen(written, self._services.daemon.config.server.max_depth)
+        facts = {"endpoint_id": endpoint.id, "application_id": endpoint.application.id}
+        sample = read_test(written, self._directory.contract(endpoint.application), facts)
         event = self._test_event(endpoint, sample)
         outcome = await self._services.dispatch.test(endpoint, event)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
@@ -180,7 +184,11 @@ class Endpoints:
         now_ms = self._services.clock.wall_ms()
         event_id = self._services.ids.new("evt")
         contract = self._directory.contract(endpoint.application)
-        rendered = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
+        try:
+            rendered = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
+        except Unrenderable as misfit:
+            mistake = Mistake(f"/data{misfit.pointer}", misfit.sentence)
+            raise Refused(problems.invalid([mistake])) from None
         return FrozenEvent(
             ordinal=0,
             id=event_id,

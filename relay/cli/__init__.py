@@ -35,6 +35,8 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
     },
     "Use it": {
         "send": Verb("send", "Send one event."),
+        "trigger": Verb("trigger", "Send an example event, or test one endpoint with it."),
+        "types": Verb("types", "List the event types that there are."),
         "status": Verb("status", "Say how the daemon is doing."),
         "events": Verb("events", "Look at events."),
         "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),

@@ -31,6 +31,7 @@ class Answer:
 
     status: int
     data: Any
+    text: str = ""  # the body as it came: parsing loses how numbers are written
 
 
 class Refused(Failure):
@@ -124,7 +125,7 @@ class Daemon:
         except ValueError:
             fail(f"Status {status}, and the answer is not JSON: this is not a relay. Check --url.", Exit.UNREACHABLE)
         if status < 400:
-            return Answer(status, data)
+            return Answer(status, data, content.decode("utf-8", "replace"))
         raise Refused(status, data if isinstance(data, dict) else {}, self._as_json)
 
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import click
 
 from relay.cli.client import Daemon, daemon_options
-from relay.cli.deliveries import detail
 from relay.cli.filters import list_options, shown
+from relay.cli.outcomes import report_test
 from relay.cli.output import Exit, echo_json, facts, fail, json_option, moment, say, table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,20 +108,15 @@ def show(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
 
 @endpoint.command("test")
 @click.argument("endpoint_id", metavar="ID")
-@click.option("--type", "event_type", help="Event type to pretend.")
+@click.option("--type", "event_type", help="Event type; its example is sent.  [default: the contract's test event]")
 @json_option
 @daemon_options
 def test(daemon: Daemon, endpoint_id: str, event_type: str | None, as_json: bool) -> None:
-    """Send a test event now and show the outcome; exits 1 if it was not delivered. It counts for nothing."""
-    outcome = daemon.post(f"{PATH}/{endpoint_id}/test", {"type": event_type} if event_type else {})
-    if as_json:
-        echo_json(outcome)
-    else:
-        result = outcome["status"] or outcome["failure"]
-        word = "delivered" if outcome["delivered"] else "not delivered"
-        click.echo(f"{word}: {result} in {outcome['duration_ms']} ms" + _after(detail(outcome)))
-    if not outcome["delivered"]:
-        raise click.exceptions.Exit(Exit.FAILED)
+    """Send a test event now and show the outcome; exits 1 if it was not delivered. It counts for nothing.
+
+    `relay trigger TYPE --endpoint ID` does the same with data of your own.
+    """
+    report_test(daemon.post(f"{PATH}/{endpoint_id}/test", {"type": event_type} if event_type else {}), as_json)
 
 
 @endpoint.command("rotate-secret")
@@ -220,10 +215,6 @@ def _header(text: str) -> tuple[str, str | None]:
 
 def _split(schedule: str | None) -> list[str] | None:
     return None if schedule is None else [delay.strip() for delay in schedule.split(",") if delay.strip()]
-
-
-def _after(what: str | None) -> str:
-    return f" ({what})" if what else ""
 
 
 COMMANDS = [endpoint]

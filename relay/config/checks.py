@@ -14,7 +14,6 @@ from relay.config.model import ApplicationConfig, Config, DeliveryConfig, Endpoi
 from relay.config.report import Severity, did_you_mean, one_of
 from relay.contracts import Contract, ContractCatalogue
 from relay.durations import format_duration
-from relay.event_types import check_subscription
 from relay.headers import check_header
 from relay.urls import check_url, literal_address
 
@@ -152,6 +151,8 @@ def _identities(subject: Subject) -> Iterator[Finding]:
 def _contracts(subject: Subject) -> Iterator[Finding]:
     for path, application in _applications(subject):
         contract = subject.contracts.get(application.contract)
+        if contract is None and subject.contracts.is_faulty(application.contract):
+            continue  # its own mistakes are reported
         if contract is None:
             names = sorted(subject.contracts.names)
             yield Finding((*path, "contract"), "no such contract", _choose(application.contract, names))
@@ -193,9 +194,12 @@ def _headers(subject: Subject) -> Iterator[Finding]:
 def _subscriptions(subject: Subject) -> Iterator[Finding]:
     for path, endpoint, contract in _contracted(subject):
         for index, pattern in enumerate(endpoint.event_types or ()):
-            wrong = check_subscription(pattern, contract.type_grammar, contract.document.types.description)
+            place: KeyPath = (*path, "event_types", index)
+            wrong, warning = contract.check_subscription(pattern), contract.warn_subscription(pattern)
             if wrong:
-                yield Finding((*path, "event_types", index), *_sentence(wrong), (_contract_of(path),))
+                yield Finding(place, *_sentence(wrong), (_contract_of(path),))
+            elif warning:
+                yield Finding(place, *_sentence(warning), (_contract_of(path),), severity=Severity.WARNING)
 
 
 def _secrets(subject: Subject) -> Iterator[Finding]:

@@ -70,11 +70,19 @@ def load(
     laying.add_flags(layers, flags)
     reading = Reading(Secrets(env))
     config, problems = _examine(layers, reading, contracts, dev=bool(flags.get(laying.DEV)))
+    problems += _in_contracts(contracts)
     problems += _unknown_variables(name for name in unknown if name not in reading.references.variables_read)
     problems.sort(key=lambda problem: (problem.source != str(path), problem.source or "", problem.line or 0))
     if config is None or any(problem.severity is Severity.ERROR for problem in problems):
         return Loaded(None, tuple(problems), (), path)
     return Loaded(config, tuple(problems), effective(config, layers), path)
+
+
+def _in_contracts(contracts: ContractCatalogue) -> list[Problem]:
+    return [
+        Problem(Severity.ERROR, problem.file, None, problem.key, None, problem.message, problem.remedy)
+        for problem in contracts.problems
+    ]
 
 
 def _examine(

@@ -184,6 +184,7 @@ class ApplicationConfig(Overrides):
     id: Id
     contract: str = "standard"
     features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
+    validation: Literal["strict", "warn", "off"] = "strict"
     endpoints: tuple[EndpointConfig, ...] = Field((), alias="endpoint")
 
 

@@ -6,6 +6,7 @@ from relay.contracts.document import Registration
 from relay.contracts.envelope import Unrenderable
 from relay.contracts.event_type import EventType
 from relay.contracts.fields import Rendering
+from relay.contracts.listing import describe_catalogue, describe_type, why_unlisted
 from relay.contracts.problems import ContractError, ContractProblem
 from relay.contracts.sentences import Fault
 from relay.contracts.signing import Signer
@@ -25,5 +26,8 @@ __all__ = [
     "Unrenderable",
     "Verdict",
     "Verification",
+    "describe_catalogue",
+    "describe_type",
     "verify",
+    "why_unlisted",
 ]

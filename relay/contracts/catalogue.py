@@ -21,20 +21,27 @@ _WHOLE = frozenset({"schema", "test"})
 class ContractCatalogue:
     """Contracts by name. Immutable."""
 
-    def __init__(self, contracts: Mapping[str, Contract]) -> None:
+    def __init__(self, contracts: Mapping[str, Contract], written: Mapping[str, Any] | None = None) -> None:
         self._contracts = MappingProxyType(dict(contracts))
+        self._written = dict(written or {})  # whole documents, to see what differs from another catalogue
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "ContractCatalogue":
         """Read the built-in files and those in `directory`; the file's name is the contract's. ContractError."""
+        catalogue, problems = cls.read(directory)
+        if problems:
+            raise ContractError(problems)
+        return catalogue
+
+    @classmethod
+    def read(cls, directory: Path | None = None) -> tuple["ContractCatalogue", tuple[ContractProblem, ...]]:
+        """Do as `load`, but return the contracts that are sound together with what is wrong with the others."""
         sources = read_sources(directory)
         loading = _Loading(sources)
         for source in sources:
             loading.load(source)
-        problems = [problem for source in sources for problem in source.problems]
-        if problems:
-            raise ContractError(problems)
-        return cls(loading.contracts)
+        problems = tuple(problem for source in sources for problem in source.problems)
+        return cls(loading.contracts, loading.written), problems
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -43,6 +50,11 @@ class ContractCatalogue:
     def get(self, name: str) -> Contract | None:
         return self._contracts.get(name)
 
+    def differing(self, other: "ContractCatalogue") -> list[str]:
+        """Name the contracts that only one of two catalogues has, or that are written differently."""
+        names = sorted({*self._contracts, *other._contracts})
+        return [name for name in names if self._written.get(name) != other._written.get(name)]
+
 
 class _Loading:
     """Turns sources into contracts, each after the one that it extends. Mistakes end up in the sources."""
@@ -50,17 +62,17 @@ class _Loading:
     def __init__(self, sources: Iterable[Source]) -> None:
         self.contracts: dict[str, Contract] = {}
         self._sources = {source.name: source for source in sources if source.raw is not None}
-        self._written: dict[str, dict[str, Any] | None] = {}  # whole documents by name; None: not to be built on
+        self.written: dict[str, dict[str, Any] | None] = {}  # whole documents by name; None: not to be built on
 
     def load(self, source: Source) -> None:
         """Make a contract of a source, unless that was done before."""
-        if source.raw is None or source.name in self._written:
+        if source.raw is None or source.name in self.written:
             return
-        self._written[source.name] = None  # whoever extends it from here on goes round in a circle
+        self.written[source.name] = None  # whoever extends it from here on goes round in a circle
         whole = self._extended(source, source.raw)
         document = None if whole is None else _check(source, whole)
         if document is not None:
-            self._written[source.name] = whole
+            self.written[source.name] = whole
             self.contracts[source.name] = Contract(source.name, document)
 
     def _extended(self, source: Source, own: dict[str, Any]) -> dict[str, Any] | None:
@@ -75,7 +87,7 @@ class _Loading:
             source.blame("extends", f"there is no contract {name!r}", _which(near, known))
             return None
         self.load(base)
-        written = self._written[name]
+        written = self.written[name]
         if written is None:
             remedy = "Mend that first; contracts cannot extend each other in a circle."
             source.blame("extends", f"{name!r} cannot be built on", remedy)

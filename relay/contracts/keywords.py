@@ -40,5 +40,5 @@ def _is_odd(keyword: str, value: Any, pointer: str) -> bool:
     if keyword == "$schema":
         return value != _DRAFT or pointer != ""
     if keyword == "$ref":
-        return not str(value).startswith("#")
+        return value != "#" and not str(value).startswith("#/")
     return keyword not in _SCHEMAS | _LISTS | _NAMED | _PLAIN

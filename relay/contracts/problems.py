@@ -1,5 +1,7 @@
 """Mistakes in contract files, with their place and what to do about them."""
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,6 +13,8 @@ from relay.contracts.document import ContractDocument
 from relay.errors import ConfigError
 
 KeyPath = tuple[int | str, ...]
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ def key_path(location: KeyPath) -> str:
     for step in location:
         if step == "[key]":  # pydantic's mark for "the key itself, not its value"
             continue
-        path += f"[{step}]" if isinstance(step, int) else f'."{step}"' if "." in step else f".{step}"
+        path += f"[{step}]" if isinstance(step, int) else f".{step if _BARE.fullmatch(step) else json.dumps(step)}"
     return path.removeprefix(".")
 
 

@@ -46,10 +46,9 @@ class Schema:
                 ignore_unknown_formats=False,
                 pattern_options=RegexOptions(size_limit=_PATTERN_BYTES),
             )
-        except ValidationError as error:
-            raise SchemaError(_pointer(error.instance_path), error.message, _remedy(error)) from None
-        except ReferencingError as error:
-            raise SchemaError("", str(error), _LOCAL) from None
+        except (ValidationError, ReferencingError) as error:
+            where = _pointer(getattr(error, "instance_path", ()))
+            raise SchemaError(where, error.message, _remedy(error.message)) from None
         return cls(document, validator)
 
     def faults(self, data: bytes, *, allow_extra: bool) -> list[Fault]:
@@ -74,10 +73,10 @@ class Schema:
 _LOCAL = "Refer to this schema's own `#/$defs/…` only: nothing is ever fetched."
 
 
-def _remedy(error: ValidationError) -> str:
-    if '"regex"' in error.message:
+def _remedy(message: str) -> str:
+    if '"regex"' in message:
         return "Patterns are matched in linear time, so there is no look-around and no back-reference."
-    return _LOCAL if "$ref" in error.message or "etriev" in error.message or "Pointer" in error.message else "Mend it."
+    return _LOCAL if "etriev" in message or "Pointer" in message else "Mend it."
 
 
 def _pointer(path: Sequence[str | int]) -> str:

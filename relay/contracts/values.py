@@ -5,7 +5,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
-import msgspec
 from pydantic import BeforeValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
@@ -152,13 +151,13 @@ def _schema(value: object) -> Schema:
         raise mistake(f"is no JSON Schema that can be used: {error}", error.remedy) from None
 
 
-def _json_text_bytes(value: object) -> bytes:
-    text = _text(value).strip().encode()
+def _json_bytes(value: object) -> bytes:
+    text = _text(value).strip()
     try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        json.loads(text)
+    except ValueError as error:
         raise mistake(f"is not JSON: {error}", "Mend it.") from None
-    return text
+    return text.encode()
 
 
 def _lookup(value: object, rooms: Collection[str]) -> Lookup:
@@ -197,7 +196,7 @@ EachTemplate = Annotated[Template, PlainValidator(_each)]
 ValueTemplate = Annotated[Template, PlainValidator(_value)]
 Grammar = Annotated[re.Pattern[str], PlainValidator(_grammar)]
 DataSchema = Annotated[Schema, PlainValidator(_schema)]
-JsonText = Annotated[bytes, PlainValidator(_json_text_bytes)]
+JsonText = Annotated[bytes, PlainValidator(_json_bytes)]
 EventKey = Annotated[Lookup, PlainValidator(_event_key)]
 EventKeyOrNone = Annotated[Lookup | Literal[False], PlainValidator(_event_key_or_false)]
 EventFact = Annotated[Lookup, PlainValidator(_event_fact)]

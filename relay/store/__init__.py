@@ -3,12 +3,15 @@
 Read `store` for what there is to ask, `writer` for what happens when the power fails, then `accept` and `settle`.
 """
 
+from relay.store.applications import Created
 from relay.store.rows import (
     AcceptResult,
+    ApplicationRow,
     DeliveryFilter,
     EndpointRow,
     EventFilter,
     FileSizes,
+    KeyRow,
     Pruned,
     RefillResult,
     Retention,
@@ -17,15 +20,19 @@ from relay.store.rows import (
     attempt_id,
     delivery_id,
     delivery_key,
+    new_endpoint,
 )
 from relay.store.store import Store
 
 __all__ = [
     "AcceptResult",
+    "ApplicationRow",
+    "Created",
     "DeliveryFilter",
     "EndpointRow",
     "EventFilter",
     "FileSizes",
+    "KeyRow",
     "Pruned",
     "RefillResult",
     "Retention",
@@ -35,4 +42,5 @@ __all__ = [
     "attempt_id",
     "delivery_id",
     "delivery_key",
+    "new_endpoint",
 ]

@@ -16,23 +16,23 @@ from relay.store.settle import STATES
 DELETED_BY = "endpoint deleted"
 
 _RETRY = """
-    UPDATE delivery SET state = 0, due = ?1, budget_from = ?1, manual = 1, reason = NULL, finished_at = NULL,
+    UPDATE delivery SET state = 0, due = ?1, budget_from = ?1, manual = ?4, reason = NULL, finished_at = NULL,
       cancelled_by = NULL, series = series + (state != 0), series_attempts = iif(state = 0, series_attempts, 0)
     WHERE event = ?2 AND endpoint = ?3
     RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
 
 _CANCEL = """
-    UPDATE delivery SET state = 3, due = NULL, manual = 0, finished_at = ?, cancelled_by = ?
+    UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
     WHERE event = ? AND endpoint = ? AND state = 0 RETURNING ordering_key"""
 
 _CANCEL_SOME = """
-    UPDATE delivery SET state = 3, due = NULL, manual = 0, finished_at = ?, cancelled_by = ?
+    UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
     WHERE (event, endpoint) IN (SELECT event, endpoint FROM delivery INDEXED BY delivery_due
                                 WHERE endpoint = ? AND state = 0 LIMIT ?)
     RETURNING event, endpoint"""
 
 _END_SOME = """
-    UPDATE delivery SET state = 2, due = NULL, manual = 0, finished_at = ?, reason = ?
+    UPDATE delivery SET state = 2, due = NULL, manual = 0, blocking = 0, finished_at = ?, reason = ?
     WHERE (event, endpoint) IN ({chosen})
     RETURNING event, endpoint, ordering_key"""
 
@@ -44,7 +44,8 @@ _OVER_BUDGET = """
 
 _EXPIRED = """
     SELECT event, endpoint FROM delivery INDEXED BY delivery_expiry
-    WHERE endpoint = ? AND state = 0 AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?"""
+    WHERE endpoint = ? AND state = 0 AND expires_at IS NOT NULL AND expires_at <= ? AND manual < 2
+    ORDER BY expires_at LIMIT ?"""
 
 
 class Retried(NamedTuple):
@@ -61,14 +62,21 @@ class Ended(NamedTuple):
     promoted: list[DueDelivery]
 
 
-def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int) -> Retried:
-    """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it."""
+def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, *, force: bool) -> Retried:
+    """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it.
+
+    With `force` an expired one too: its next attempt is made all the same, and is its last.
+    """
     key, state, expires_at_ms, deleted = _find(connection, delivery_id)
     if deleted:
         raise Conflict("endpoint_deleted", "the endpoint of this delivery was deleted", remedy="Send the event anew.")
-    if expires_at_ms is not None and expires_at_ms <= now_ms:
-        raise Conflict("event_expired", "the event of this delivery has expired", remedy="Send a new event.")
-    row = connection.execute(_RETRY, (now_ms, *key)).fetchone()
+    if expires_at_ms is not None and expires_at_ms <= now_ms and not force:
+        raise Conflict(
+            "expired",
+            "the event of this delivery has expired, and what it links to may be gone",
+            remedy='Send a new event, or send this one all the same with {"force": true} (`--force`).',
+        )
+    row = connection.execute(_RETRY, (now_ms, *key, 2 if force else 1)).fetchone()
     return Retried(due_delivery(row), state)
 
 

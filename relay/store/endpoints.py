@@ -1,4 +1,4 @@
-"""Who the deliveries belong to: applications and endpoints, their states, secrets and health."""
+"""Where the deliveries go: endpoints, their states, secrets and health."""
 
 import json
 import sqlite3
@@ -12,15 +12,6 @@ from relay.store.rows import EndpointRow
 
 _COLUMNS = """ref, id, application, origin, definition, secrets, state, disabled_by, state_since, health, url_seen,
     created_at, updated_at"""
-
-
-def sync_applications(connection: sqlite3.Connection, names: Iterable[str], now_ms: int) -> dict[str, int]:
-    """Make the applications that are new; the answer has every application ever known, id → ref."""
-    connection.executemany(
-        "INSERT INTO application (id, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        [(name, now_ms) for name in names],
-    )
-    return dict(connection.execute("SELECT id, ref FROM application"))
 
 
 def sync_file_endpoints(

@@ -1,6 +1,7 @@
-"""Ordering keys (Q12): of the deliveries of one endpoint with one key, only the first unfinished one has a due time.
+"""Ordering keys (Q12): of the deliveries of one endpoint with one key, only the first that blocks has a due time.
 
-A delivery that was retried by hand blocks nobody: only the first series counts as a predecessor.
+A delivery blocks those accepted after it until its first attempt ended, or until it ended itself, as its event says. Once
+it has let them pass it blocks nobody any more, whatever is retried by hand.
 """
 
 import sqlite3
@@ -11,13 +12,13 @@ from relay.store.claims import Entry
 
 _PREDECESSOR = """
     SELECT 1 FROM delivery INDEXED BY delivery_order
-    WHERE endpoint = ? AND ordering_key = ? AND state = 0 AND series = 1 LIMIT 1"""
+    WHERE endpoint = ? AND ordering_key = ? AND blocking > 0 LIMIT 1"""
 
 _FIRST_UNFINISHED = """
-    SELECT event, due FROM delivery INDEXED BY delivery_order
-    WHERE endpoint = ? AND ordering_key = ? AND state = 0 AND series = 1 ORDER BY event LIMIT 1"""
+    SELECT event, due, attempts FROM delivery INDEXED BY delivery_order
+    WHERE endpoint = ? AND ordering_key = ? AND blocking > 0 ORDER BY event LIMIT 1"""
 
-# It has been waiting for its turn since `budget_from`, so that is when it was due.
+# It has been waiting for its turn since `budget_from`, so that is when it was due; a `deliver_at` may still lie ahead.
 _PROMOTE = """
     UPDATE delivery SET due = budget_from WHERE event = ? AND endpoint = ?
     RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
@@ -53,4 +54,6 @@ def promote(connection: sqlite3.Connection, ended: Iterable[tuple[int, str]]) ->
 def due_delivery(row: Sequence[int]) -> DueDelivery:
     """Read (event, endpoint, due, series, attempts, series_attempts, budget_from, manual)."""
     event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual = row[:8]
-    return DueDelivery(event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual == 1)
+    return DueDelivery(
+        event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual=manual > 0, forced=manual > 1
+    )

@@ -1,7 +1,7 @@
 """The values that go in and out of the store beside those of `relay.model`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -72,6 +72,53 @@ class EndpointRow:
     url_seen: str | None  # the url that `health` and an automatic disable are about
     created_at_ms: int
     updated_at_ms: int
+
+
+def new_endpoint(
+    *, endpoint_id: str, application: int, definition: Mapping[str, Any], secrets: Sequence[Secret], now_ms: int
+) -> EndpointRow:
+    """Make the row of an endpoint made through the API; its `ref` is given out when it is stored."""
+    return EndpointRow(
+        ref=0,
+        id=endpoint_id,
+        application=application,
+        origin=Origin.API,
+        definition=definition,
+        secrets=tuple(secrets),
+        state=EndpointState.ENABLED,
+        disabled_by=None,
+        state_since_ms=now_ms,
+        health=Health(),
+        url_seen=definition.get("url"),
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationRow:
+    """What the database remembers of an application."""
+
+    ref: int
+    id: str
+    origin: Origin
+    definition: Mapping[str, Any] | None  # as the directory wrote it; None when the file defines the application
+    contract_seen: str | None  # the contract that its deliveries were made under
+    created_at_ms: int
+    updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A token of an application, made through the API. Its text is kept nowhere."""
+
+    id: str
+    application: int  # ref
+    name: str
+    prefix: str  # how the token begins
+    digest: bytes = field(repr=False)  # SHA-256
+    created_at_ms: int
+    expires_at_ms: int | None
 
 
 class RefillResult(NamedTuple):

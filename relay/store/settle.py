@@ -29,6 +29,7 @@ _DETAIL_CHARACTERS = 500
 _SETTLE = """
     UPDATE delivery SET
       state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at, manual = 0,
+      blocking = iif(s.state = 0 AND delivery.blocking = 2, 2, 0),
       attempts = delivery.attempts + s.attempted, series_attempts = delivery.series_attempts + s.attempted
     FROM (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
                  value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
@@ -39,7 +40,7 @@ _SETTLE = """
       AND (delivery.attempts <= s.attempts OR NOT EXISTS (
         SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
           AND a.series = s.series AND a.started_at = s.started_at))
-    RETURNING event, endpoint, attempts, series_attempts, budget_from, ordering_key"""
+    RETURNING event, endpoint, attempts, series_attempts, budget_from, ordering_key, blocking"""
 
 _INSERT_ATTEMPT = """
     INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail, address)"""
@@ -142,14 +143,15 @@ def _row(work: SettleWork) -> tuple[Any, ...]:
 
 
 def _moved(connection: sqlite3.Connection, settlement: Settlement, row: tuple[Any, ...]) -> SettleResult:
-    event, endpoint, attempts, series_attempts, budget_from_ms, ordering_key = row
-    if settlement.state is DeliveryState.DUE:
-        assert settlement.due_ms is not None, "what is due again has a time"
-        series = settlement.delivery.series
-        due = DueDelivery(event, endpoint, settlement.due_ms, series, attempts, series_attempts, budget_from_ms)
-        return SettleResult(Settled(True, due), left=False)
-    promoted = () if ordering_key is None else tuple(promote(connection, [(endpoint, ordering_key)]))
-    return SettleResult(Settled(True, None), left=True, promoted=promoted)
+    event, endpoint, attempts, series_attempts, budget_from_ms, ordering_key, blocking = row
+    passes = ordering_key is not None and not blocking
+    promoted = tuple(promote(connection, [(endpoint, ordering_key)])) if passes else ()
+    if settlement.state is not DeliveryState.DUE:
+        return SettleResult(Settled(True, None), left=True, promoted=promoted)
+    assert settlement.due_ms is not None, "what is due again has a time"
+    series = settlement.delivery.series
+    due = DueDelivery(event, endpoint, settlement.due_ms, series, attempts, series_attempts, budget_from_ms)
+    return SettleResult(Settled(True, due), left=False, promoted=promoted)
 
 
 def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:

@@ -19,18 +19,16 @@ from relay.model import (
     DeliveryKey,
     DeliveryView,
     DueDelivery,
-    EndpointState,
     EventView,
     FrozenEvent,
     Health,
     NewEvent,
-    Origin,
     Page,
     Secret,
     Settled,
     Settlement,
 )
-from relay.store import edits, endpoints, lists, opening, reads
+from relay.store import applications, edits, endpoints, lists, opening, reads
 from relay.store.accept import AcceptBatch, Acceptor
 from relay.store.background import CANCEL_STEP, Deletions, HealthSaver
 from relay.store.counts import Counts, count
@@ -47,6 +45,7 @@ from relay.store.rows import (
     Retention,
     StoreFacts,
     StoreSettings,
+    new_endpoint,
 )
 from relay.store.settle import SettleResult, SettleWork, settle
 from relay.store.writer import Job, Stage, Writer
@@ -78,6 +77,7 @@ class Store:
         self._on_fatal: Callable[[StoreDamaged], None] = lambda error: None
         self._on_promoted: Callable[[Sequence[DueDelivery]], None] = lambda due: None
         self._healths = HealthSaver(self._writer)
+        self.applications = applications.Applications(self._edit, lambda refs: self._deletions.add(refs))
         self._deletions: Deletions  # these three are set by `open`
         self._counts: Counts
         self.facts: StoreFacts
@@ -260,9 +260,9 @@ class Store:
     # -- applications and endpoints ----------------------------------------------------------------------------------
 
     async def sync_applications(self, names: Iterable[str]) -> dict[str, int]:
-        """Make the applications that are new; return every one ever known, id → ref."""
+        """Make the file's applications that are new; return all, id → ref. ConfigError for an id that is taken."""
         chosen, now_ms = list(names), self._clock.wall_ms()
-        return await self._edit(lambda connection: endpoints.sync_applications(connection, chosen, now_ms))
+        return await self._edit(lambda connection: applications.sync(connection, chosen, now_ms))
 
     async def sync_file_endpoints(self, wanted: Iterable[tuple[str, int]]) -> dict[str, EndpointRow]:
         """Make the file's endpoints, (id, application ref), that are new; ConfigError for an id that is taken."""
@@ -283,20 +283,8 @@ class Store:
         now_ms: int,
     ) -> EndpointRow:
         """Store an endpoint made through the API."""
-        row = EndpointRow(
-            ref=0,
-            id=endpoint_id,
-            application=application,
-            origin=Origin.API,
-            definition=definition,
-            secrets=tuple(secrets),
-            state=EndpointState.ENABLED,
-            disabled_by=None,
-            state_since_ms=now_ms,
-            health=Health(),
-            url_seen=definition.get("url"),
-            created_at_ms=now_ms,
-            updated_at_ms=now_ms,
+        row = new_endpoint(
+            endpoint_id=endpoint_id, application=application, definition=definition, secrets=secrets, now_ms=now_ms
         )
         return await self._edit(lambda connection: endpoints.create_endpoint(connection, row))
 

@@ -13,7 +13,7 @@ from zlib import crc32
 import aiohttp
 import orjson
 
-from relay.api import deliveries, endpoints, events, status
+from relay.api import deliveries, endpoints, event_types, events, status
 from relay.api.auth import Authenticator
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
@@ -164,7 +164,8 @@ class Api:
             metrics=self.metrics,
             daemon=self.daemon,
         )
-        routes = [route for part in (events, deliveries, endpoints, status) for route in part.routes(services)]
+        parts = (events, event_types, deliveries, endpoints, status)
+        routes = [route for part in parts for route in part.routes(services)]
         app = build_app(
             routes, Authenticator(TokenTable(TOKENS), own_uid=0), lambda: None, ServerLimits(), self._unforeseen
         )

@@ -1,4 +1,4 @@
-"""The example bodies that the five services print in their documents, as printed.
+"""The example bodies that the five services print in their documents, as printed, without blanks at the ends of lines.
 
 One is repaired: VideoAiditor's lacks a comma after `"videoVersion": 1` and has a comment in the place of the video data.
 """
@@ -85,8 +85,8 @@ WOCHIT = (
     "type" : "video.ready",
     "videoContext": "string-sent-when-opened-the-video-editor",
     "wochitVideoId": "6094092472a9105747957aa3",
-    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",    
-    "videoUrl": "https://example.com/direct-link-to-video", 
+    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",
+    "videoUrl": "https://example.com/direct-link-to-video",
     "title": "The video title",
     "videoDuration" : 35.9
 }
@@ -103,8 +103,8 @@ WOCHIT = (
     "type" : "draft.new",
     "videoContext": "string-sent-when-opened-the-video-editor",
     "wochitVideoId": "6094092472a9105747957aa3",
-    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",    
-    "title": "The video title" 
+    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",
+    "title": "The video title"
 }
 """,
     """\
@@ -112,8 +112,8 @@ WOCHIT = (
     "type" : "draft.update",
     "videoContext": "string-sent-when-opened-the-video-editor",
     "wochitVideoId": "6094092472a9105747957aa3",
-    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",    
-    "title": "The video title" 
+    "thumbnailUrl": "http://example.com/direct-link-to-thumbnail",
+    "title": "The video title"
 }
 """,
     """\

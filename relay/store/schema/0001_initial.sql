@@ -11,10 +11,30 @@ INSERT INTO meta (name, value) VALUES
   ('ordinal_floor', 0),        -- the highest event ordinal that was ever pruned
   ('attempts_pruned_to', 0);   -- attempts of events up to this ordinal were pruned
 
+-- A deleted application stays, so that its history keeps its name; its id is never given again, for whoever bore it
+-- next would see that history.
 CREATE TABLE application (
-  ref        INTEGER PRIMARY KEY,
-  id         TEXT NOT NULL UNIQUE,
-  created_at INTEGER NOT NULL
+  ref           INTEGER PRIMARY KEY,
+  id            TEXT NOT NULL UNIQUE,
+  origin        TEXT NOT NULL CHECK (origin IN ('file', 'api')),
+  definition    TEXT,                        -- JSON; what the file defines stays in the file
+  contract_seen TEXT,                        -- the contract that its deliveries were made under
+  created_at    INTEGER NOT NULL,
+  updated_at    INTEGER NOT NULL,
+  deleted_at    INTEGER,
+  CHECK ((origin = 'api') = (definition IS NOT NULL))
+) STRICT;
+
+-- Tokens made through the API; of their text only the digest is kept.
+CREATE TABLE application_key (
+  ref         INTEGER PRIMARY KEY,
+  id          TEXT NOT NULL UNIQUE,
+  application INTEGER NOT NULL REFERENCES application (ref),
+  name        TEXT NOT NULL,
+  prefix      TEXT NOT NULL,                 -- how the token begins, to tell one from another
+  digest      BLOB NOT NULL UNIQUE,          -- SHA-256
+  created_at  INTEGER NOT NULL,
+  expires_at  INTEGER
 ) STRICT;
 
 -- A deleted endpoint stays, so that its history keeps its name; its id may then be used again.
@@ -69,17 +89,19 @@ CREATE TABLE delivery (
   attempts        INTEGER NOT NULL DEFAULT 0,   -- over all series
   series_attempts INTEGER NOT NULL DEFAULT 0,
   budget_from     INTEGER NOT NULL,             -- `max_age` counts from here
-  manual          INTEGER NOT NULL DEFAULT 0,   -- retried by hand: goes past cool-down
+  manual          INTEGER NOT NULL DEFAULT 0,   -- retried by hand: 1 goes past cool-down, 2 past its expiry too
   finished_at     INTEGER,
   reason          TEXT,
   cancelled_by    TEXT,
   expires_at      INTEGER,
   ordering_key    TEXT,
+  blocking        INTEGER NOT NULL DEFAULT 0,   -- holds up its successors: 1 until its first attempt ended, 2 until it ended
   PRIMARY KEY (event, endpoint),
   CHECK (due IS NULL OR state = 0),
   CHECK ((state = 0) = (finished_at IS NULL)),
   CHECK ((state = 2) = (reason IS NOT NULL)),
-  CHECK ((state = 3) = (cancelled_by IS NOT NULL))
+  CHECK ((state = 3) = (cancelled_by IS NOT NULL)),
+  CHECK (blocking = 0 OR (state = 0 AND ordering_key IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- Finding due work must cost the same behind a million rows that are finished or not due yet. `state` stands in both
@@ -88,7 +110,7 @@ CREATE TABLE delivery (
 CREATE INDEX delivery_due ON delivery (endpoint, due, event, state) WHERE state = 0;
 CREATE INDEX delivery_dead ON delivery (event, endpoint, reason, finished_at, state) WHERE state = 2;
 CREATE INDEX delivery_expiry ON delivery (endpoint, expires_at) WHERE state = 0 AND expires_at IS NOT NULL;
-CREATE INDEX delivery_order ON delivery (endpoint, ordering_key, event) WHERE state = 0 AND ordering_key IS NOT NULL;
+CREATE INDEX delivery_order ON delivery (endpoint, ordering_key, event) WHERE blocking > 0;
 
 CREATE TABLE attempt (
   event      INTEGER NOT NULL,
@@ -134,3 +156,29 @@ CREATE TABLE claim (
   created_at  INTEGER NOT NULL,
   deliveries  INTEGER NOT NULL
 ) STRICT;
+
+-- What events said that later ones need to know, by the contract's key. `value` is cut off at some length.
+CREATE TABLE remembered (
+  application INTEGER NOT NULL,
+  key         TEXT NOT NULL,
+  value       TEXT NOT NULL,
+  updated_at  INTEGER NOT NULL,
+  PRIMARY KEY (application, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX remembered_age ON remembered (application, updated_at);
+
+-- How much each application remembers, so that nobody has to count.
+CREATE TABLE remembered_size (
+  application INTEGER PRIMARY KEY,
+  entries     INTEGER NOT NULL
+) STRICT;
+
+CREATE TRIGGER remembered_added AFTER INSERT ON remembered BEGIN
+  INSERT INTO remembered_size (application, entries) VALUES (new.application, 1)
+  ON CONFLICT (application) DO UPDATE SET entries = entries + 1;
+END;
+
+CREATE TRIGGER remembered_removed AFTER DELETE ON remembered BEGIN
+  UPDATE remembered_size SET entries = entries - 1 WHERE application = old.application;
+END;

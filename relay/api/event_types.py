@@ -1,0 +1,53 @@
+"""The event types that an application's contract lists."""
+
+from aiohttp import web
+
+from relay.api.auth import require
+from relay.api.query import Query
+from relay.api.render import json_response
+from relay.api.services import Services
+from relay.contracts import describe_catalogue, describe_type, why_unlisted
+from relay.errors import NotFound
+from relay.model import Application
+from relay.tokens import Right
+
+PATH = "/v1/event-types"
+
+
+def routes(services: Services) -> list[web.RouteDef]:
+    """Return the calls of this resource."""
+    calls = EventTypes(services)
+    return [
+        web.route("GET", PATH, calls.list_all),
+        web.route("GET", PATH + "/{name:.+}", calls.show),  # a grammar may have slashes in it
+    ]
+
+
+class EventTypes:
+    """The calls under /v1/event-types. Every role may make them: producers post by them, receivers subscribe by them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def list_all(self, request: web.Request) -> web.Response:
+        """List the catalogue in the order of its contract; it is one page."""
+        application = self._application(request)
+        contract = self._services.directory.contract(application)
+        return json_response({"application": application.id} | describe_catalogue(contract))
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one event type; 404 names the nearest."""
+        contract = self._services.directory.contract(self._application(request))
+        name = request.match_info["name"]
+        listed = contract.types.get(name)
+        if listed is None:
+            raise NotFound(why_unlisted(contract, name))
+        return json_response(describe_type(listed))
+
+    def _application(self, request: web.Request) -> Application:
+        """Return whose catalogue is asked for: the token's own, the one that is named, or the only one."""
+        principal = require(request, Right.READ_EVENTS)
+        query = Query(request, self._services.clock.wall_ms())
+        named = query.text("application")
+        query.check()
+        return self._services.directory.application_for(principal, named)

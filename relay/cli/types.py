@@ -1,0 +1,124 @@
+"""`relay types`: the event types that a contract lists."""
+
+import json
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli.client import Daemon, daemon_options
+from relay.cli.output import Exit, echo_json, facts, fail, json_option, say, table
+
+PATH = "/v1/event-types"
+
+Json = dict[str, Any]
+
+
+@click.command("types")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--application", help="Whose contract, where there are several applications.")
+@click.option("--contract", help="Show this contract without a daemon: a built-in one, or one of your own.")
+@click.option(
+    "--contracts",
+    type=click.Path(path_type=Path),
+    help="Folder with contract files of your own.  [default: contracts/ beside the configuration file]",
+)
+@json_option
+@daemon_options
+def types(
+    daemon: Daemon,
+    name: str | None,
+    application: str | None,
+    contract: str | None,
+    contracts: Path | None,
+    as_json: bool,
+) -> None:
+    """List the event types of a contract; with NAME show one, with its example and its JSON Schema.
+
+    \b
+      relay types                              # of the daemon's application
+      relay types render.completed
+      relay types --contract editframe         # works without a daemon
+    """
+    if contract is None:
+        _refuse_without_contract(contracts)
+        shown = daemon.get(PATH if name is None else f"{PATH}/{name}", application=application)
+    else:
+        if application is not None:
+            fail("Give --application or --contract, not both: an application has its contract.", Exit.USAGE)
+        shown = _offline(contract, contracts, name)
+    if as_json:
+        echo_json(shown)
+    elif name is None:
+        _list(shown)
+    else:
+        _show(shown)
+
+
+def notes(listed: Json) -> str | None:
+    """Say in a few words what is special about a type."""
+    replaced = f"deprecated, use {listed['replaced_by']}" if listed["replaced_by"] else "deprecated"
+    said = [
+        replaced if listed["deprecated"] else "",
+        "sent by a test only" if listed["test_only"] else "",
+        "links expire" if listed["links"] else "",
+        f"needs the feature {listed['feature']}" if listed["feature"] else "",
+    ]
+    return "; ".join(filter(None, said)) or None
+
+
+def _refuse_without_contract(contracts: Path | None) -> None:
+    if contracts is not None:
+        fail("--contracts goes with --contract NAME: without it the daemon is asked.", Exit.USAGE)
+
+
+def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
+    import orjson
+
+    from relay.contracts import ContractCatalogue, describe_catalogue, describe_type, why_unlisted
+    from relay.places import contracts_folder, find_config_file
+
+    if folder is None:
+        flag = click.get_current_context().params.get("daemon_config")
+        folder = contracts_folder(find_config_file(Path(flag) if flag else None, os.environ))
+    catalogue = ContractCatalogue.load(folder)
+    contract = catalogue.get(contract_name)
+    if contract is None:
+        fail(f"There is no contract {contract_name!r}. {_instead(contract_name, catalogue.names)}", Exit.USAGE)
+    if name is None:
+        return _plain(orjson.dumps(describe_catalogue(contract)))
+    listed = contract.types.get(name)
+    if listed is None:
+        fail(f"No such event type: {why_unlisted(contract, name)}")
+    return _plain(orjson.dumps(describe_type(listed)))
+
+
+def _instead(wrong: str, names: Iterable[str]) -> str:
+    known = list(names)
+    near = get_close_matches(wrong, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+
+
+def _plain(text: bytes) -> Json:
+    parsed: Json = json.loads(text)
+    return parsed
+
+
+def _list(shown: Json) -> None:
+    rows = [[one["name"], notes(one), one["description"]] for one in shown["data"]]
+    click.echo(table(["EVENT TYPE", "NOTE", "DESCRIPTION"], rows) if rows else "none")
+    if shown["open"]:
+        say(f"The contract {shown['contract']} is open: other event types are taken as they are.")
+
+
+def _show(listed: Json) -> None:
+    click.echo(facts({"event type": listed["name"], "description": listed["description"], "note": notes(listed)}))
+    for title in ("example", "schema"):
+        if listed[title] is not None:
+            click.echo(f"\n{title}:\n{json.dumps(listed[title], indent=2, ensure_ascii=False)}")
+
+
+COMMANDS = [types]
