@@ -17,10 +17,9 @@ from relay import log
 from relay.api.services import Reload
 from relay.clock import SystemClock
 from relay.config import Config, Loaded, load, render_problems
-from relay.contracts import ContractCatalogue
 from relay.errors import CannotStart, ConfigError, RelayError, StoreUnavailable
 from relay.log import Logging
-from relay.places import contracts_folder, find_config_file, state_folder
+from relay.places import find_config_file, state_folder
 from relay.service import Relay, exit_code
 from relay.systemd import Notifier, watchdog_interval_ms
 from relay.tokens import Role, Token
@@ -51,10 +50,9 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     cannot start; each says what to do.
     """
     path = find_config_file(config_path, env)
-    contracts = ContractCatalogue.read(contracts_folder(path))
 
     def reread() -> Loaded:
-        return load(path, env, flags, contracts=contracts)
+        return load(path, env, flags)
 
     loaded = reread()
     if loaded.config is None:
@@ -64,7 +62,7 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
     logging = _configure_logging(loaded.config, env)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_Process(loaded, contracts, reread, env, say, logging).run())
+            return runner.run(_Process(loaded, reread, env, say, logging).run())
     finally:
         logging.close()
 
@@ -75,7 +73,6 @@ class _Process:
     def __init__(
         self,
         loaded: Loaded,
-        contracts: ContractCatalogue,
         reread: Callable[[], Loaded],
         env: Mapping[str, str],
         say: Say,
@@ -92,7 +89,6 @@ class _Process:
         self._token_path = token_path
         self._relay = Relay(
             loaded,
-            contracts=contracts,
             reread=reread,
             extra_tokens=() if self._token is None else (self._token,),
             clock=self._clock,

@@ -189,7 +189,7 @@ class Dispatch:
         if event is None or endpoint is None or endpoint.held:
             self._let_go(delivery, due=None if event is None or endpoint is None else delivery)
             return
-        unsent = self._unsendable(event)
+        unsent = self._unsendable(event, delivery)
         if unsent is not None:
             self.lanes.finished_unsent(delivery.key, self._clock.now())
             await self._settle(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=unsent))
@@ -219,9 +219,10 @@ class Dispatch:
                 self._cache.put(event)
             return event
 
-    def _unsendable(self, event: FrozenEvent) -> DeadReason | None:
+    def _unsendable(self, event: FrozenEvent, delivery: DueDelivery) -> DeadReason | None:
         """Why no attempt may start: the event expired (Q6), or its bytes are not those we accepted (invariant 6)."""
-        if event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms and not self.resting:
+        expired = event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms
+        if expired and not delivery.forced and not self.resting:
             return DeadReason.EXPIRED
         if crc32(event.body) != event.checksum:
             return DeadReason.CORRUPT
@@ -309,6 +310,10 @@ class Dispatch:
         self._log.warning(log.ENDPOINT_DISABLED, endpoint=endpoint.id, by=by.value)
         return True
 
+    def blocked(self, ref: int) -> bool:
+        """Whether an endpoint's latest attempt was refused because its address may not be dialled."""
+        return self._reachability.blocked(ref)
+
     def local_trouble(self) -> bool:
         """Whether most active endpoints fail at DNS or connect: that is us, not them (Q9)."""
         return self._reachability.local_trouble(self._clock.mono_ms())
@@ -344,9 +349,9 @@ class Dispatch:
 
     # -- by hand ---------------------------------------------------------------------------------------------------
 
-    async def retry(self, delivery_id: str) -> DueDelivery:
-        """Make a delivery due now (Q13); NotFound, or Conflict when it cannot be retried."""
-        due = await self._store.retry_delivery(delivery_id)
+    async def retry(self, delivery_id: str, *, force: bool = False) -> DueDelivery:
+        """Make a delivery due now (Q13), with `force` an expired one too; NotFound, or Conflict when it cannot be."""
+        due = await self._store.retry_delivery(delivery_id, force=force)
         self.offer((due,))
         return due
 

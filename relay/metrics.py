@@ -77,6 +77,7 @@ class Metrics:
         self._labels: dict[str, str] = {}
         self._accepted = 0
         self._deduplicated = 0
+        self._warned = 0
         self._rejected: Counter[str] = Counter()
         self._attempts: defaultdict[Labels, int] = defaultdict(int)
         self._tests: Counter[str] = Counter()
@@ -99,6 +100,10 @@ class Metrics:
     def deduplicated(self) -> None:
         """Count an event that was there before."""
         self._deduplicated += 1
+
+    def warned(self) -> None:
+        """Count an event that was accepted although it is not what its contract says."""
+        self._warned += 1
 
     def rejected(self, reason: str) -> None:
         """Count an event that was refused; `reason` is the slug of the problem."""
@@ -176,6 +181,7 @@ class Metrics:
     def _counters(self) -> Iterator[Metric]:
         yield _counter("events_accepted", "Events made durable.", self._accepted)
         yield _counter("events_deduplicated", "Events that were there before.", self._deduplicated)
+        yield _counter("events_warned", "Events accepted with mistakes.", self._warned)
         yield _counters("events_rejected", "Events refused.", ("reason",), _keyed(self._rejected))
         yield _counters("attempts", "Delivery attempts.", ("endpoint", "result"), self._attempts)
         yield _counters("test_attempts", "Attempts made as a test.", ("result",), _keyed(self._tests))

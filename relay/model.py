@@ -204,6 +204,7 @@ class DueDelivery:
     series_attempts: int  # made so far in this series
     budget_from_ms: int  # `max_age` counts from here: the latest of created, deliver_at, last manual retry
     manual: bool = False  # retried by hand: goes past cool-down and Retry-After
+    forced: bool = False  # by hand and although it may have expired: the next attempt goes past `expires_at` too
 
     @property
     def key(self) -> DeliveryKey:
@@ -233,6 +234,20 @@ class Idempotency:
     derived: bool = False  # made from the contract's template, not given
 
 
+class Remembered(NamedTuple):
+    """What an event leaves behind for later ones of its application."""
+
+    key: str
+    value: str
+
+
+class Recall(NamedTuple):
+    """An event that is sent only if something is remembered under `key`."""
+
+    key: str
+    otherwise: str  # why it is held back if nothing is
+
+
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event as intake hands it to the store."""
@@ -250,8 +265,11 @@ class NewEvent:
     deliver_at_ms: int | None = None
     expires_at_ms: int | None = None
     ordering_key: str | None = None
+    order_strictly: bool = True  # what follows by the ordering key waits for the end, not for the first attempt only
     metadata: bytes | None = field(default=None, repr=False)  # JSON object as received
     idempotency: Idempotency | None = None
+    recall: Recall | None = None  # decided when it is stored, against what was stored before it
+    remember: Remembered | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +279,8 @@ class Accepted:
     event: FrozenEvent
     due: tuple[DueDelivery, ...]  # those that lanes must know
     deliveries: int  # rows committed as due; overflowed ones are not counted
+    reason: NoDelivery | None = None  # why there are none
+    reason_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

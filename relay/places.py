@@ -27,12 +27,6 @@ def usual_files(env: Env) -> list[Path]:
     return [SYSTEM_FILE] if folder is None else [folder / "relay" / "config.toml", SYSTEM_FILE]
 
 
-def contracts_folder(config_file: Path | None) -> Path | None:
-    """Return the folder for contracts of the operator's own, beside the configuration file; None if there is none."""
-    folder = None if config_file is None else config_file.parent / "contracts"
-    return folder if folder is not None and _is_there(folder) else None
-
-
 def state_folder(env: Env) -> Path:
     """Return where the daemon keeps what it must not lose."""
     given = _systemd_folder(env, "STATE_DIRECTORY")

@@ -81,6 +81,12 @@ def invalid(mistakes: Iterable[Mistake]) -> Problem:
     return Problem("invalid_request", "The request has mistakes", 422, first + more, errors)
 
 
+def lossy_number(mistake: Mistake) -> Problem:
+    """A number that receivers would read as another one."""
+    detail = f"{mistake.pointer}: {mistake.message}"
+    return Problem("lossy_number", "A number would become another one", 422, detail, (mistake,))
+
+
 def unauthorized(detail: str) -> Problem:
     headers = {"WWW-Authenticate": 'Bearer realm="relay"'}
     return Problem("unauthorized", "A token is needed", 401, detail, headers=headers)
@@ -88,6 +94,12 @@ def unauthorized(detail: str) -> Problem:
 
 def forbidden(detail: str) -> Problem:
     return Problem("forbidden", "The token does not allow this", 403, detail)
+
+
+def operator_only(contract: str) -> Problem:
+    """The contract has the operator register endpoints, on request."""
+    detail = f"Under the contract {contract} the operator makes, changes and deletes endpoints. Ask them to do it."
+    return Problem("operator_only", "Endpoints are the operator's business here", 403, detail)
 
 
 def not_found(detail: str) -> Problem:

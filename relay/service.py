@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from relay import __version__, log, problems
-from relay.api import deliveries, endpoints, event_types, events, ingest, status
+from relay.api import applications, deliveries, endpoints, event_types, events, ingest, status
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
@@ -24,9 +24,8 @@ from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.clock import Clock, Now, SystemClock
 from relay.config import Config, Loaded, reload_changes
-from relay.contracts import ContractCatalogue
 from relay.courier import Courier, CourierSettings
-from relay.directory import Directory
+from relay.directory import Applications, Directory
 from relay.dispatch import Dispatch
 from relay.errors import Conflict, RelayError, StoreDamaged
 from relay.guard import Guard
@@ -54,7 +53,6 @@ class Relay:
         self,
         loaded: Loaded,
         *,
-        contracts: ContractCatalogue,
         reread: Reread,
         extra_tokens: tuple[Token, ...] = (),
         clock: Clock | None = None,
@@ -70,13 +68,13 @@ class Relay:
         self.clock = clock or SystemClock()
         self.started: Now = self.clock.now()
         self.metrics = Metrics(__version__)
-        self._contracts = contracts
+        self._contracts = loaded.contracts
         self._reread = reread
         self._extra_tokens = extra_tokens
         self._rng = rng or Random(os.urandom(32))  # noqa: S311 - jitter and ids, no secrets
         self._random_bytes = random_bytes
         self._dropped_lines = dropped_lines
-        self._tokens = TokenTable(_tokens(self.config, extra_tokens))
+        self._tokens = TokenTable(_tokens(self.config, extra_tokens), self.clock.wall_ms)
         self._ids = IdFactory(self.clock.wall_ms, self._rng.getrandbits)
         self._opened = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,6 +120,9 @@ class Relay:
     async def _open_delivery(self) -> None:
         delivery = self.config.delivery
         self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
+        self.applications = Applications(
+            self.directory, self.store, self._tokens, self.clock, self._ids, self._random_bytes
+        )
         self.dispatch = Dispatch(
             store=self.store,
             directory=self.directory,
@@ -143,6 +144,7 @@ class Relay:
             min_free_disk_bytes=self.config.storage.min_free_disk_bytes,
         )
         await self.directory.apply(self.config)
+        await self.applications.load_keys()
         await self.housekeeping.watch_once()
 
     async def _open_courier(self) -> Courier:
@@ -178,11 +180,12 @@ class Relay:
             ids=self._ids,
             store=self.store,
             directory=self.directory,
+            applications=self.applications,
             dispatch=self.dispatch,
             metrics=self.metrics,
             daemon=self,
         )
-        parts = (events, event_types, deliveries, endpoints, status)
+        parts = (events, event_types, deliveries, endpoints, applications, status)
         routes = [route for part in parts for route in part.routes(services)]
         authenticator = Authenticator(self._tokens, os.getuid())
         app = build_app(
@@ -274,10 +277,12 @@ class Relay:
         )
         tokens = _tokens(config, self._extra_tokens)
         TokenTable(tokens)  # refuses doubled secrets before anything changes
-        await self.directory.apply(config)
+        contracts = self.directory.contracts.differing(loaded.contracts)
+        await self.directory.apply(config, loaded.contracts)
         self._tokens.replace(tokens)
         await self._take_over(config)
-        return Reload(True, tuple(plan.changed), tuple(plan.needs_restart), loaded.problems)
+        changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))
+        return Reload(True, changed, tuple(plan.needs_restart), loaded.problems)
 
     async def _take_over(self, config: Config) -> None:
         old, self.config = self.config.delivery, config

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=256)  # many events are accepted in one millisecond
@@ -16,3 +17,8 @@ def format_time(time_ms: int) -> str:
 def unix_ms(moment: datetime) -> int:
     """Return unix milliseconds of a moment that knows its zone, rounded down."""
     return (moment - _EPOCH) // _MILLISECOND
+
+
+def unix_us(moment: datetime) -> int:
+    """Return unix microseconds of a moment that knows its zone."""
+    return (moment - _EPOCH) // _MICROSECOND

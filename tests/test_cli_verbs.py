@@ -95,7 +95,7 @@ STATUS: dict[str, Any] = {
         "disk_free_bytes": 50 << 30,
     },
     "endpoints_total": 1,
-    "worst": [ENDPOINT | {"waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}],
+    "worst": [ENDPOINT | {"blocked": False, "waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}],
     "endpoints": [],
 }
 

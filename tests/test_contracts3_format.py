@@ -361,19 +361,19 @@ def test_one_event_is_not_told_about_endless_mistakes() -> None:
 @pytest.mark.parametrize(
     ("schema", "message", "remedy"),
     [
-        ({"propertis": {}}, "at /propertis: the keyword 'propertis' would do nothing here", "Remove it"),
-        ({"properties": {"a": {"requird": []}}}, "at /properties/a/requird", "Remove it"),
-        ({"anyOf": [{}, {"x": 1}]}, "at /anyOf/1/x", "Remove it"),
-        ({"items": {"$ref": "https://example.com/a.json"}}, "at /items/$ref", "`#/$defs` only"),
-        ({"$ref": "other.json"}, "at /$ref", "`#/$defs` only"),
-        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "at /$schema", "draft 2020-12"),
+        ({"propertis": {}, "tpe": 1}, "these keywords would do nothing here: /propertis, /tpe", "Remove or correct"),
+        ({"properties": {"a": {"requird": []}}}, "here: /properties/a/requird", "Remove or correct"),
+        ({"anyOf": [{}, {"x": 1}]}, "here: /anyOf/1/x", "Remove or correct"),
+        ({"items": {"$ref": "https://example.com/a.json"}}, "here: /items/$ref", "begin with `#/`"),
+        ({"$ref": "other.json"}, "here: /$ref", "begin with `#/`"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "here: /$schema", "draft 2020-12"),
         ({"$ref": "#/$defs/none"}, "does not exist", "nothing is ever fetched"),
         ({"type": "objct"}, "at /type", "Mend it"),
         ({"pattern": "(?=a)"}, "at /pattern", "linear time"),
         ({"pattern": r"(a)\1"}, "at /pattern", "linear time"),
         ({"format": "colour"}, "colour", "Mend it"),
         ({"required": "a"}, "at /required", "Mend it"),
-        ({"$ref": "#anchor"}, "at /$ref", "`#/$defs` only"),
+        ({"$ref": "#anchor"}, "here: /$ref", "begin with `#/`"),
         ({"properties": 3}, "at /properties", "Mend it"),
     ],
 )
@@ -426,12 +426,13 @@ keys.toml: type."a.b".test.id: unknown variable {endpoint}. Did you mean {endpoi
 keys.toml: type."a.b".needs[0]: unknown variable {datum}. Known here: {data.name}, {memory}, {metadata.name}.
 keys.toml: type."a.b".idempotency_key: must be text or false. Write a template such as "{type}:{data.id}", or false for no key.
 keys.toml: type."a.b".deprecate: unknown key. Did you mean deprecated?
+keys.toml: type."a.c".schema: must be a table, or name a file. Write "folder/file.json" or "folder/file.json#/$defs/name".
 keys.toml: body.numbers: mode = "verbatim" changes no number. Remove it, or set mode = "js".
 keys.toml: body.members[0].value: only {data} has members that can stand here. Write value = "{data}".
 keys.toml: signature[0].key.new_bytes: new secrets would be refused. Choose a length from min_bytes to max_bytes.
 keys.toml: registration.max_endpoints: input should be greater than or equal to 1. Change the value.
 keys.toml: registration.selfservice: unknown key. Did you mean self_service?
-keys.toml: memory.types: tuple should have at least 1 item after validation, not 0. Change the value.
+keys.toml: memory.types: is empty. Put something in it, or remove it.
 keys.toml: ordering.mode: 'fifo' is not supported. Use one of: none, first-attempt, strict.
 keys.toml: ordering.key: it is the same for every event. Put a variable in it, such as {data.id}.
 keys.toml: idempotency.key: unknown variable {memory}. Known here: {data.name}, {type}.
@@ -458,6 +459,10 @@ def test_every_mistake_in_the_keys_is_reported(tmp_path: Path) -> None:
         needs = ["{datum}"]
         idempotency_key = true
         deprecate = true
+        [type."a.c"]
+        description = "d"
+        example = "{}"
+        schema = 3
         [registration]
         selfservice = true
         max_endpoints = 0

@@ -320,3 +320,21 @@ async def test_what_was_due_survives_a_crash(tmp_path: Path) -> None:
         never.cancel()
     assert delivered["attempts"] == 1
     assert {request.headers["webhook-id"] for request in receiver.received} == {event["id"]}
+
+
+async def test_a_blocked_endpoint_is_shown_as_blocked(tmp_path: Path) -> None:
+    """Status names an endpoint whose address may not be dialled (§6)."""
+    async with Receiver() as receiver:
+        stack = Stack(tmp_path)
+        async with stack:
+            await stack.call("POST", "/v1/webhook-endpoints", {"url": receiver.url, "event_types": ["*"]})
+        stack.env["RELAY_DELIVERY__ALLOW_NETWORKS"] = "::1/128"
+        async with stack:
+            _, before = await stack.call("GET", "/v1/status")
+            event = await stack.post()
+            await stack.settled(event["id"], "dead")
+            _, after = await stack.call("GET", "/v1/status")
+
+    assert [line["blocked"] for line in before["endpoints"]] == [False]
+    assert [line["blocked"] for line in after["worst"]] == [True]
+    assert "failing" in after["headline"]

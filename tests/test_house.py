@@ -55,6 +55,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"metrics"}),
     "cryptography": frozenset({"contracts"}),
+    "jsonschema_rs": frozenset({"contracts"}),
 }
 """Which rooms may know an outside technology."""
 

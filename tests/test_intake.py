@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,63 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import CommitUnknown, Conflict
-from relay.ids import IdFactory
-from relay.intake import Answer, Intake, IntakeLimits
+from relay.intake import Answer, IntakeLimits
 from relay.intake.screening import is_deeper, screen
-from relay.metrics import Metrics
-from relay.model import Accepted, NoDelivery
-from relay.problems import Problem, Refused
+from relay.model import NewEvent, NoDelivery, Validation
+from relay.problems import Refused
 from relay.tokens import Principal, Role
-from tests.support.clock import FakeClock
-from tests.support.fakes import FakeDirectory, FakeMatch, FakeStore
+from tests.support.desk import ACME, Desk, pointers
+from tests.support.fakes import FakeMatch, FakeStore
 
-ACME = Principal("render-api", Role.PRODUCER, "acme")
 ANYBODY = Principal("ops", Role.ADMIN)
 DAY_MS = 86_400_000
 FIRST_KEYED = '{"type": "a.b", "data": 1, "idempotency_key": "k1"}'
 
 
-class Desk:
-    """An intake between fakes."""
-
-    def __init__(self, limits: IntakeLimits | None = None) -> None:
-        self.clock = FakeClock(1_800_000_000_000)  # 2027-01-15T08:00:00Z
-        self.store = FakeStore()
-        self.directory = FakeDirectory.of("acme", "beta")
-        self.handed_over: list[Accepted] = []
-        self.intake = Intake(
-            directory=self.directory,
-            store=self.store,
-            clock=self.clock,
-            ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
-            on_accepted=self.handed_over.append,
-            metrics=Metrics("test"),
-            limits=limits,
-        )
-
-    async def post(self, body: str | bytes, principal: Principal = ACME, key: str | None = None) -> Answer:
-        return await self.intake.accept_one(principal, body.encode() if isinstance(body, str) else body, key)
-
-    async def refusal(self, body: str | bytes, principal: Principal = ACME, key: str | None = None) -> Problem:
-        with pytest.raises(Refused) as caught:
-            await self.post(body, principal, key)
-        assert self.store.transactions == []
-        return caught.value.problem
-
-    async def batch(self, items: list[Any]) -> list[dict[str, Any]]:
-        answer = await self.intake.accept_batch(ACME, json.dumps(items).encode())
-        assert answer.status == 200
-        results: list[dict[str, Any]] = answer.body["results"]
-        return results
-
-
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
-
-
-def pointers(problem: Problem) -> list[str]:
-    return [mistake.pointer for mistake in problem.errors]
 
 
 async def test_an_event_is_answered_with_what_was_stored(desk: Desk) -> None:
@@ -233,7 +192,7 @@ async def test_an_unbound_producer_names_the_application(desk: Desk) -> None:
     [
         "", " ", "{", '{"type": "a.b", "data": 1', '{"type": "a.b", "data": 1} x', "nonsense", '{"data": {"a": 1,}}',
         '{"type": "a.b", "data": NaN}', '{"type": "a.b", "data": 0123}', '{"unknown": 1, "data": }',
-        '{"type": "\\ud800", "data": 1}', b'\xef\xbb\xbf{"type": "a.b", "data": 1}', "{'type': 'a.b'}",
+        b'\xef\xbb\xbf{"type": "a.b", "data": 1}', "{'type': 'a.b'}",
         '{"type": "a.b", "data": "\n"}',
     ],
 )  # fmt: skip
@@ -478,3 +437,194 @@ async def test_a_conflict_of_one_item_leaves_the_others(desk: Desk, monkeypatch:
     results = await desk.batch([{"type": "a.b", "data": 1, "id": "x"}, {"type": "a.b", "data": 2}])
     assert [result["status"] for result in results] == [409, 202]
     assert results[0]["problem"]["type"] == "event_id_taken"
+
+
+SURROGATE = '{"title": "half an emoji: \\ud83d", "n": 1.0, "again": ["\\uDC00", "\\ud83d\\ude00"]}'
+
+
+async def test_lone_surrogates_are_taken_as_they_are(desk: Desk) -> None:
+    """A string that no UTF-8 holds is JSON all the same, and its escape reaches the body verbatim (WOC-14)."""
+    await desk.post(f'{{"data" : {SURROGATE} , "type": "a.b", "id": "x", "metadata": {{"k": 1}}}}')
+    event = desk.store.events[0]
+    assert event.body.endswith(b'"data":' + SURROGATE.encode() + b"}")
+    assert (event.id, event.type, event.metadata) == ("x", "a.b", b'{"k": 1}')
+
+
+async def test_lone_surrogates_in_a_batch_harm_nobody(desk: Desk) -> None:
+    """One item with a lone surrogate leaves the others as they are."""
+    plain = '{"type": "a.b", "data": {"n": 1e5}}'
+    answer = await desk.intake.accept_batch(ACME, f'[{plain}, {{"type":"a.b","data":{SURROGATE}}} ,{plain}]'.encode())
+    assert [result["status"] for result in answer.body["results"]] == [202, 202, 202]
+    bodies = [event.body for event in desk.store.events]
+    assert bodies[1].endswith(b'"data":' + SURROGATE.encode() + b"}")
+    assert bodies[0].endswith(b'{"n": 1e5}}')
+
+
+async def test_video_titles_with_lone_surrogates_are_canonical() -> None:
+    """Under `js` a lone surrogate stays an escape, in lower case, and a pair becomes its character (VAI-8)."""
+    desk = Desk(contract="wochit")
+    await desk.send("video.delete", '{"videoContext": "\\uD83D \\ud83d\\ude00", "wochitVideoId": "6094"}')
+    body = '{"type":"video.delete","videoContext":"\\ud83d 😀","wochitVideoId":"6094"}'
+    assert desk.store.events[0].body == body.encode()
+
+
+@pytest.mark.parametrize(
+    ("member", "pointer"),
+    [
+        ('"type": "\\ud800"', "/type"),
+        ('"type": "a.b", "id": "\\ud800"', "/id"),
+        ('"type": "a.b", "metadata": {"x": "\\ud800"}', "/metadata"),
+        ('"type": "a.b", "\\ud800": 1', "/\\ud800"),
+    ],
+)
+async def test_lone_surrogates_elsewhere_are_mistakes(desk: Desk, member: str, pointer: str) -> None:
+    """Everything but `data` is text that the relay itself writes somewhere; the answer can be sent."""
+    problem = await desk.refusal("{" + member + ', "data": "\\ud83d"}')
+    assert (problem.status, pointers(problem)) == (422, [pointer])
+    assert json.loads(problem.body())["errors"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"type": "a.b", "data": "\\ud83d"', '{"type": "a.b", "data": "\\ud83d"} x', '{"type": "a.b" "data": "\\ud83d"}',
+        '{"type": "a.b", "data": ["\\ud83d", NaN]}', '{"type": "a.b", "data": ["\\ud83d", 01]}', '{7: "\\ud83d"}',
+        '{"type": "a.b", "data": "\\ud83d",}', '"\\ud83d" x', '{"type", "\\ud83d"}', '{"a": "\\ud83d", 7: 1}',
+        '{"type": "a.b", "data": "\\ud83d\n"}',
+    ],
+)  # fmt: skip
+async def test_a_lone_surrogate_excuses_nothing_else(desk: Desk, body: str) -> None:
+    """What is no JSON is 400, also when it holds a lone surrogate."""
+    assert (await desk.refusal(body)).status == 400
+
+
+@pytest.mark.parametrize("body", ['"\\ud83d"', '["\\ud83d"]'])
+async def test_another_value_with_a_lone_surrogate_is_422(desk: Desk, body: str) -> None:
+    """JSON of another shape is understood and refused; so is a batch that is no array."""
+    assert (await desk.refusal(body)).status == 422
+    with pytest.raises(Refused) as caught:
+        await desk.intake.accept_batch(ACME, b'{"a": "\\ud83d"}')
+    assert caught.value.problem.status == 422
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,
+    ),
+    st.sampled_from([None, 1, "\t"]),
+)
+def test_slices_are_exact(value: object, indent: int | str | None) -> None:
+    """Beside a lone surrogate, any JSON keeps its bytes: numbers, blanks, escapes and doubled keys (invariant 6)."""
+    data = json.dumps([value, "\ud83d"], indent=indent)
+    desk = Desk()
+    asyncio.run(desk.post(f'{{"type" : "a.b",\n"data":\t{data}\r}}'))
+    assert desk.store.events[0].body.endswith(b'"data":' + data.encode() + b"}")
+
+
+def deleted_during(desk: Desk) -> Callable[[], None]:
+    """Make the directory one whose only endpoint is deleted as soon as the function is called."""
+    desk.directory.matches["a.b"] = FakeMatch((10,))
+
+    def delete() -> None:
+        desk.directory.matches["a.b"] = FakeMatch((), NoDelivery.NO_MATCH, "no endpoint subscribes to a.b")
+
+    return delete
+
+
+async def post_many(desk: Desk, meanwhile: Callable[[], None]) -> Sequence[NewEvent]:
+    """Post a batch in which others get turns, and let something happen in the first of them."""
+    asyncio.get_running_loop().call_soon(meanwhile)
+    await desk.batch([{"type": "a.b", "data": number} for number in range(200)])
+    return desk.store.events
+
+
+async def test_a_batch_matches_in_one_go(desk: Desk) -> None:
+    """An endpoint that is deleted while a batch is being checked gets nothing of it (Q11)."""
+    events = await post_many(desk, deleted_during(desk))
+    assert {event.targets for event in events} == {()}
+
+
+async def test_matching_while_checking_would_reach_a_deleted_endpoint(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: matched where it is checked, the first part of the batch goes to what was deleted."""
+    check, seal = desk.intake._check, desk.intake._seal
+    early: dict[str, NewEvent] = {}
+
+    def check_and_match(*request: Any) -> Any:
+        draft = check(*request)
+        early[draft.event_id] = seal(draft)
+        return draft
+
+    monkeypatch.setattr(desk.intake, "_check", check_and_match)
+    monkeypatch.setattr(desk.intake, "_seal", lambda draft: early[draft.event_id])
+    events = await post_many(desk, deleted_during(desk))
+    assert {event.targets for event in events} == {(10,), ()}
+
+
+ENTITY = '{"entity_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f60", "asset_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f61"}'
+
+
+async def test_a_derived_key_makes_a_repetition() -> None:
+    """Without a key, the contract's template makes one: the same terminal event is one event (ROU-18, EDF-19, Q8)."""
+    desk = Desk(contract="roughy")
+    first = await desk.send("cut.completed", ENTITY)
+    again = await desk.send("cut.completed", ENTITY)
+    other_type = await desk.send("cut.failed", ENTITY)
+    assert (again.status, again.body["id"], again.body["duplicate"]) == (200, first.body["id"], True)
+    assert "differs" not in again.body
+    assert other_type.status == 202
+
+
+async def test_a_derived_key_with_another_body_is_told() -> None:
+    """A derived key with other data is 200, `duplicate` and `differs`: the first one stays (Q8)."""
+    desk = Desk(contract="wochit")
+    first = await desk.send("video.delete", '{"videoContext": "a", "wochitVideoId": "6094"}')
+    again = await desk.send("video.delete", '{"videoContext": "b", "wochitVideoId": "6094"}')
+    assert (again.status, again.body["id"]) == (200, first.body["id"])
+    assert (again.body["duplicate"], again.body["differs"]) == (True, True)
+    assert len(desk.store.events) == 1
+
+
+RENDER = (
+    '{"_id": "r1", "status": "completed", "outputUrl": "https://x.example/v.mp4", "error": "", "videoId": "v",'
+    ' "videoVersion": 1, "videoData": {}, "createdAt": "2024-03-20T10:30:00Z", "updatedAt": "2024-03-20T10:31:00Z"}'
+)
+
+FAILED_RENDER = RENDER.replace('"completed"', '"failed"').replace('"error": ""', '"error": "it broke"')
+FAILED_RENDER = FAILED_RENDER.replace("https://x.example/v.mp4", "")
+
+
+async def test_a_contract_may_refuse_another_body() -> None:
+    """VideoAiditor's receivers key on the render id, so a second terminal event of a render is 409 (VAI-11)."""
+    desk = Desk(contract="videoaiditor")
+    await desk.send("render.completed", RENDER)
+    with pytest.raises(Refused) as caught:
+        await desk.send("render.failed", FAILED_RENDER)
+    assert (caught.value.problem.status, caught.value.problem.type) == (409, "idempotency_conflict")
+    assert (await desk.send("render.completed", RENDER)).body["duplicate"] is True
+
+
+async def test_a_given_key_or_id_goes_before_the_template() -> None:
+    """The producer's own key wins, and so does an id it chose: it knows better what is one event (Q8)."""
+    desk = Desk(contract="roughy")
+    await desk.send("cut.completed", ENTITY)
+    assert (await desk.send("cut.completed", ENTITY, idempotency_key="mine")).status == 202
+    assert (await desk.send("cut.completed", ENTITY, id="mine")).status == 202
+
+
+async def test_types_without_a_template_repeat() -> None:
+    """A save of a draft is an event each time, whatever it says (WOC-11)."""
+    desk = Desk(contract="wochit", features={"drafts": True})
+    draft = '{"videoContext": "c", "wochitVideoId": "6094", "thumbnailUrl": "http://x.example/t", "title": "t"}'
+    assert [(await desk.send("draft.update", draft)).status for _ in range(2)] == [202, 202]
+
+
+async def test_times_keep_their_microseconds() -> None:
+    """Rotor's envelope shows the producer's time to the microsecond (ROT-12)."""
+    desk = Desk(contract="rotor", validation=Validation.OFF)
+    await desk.send("order.finalized", "{}", timestamp="2023-02-13T13:09:42.654463Z")
+    assert b'"created_at":"2023-02-13 13:09:42.654463"' in desk.store.events[0].body

@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 from relay.model import DeliveryState
-from relay.store import DeliveryFilter, EventFilter, StoreSettings, edits, lists, opening, order, prune, reads, settle
+from relay.store import (
+    DeliveryFilter,
+    EventFilter,
+    StoreSettings,
+    edits,
+    lists,
+    opening,
+    order,
+    prune,
+    reads,
+    remembered,
+    settle,
+)
 
 MANY = 30_000
 SETTLEMENT = json.dumps([[5, 1, 1, 1, None, None, 7, 1, 0, 7]])
@@ -90,13 +102,16 @@ HOT: dict[str, tuple[str, Any]] = {
     "read_event": (reads.READ_EVENT, (5,)),
     "settle": SETTLE,
     "late": (settle._LATE, (5, 1)),
-    "retry": (edits._RETRY, (7, 5, 1)),
+    "retry": (edits._RETRY, (7, 5, 1, 1)),
     "cancel": (edits._CANCEL, (7, "x", 5, 1)),
     "cancel of a deleted endpoint": (edits._CANCEL_SOME, (7, "x", 1, 5)),
     "held beyond its budget": (edits._END_SOME.format(chosen=edits._OVER_BUDGET), (7, "x", 1, 9, 9, 5)),
     "held and expired": (edits._END_SOME.format(chosen=edits._EXPIRED), (7, "x", 1, 9, 5)),
     "predecessor": (order._PREDECESSOR, (1, "k")),
     "first unfinished": (order._FIRST_UNFINISHED, (1, "k")),
+    "first in line": (order._FIRST_IN_LINE, (5, 1)),
+    "recall": (remembered.KNOWN, (1, "k")),
+    "what is forgotten first": (remembered.FORGET_SOME, (1, 5)),
     "prune": (prune._EVENTS, (9, -1, -1, 5)),
     "prune attempts": (prune._EVENTS_BY_ORDINAL, (0, 5)),
 }

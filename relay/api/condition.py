@@ -43,12 +43,13 @@ class Line:
     lane: LaneView
     due: int
     dead: int
+    blocked: bool = False  # the latest attempt was refused by our own guard
 
     @property
     def failing(self) -> bool:
-        """Whether it needs somebody to look: its attempts fail, or it was disabled for failing."""
+        """Whether it needs somebody to look: its attempts fail or are blocked, or it was disabled for failing."""
         automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
-        return self.lane.health.failures > 0 or automatic
+        return self.lane.health.failures > 0 or automatic or self.blocked
 
 
 def reasons_not_ready(vitals: Vitals, config: Config) -> tuple[Reason, ...]:

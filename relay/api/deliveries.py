@@ -5,16 +5,17 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from relay import log
+from relay import log, problems
 from relay.api import render
 from relay.api.auth import require
-from relay.api.objects import read_nothing
+from relay.api.objects import read_nothing, read_object, unknown_members
 from relay.api.query import Query, delivery_filter, page_response
 from relay.api.render import Json, json_response, moment
 from relay.api.scope import application_of, seen, within
 from relay.api.services import Services
 from relay.api.waiting import waiting
 from relay.model import DeadReason, DeliveryState, DeliveryView
+from relay.problems import Mistake, Refused
 from relay.tokens import Principal, Right
 
 
@@ -54,12 +55,16 @@ class Deliveries:
         return json_response(self._detail(view))
 
     async def retry(self, request: web.Request) -> web.Response:
-        """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended."""
+        """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended.
+
+        An expired one is refused, unless the body says `{"force": true}`.
+        """
         principal = require(request, Right.CHANGE)
         view = await self._find(request, principal)
-        await read_nothing(request)
-        due = await self._services.dispatch.retry(view.id)
-        self._log.info(log.DELIVERY_RETRIED, delivery=view.id, endpoint=view.endpoint, by=principal.name)
+        force = await _read_force(request)
+        due = await self._services.dispatch.retry(view.id, force=force)
+        facts = {"delivery": view.id, "endpoint": view.endpoint, "by": principal.name}
+        self._log.info(log.DELIVERY_RETRIED, **facts, forced=force)
         fresh = replace(
             view,
             state=DeliveryState.DUE,
@@ -116,6 +121,17 @@ class Deliveries:
         lane = None if endpoint is None else services.lane(endpoint)
         wait = waiting(view, endpoint, lane, services.clock.wall_ms())
         return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
+
+
+async def _read_force(request: web.Request) -> bool:
+    written = await read_object(request)
+    mistakes = unknown_members(written, ("force",))
+    force = written.get("force", False)
+    if not isinstance(force, bool):
+        mistakes.append(Mistake("/force", "must be true or false"))
+    if mistakes:
+        raise Refused(problems.invalid(mistakes))
+    return force is True
 
 
 def write_delivery(services: Services, view: DeliveryView) -> Json:

@@ -4,23 +4,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
 from relay import problems
+from relay.api.forms import Form, merged
 from relay.api.objects import pointer
 from relay.config import Config
-from relay.config.checks import allows_private
 from relay.config.fields import Filled, RateLimit, whole
 from relay.config.model import Overrides
-from relay.config.secrets import Wrong
+from relay.config.registration import address_fault, header_fault, selection_fault
 from relay.contracts import Contract
 from relay.definition import EndpointDefinition
 from relay.durations import Rate
-from relay.event_types import check_subscription
-from relay.headers import check_header
+from relay.model import Endpoint
 from relay.problems import Mistake, Refused
-from relay.urls import check_url
 
 
 class EndpointInput(Overrides):
@@ -57,6 +54,18 @@ class Rules:
     config: Config
 
 
+def warnings(endpoint: EndpointDefinition | Endpoint, contract: Contract) -> list[Mistake]:
+    """Say what is lawful about an endpoint and should be thought over: deprecated types, an unprotected address."""
+    found = [
+        Mistake(f"/event_types/{index}", warning)
+        for index, pattern in enumerate(endpoint.event_types)
+        if (warning := contract.warn_subscription(pattern))
+    ]
+    if endpoint.url.lower().startswith("http:"):
+        found.append(Mistake("/url", "payloads go to this address unencrypted; use https where the receiver has it"))
+    return found
+
+
 def create(written: Mapping[str, Any], rules: Rules) -> EndpointDefinition:
     """Read a new endpoint; Refused with every mistake."""
     definition, mistakes = read(written, rules)
@@ -71,9 +80,7 @@ def revise(present: EndpointDefinition, patch: Mapping[str, Any], rules: Rules) 
     What the patch does not touch is not judged again: a rule that became stricter since must not block another edit.
     """
     definition, mistakes = read(merged(present.to_json(), patch), rules)
-    merged_away = [name for name, value in patch.items() if value is None and name not in _NAMES]
-    touched = [Mistake(pointer(name), _UNKNOWN) for name in merged_away]
-    touched += [mistake for mistake in mistakes if _member(mistake.pointer) in patch]
+    touched = _FORM.touched(patch, mistakes)
     if definition is None or touched:
         raise Refused(problems.invalid(touched or mistakes))
     return definition
@@ -81,45 +88,32 @@ def revise(present: EndpointDefinition, patch: Mapping[str, Any], rules: Rules) 
 
 def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition | None, list[Mistake]]:
     """Read a whole definition, and everything that is wrong with it; None if it has not even the right form."""
-    try:
-        endpoint = EndpointInput.model_validate(written, by_alias=True, by_name=False, context="written by a person")
-    except ValidationError as error:
-        return None, [_mistake(found) for found in error.errors(include_url=False, include_input=False)]
+    endpoint, mistakes = _FORM.read(written)
+    if endpoint is None:
+        return None, mistakes
     return endpoint.definition(), list(_check(endpoint, rules))
 
 
-def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `patch` into `target` as RFC 7396 says."""
-    result = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping):
-            inner = result.get(name)
-            result[name] = merged(inner if isinstance(inner, Mapping) else {}, value)
-        else:
-            result[name] = value
-    return result
-
-
 def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Mistake]:
-    delivery = rules.config.delivery
-    allow_private = allows_private(delivery, endpoint.url)
-    wrong = check_url(endpoint.url, allow_http=delivery.allow_http, allow_private=allow_private)
+    contract = rules.contract
+    wrong = address_fault(endpoint.url, contract.registration, rules.config.delivery)
     if wrong:
         yield Mistake("/url", wrong)
+    missing = selection_fault(contract.registration, given="event_types" in endpoint.model_fields_set)
+    if missing:
+        yield Mistake("/event_types", missing)
     for index, pattern in enumerate(endpoint.event_types):
-        wrong = check_subscription(pattern, rules.contract.type_grammar)
+        wrong = contract.check_subscription(pattern)
         if wrong:
             yield Mistake(f"/event_types/{index}", wrong)
-    yield from _check_headers(endpoint.headers)
+    yield from _check_headers(endpoint.headers, contract)
     yield from _check_limits(endpoint, rules.config)
 
 
-def _check_headers(headers: Mapping[str, str]) -> Iterator[Mistake]:
+def _check_headers(headers: Mapping[str, str], contract: Contract) -> Iterator[Mistake]:
     seen: set[str] = set()
     for name, value in headers.items():
-        wrong = check_header(name, value)
+        wrong = header_fault(name, value, contract)
         if wrong is None and name.lower() in seen:
             wrong = "is given twice in different spellings; header names do not tell upper from lower case"
         if wrong:
@@ -135,23 +129,4 @@ def _check_limits(endpoint: EndpointInput, config: Config) -> Iterator[Mistake]:
         yield Mistake("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
 
 
-def _mistake(found: ErrorDetails) -> Mistake:
-    where = pointer(*found["loc"])
-    wrong = found.get("ctx", {}).get("error")
-    if isinstance(wrong, Wrong):
-        return Mistake(where, f"{wrong.message}. {wrong.remedy}".strip())
-    if found["type"] == "extra_forbidden":
-        return Mistake(where, _UNKNOWN)
-    if found["type"] == "missing":
-        return Mistake(where, "is missing")
-    if found["type"] == "string_type":
-        return Mistake(where, "must be text")
-    return Mistake(where, found["msg"].removeprefix("Value error, "))
-
-
-def _member(where: str) -> str:
-    return where[1:].partition("/")[0].replace("~1", "/").replace("~0", "~")
-
-
-_NAMES = [field.alias or name for name, field in EndpointInput.model_fields.items()]
-_UNKNOWN = f"is not a field of an endpoint; it has {', '.join(_NAMES)}"
+_FORM = Form(EndpointInput, "an endpoint")

@@ -2,15 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from zlib import crc32
 
 import structlog
 from aiohttp import web
 
 from relay import log, problems
-from relay.api import body, endpoint_input, render
+from relay.api import body, endpoint_input, render, sampling
 from relay.api.auth import require
-from relay.api.endpoint_actions import Sample, read_overlap_ms, read_test
+from relay.api.endpoint_actions import read_overlap_ms
 from relay.api.endpoint_input import Rules
 from relay.api.objects import read_nothing, read_object
 from relay.api.query import Query, page_response
@@ -18,12 +17,12 @@ from relay.api.render import Json, json_response
 from relay.api.scope import application_of
 from relay.api.services import Services
 from relay.api.waiting import why_waiting
-from relay.contracts import Rendering, Unrenderable
+from relay.definition import EndpointDefinition
 from relay.errors import Conflict, NotFound
 from relay.intake.screening import screen
-from relay.model import Application, Endpoint, EndpointState, FrozenEvent, Page
+from relay.model import Application, Endpoint, EndpointState, Page
 from relay.problems import Mistake, Refused
-from relay.tokens import Principal, Right
+from relay.tokens import Principal, Right, Role
 
 PATH = "/v1/webhook-endpoints"
 
@@ -60,11 +59,12 @@ class Endpoints:
         principal = require(request, Right.CHANGE)
         written = await read_object(request)
         application = self._directory.application_for(principal, _take_application(written))
+        self._refuse_self_service(principal, application)
         definition = endpoint_input.create(written, self._rules(application))
         endpoint, secret = await self._directory.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
-        location = {"Location": f"{PATH}/{endpoint.id}"}
-        return json_response(self._detail(endpoint, principal) | {"secret": secret}, status=201, headers=location)
+        answer = self._detail(endpoint, principal) | self._warnings(definition, application) | {"secret": secret}
+        return json_response(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
 
     async def search(self, request: web.Request) -> web.Response:
         """List endpoints, newest first."""
@@ -94,18 +94,20 @@ class Endpoints:
         """Change an endpoint by a JSON merge patch (RFC 7396)."""
         principal = require(request, Right.CHANGE)
         endpoint = self._find(request, principal)
+        self._refuse_self_service(principal, endpoint.application)
         patch = await read_object(request)
         rules = self._rules(endpoint.application)
         endpoint = await self._directory.update_endpoint(
             endpoint.id, lambda present: endpoint_input.revise(present, patch, rules)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
-        return json_response(self._detail(endpoint, principal))
+        return json_response(self._detail(endpoint, principal) | self._warnings(endpoint, endpoint.application))
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = require(request, Right.CHANGE)
         endpoint = self._find(request, principal)
+        self._refuse_self_service(principal, endpoint.application)
         await self._directory.delete_endpoint(endpoint.id)
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
@@ -147,18 +149,31 @@ class Endpoints:
             )
         written = await body.read(request)
         screen(written, self._services.daemon.config.server.max_depth)
-        facts = {"endpoint_id": endpoint.id, "application_id": endpoint.application.id}
-        sample = read_test(written, self._directory.contract(endpoint.application), facts)
-        event = self._test_event(endpoint, sample)
+        application, contract = endpoint.application, self._directory.contract(endpoint.application)
+        sample = sampling.read_sample(written, contract, application, endpoint.id)
+        event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
+        event = sampling.freeze(sample, contract, application, event_id, now_ms)
         outcome = await self._services.dispatch.test(endpoint, event)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
-        return json_response(named | render.outcome(outcome))
+        warnings = {"warnings": [warning._asdict() for warning in sample.warnings]} if sample.warnings else {}
+        return json_response(named | render.outcome(outcome) | warnings)
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
-        endpoint = self._directory.endpoint(request.match_info["id"])
-        if not principal.sees(endpoint.application.id):
-            raise NotFound(f"no endpoint {endpoint.id!r}", remedy="List them with GET /v1/webhook-endpoints.")
+        endpoint_id = request.match_info["id"]
+        endpoint = self._directory.endpoints.get(endpoint_id)
+        if endpoint is None or not principal.sees(endpoint.application.id):
+            raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
         return endpoint
+
+    def _refuse_self_service(self, principal: Principal, application: Application) -> None:
+        """Under some contracts endpoints are the operator's business (ROT-4, VAI-4, WOC-2)."""
+        contract = self._directory.contract(application)
+        if principal.role is Role.APPLICATION and not contract.registration.self_service:
+            raise Refused(problems.operator_only(contract.name))
+
+    def _warnings(self, endpoint: Endpoint | EndpointDefinition, application: Application) -> Json:
+        found = endpoint_input.warnings(endpoint, self._directory.contract(application))
+        return {"warnings": [warning._asdict() for warning in found]} if found else {}
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
         principal = require(request, Right.CHANGE)
@@ -179,26 +194,6 @@ class Endpoints:
             "health": render.health(lane.health),
             "waits_for": why_waiting(endpoint, lane) or None,
         }
-
-    def _test_event(self, endpoint: Endpoint, sample: Sample) -> FrozenEvent:
-        now_ms = self._services.clock.wall_ms()
-        event_id = self._services.ids.new("evt")
-        contract = self._directory.contract(endpoint.application)
-        try:
-            rendered = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
-        except Unrenderable as misfit:
-            mistake = Mistake(f"/data{misfit.pointer}", misfit.sentence)
-            raise Refused(problems.invalid([mistake])) from None
-        return FrozenEvent(
-            ordinal=0,
-            id=event_id,
-            type=sample.type,
-            application=endpoint.application.ref,
-            created_at_ms=now_ms,
-            expires_at_ms=None,
-            body=rendered,
-            checksum=crc32(rendered),
-        )
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)

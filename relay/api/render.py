@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from relay.directory import Owner
 from relay.durations import format_duration, format_rate
 from relay.model import (
     AttemptView,
@@ -18,6 +19,7 @@ from relay.model import (
     Outcome,
     RetryPolicy,
 )
+from relay.store import KeyRow
 from relay.times import format_time
 from relay.urls import masked
 
@@ -152,6 +154,37 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "present": value.present and value.application.present,
         "created_at": moment(value.created_at_ms),
         "updated_at": moment(value.updated_at_ms),
+    }
+
+
+def application(owner: Owner, promised: Iterable[str]) -> Json:
+    """Write an application; what it leaves to its contract and `[delivery]` is null, and `promised` are its features."""
+    written, value = owner.definition.to_json(), owner.application
+    return {
+        "id": value.id,
+        "name": value.name,
+        "contract": value.contract,
+        "features": {name: bool(value.features.get(name)) for name in sorted(promised)},
+        "validation": value.validation,
+        "timeout": written.get("timeout"),
+        "retry": written.get("retry"),
+        "max_age": written.get("max_age"),
+        "origin": value.origin,
+        "present": value.present,
+        "created_at": moment(owner.row.created_at_ms),
+        "updated_at": moment(owner.row.updated_at_ms),
+    }
+
+
+def key(row: KeyRow, now_ms: int) -> Json:
+    """Write a key; of its token only how it begins."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "created_at": moment(row.created_at_ms),
+        "expires_at": moment(row.expires_at_ms),
+        "expired": row.expires_at_ms is not None and row.expires_at_ms <= now_ms,
     }
 
 

@@ -105,7 +105,8 @@ class Status:
     def _line(self, endpoint: Endpoint) -> Line:
         store = self._services.store
         lane = self._services.lane(endpoint)
-        return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref))
+        blocked = self._services.dispatch.blocked(endpoint.ref)
+        return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref), blocked)
 
     def _summary(self, lines: list[Line], reasons: tuple[Reason, ...]) -> Json:
         services, daemon = self._services, self._services.daemon
@@ -182,6 +183,7 @@ def _written(line: Line) -> Json:
         "disabled_by": endpoint.disabled_by,
         "held": endpoint.held,
         "failing": line.failing,
+        "blocked": line.blocked,
         "window": lane.window,
         "in_flight": lane.running,
         "due": line.due,

@@ -31,7 +31,7 @@ def waiting(view: DeliveryView, endpoint: Endpoint | None, lane: LaneView | None
     if endpoint.held:
         return Waiting(None, "held", why_held(endpoint))
     if view.due_ms is None:
-        return Waiting(None, "predecessor", "an earlier delivery of the same ordering key is not finished")
+        return Waiting(None, "predecessor", "an earlier delivery of the same ordering key goes first")
     return _next_start(view.due_ms, lane, now_ms)
 
 

@@ -31,6 +31,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "init": Verb("config_commands", "Write a commented configuration file."),
         "check-config": Verb("config_commands", "Report every mistake in the configuration."),
         "config": Verb("config_commands", "Show the effective configuration."),
+        "app": Verb("app", "Add, look at and change applications, and their keys."),
         "endpoint": Verb("endpoint", "Add, look at and change webhook endpoints."),
     },
     "Use it": {

@@ -163,11 +163,9 @@ def _create(path: Path, contents: str) -> None:
 
 def _load(config_file: Path | None) -> "Loaded":
     from relay.config import load
-    from relay.contracts import ContractCatalogue
-    from relay.places import contracts_folder, find_config_file
+    from relay.places import find_config_file
 
-    path = find_config_file(config_file, os.environ)
-    return load(path, os.environ, {}, contracts=ContractCatalogue.read(contracts_folder(path)))
+    return load(find_config_file(config_file, os.environ), os.environ, {})
 
 
 def _say_problems(loaded: "Loaded") -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from relay.cli.client import Daemon, Refused, daemon_options
-from relay.cli.deliveries import delivery_table, show_delivery
-from relay.cli.filters import PAGE_MAX, delivery_filters, list_options, shown
+from relay.cli.deliveries import delivery_table, retry_one, show_delivery
+from relay.cli.filters import PAGE_MAX, delivery_filters, force_option, list_options, shown
 from relay.cli.output import Exit, counted, echo_json, fail, json_option, moment, say, table
 
 REPLAY_MAX = 1_000_000
@@ -68,6 +68,7 @@ def show(daemon: Daemon, name: str, as_json: bool, **query: Any) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every dead letter; needed when nothing else selects.")
 @click.option("--dry-run", is_flag=True, help="Only count and show.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@force_option
 @json_option
 @daemon_options
 def replay(
@@ -76,6 +77,7 @@ def replay(
     everything: bool,
     dry_run: bool,
     yes: bool,
+    force: bool,
     as_json: bool,
     **filters: str | None,
 ) -> None:
@@ -91,7 +93,7 @@ def replay(
         return
     if not yes:
         _ask(selected, as_json)
-    replayed, refused = _replay(daemon, [row["id"] for row in selected])
+    replayed, refused = _replay(daemon, [row["id"] for row in selected], force)
     _report(selected, replayed, refused, as_json)
     if refused:
         raise click.exceptions.Exit(Exit.FAILED)
@@ -130,13 +132,13 @@ def _show(selected: list[dict[str, Any]]) -> None:
         say(f"… and {len(selected) - SAMPLE} more")
 
 
-def _replay(daemon: Daemon, delivery_ids: list[str]) -> tuple[list[str], list[dict[str, str]]]:
+def _replay(daemon: Daemon, delivery_ids: list[str], force: bool) -> tuple[list[str], list[dict[str, str]]]:
     replayed: list[str] = []
     refused: list[dict[str, str]] = []
     with click.progressbar(delivery_ids, label="replaying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         for delivery_id in bar:
             try:
-                daemon.post(f"/v1/deliveries/{delivery_id}/retry")
+                retry_one(daemon, delivery_id, force)
             except Refused as refusal:
                 if refusal.exit_code in (Exit.NO_PERMISSION, Exit.TEMPORARY):
                     raise  # every other one would be refused as well

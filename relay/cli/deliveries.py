@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from relay.cli.client import Daemon, Refused, daemon_options
-from relay.cli.filters import delivery_filters, list_options, shown
+from relay.cli.filters import delivery_filters, force_option, list_options, shown
 from relay.cli.output import echo_json, facts, json_option, moment, say, table
 
 EXCERPT_CHARACTERS = 80
@@ -42,11 +42,12 @@ def show_command(daemon: Daemon, delivery_id: str, as_json: bool) -> None:
 
 @deliveries.command("retry")
 @click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
+@force_option
 @json_option
 @daemon_options
-def retry(daemon: Daemon, delivery_ids: tuple[str, ...], as_json: bool) -> None:
+def retry(daemon: Daemon, delivery_ids: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Send deliveries again now, whatever became of them."""
-    act_on_each(delivery_ids, lambda one: daemon.post(f"/v1/deliveries/{one}/retry"), as_json)
+    act_on_each(delivery_ids, lambda one: retry_one(daemon, one, force), as_json)
 
 
 @deliveries.command("cancel")
@@ -56,6 +57,11 @@ def retry(daemon: Daemon, delivery_ids: tuple[str, ...], as_json: bool) -> None:
 def cancel(daemon: Daemon, delivery_ids: tuple[str, ...], as_json: bool) -> None:
     """Stop trying to deliver; `retry` takes it up again."""
     act_on_each(delivery_ids, lambda one: daemon.post(f"/v1/deliveries/{one}/cancel"), as_json)
+
+
+def retry_one(daemon: Daemon, delivery_id: str, force: bool) -> Any:
+    """Ask for a delivery to be sent again."""
+    return daemon.post(f"/v1/deliveries/{delivery_id}/retry", {"force": True} if force else None)
 
 
 def act_on_each(delivery_ids: Iterable[str], act: Callable[[str], Any], as_json: bool) -> None:

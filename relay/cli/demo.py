@@ -22,7 +22,6 @@ from relay.cli.output import Exit
 if TYPE_CHECKING:
     from relay.cli.demo_receiver import Receiver
     from relay.config import Loaded
-    from relay.contracts import ContractCatalogue
     from relay.log import Logging
     from relay.service import Relay
 
@@ -134,11 +133,9 @@ class Story:
 async def _run(folder: Path, once: bool) -> bool:
     from relay.cli.demo_receiver import Receiver
     from relay.clock import SystemClock
-    from relay.contracts import ContractCatalogue
 
-    contracts = ContractCatalogue.load()
-    loaded = _load(folder, contracts)
-    contract = contracts.get(loaded.config.applications[0].contract) if loaded.config else None
+    loaded = _load(folder)
+    contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
     assert contract is not None, loaded.problems
     tell = _teller()
     receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
@@ -147,7 +144,7 @@ async def _run(folder: Path, once: bool) -> bool:
         stack.callback(_log_errors_only().close)
         stack.push_async_callback(receiver.stop)
         receiver_url = await receiver.start()
-        relay = _make_relay(loaded, token, contracts)
+        relay = _make_relay(loaded, token)
         await relay.start()
         stack.push_async_callback(relay.stop)
         port = int(relay.addresses[0].rpartition(":")[2])
@@ -192,7 +189,7 @@ async def _interruption() -> None:
     await asked.wait()
 
 
-def _load(folder: Path, contracts: "ContractCatalogue") -> "Loaded":
+def _load(folder: Path) -> "Loaded":
     from relay.config import load
 
     flags = {
@@ -200,15 +197,15 @@ def _load(folder: Path, contracts: "ContractCatalogue") -> "Loaded":
         "storage.path": str(folder / "relay.db"),
         "storage.min_free_disk": "1MiB",
     }
-    return load(None, {}, flags | {"dev": True}, contracts=contracts)
+    return load(None, {}, flags | {"dev": True})
 
 
-def _make_relay(loaded: "Loaded", token: str, contracts: "ContractCatalogue") -> "Relay":
+def _make_relay(loaded: "Loaded", token: str) -> "Relay":
     from relay.service import Relay
     from relay.tokens import Role, Token
 
     admin = Token("demo", Role.ADMIN, None, token)
-    return Relay(loaded, contracts=contracts, reread=lambda: loaded, extra_tokens=(admin,))
+    return Relay(loaded, reread=lambda: loaded, extra_tokens=(admin,))
 
 
 def _log_errors_only() -> "Logging":

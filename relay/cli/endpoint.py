@@ -58,6 +58,8 @@ def add(daemon: Daemon, url: str, application: str | None, as_json: bool, **give
     if made.get("secret"):
         click.echo(f"secret: {made['secret']}")
         say("Give the secret to the receiver; it is not shown again.")
+    for warning in made.get("warnings", []):
+        say(f"Warning: {warning['pointer']}: {warning['message']}")
     say(f"Try it with: relay endpoint test {made['id']}")
 
 

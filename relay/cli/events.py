@@ -9,6 +9,8 @@ from relay.cli.deliveries import delivery_table
 from relay.cli.filters import list_options, shown, time_options
 from relay.cli.output import echo_json, facts, json_option, moment, table
 
+REASONS = ["no_match", "filtered", "skipped"]
+
 
 @click.group("events")
 def events() -> None:
@@ -18,6 +20,7 @@ def events() -> None:
 @events.command("list")
 @click.option("--application", help="Only this application's.")
 @click.option("--type", "type", help="Only this event type.")
+@click.option("--reason", type=click.Choice(REASONS), help="Only those without deliveries, for this reason.")
 @time_options
 @list_options
 @json_option

@@ -45,6 +45,13 @@ def delivery_filters(command: F) -> F:
     return time_options(command)
 
 
+def force_option(command: F) -> F:
+    """Add `--force`."""
+    return click.option("--force", is_flag=True, help="Expired ones too: their next attempt is made all the same.")(
+        command
+    )
+
+
 def shown(page: dict[str, Any], as_json: bool, text: str) -> None:
     """Print one page of a list, and how to come to the next."""
     if as_json:

@@ -19,6 +19,7 @@ from relay.cli.output import Exit, counted, echo_json, fail, json_option
 @click.option("--id", "event_id", help="Event id of your own.")
 @click.option("--expires-at", help="RFC 3339 time after which it is not delivered any more.")
 @click.option("--deliver-at", help="RFC 3339 time before which it is not delivered.")
+@click.option("--ordering-key", help="What it is kept in order by, where the contract keeps order.")
 @json_option
 @daemon_options
 def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: str | None) -> None:
@@ -36,7 +37,10 @@ def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: s
     elif answer["duplicate"]:
         click.echo(f"{answer['id']} was accepted before; nothing was sent again.")
     else:
-        click.echo(f"{answer['id']} accepted: {counted(answer['deliveries'], 'delivery')}.")
+        why = f" ({answer['reason_detail']})" if answer.get("reason") else ""
+        click.echo(f"{answer['id']} accepted: {counted(answer['deliveries'], 'delivery')}{why}.")
+        for warning in answer.get("warnings", ()):
+            click.echo(f"Warning: {warning['pointer']}: {warning['message']}", err=True)
         click.echo(f"Follow it with: relay events show {answer['id']}", err=True)
 
 

@@ -48,12 +48,18 @@ def _worst(now: dict[str, Any]) -> str:
             one["state"],
             one["due"],
             one["dead"],
-            f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}",
+            _trouble(one),
             one["waits_for"],
         ]
         for one in now["worst"]
     ]
-    return table(["WORST", "STATE", "DUE", "DEAD", "IN A ROW", "WAITS FOR"], rows) if rows else ""
+    return table(["WORST", "STATE", "DUE", "DEAD", "TROUBLE", "WAITS FOR"], rows) if rows else ""
+
+
+def _trouble(one: dict[str, Any]) -> str:
+    if one["blocked"]:
+        return "blocked: its address may not be dialled"
+    return f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}"
 
 
 def _notes(now: dict[str, Any]) -> str:

@@ -5,12 +5,15 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from relay.cli.client import Daemon, daemon_options
 from relay.cli.output import Exit, echo_json, facts, fail, json_option, say, table
+
+if TYPE_CHECKING:
+    from relay.contracts import Contract
 
 PATH = "/v1/event-types"
 
@@ -78,22 +81,32 @@ def _refuse_without_contract(contracts: Path | None) -> None:
 def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
     import orjson
 
-    from relay.contracts import ContractCatalogue, describe_catalogue, describe_type, why_unlisted
-    from relay.places import contracts_folder, find_config_file
+    from relay.contracts import describe_catalogue, describe_type, why_unlisted
 
-    if folder is None:
-        flag = click.get_current_context().params.get("daemon_config")
-        folder = contracts_folder(find_config_file(Path(flag) if flag else None, os.environ))
-    catalogue = ContractCatalogue.load(folder)
-    contract = catalogue.get(contract_name)
-    if contract is None:
-        fail(f"There is no contract {contract_name!r}. {_instead(contract_name, catalogue.names)}", Exit.USAGE)
+    contract = _contract(contract_name, folder)
     if name is None:
         return _plain(orjson.dumps(describe_catalogue(contract)))
     listed = contract.types.get(name)
     if listed is None:
         fail(f"No such event type: {why_unlisted(contract, name)}")
     return _plain(orjson.dumps(describe_type(listed)))
+
+
+def _contract(name: str, folder: Path | None) -> "Contract":
+    from relay.contracts import ContractCatalogue, ContractError
+    from relay.places import find_config_file
+
+    if folder is None:
+        flag = click.get_current_context().params.get("daemon_config")
+        catalogue = ContractCatalogue.beside(find_config_file(Path(flag) if flag else None, os.environ))
+    else:
+        catalogue = ContractCatalogue.read(folder)
+    contract = catalogue.get(name)
+    if contract is None and catalogue.problems:  # it may be in a file that cannot be read
+        raise ContractError(catalogue.problems)
+    if contract is None:
+        fail(f"There is no contract {name!r}. {_instead(name, catalogue.names)}", Exit.USAGE)
+    return contract
 
 
 def _instead(wrong: str, names: Iterable[str]) -> str:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from relay.config.listeners import is_local
 from relay.config.locate import KeyPath
-from relay.config.model import ApplicationConfig, Config, DeliveryConfig, EndpointConfig, Section
+from relay.config.model import ApplicationConfig, Config, EndpointConfig, Section
+from relay.config.registration import address_fault, header_fault, selection_fault
 from relay.config.report import Severity, did_you_mean, one_of
-from relay.contracts import Contract, ContractCatalogue
+from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.durations import format_duration
-from relay.headers import check_header
-from relay.urls import check_url, literal_address
+from relay.urls import check_url
 
 TOKEN_CHARACTERS_MIN = 16
 
@@ -45,17 +45,6 @@ def check(subject: Subject) -> Iterator[Finding]:
     """Yield everything that does not fit together."""
     for rule in _RULES:
         yield from rule(subject)
-
-
-def allows_private(delivery: DeliveryConfig, url: str) -> bool:
-    """Whether this URL may name something that is not public: an address in an allowed network, or any name."""
-    try:
-        address = literal_address(url)
-    except ValueError:
-        return False
-    if address is None:
-        return bool(delivery.allow_networks)
-    return any(address in network for network in delivery.allow_networks)
 
 
 def _listeners(subject: Subject) -> Iterator[Finding]:
@@ -165,25 +154,36 @@ def _contracts(subject: Subject) -> Iterator[Finding]:
 
 
 def _addresses(subject: Subject) -> Iterator[Finding]:
-    delivery = subject.config.delivery
     for path, endpoint in _endpoints(subject):
-        url = endpoint.url
-        wrong = check_url(url, allow_http=delivery.allow_http, allow_private=allows_private(delivery, url))
+        url, contract = endpoint.url, _contract_at(subject, path)
+        wrong = address_fault(url, contract.registration if contract else Registration(), subject.config.delivery)
         if wrong:
             always = check_url(url, allow_http=True, allow_private=True)
-            yield Finding((*path, "url"), *_sentence(wrong), () if always else _ALLOWANCES)
+            yield Finding((*path, "url"), *_sentence(wrong), () if always else (*_ALLOWANCES, _contract_of(path)))
         elif url.lower().startswith("http:") and not subject.dev:
             message = "payloads go to this endpoint unencrypted"
             yield Finding((*path, "url"), message, "Use https where the receiver has it.", severity=Severity.WARNING)
+
+
+def _numbers(subject: Subject) -> Iterator[Finding]:
+    """A contract may limit how many endpoints an application has (WOC-2)."""
+    for path, application in _applications(subject):
+        contract = subject.contracts.get(application.contract)
+        most = contract.registration.max_endpoints if contract else None
+        if contract and most is not None and len(application.endpoints) > most:
+            message = (
+                f"under the contract {contract.name} an application may have {most}, not {len(application.endpoints)}"
+            )
+            yield Finding((*path, "endpoint"), message, "Remove the others.", ((*path, "contract"),))
 
 
 def _headers(subject: Subject) -> Iterator[Finding]:
     for path, endpoint in _endpoints(subject):
         seen: set[str] = set()
         for name, value in endpoint.headers.items():
-            wrong = check_header(name, value)
+            wrong = header_fault(name, value, _contract_at(subject, path))
             if wrong:
-                yield Finding((*path, "headers", name), *_sentence(wrong))
+                yield Finding((*path, "headers", name), *_sentence(wrong), (_contract_of(path),))
             elif name.lower() in seen:
                 yield Finding(
                     (*path, "headers", name), "this header is there twice", "Remove one; case is no difference."
@@ -193,6 +193,9 @@ def _headers(subject: Subject) -> Iterator[Finding]:
 
 def _subscriptions(subject: Subject) -> Iterator[Finding]:
     for path, endpoint, contract in _contracted(subject):
+        missing = selection_fault(contract.registration, given=endpoint.event_types is not None)
+        if missing:
+            yield Finding((*path, "event_types"), *_sentence(missing), (_contract_of(path),))
         for index, pattern in enumerate(endpoint.event_types or ()):
             place: KeyPath = (*path, "event_types", index)
             wrong, warning = contract.check_subscription(pattern), contract.warn_subscription(pattern)
@@ -249,6 +252,7 @@ _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _identities,
     _contracts,
     _addresses,
+    _numbers,
     _headers,
     _subscriptions,
     _secrets,
@@ -270,10 +274,14 @@ def _endpoints(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig]]:
 def _contracted(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig, Contract]]:
     """List the endpoints whose contract exists, with it."""
     for path, endpoint in _endpoints(subject):
-        application = subject.config.applications[int(path[1])]
-        contract = subject.contracts.get(application.contract)
+        contract = _contract_at(subject, path)
         if contract is not None:
             yield path, endpoint, contract
+
+
+def _contract_at(subject: Subject, endpoint: KeyPath) -> Contract | None:
+    application = subject.config.applications[int(endpoint[1])]
+    return subject.contracts.get(application.contract)
 
 
 def _contract_of(endpoint: KeyPath) -> KeyPath:

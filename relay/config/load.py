@@ -39,6 +39,7 @@ class Loaded:
     problems: tuple[Problem, ...]
     settings: tuple[Setting, ...]  # those in effect; empty without `config`
     path: Path | None
+    contracts: ContractCatalogue  # what it was checked against
 
     @property
     def origins(self) -> dict[str, str]:
@@ -55,16 +56,23 @@ class Loaded:
 
 
 def load(
-    path: Path | None, env: Mapping[str, str], flags: Mapping[str, object], *, contracts: ContractCatalogue
+    path: Path | None,
+    env: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    contracts: ContractCatalogue | None = None,
 ) -> Loaded:
     """Read the file, lay environment and flags over it, and check the whole.
 
-    `flags` maps dotted keys to values; the key `dev` stands for all that `serve --dev` allows.
+    `flags` maps dotted keys to values; the key `dev` stands for all that `serve --dev` allows. Without `contracts` they
+    are read too: the built-in ones and those of the folder beside the file.
     """
+    if contracts is None:
+        contracts = ContractCatalogue.beside(path)
     layers = Layers(path)
     unreadable = _read_file(layers)
     if unreadable is not None:
-        return Loaded(None, (unreadable,), (), path)
+        return Loaded(None, (unreadable, *_in_contracts(contracts)), (), path, contracts)
     laying.add_defaults(layers, env)
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
@@ -74,8 +82,8 @@ def load(
     problems += _unknown_variables(name for name in unknown if name not in reading.references.variables_read)
     problems.sort(key=lambda problem: (problem.source != str(path), problem.source or "", problem.line or 0))
     if config is None or any(problem.severity is Severity.ERROR for problem in problems):
-        return Loaded(None, tuple(problems), (), path)
-    return Loaded(config, tuple(problems), effective(config, layers), path)
+        return Loaded(None, tuple(problems), (), path, contracts)
+    return Loaded(config, tuple(problems), effective(config, layers), path, contracts)
 
 
 def _in_contracts(contracts: ContractCatalogue) -> list[Problem]:

@@ -65,6 +65,7 @@ class RetentionConfig(Section):
     events_ms: Age = Field(ms("30d"), alias="events")
     attempts_ms: Age = Field(ms("14d"), alias="attempts")
     idempotency_ms: Age = Field(ms("90d"), alias="idempotency")
+    memory_ms: Age = Field(ms("365d"), alias="memory")
 
 
 class StorageConfig(Section):

@@ -14,6 +14,9 @@ from relay.contracts.document import ContractDocument, repeated_headers
 from relay.contracts.problems import ContractError, ContractProblem, key_path, problems_of
 from relay.contracts.sources import Source, read_sources
 
+FOLDER = "contracts"
+"""Where contracts of an operator's own are, beside the configuration file."""
+
 _WHOLE = frozenset({"schema", "test"})
 """Tables that an extending contract replaces rather than adds to."""
 
@@ -21,27 +24,39 @@ _WHOLE = frozenset({"schema", "test"})
 class ContractCatalogue:
     """Contracts by name. Immutable."""
 
-    def __init__(self, contracts: Mapping[str, Contract], written: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        contracts: Mapping[str, Contract],
+        written: Mapping[str, Any] | None = None,
+        problems: Iterable[ContractProblem] = (),
+    ) -> None:
         self._contracts = MappingProxyType(dict(contracts))
-        self._written = dict(written or {})  # whole documents, to see what differs from another catalogue
+        self._written = dict(written or {})  # whole documents by name; None for those with mistakes
+        self.problems = tuple(problems)
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "ContractCatalogue":
         """Read the built-in files and those in `directory`; the file's name is the contract's. ContractError."""
-        catalogue, problems = cls.read(directory)
-        if problems:
-            raise ContractError(problems)
+        catalogue = cls.read(directory)
+        if catalogue.problems:
+            raise ContractError(catalogue.problems)
         return catalogue
 
     @classmethod
-    def read(cls, directory: Path | None = None) -> tuple["ContractCatalogue", tuple[ContractProblem, ...]]:
-        """Do as `load`, but return the contracts that are sound together with what is wrong with the others."""
+    def beside(cls, config_file: Path | None) -> "ContractCatalogue":
+        """Read the built-in files and those of the folder `contracts` beside a configuration file, if there is one."""
+        folder = None if config_file is None else config_file.parent / FOLDER
+        return cls.read(folder if folder is not None and folder.is_dir() else None)
+
+    @classmethod
+    def read(cls, directory: Path | None = None) -> "ContractCatalogue":
+        """Read what is sound, and keep in `problems` what is wrong with the rest."""
         sources = read_sources(directory)
         loading = _Loading(sources)
         for source in sources:
             loading.load(source)
-        problems = tuple(problem for source in sources for problem in source.problems)
-        return cls(loading.contracts, loading.written), problems
+        written = {source.name: None for source in sources if source.name} | loading.written
+        return cls(loading.contracts, written, (problem for source in sources for problem in source.problems))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,6 +64,10 @@ class ContractCatalogue:
 
     def get(self, name: str) -> Contract | None:
         return self._contracts.get(name)
+
+    def is_faulty(self, name: str) -> bool:
+        """Whether there is a file for this contract, with mistakes."""
+        return name not in self._contracts and name in self._written
 
     def differing(self, other: "ContractCatalogue") -> list[str]:
         """Name the contracts that only one of two catalogues has, or that are written differently."""

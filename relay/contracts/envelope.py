@@ -14,10 +14,11 @@ _SHOWN_CHARACTERS = 40
 class Unrenderable(ValueError):
     """These data cannot be put into the contract's body."""
 
-    def __init__(self, pointer: str, sentence: str) -> None:
+    def __init__(self, pointer: str, sentence: str, *, lossy: bool = False) -> None:
         super().__init__(f"{pointer}: {sentence}" if pointer else sentence)
         self.pointer = pointer  # inside data
         self.sentence = sentence
+        self.lossy = lossy  # a number would become another one
 
 
 class Envelope:
@@ -43,7 +44,7 @@ class Envelope:
         except LossyNumber as lossy:
             shown = lossy.literal[:_SHOWN_CHARACTERS] + ("…" if len(lossy.literal) > _SHOWN_CHARACTERS else "")
             sentence = f"the number {shown} would be another one in JavaScript, so it cannot be signed; send it as text"
-            raise Unrenderable(lossy.pointer.removeprefix(self._place), sentence) from None
+            raise Unrenderable(lossy.pointer.removeprefix(self._place), sentence, lossy=True) from None
         except NotJson as error:
             raise Unrenderable("", str(error)) from None
 

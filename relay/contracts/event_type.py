@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -59,7 +59,7 @@ class Catalogue:
             return f"{pattern!r} is sent by a test only, to one endpoint at a time; leave it out"
         if self.is_open or pattern in self.types or any(self.covers(pattern, name) for name in self.selectable):
             return None
-        return f"{pattern[:80]!r} covers no event type; {self._suggestion(pattern, self.selectable)}"
+        return f"{pattern[:80]!r} covers no event type; {self._choices(pattern)}"
 
     def warn_subscription(self, pattern: str) -> str | None:
         """Return a sentence about a lawful subscription that somebody should think again about."""
@@ -78,10 +78,19 @@ class Catalogue:
     def _suggestion(self, wrong: str, names: Iterable[str]) -> str:
         known = sorted(names)
         near = get_close_matches(wrong, known, n=1)
-        if near:
-            return f"did you mean {near[0]!r}?"
-        more = f" and {len(known) - _LISTED_MAX} more" if len(known) > _LISTED_MAX else ""
-        return f"use one of: {', '.join(known[:_LISTED_MAX])}{more}"
+        return f"did you mean {near[0]!r}?" if near else f"use one of: {_listed(known)}"
+
+    def _choices(self, wrong: str) -> str:
+        """Name what may be subscribed to, the nearest first (ROT-6)."""
+        known = sorted(self.selectable)
+        near = get_close_matches(wrong, known, n=1)
+        listed = f"use one of: {_listed(known)}"
+        return f"did you mean {near[0]!r}? {listed[0].upper()}{listed[1:]}" if near else listed
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED_MAX} more" if len(names) > _LISTED_MAX else ""
+    return ", ".join(names[:_LISTED_MAX]) + more
 
 
 def test_data(members: Mapping[str, Template], facts: Mapping[str, str]) -> bytes:

@@ -18,14 +18,14 @@ _PLAIN = frozenset(
 )
 
 
-def odd_keywords(schema: Any, pointer: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every keyword, with its place, that is unknown or refers to somewhere else."""
+def odd_keywords(schema: Any, pointer: str = "") -> Iterator[str]:
+    """Yield the place of every keyword that is unknown or refers to somewhere else."""
     if not isinstance(schema, Mapping):
         return
     for keyword, value in schema.items():
         place = f"{pointer}/{keyword}"
         if _is_odd(keyword, value, pointer):
-            yield place, keyword
+            yield place
         elif keyword in _SCHEMAS:
             yield from odd_keywords(value, place)
         elif keyword in _LISTS and isinstance(value, list):

@@ -40,4 +40,5 @@ def why_unlisted(contract: Contract, type: str) -> str:
     wrong = contract.check_type(type)
     if wrong is not None:
         return wrong
-    return f"{type!r} is not described: the contract {contract.name!r} is open, so events of it are taken as they are"
+    name = contract.name
+    return f"{type!r} has no example: the contract {name!r} is open and takes such events with whatever data they have"

@@ -61,6 +61,7 @@ _WORDS = {
     "model_type": ("must be a table", "Write { … }, or [ … ] around its name."),
     "dict_type": ("must be a table", "Write { … }, or [ … ] around its name."),
     "string_type": ("must be text", "Write it in quotes."),
+    "too_short": ("is empty", "Put something in it, or remove it."),
 }
 """What pydantic's own kinds of mistakes are called here, and what to do about them."""
 

@@ -35,9 +35,10 @@ class Schema:
     @classmethod
     def compile(cls, document: Mapping[str, Any]) -> "Schema":
         """Compile a schema of draft 2020-12; SchemaError for what would not be enforced or could not be understood."""
-        for pointer, keyword in odd_keywords(document):
-            remedy = "Remove it, or correct it; schemas hold the keywords of draft 2020-12 and refer to `#/$defs` only."
-            raise SchemaError(pointer, f"the keyword {keyword!r} would do nothing here", remedy)
+        odd = ", ".join(odd_keywords(document))
+        if odd:
+            remedy = "Remove or correct them: keywords are those of draft 2020-12, references begin with `#/`."
+            raise SchemaError("", f"these keywords would do nothing here: {odd}", remedy)
         try:
             validator = Draft202012Validator(
                 dict(document),
@@ -87,4 +88,15 @@ def _load(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:  # lone surrogates, and numbers beyond a double
-        return json.loads(data, parse_int=float)
+        return _encodable(json.loads(data, parse_int=float))
+
+
+def _encodable(value: Any) -> Any:
+    """Put a character in the place of each lone surrogate: the validator encodes every string and name."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(item) for name, item in value.items()}
+    return value

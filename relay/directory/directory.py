@@ -7,7 +7,7 @@ follow an endpoint's settings registers with `on_change`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +16,9 @@ from relay.config import Config
 from relay.contracts import Contract, ContractCatalogue, Signer
 from relay.definition import EndpointDefinition
 from relay.directory.matching import Match, match
-from relay.directory.resolving import Written, applications_of, resolve, written_in
+from relay.directory.resolving import Owner, Written, owner_of, resolve, written_in
+from relay.directory.rotation import overlapping
+from relay.directory.taking_over import Plan, planned, refuse_misfits, refuse_moves, refuse_taken_ids
 from relay.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.ids import IdFactory
 from relay.model import (
@@ -28,14 +30,11 @@ from relay.model import (
     Origin,
     Secret,
 )
-from relay.store import EndpointRow, Store
+from relay.store import ApplicationRow, EndpointRow, Store, new_endpoint
 from relay.tokens import Principal
 
 MATCHES_MAX = 10_000
 """Remembered matches per application; beyond it the memory starts anew."""
-
-SECRETS_MAX = 10
-"""Secrets of one endpoint that may overlap (Standard Webhooks: at most ten)."""
 
 
 class Change(NamedTuple):
@@ -63,15 +62,16 @@ class Directory:
         self._ids = ids
         self._random_bytes = random_bytes
         self._config = Config()
+        self._owners: dict[int, Owner] = {}
         self._applications: dict[str, Application] = {}
         self._rows: dict[int, EndpointRow] = {}
-        self._written: dict[str, Written] = {}
+        self._written: Mapping[str, Written] = {}
         self._endpoints: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
         self._of_application: dict[int, list[Endpoint]] = {}
         self._matches: dict[int, dict[str, Match]] = {}
         self._signers: dict[int, Signer] = {}
-        self._editing = asyncio.Lock()  # one edit at a time: each reads a row, writes it, installs it
+        self.editing = asyncio.Lock()  # one edit at a time: each reads a row, writes it, installs it
         self._listeners: list[Callable[[Change], None]] = []
 
     def on_change(self, listener: Callable[[Change], None]) -> None:
@@ -99,11 +99,27 @@ class Directory:
             raise NotFound(f"no endpoint {endpoint_id!r}", remedy="List them with `relay endpoint list`.")
         return endpoint
 
+    @property
+    def contracts(self) -> ContractCatalogue:
+        """The contracts in force; a reload may replace them."""
+        return self._contracts
+
     def contract(self, application: Application, /) -> Contract:
         """Return the contract an application's receivers were promised."""
         contract = self._contracts.get(application.contract)
         assert contract is not None, "the configuration was checked against the same catalogue"
         return contract
+
+    def owner(self, application_id: str) -> Owner:
+        """Return an application with what was written about it; NotFound otherwise."""
+        application = self._applications.get(application_id)
+        if application is None:
+            raise NotFound(f"no application {application_id[:64]!r}", remedy="List them with `relay app list`.")
+        return self._owners[application.ref]
+
+    def endpoints_of(self, application: Application) -> Sequence[Endpoint]:
+        """Return the endpoints of an application, those too that vanished from the file."""
+        return tuple(self._of_application.get(application.ref, ()))
 
     def signer(self, endpoint: Endpoint) -> Signer:
         """Return what signs for an endpoint; made once for each change of the endpoint."""
@@ -150,41 +166,49 @@ class Directory:
         if found is None:
             if len(remembered) >= MATCHES_MAX:
                 remembered.clear()
-            found = remembered[event_type] = match(self._of_application.get(application.ref, ()), event_type)
+            endpoints, covers = self._of_application.get(application.ref, ()), self.contract(application).covers
+            found = remembered[event_type] = match(endpoints, event_type, covers)
         return found
 
     # -- the file --------------------------------------------------------------------------------------------------
 
-    async def apply(self, config: Config) -> None:
-        """Take over a configuration, whole; ConfigError changes nothing."""
-        async with self._editing:
-            written = written_in(config)
-            self._refuse_taken_ids(written)
-            refs = await self._store.sync_applications([application.id for application in config.applications])
-            await self._store.sync_file_endpoints(
-                [(endpoint_id, refs[entry.application]) for endpoint_id, entry in written.items()]
-            )
-            rows = await self._store.load_endpoints()
-            await self._settle_changed_urls(rows, written)
+    async def apply(self, config: Config, contracts: ContractCatalogue | None = None) -> None:
+        """Take over a configuration with the contracts it was checked against, whole; ConfigError changes nothing."""
+        async with self.editing:
+            plan = await self._plan(config, contracts or self._contracts)
+            refuse_misfits(plan)
+            refuse_moves(plan, self._store.due_count)
+            await self._settle_changed_urls(plan.rows, plan.written)
+            await self._note_contracts(plan)
             # From here on nothing waits: an event matches against all of the old or all of the new.
-            self._config, self._applications, self._written = config, applications_of(config, refs), written
-            self._install_all(rows)
+            self._config, self._contracts, self._written = plan.config, plan.contracts, plan.written
+            self._owners = dict(plan.owners)
+            self._applications = {owner.row.id: owner.application for owner in plan.owners.values()}
+            self._matches.clear()
+            self._signers.clear()
+            self._install_all(plan.rows)
 
-    def _refuse_taken_ids(self, written: Mapping[str, Written]) -> None:
-        for row in self._rows.values():
-            entry = written.get(row.id)
-            if entry is None:
-                continue
-            if row.origin is Origin.API:
-                raise ConfigError(
-                    f"endpoint {row.id!r} was made through the API",
-                    remedy="Give the one in the file another id, or delete the other with `relay endpoint delete`.",
-                )
-            if row.application != getattr(self._applications.get(entry.application), "ref", row.application):
-                raise ConfigError(
-                    f"endpoint {row.id!r} belonged to another application before",
-                    remedy="Give it a new id: its history stays with the application that owned it.",
-                )
+    async def _plan(self, config: Config, contracts: ContractCatalogue) -> Plan:
+        written = written_in(config)
+        refuse_taken_ids(written, self._owners, self._rows.values())
+        refs = await self._store.sync_applications([application.id for application in config.applications])
+        await self._store.sync_file_endpoints(
+            [(endpoint_id, refs[entry.application]) for endpoint_id, entry in written.items()]
+        )
+        applications = await self._store.applications.load()
+        return planned(config, contracts, written, applications, await self._store.load_endpoints())
+
+    async def _note_contracts(self, plan: Plan) -> None:
+        """Remember which contracts hold now, unless events came in meanwhile that one of them would break."""
+        seen = plan.contracts_seen()
+        if not seen:
+            return
+        await self._store.applications.save_contracts(seen)
+        try:
+            refuse_moves(plan, self._store.due_count)
+        except ConfigError:
+            await self._store.applications.save_contracts({ref: plan.owners[ref].row.contract_seen for ref in seen})
+            raise
 
     async def _settle_changed_urls(self, rows: list[EndpointRow], written: Mapping[str, Written]) -> None:
         """A changed `url` clears health and an automatic disable, never a manual one."""
@@ -203,11 +227,10 @@ class Directory:
         return fresh
 
     def _install_all(self, rows: Iterable[EndpointRow]) -> None:
-        by_ref = {application.ref: application for application in self._applications.values()}
         for row in rows:
             known = self._rows.get(row.ref)
             fresh_health = known is None or known.url_seen != row.url_seen
-            self._install(row, by_ref[row.application], row.health if fresh_health else None)
+            self._install(row, row.health if fresh_health else None)
 
     # -- edits through the API -------------------------------------------------------------------------------------
 
@@ -215,19 +238,42 @@ class Directory:
         self, application: Application, definition: EndpointDefinition
     ) -> tuple[Endpoint, str | None]:
         """Make an endpoint; the second value is its secret, shown this once, or None if the contract signs nothing."""
-        async with self._editing:
-            application = self._applications[application.id]  # a reload may have gone first
-            contract = self.contract(application)
-            secret = contract.new_secret(self._random_bytes) if contract.signs else None
-            now_ms = self._clock.wall_ms()
+        async with self.editing:
+            application = self.owner(application.id).application  # an edit or a reload may have gone first
+            self._refuse_more(application)
+            row, secret = self.draft_endpoint(application.ref, self.contract(application), definition)
             row = await self._store.create_endpoint(
-                endpoint_id=self._ids.new("ep"),
-                application=application.ref,
+                endpoint_id=row.id,
+                application=row.application,
                 definition=definition.to_json(),
-                secrets=() if secret is None else (Secret(secret),),
-                now_ms=now_ms,
+                secrets=row.secrets,
+                now_ms=row.created_at_ms,
             )
-            return self._install(row, application, Health()), secret
+            return self._install(row, Health()), secret
+
+    def draft_endpoint(
+        self, application: int, contract: Contract, definition: EndpointDefinition
+    ) -> tuple[EndpointRow, str | None]:
+        """Make the row of a new endpoint, with a fresh secret if the contract signs."""
+        secret = contract.new_secret(self._random_bytes) if contract.signs else None
+        row = new_endpoint(
+            endpoint_id=self._ids.new("ep"),
+            application=application,
+            definition=definition.to_json(),
+            secrets=() if secret is None else (Secret(secret),),
+            now_ms=self._clock.wall_ms(),
+        )
+        return row, secret
+
+    def _refuse_more(self, application: Application) -> None:
+        contract = self.contract(application)
+        most = contract.registration.max_endpoints
+        if most is not None and sum(endpoint.present for endpoint in self.endpoints_of(application)) >= most:
+            raise Conflict(
+                "too_many_endpoints",
+                f"an application may have {most} under the contract {contract.name!r}",
+                remedy="Change or delete the one there is.",
+            )
 
     async def update_endpoint(
         self, endpoint_id: str, revise: Callable[[EndpointDefinition], EndpointDefinition]
@@ -236,7 +282,7 @@ class Directory:
 
         Conflict `managed_by_file` for one from the file; what `revise` raises changes nothing.
         """
-        async with self._editing:
+        async with self.editing:
             row = self._editable(endpoint_id)
             assert row.definition is not None, "an endpoint made through the API has its definition in the database"
             definition = revise(EndpointDefinition.from_json(row.definition))
@@ -247,25 +293,23 @@ class Directory:
                 row = await self._save_url(row, definition.url)
             else:
                 await self._store.save_endpoint(row)
-            return self._install(row, self._endpoints[row.ref].application, Health() if changed_url else None)
+            return self._install(row, Health() if changed_url else None)
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint; its due deliveries are cancelled. Conflict `managed_by_file` for one from the file."""
-        async with self._editing:
-            row = self._editable(endpoint_id)
-            before = self._endpoints.pop(row.ref)
-            del self._rows[row.ref]
-            self._forget(before)
-            self._tell(Change(before, None, None))
+        """Delete an endpoint; its due deliveries are cancelled. Conflict `managed_by_file` for one in the file."""
+        async with self.editing:
+            endpoint = self.endpoint(endpoint_id)
+            row = self._rows[endpoint.ref] if not endpoint.present else self._editable(endpoint_id)
+            self._remove(row)
             try:
                 await self._store.delete_endpoint(row.ref)
             except StoreUnavailable:
-                self._install(row, before.application, None)  # it may still be there: a repeated call finds out
+                self._install(row, None)  # it may still be there: a repeated call finds out
                 raise
 
     async def rotate_secret(self, endpoint_id: str, overlap_ms: int) -> tuple[Endpoint, str]:
         """Give an endpoint a new secret; the old ones sign along for `overlap_ms` where the contract can carry several."""
-        async with self._editing:
+        async with self.editing:
             row = self._editable(endpoint_id)
             endpoint = self._endpoints[row.ref]
             contract = self.contract(endpoint.application)
@@ -274,26 +318,26 @@ class Directory:
             secret = contract.new_secret(self._random_bytes)
             now_ms = self._clock.wall_ms()
             until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
-            kept = _overlapping(row.secrets, now_ms, until_ms)
+            kept = overlapping(row.secrets, now_ms, until_ms)
             row = replace(row, secrets=(Secret(secret), *kept), updated_at_ms=now_ms)
             await self._store.save_endpoint(row)
-            return self._install(row, endpoint.application, None), secret
+            return self._install(row, None), secret
 
     async def pause(self, endpoint_id: str) -> Endpoint:
         """Hold what is due and what comes; Conflict for a disabled endpoint."""
-        async with self._editing:
+        async with self.editing:
             self._refuse_disabled(self.endpoint(endpoint_id))
             return await self._move(endpoint_id, EndpointState.PAUSED, None)
 
     async def resume(self, endpoint_id: str) -> Endpoint:
         """End a pause; Conflict for a disabled endpoint."""
-        async with self._editing:
+        async with self.editing:
             self._refuse_disabled(self.endpoint(endpoint_id))
             return await self._move(endpoint_id, EndpointState.ENABLED, None)
 
     async def enable(self, endpoint_id: str) -> Endpoint:
         """End a disable, with clean health; a paused endpoint stays paused."""
-        async with self._editing:
+        async with self.editing:
             endpoint = self.endpoint(endpoint_id)
             if endpoint.state is not EndpointState.DISABLED:
                 return endpoint
@@ -301,7 +345,7 @@ class Directory:
 
     async def disable(self, endpoint_id: str, by: DisabledBy = DisabledBy.MANUAL) -> Endpoint:
         """Take no more events for an endpoint and hold what is due; a manual disable is never overwritten."""
-        async with self._editing:
+        async with self.editing:
             endpoint = self.endpoint(endpoint_id)
             if endpoint.state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
                 return endpoint
@@ -316,7 +360,7 @@ class Directory:
         row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
         health = Health() if enabled_again else None
         await self._store.save_endpoint(row, health=health)
-        return self._install(row, endpoint.application, health)
+        return self._install(row, health)
 
     def _refuse_disabled(self, endpoint: Endpoint) -> None:
         if endpoint.state is EndpointState.DISABLED:
@@ -338,19 +382,47 @@ class Directory:
 
     # -- installing ------------------------------------------------------------------------------------------------
 
-    def _install(self, row: EndpointRow, application: Application, health: Health | None) -> Endpoint:
+    def take_in(self, row: ApplicationRow, endpoints: Iterable[EndpointRow] = ()) -> Application:
+        """Install an application that was made or changed through the API, with endpoints that came with it.
+
+        Whoever calls this, or `let_go`, holds `editing` and has the database agree.
+        """
+        owner = self._owners[row.ref] = owner_of(row)
+        self._applications[row.id] = owner.application
+        for present in self.endpoints_of(owner.application):
+            self._install(self._rows[present.ref], None)
+        for endpoint in endpoints:
+            self._install(endpoint, endpoint.health)
+        return owner.application
+
+    def let_go(self, application: Application) -> tuple[ApplicationRow, list[EndpointRow]]:
+        """Take an application out with its endpoints; nothing matches them any more. Returns what `take_in` takes."""
+        rows = [self._rows[endpoint.ref] for endpoint in self.endpoints_of(application)]
+        for row in rows:
+            self._remove(row)
+        del self._applications[application.id]
+        return self._owners.pop(application.ref).row, rows
+
+    def _install(self, row: EndpointRow, health: Health | None) -> Endpoint:
         before = self._endpoints.get(row.ref)
+        owner = self._owners[row.application]
         entry = self._written.get(row.id)
-        after = resolve(row, application, entry, self._config, self.contract(application))
+        after = resolve(row, owner, entry, self._config, self.contract(owner.application))
         self._rows[row.ref] = row
         if after == before and health is None:
             return after
         if before is not None:
             self._forget(before)
         self._endpoints[row.ref] = self._by_id[row.id] = after
-        self._of_application.setdefault(application.ref, []).append(after)
+        self._of_application.setdefault(row.application, []).append(after)
         self._tell(Change(before, after, health))
         return after
+
+    def _remove(self, row: EndpointRow) -> None:
+        before = self._endpoints.pop(row.ref)
+        del self._rows[row.ref]
+        self._forget(before)
+        self._tell(Change(before, None, None))
 
     def _forget(self, endpoint: Endpoint) -> None:
         del self._by_id[endpoint.id]
@@ -363,14 +435,3 @@ class Directory:
         self._matches.pop(endpoint.application.ref, None)
         for listener in self._listeners:
             listener(change)
-
-
-def _overlapping(secrets: Iterable[Secret], now_ms: int, until_ms: int) -> list[Secret]:
-    """The old secrets that go on signing, each until the earlier of its own end and `until_ms`."""
-    kept = [
-        replace(secret, expires_at_ms=until_ms if secret.expires_at_ms is None else min(secret.expires_at_ms, until_ms))
-        for secret in secrets
-    ]
-    return [secret for secret in kept if secret.expires_at_ms is not None and secret.expires_at_ms > now_ms][
-        : SECRETS_MAX - 1
-    ]

@@ -1,9 +1,8 @@
 """Matching: which endpoints an event goes to. Happens once, when the event is accepted (Q11)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from relay.event_types import matches
 from relay.model import Endpoint, EndpointState, NoDelivery
 
 
@@ -15,12 +14,15 @@ class Match(NamedTuple):
     detail: str
 
 
-def match(endpoints: Iterable[Endpoint], event_type: str) -> Match:
-    """Choose the endpoints that subscribe; what only disabled ones subscribe to is `skipped` (Q9)."""
+def match(endpoints: Iterable[Endpoint], event_type: str, covers: Callable[[str, str], bool]) -> Match:
+    """Choose the endpoints that subscribe; what only disabled ones subscribe to is `skipped` (Q9).
+
+    `covers` says of a subscription and a type whether the one stands for the other; it is the contract's word.
+    """
     subscribed = [
         endpoint
         for endpoint in endpoints
-        if endpoint.present and any(matches(pattern, event_type) for pattern in endpoint.event_types)
+        if endpoint.present and any(covers(pattern, event_type) for pattern in endpoint.event_types)
     ]
     targets = tuple(endpoint.ref for endpoint in subscribed if endpoint.state is not EndpointState.DISABLED)
     if targets:

@@ -1,13 +1,28 @@
 """From what was written to what holds: endpoints with every setting resolved (Q6). Plain functions."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from relay.config import ApplicationConfig, Config, EndpointConfig
+from relay.config import Config, EndpointConfig
 from relay.contracts import Contract
-from relay.definition import CONCURRENCY, EndpointDefinition, first, resolve_retry, resolve_timeout_ms
-from relay.model import Application, Endpoint, HealthPolicy, Origin, Secret
-from relay.store import EndpointRow
+from relay.definition import (
+    CONCURRENCY,
+    ApplicationDefinition,
+    EndpointDefinition,
+    first,
+    resolve_retry,
+    resolve_timeout_ms,
+)
+from relay.model import Application, Endpoint, HealthPolicy, Origin, Secret, Validation
+from relay.store import ApplicationRow, EndpointRow
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An application: what the database remembers of it, what was written about it, and what that makes it."""
+
+    row: ApplicationRow
+    definition: ApplicationDefinition
+    application: Application
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +35,19 @@ class Written:
 
 
 def resolve(
-    row: EndpointRow, application: Application, entry: Written | None, config: Config, contract: Contract
+    row: EndpointRow,
+    owner: Owner,
+    entry: Written | None,
+    config: Config,
+    contract: Contract,
 ) -> Endpoint:
     """Return the endpoint of `row`, as the file (`entry`) or the API defines it, with defaults from above."""
     definition, secrets = _definition(row, entry)
-    levels = (definition, _application_config(config, application), contract, config.delivery)
+    levels = (definition, owner.definition, contract, config.delivery)
     return Endpoint(
         ref=row.ref,
         id=row.id,
-        application=application,
+        application=owner.application,
         origin=row.origin,
         url=definition.url,
         event_types=definition.event_types,
@@ -56,13 +75,6 @@ def _definition(row: EndpointRow, entry: Written | None) -> tuple[EndpointDefini
         return EndpointDefinition.from_json(row.definition), row.secrets
     # It vanished from the file: it is held, so nothing but its name, its address and its history is needed.
     return EndpointDefinition(url=row.url_seen or "", event_types=()), ()
-
-
-def _application_config(config: Config, application: Application) -> ApplicationConfig:
-    for configured in config.applications:
-        if configured.id == application.id:
-            return configured
-    return ApplicationConfig(id=application.id, contract=application.contract)
 
 
 def _health_policy(config: Config) -> HealthPolicy:
@@ -102,16 +114,34 @@ def _secrets_of(endpoint: EndpointConfig) -> tuple[Secret, ...]:
     return tuple(Secret(value) for value in endpoint.secret_values)
 
 
-def applications_of(config: Config, refs: Mapping[str, int]) -> dict[str, Application]:
-    """Those of the file, and those the database remembers, which are held."""
-    configured = {application.id: application for application in config.applications}
+def definitions_in(config: Config) -> dict[str, ApplicationDefinition]:
     return {
-        application_id: Application(
-            ref=ref,
-            id=application_id,
-            contract=configured[application_id].contract if application_id in configured else "standard",
-            origin=Origin.FILE,
-            present=application_id in configured,
+        application.id: ApplicationDefinition(
+            contract=application.contract,
+            features=dict(application.features),
+            validation=Validation(application.validation),
+            timeout_ms=application.timeout_ms,
+            schedule_ms=application.schedule_ms,
+            jitter=application.jitter,
+            max_age_ms=application.max_age_ms,
         )
-        for application_id, ref in refs.items()
+        for application in config.applications
     }
+
+
+def owner_of(row: ApplicationRow, in_file: ApplicationDefinition | None = None) -> Owner:
+    """Return an application as the file (`in_file`) or the API defines it; what vanished from the file is held."""
+    definition = in_file if row.definition is None else ApplicationDefinition.from_json(row.definition)
+    present = definition is not None
+    definition = definition or ApplicationDefinition()
+    application = Application(
+        ref=row.ref,
+        id=row.id,
+        contract=definition.contract,
+        origin=row.origin,
+        present=present,
+        features=definition.features,
+        validation=definition.validation,
+        name=definition.name,
+    )
+    return Owner(row, definition, application)

@@ -5,68 +5,35 @@ request, whose client may have gone.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
-from relay import problems
+from relay import log, problems
 from relay.clock import Clock
-from relay.contracts import Rendering
+from relay.contracts import Rendering, Unrenderable
 from relay.errors import CommitUnknown, RelayError
 from relay.ids import IdFactory
+from relay.intake.enforcing import enforce, in_data
+from relay.intake.neighbours import Contract, Directory, Result, Store
+from relay.intake.ruling import Rules, claim, rules_for
 from relay.intake.screening import screen
 from relay.intake.submission import Submission, check, given_bytes, given_ms, read, read_batch
 from relay.metrics import Metrics
 from relay.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.problems import Mistake, Problem, Refused
-from relay.times import format_time
+from relay.times import format_time, unix_us
 from relay.tokens import Principal
 
-_DIGEST_BYTES = 16
 _BREATH = 50
 """Items of a batch that are checked before other requests get a turn."""
 
-
-class Contract(Protocol):
-    """What intake asks of a contract."""
-
-    @property
-    def name(self) -> str: ...
-    def check_type(self, type: str, /) -> str | None: ...
-    def render(self, event: Rendering, /) -> bytes: ...
-
-
-class Match(Protocol):
-    """Where an event goes, or why it goes nowhere."""
-
-    @property
-    def targets(self) -> tuple[int, ...]: ...
-    @property
-    def reason(self) -> NoDelivery | None: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Directory(Protocol):
-    """What intake asks of the directory."""
-
-    def application_for(self, principal: Principal, named: str | None, /) -> Application: ...
-    def contract(self, application: Application, /) -> Contract: ...
-    def match(self, application: Application, event_type: str, /) -> Match: ...
-
-
-Result = Accepted | Duplicate | RelayError
-"""What became of one event: a RelayError when it alone was refused."""
-
-
-class Store(Protocol):
-    """What intake asks of the store: one transaction, one result for each event, in order."""
-
-    def accept(self, events: Sequence[NewEvent], /) -> Awaitable[Sequence[Result]]: ...
+_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp"})
+"""Members that the body is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +53,18 @@ class Answer:
     location: str | None = None
 
 
-class _Checked(NamedTuple):
-    """An event that may be stored, and the id of its application, which the answer repeats."""
+class _Draft(NamedTuple):
+    """An event that is sound and whose body is frozen; it lacks only where it goes."""
 
-    event: NewEvent
-    application: str
+    posted: Submission
+    application: Application
+    now_ms: int
+    event_id: str
+    timestamp_ms: int
+    body: bytes
+    rules: Rules
+    idempotency: Idempotency | None
+    warnings: Sequence[Mistake]
 
 
 class Intake:
@@ -113,6 +87,7 @@ class Intake:
         self._ids = ids
         self._on_accepted = on_accepted
         self._metrics = metrics
+        self._log = structlog.get_logger("relay.intake")
         self.limits = limits or IntakeLimits()
 
     async def accept_one(self, principal: Principal, body: bytes, key: str | None = None) -> Answer:
@@ -122,8 +97,8 @@ class Intake:
         when the store did not take it, CommitUnknown when nobody knows.
         """
         screen(body, self.limits.max_depth)
-        checked = self._check(principal, body, key)
-        answer = _answer(checked, (await self._commit([checked.event]))[0])
+        draft = self._check(principal, body, key)
+        answer = _answer(draft, (await self._commit([draft]))[0])
         if isinstance(answer, Problem):
             raise Refused(answer)
         return answer
@@ -135,13 +110,13 @@ class Intake:
         if len(items) > self.limits.max_batch:
             raise Refused(problems.batch_too_large(self.limits.max_batch))
         checked = await self._check_all(principal, items)
-        events = [item.event for item in checked if isinstance(item, _Checked)]
-        results = iter(await self._commit(events) if events else ())
+        drafts = [item for item in checked if isinstance(item, _Draft)]
+        results = iter(await self._commit(drafts) if drafts else ())
         answers = [item if isinstance(item, Problem) else _answer(item, next(results)) for item in checked]
         return Answer(200, {"results": [_in_batch(answer) for answer in answers]})
 
-    async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Checked | Problem]:
-        checked: list[_Checked | Problem] = []
+    async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Draft | Problem]:
+        checked: list[_Draft | Problem] = []
         for number, item in enumerate(items, 1):
             try:
                 checked.append(self._check(principal, item, None))
@@ -151,15 +126,17 @@ class Intake:
                 await asyncio.sleep(0)
         return checked
 
-    async def _commit(self, events: Sequence[NewEvent]) -> Sequence[Result]:
-        committing = asyncio.ensure_future(self._store.accept(events))
+    async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Result]:
+        # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
+        committing = asyncio.ensure_future(self._store.accept([self._seal(draft) for draft in drafts]))
         told: asyncio.Future[Sequence[Result]] = committing.get_loop().create_future()
-        committing.add_done_callback(partial(self._committed, told, self._clock.mono_ms()))
+        committing.add_done_callback(partial(self._committed, told, drafts, self._clock.mono_ms()))
         return await told  # cancelling the request cancels this future and nothing else
 
     def _committed(
         self,
         told: asyncio.Future[Sequence[Result]],
+        drafts: Sequence[_Draft],
         began_ms: float,
         committing: asyncio.Future[Sequence[Result]],
     ) -> None:
@@ -167,8 +144,8 @@ class Intake:
         error = CommitUnknown("the write was given up") if committing.cancelled() else committing.exception()
         if error is None:
             self._metrics.committed(self._clock.mono_ms() - began_ms)
-            for result in committing.result():
-                self._take_note(result)
+            for draft, result in zip(drafts, committing.result(), strict=True):
+                self._take_note(draft, result)
         if told.done():
             return
         if error is None:
@@ -176,14 +153,21 @@ class Intake:
         else:
             told.set_exception(error)
 
-    def _take_note(self, result: Result) -> None:
+    def _take_note(self, draft: _Draft, result: Result) -> None:
         if isinstance(result, Accepted):
             self._metrics.accepted()
             self._on_accepted(result)
+            if draft.warnings:
+                self._warn(draft)
         elif isinstance(result, Duplicate):
             self._metrics.deduplicated()
 
-    def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Checked:
+    def _warn(self, draft: _Draft) -> None:
+        facts = {"event_id": draft.event_id, "event_type": draft.posted.type, "application": draft.application.id}
+        self._metrics.warned()
+        self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(draft.warnings))
+
+    def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Draft:
         posted, mistakes = read(body)
         now_ms = self._clock.wall_ms()
         mistakes.extend(_take_header(posted, key))
@@ -193,37 +177,80 @@ class Intake:
         except RelayError as error:
             raise _invalid([*mistakes, Mistake("/application", problems.spoken(error))]) from None
         contract = self._directory.contract(application)
-        mistakes.extend(_against(contract, posted))
-        if mistakes:
-            raise _invalid(mistakes)
-        return _Checked(self._freeze(posted, application, contract, now_ms), application.id)
+        mistakes.extend(_misplaced(contract, posted))
+        findings = enforce(contract, application.validation, posted)
+        if mistakes or findings.refusals:
+            raise _invalid(mistakes, [*findings.refusals, *self._unrenderable(contract, posted, mistakes, now_ms)])
+        return self._freeze(posted, application, contract, now_ms, findings.warnings)
 
-    def _freeze(self, posted: Submission, application: Application, contract: Contract, now_ms: int) -> NewEvent:
-        """Make the event: from here on its bytes do not change (invariant 6)."""
-        match = self._directory.match(application, posted.type)
-        event_id = self._ids.new("evt") if posted.id is None else posted.id
-        timestamp_ms = given_ms(posted.timestamp)
-        if timestamp_ms is None:
-            timestamp_ms = now_ms
-        deliver_at_ms = given_ms(posted.deliver_at)
+    def _unrenderable(
+        self, contract: Contract, posted: Submission, mistakes: Sequence[Mistake], now_ms: int
+    ) -> Iterator[Mistake]:
+        """Find what else would be wrong with an event that is refused, so that its producer hears all at once."""
+        if any(mistake.pointer in _RENDERED for mistake in mistakes):
+            return
+        try:
+            contract.render(_rendering(posted, "", now_ms, bytes(posted.data)))
+        except Unrenderable as error:
+            yield Mistake(in_data(error.pointer), error.sentence)
+
+    def _freeze(
+        self,
+        posted: Submission,
+        application: Application,
+        contract: Contract,
+        now_ms: int,
+        warnings: Sequence[Mistake],
+    ) -> _Draft:
+        """Make the body: from here on its bytes do not change (invariant 6)."""
         data = bytes(posted.data)
-        return NewEvent(
-            id=event_id,
-            id_given=posted.id is not None,
-            application=application.ref,
-            type=posted.type,
-            body=contract.render(Rendering(event_id, posted.type, timestamp_ms, now_ms, data)),
-            created_at_ms=now_ms,
-            timestamp_ms=timestamp_ms,
-            targets=match.targets,
-            reason=match.reason,
-            reason_detail=match.detail,
-            deliver_at_ms=deliver_at_ms if deliver_at_ms is not None and deliver_at_ms > now_ms else None,
-            expires_at_ms=given_ms(posted.expires_at),
-            ordering_key=posted.ordering_key,
-            metadata=given_bytes(posted.metadata),
-            idempotency=_claim(posted, application, data),
+        rules = rules_for(contract, application, posted, data, now_ms)
+        if rules.expires_at_ms is not None:
+            _refuse_late(posted, rules.expires_at_ms)
+        rendering = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
+        try:
+            body = contract.render(rendering)
+        except Unrenderable as error:
+            mistake = Mistake(in_data(error.pointer), error.sentence)
+            raise Refused(problems.lossy_number(mistake) if error.lossy else problems.invalid([mistake])) from None
+        idempotency = claim(contract, application, posted, data)
+        return _Draft(
+            posted, application, now_ms, rendering.id, rendering.timestamp_ms, body, rules, idempotency, warnings
         )
+
+    def _seal(self, draft: _Draft) -> NewEvent:
+        """Make the event: it goes where it matches now, unless it is held back."""
+        posted, rules = draft.posted, draft.rules
+        match = self._directory.match(draft.application, posted.type)
+        held_back = rules.held_back is not None
+        deliver_at_ms, expires_at_ms = given_ms(posted.deliver_at), given_ms(posted.expires_at)
+        return NewEvent(
+            id=draft.event_id,
+            id_given=posted.id is not None,
+            application=draft.application.ref,
+            type=posted.type,
+            body=draft.body,
+            created_at_ms=draft.now_ms,
+            timestamp_ms=draft.timestamp_ms,
+            targets=() if held_back else match.targets,
+            reason=NoDelivery.FILTERED if held_back else match.reason,
+            reason_detail=match.detail if rules.held_back is None else rules.held_back,
+            deliver_at_ms=deliver_at_ms if deliver_at_ms is not None and deliver_at_ms > draft.now_ms else None,
+            expires_at_ms=rules.expires_at_ms if expires_at_ms is None else expires_at_ms,
+            ordering_key=rules.ordering_key,
+            order_strictly=rules.order_strictly,
+            metadata=given_bytes(posted.metadata),
+            idempotency=draft.idempotency,
+            recall=rules.recall,
+            remember=rules.remember,
+        )
+
+
+def _rendering(posted: Submission, event_id: str, now_ms: int, data: bytes) -> Rendering:
+    if posted.timestamp is None:
+        return Rendering(event_id, posted.type, now_ms, now_ms, data)
+    timestamp_us = unix_us(posted.timestamp)
+    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
 
 
 def _take_header(posted: Submission, key: str | None) -> Iterator[Mistake]:
@@ -236,76 +263,68 @@ def _take_header(posted: Submission, key: str | None) -> Iterator[Mistake]:
         yield Mistake("/idempotency_key", "is not what the header Idempotency-Key says; send one of them")
 
 
-def _against(contract: Contract, posted: Submission) -> Iterator[Mistake]:
-    fault = contract.check_type(posted.type)
-    if fault is not None:
-        yield Mistake("/type", fault)
-    if posted.ordering_key is not None and getattr(contract, "ordering", "none") == "none":
+def _misplaced(contract: Contract, posted: Submission) -> Iterator[Mistake]:
+    if posted.ordering_key is not None and contract.ordering == "none":
         yield Mistake("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
 
 
-def _invalid(mistakes: Iterable[Mistake]) -> Refused:
+def _refuse_late(posted: Submission, expires_at_ms: int) -> None:
+    """Refuse what would expire before it may be sent."""
+    deliver_at_ms = given_ms(posted.deliver_at)
+    if posted.expires_at is None and deliver_at_ms is not None and deliver_at_ms >= expires_at_ms:
+        sentence = f"must be before the links of this event expire, at {format_time(expires_at_ms)}"
+        raise _invalid([Mistake("/deliver_at", f"{sentence}; if they live longer, say so with expires_at")])
+
+
+def _invalid(mistakes: Iterable[Mistake], findings: Iterable[Mistake] = ()) -> Refused:
     """Keep the first mistake of each member: what follows is about the placeholder that took its place."""
     by_pointer: dict[str, Mistake] = {}
     for mistake in mistakes:
         by_pointer.setdefault(mistake.pointer, mistake)
-    return Refused(problems.invalid(by_pointer.values()))
+    found = [mistake for mistake in dict.fromkeys(findings) if mistake.pointer not in by_pointer]
+    return Refused(problems.invalid([*by_pointer.values(), *found]))
 
 
-def _claim(posted: Submission, application: Application, data: bytes) -> Idempotency | None:
-    """Return what makes a repetition of this event one (Q8); an id that the producer chose is a key too."""
-    if posted.idempotency_key is not None:
-        key = b"key\0" + posted.idempotency_key.encode()
-    elif posted.id is not None:
-        key = b"id\0" + posted.id.encode()
-    else:
-        return None
-    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), data))
-    return Idempotency(key=_digest(key), fingerprint=_digest(fingerprint))
-
-
-def _digest(text: bytes) -> bytes:
-    return blake2b(text, digest_size=_DIGEST_BYTES).digest()
-
-
-def _answer(checked: _Checked, result: Result) -> Answer | Problem:
-    event = checked.event
+def _answer(draft: _Draft, result: Result) -> Answer | Problem:
     match result:
         case Accepted():
-            body = _body(event.id, event.type, checked.application, event.created_at_ms, result.deliveries)
-            if event.reason is not None:
-                body["reason"] = event.reason
-            return Answer(202, body, f"/v1/events/{event.id}")
+            body = _body(draft, draft.event_id, draft.posted.type, draft.now_ms, result.deliveries)
+            if result.reason is not None:
+                body |= {"reason": result.reason, "reason_detail": result.reason_detail}
+            return Answer(202, body, f"/v1/events/{draft.event_id}")
         case Duplicate():
-            return _repetition(checked, result)
+            return _repetition(draft, result)
         case _:
             return problems.from_error(result)
 
 
-def _repetition(checked: _Checked, first: Duplicate) -> Answer | Problem:
-    claim = checked.event.idempotency
-    if first.differs and not (claim is not None and claim.derived):
+def _repetition(draft: _Draft, first: Duplicate) -> Answer | Problem:
+    claimed = draft.idempotency
+    if first.differs and not (claimed is not None and claimed.derived):
         detail = (
             "This idempotency key (or id) came before with another type or other data. Use a new one for a new event."
         )
         return problems.conflict("idempotency_conflict", detail)
-    body = _body(first.event_id, first.type, checked.application, first.created_at_ms, first.deliveries, duplicate=True)
+    body = _body(draft, first.event_id, first.type, first.created_at_ms, first.deliveries, duplicate=True)
     if first.differs:
         body["differs"] = True
     return Answer(200, body, f"/v1/events/{first.event_id}")
 
 
 def _body(
-    event_id: str, event_type: str, application: str, created_at_ms: int, deliveries: int, *, duplicate: bool = False
+    draft: _Draft, event_id: str, event_type: str, created_at_ms: int, deliveries: int, *, duplicate: bool = False
 ) -> dict[str, Any]:
-    return {
+    body = {
         "id": event_id,
         "type": event_type,
-        "application": application,
+        "application": draft.application.id,
         "created_at": format_time(created_at_ms),
         "deliveries": deliveries,
         "duplicate": duplicate,
     }
+    if draft.warnings:
+        body["warnings"] = [mistake._asdict() for mistake in draft.warnings]
+    return body
 
 
 def _in_batch(answer: Answer | Problem) -> dict[str, Any]:

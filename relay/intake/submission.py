@@ -1,7 +1,7 @@
 """What a producer may post, decoded at once when it is right and explained member by member when it is not."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from relay import problems
+from relay.intake import slicing
 from relay.problems import Mistake, Refused
 from relay.times import unix_ms
 
@@ -54,17 +55,24 @@ class Reading(NamedTuple):
 def read(body: bytes | msgspec.Raw) -> Reading:
     """Decode one event; Refused (400) for what is not JSON. Other mistakes are listed, all of them."""
     try:
-        return Reading(_decode(_EVENT, body), [])
+        return Reading(_EVENT.decode(body), [])
     except msgspec.ValidationError:
-        return _explain(body)
+        return _explain(_members(body))
+    except _NOT_DECODED as error:
+        return _explain(_slices(slicing.members, bytes(body), error))
 
 
 def read_batch(body: bytes) -> list[msgspec.Raw]:
     """Split a JSON array into its items; Refused for what is not one."""
     try:
-        return _decode(_BATCH, body)
+        return _BATCH.decode(body)
     except msgspec.ValidationError:
-        raise Refused(problems.invalid([Mistake("", "must be a JSON array of events")])) from None
+        items = None
+    except _NOT_DECODED as error:
+        items = _slices(slicing.items, body, error)
+    if items is None:
+        raise Refused(problems.invalid([Mistake("", "must be a JSON array of events")]))
+    return [msgspec.Raw(item) for item in items]
 
 
 def check(posted: Submission, now_ms: int) -> Iterator[Mistake]:
@@ -153,31 +161,43 @@ _FIELDS: Mapping[str, _Field] = {
 }
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
-    """Decode; ValidationError for JSON of another shape, Refused for what is no JSON."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # The decoder's words name positions, never content.
-        reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
-        detail = f"{reason}. Send one JSON value, in UTF-8 without a byte order mark."
-        raise Refused(problems.malformed_json(detail)) from None
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _explain(body: bytes | msgspec.Raw) -> Reading:
-    """Decode member by member, so that every mistake is found."""
+def _members(body: bytes | msgspec.Raw) -> Mapping[str, bytes | msgspec.Raw] | None:
     try:
-        members = _decode(_MEMBERS, body)
+        return _MEMBERS.decode(body)
     except msgspec.ValidationError:
+        return None
+    except _NOT_DECODED as error:
+        return _slices(slicing.members, bytes(body), error)
+
+
+def _slices(cut: Callable[[bytes], T], body: bytes, error: Exception) -> T:
+    """Cut up what the decoder refused for a lone surrogate alone; Refused for what is no JSON."""
+    # The decoder's words name positions, never content.
+    reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
+    if slicing.may_hold_surrogates(body):
+        try:
+            return cut(body)
+        except slicing.Malformed as malformed:
+            reason = str(malformed)
+        except RecursionError:
+            reason = "JSON is nested too deeply"
+    detail = f"{reason}. Send one JSON value, in UTF-8 without a byte order mark."
+    raise Refused(problems.malformed_json(detail)) from None
+
+
+def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> Reading:
+    """Decode member by member, so that every mistake is found. `data` is taken as it is, whatever its strings hold."""
+    if members is None:
         example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
-        raise Refused(problems.invalid([Mistake("", example)])) from None
+        raise Refused(problems.invalid([Mistake("", example)]))
     mistakes = [Mistake(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
     mistakes.extend(_unknown_members([name for name in members if name not in _FIELDS]))
-    values: dict[str, Any] = {"type": "", "data": msgspec.Raw(b"null")}
+    values: dict[str, Any] = {"type": "", "data": msgspec.Raw(bytes(members.get("data", b"null")))}
     for name, field in _FIELDS.items():
-        if name not in members:
+        if name not in members or name == "data":
             continue
         try:
             values[name] = field.decoder.decode(members[name])
@@ -189,6 +209,7 @@ def _explain(body: bytes | msgspec.Raw) -> Reading:
 def _unknown_members(names: Sequence[str]) -> Iterator[Mistake]:
     for name in names[:UNKNOWN_MAX]:
         shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
+        shown = shown.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent back as it is
         near = get_close_matches(shown, _FIELDS, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"the members are {', '.join(_FIELDS)}"
         yield Mistake("/" + shown.replace("~", "~0").replace("/", "~1"), f"is not a member of an event; {hint}")

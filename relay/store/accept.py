@@ -9,6 +9,7 @@ from relay.model import Accepted, DeadReason, DueDelivery, FrozenEvent, NewEvent
 from relay.store.bulk import insert_many
 from relay.store.claims import Entry, turn_away
 from relay.store.order import blocked
+from relay.store.remembered import consult
 from relay.store.rows import AcceptResult
 
 NONE_OVERFLOWED: frozenset[tuple[int, int]] = frozenset()
@@ -18,7 +19,8 @@ _INSERT_EVENT = """
                        reason, reason_detail, checksum, metadata, body)"""
 
 _INSERT_DELIVERY = """
-    INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key)"""
+    INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key,
+                          blocking)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Acceptor:
         """Store what is new in all batches; one list of results for each."""
         entries = [self._entry(batch, index) for batch in batches for index in range(len(batch.events))]
         results: dict[int, AcceptResult] = dict(turn_away(connection, entries))
-        kept = [entry for entry in entries if entry.ordinal not in results]
+        kept = consult(connection, [entry for entry in entries if entry.ordinal not in results])
         results.update(_store(connection, kept))
         answers = iter([results[entry.ordinal] for entry in entries])
         return [[next(answers) for _ in batch.events] for batch in batches]
@@ -66,6 +68,7 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
     for ordinal, event, overflowed in entries:
         checksum = crc32(event.body)
         start_ms = max(event.created_at_ms, event.deliver_at_ms or 0)
+        blocking = 0 if event.ordering_key is None else 1 + event.order_strictly
         due = []
         for ref in event.targets:
             if ref in overflowed:
@@ -73,7 +76,7 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
                 continue
             due_ms = None if (ordinal, ref) in waiting else start_ms
             delivery_rows.append(
-                (ordinal, ref, 0, due_ms, start_ms, None, None, event.expires_at_ms, event.ordering_key)
+                (ordinal, ref, 0, due_ms, start_ms, None, None, event.expires_at_ms, event.ordering_key, blocking)
             )
             if due_ms is not None:
                 due.append(DueDelivery(ordinal, ref, due_ms, 1, 0, 0, start_ms))
@@ -91,6 +94,8 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
             ),
             tuple(due),
             len(event.targets) - len(overflowed),
+            event.reason,
+            event.reason_detail,
         )
     insert_many(connection, _INSERT_EVENT, event_rows)
     insert_many(connection, _INSERT_DELIVERY, delivery_rows)
@@ -100,7 +105,7 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
 def _overflowed(ordinal: int, ref: int, event: NewEvent, start_ms: int) -> tuple[object, ...]:
     died_ms = event.created_at_ms
     reason = DeadReason.OVERFLOW.value
-    return (ordinal, ref, 2, None, start_ms, died_ms, reason, event.expires_at_ms, event.ordering_key)
+    return (ordinal, ref, 2, None, start_ms, died_ms, reason, event.expires_at_ms, event.ordering_key, 0)
 
 
 def _event_row(ordinal: int, event: NewEvent, checksum: int) -> tuple[object, ...]:

@@ -33,10 +33,15 @@ class Applications:
         self._edit = edit
         self._begin_deletions = begin_deletions
 
-    async def load(self) -> tuple[list[ApplicationRow], list[KeyRow]]:
-        """Read every application and every key that was not deleted."""
-        applications, keys = await self._edit(lambda connection: (load(connection), load_keys(connection)))
-        return applications, keys
+    async def load(self) -> list[ApplicationRow]:
+        """Read every application that was not deleted, oldest first."""
+        rows: list[ApplicationRow] = await self._edit(load)
+        return rows
+
+    async def load_keys(self) -> list[KeyRow]:
+        """Read every key, oldest first."""
+        keys: list[KeyRow] = await self._edit(load_keys)
+        return keys
 
     async def save_contracts(self, seen: Mapping[int, str | None]) -> None:
         """Remember, by ref, the contract that an application's deliveries are made under from now on."""

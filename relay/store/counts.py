@@ -37,10 +37,10 @@ class Counts:
     def accepted(self, batch: AcceptBatch, results: Sequence[AcceptResult]) -> None:
         """Take back what was not stored after all."""
         for index, result in enumerate(results):
-            if not isinstance(result, Accepted):
+            if not _has_deliveries(result):
                 self._release_one(batch, index)
         for index, ref in batch.overflow:
-            if isinstance(results[index], Accepted):
+            if _has_deliveries(results[index]):
                 self.dead[ref] += 1
 
     def settled(self, settlement: Settlement) -> None:
@@ -80,6 +80,11 @@ class Counts:
     def _add_due(self, ref: int, count: int) -> None:
         self.due[ref] += count
         self.backlog += count
+
+
+def _has_deliveries(result: AcceptResult) -> bool:
+    """Whether what was reserved was stored: not for repeats, nor for what was held back after all."""
+    return isinstance(result, Accepted) and result.reason is None
 
 
 def count(connection: sqlite3.Connection) -> Counts:

@@ -7,7 +7,7 @@ it has let them pass it blocks nobody any more, whatever is retried by hand.
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from relay.model import DueDelivery
+from relay.model import DeliveryKey, DueDelivery
 from relay.store.claims import Entry
 
 _PREDECESSOR = """
@@ -15,8 +15,15 @@ _PREDECESSOR = """
     WHERE endpoint = ? AND ordering_key = ? AND blocking > 0 LIMIT 1"""
 
 _FIRST_UNFINISHED = """
-    SELECT event, due, attempts FROM delivery INDEXED BY delivery_order
+    SELECT event, due FROM delivery INDEXED BY delivery_order
     WHERE endpoint = ? AND ordering_key = ? AND blocking > 0 ORDER BY event LIMIT 1"""
+
+_FIRST_IN_LINE = """
+    SELECT event, endpoint, due, series, attempts, series_attempts, budget_from, manual
+    FROM delivery INDEXED BY delivery_order
+    WHERE endpoint = ?2 AND blocking > 0
+      AND ordering_key = (SELECT ordering_key FROM delivery WHERE event = ?1 AND endpoint = ?2)
+    ORDER BY event LIMIT 1"""
 
 # It has been waiting for its turn since `budget_from`, so that is when it was due; a `deliver_at` may still lie ahead.
 _PROMOTE = """
@@ -39,6 +46,12 @@ def blocked(connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[tup
                 waiting.add((ordinal, ref))
             busy.add(lane)
     return waiting
+
+
+def first_in_line(connection: sqlite3.Connection, key: DeliveryKey) -> list[DueDelivery]:
+    """Return whose turn it is among those with a delivery's ordering key, where a promotion may not have been heard."""
+    row = connection.execute(_FIRST_IN_LINE, key).fetchone()
+    return [] if row is None or row[2] is None else [due_delivery(row)]
 
 
 def promote(connection: sqlite3.Connection, ended: Iterable[tuple[int, str]]) -> list[DueDelivery]:

@@ -1,7 +1,7 @@
 """Retention (Q14): what is old goes, in steps small enough that nobody waits for them.
 
-A sweep walks the events from the oldest, then the attempts, then the claims on keys, and starts anew when it has come to
-the end. An event goes only without due deliveries and when the last of them ended long enough ago. Attempts go earlier
+A sweep walks the events from the oldest, then the attempts, the claims on keys and what is remembered, and starts anew
+when it has come to the end. An event goes only without due deliveries and when the last of them ended long enough ago. Attempts go earlier
 than their events; that walk remembers how far it came, so an attempt made on an old event later goes with its event.
 """
 
@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from relay.store.remembered import forget_old
 from relay.store.rows import Pruned, Retention
 
 ROWS_PER_LIMIT = 4
@@ -47,12 +48,13 @@ class Pruner:
         self._after = (-1, -1)  # (created_at, ordinal) of the last event looked at
 
     def step(self, connection: sqlite3.Connection, now_ms: int, retention: Retention, limit: int) -> PruneResult:
-        """Look at up to `limit` events, attempts' events and claims each; `more` until all three ran out."""
+        """Look at up to `limit` events, attempts' events, claims and memories each; `more` until all ran out."""
         events, deliveries, dead, more_events = self._events(connection, now_ms - retention.events_ms, limit)
         attempts, more_attempts = _attempts(connection, now_ms - retention.attempts_ms, limit)
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
-        more = more_events or more_attempts or more_keys
-        return PruneResult(Pruned(events, deliveries, attempts, keys, more), dead)
+        forgotten = forget_old(connection, now_ms - retention.memory_ms, limit)
+        more = more_events or more_attempts or more_keys or forgotten == limit
+        return PruneResult(Pruned(events, deliveries, attempts, keys, more, forgotten), dead)
 
     def _events(
         self, connection: sqlite3.Connection, before_ms: int, limit: int

@@ -143,10 +143,11 @@ class Pruned(NamedTuple):
     attempts: int
     keys: int
     more: bool
+    memories: int = 0
 
     @property
     def total(self) -> int:
-        return self.events + self.deliveries + self.attempts + self.keys
+        return self.events + self.deliveries + self.attempts + self.keys + self.memories
 
 
 class Retention(Protocol):
@@ -158,6 +159,8 @@ class Retention(Protocol):
     def attempts_ms(self) -> int: ...
     @property
     def idempotency_ms(self) -> int: ...
+    @property
+    def memory_ms(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from relay.model import DeliveryState, DueDelivery, Outcome, Settled, Settlement
 from relay.store.bulk import insert_many
-from relay.store.order import promote
+from relay.store.order import first_in_line, promote
 
 CODES = {
     DeliveryState.DUE: 0,
@@ -159,10 +159,10 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
     settlement, now_ms = work
     delivery, outcome = settlement.delivery, settlement.outcome
     if outcome is None:
-        return SettleResult(Settled(False, None), left=False)
+        return SettleResult(Settled(False, None), left=False, promoted=_unheard(connection, delivery))
     again = _settled_before(connection, delivery, outcome)
-    if again is not None:
-        return SettleResult(again, left=again.due is None)  # its first answer never came, so nobody counted it
+    if again is not None:  # its first answer never came, so nobody counted it or heard whom it promoted
+        return SettleResult(again, left=again.due is None, promoted=_unheard(connection, delivery))
     row = connection.execute(_LATE, delivery.key).fetchone()
     if row is None:
         return SettleResult(Settled(False, None), left=False)
@@ -176,6 +176,10 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
     if applied:
         connection.execute(_DELIVERED_AFTER_CANCEL, (now_ms, *delivery.key))
     return SettleResult(Settled(applied, None), left=False)
+
+
+def _unheard(connection: sqlite3.Connection, delivery: DueDelivery) -> tuple[DueDelivery, ...]:
+    return tuple(first_in_line(connection, delivery.key))
 
 
 def _settled_before(connection: sqlite3.Connection, delivery: DueDelivery, outcome: Outcome) -> Settled | None:

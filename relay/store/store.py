@@ -306,15 +306,17 @@ class Store:
 
     # -- deliveries by hand and by time ------------------------------------------------------------------------------
 
-    async def retry_delivery(self, delivery_id: str) -> DueDelivery:
-        """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it."""
+    async def retry_delivery(self, delivery_id: str, *, force: bool = False) -> DueDelivery:
+        """Make a delivery due now (Q13), with `force` an expired one too; NotFound, or Conflict when it cannot be."""
         now_ms = self._clock.wall_ms()
 
         def retried(result: edits.Retried) -> DueDelivery:
             self._counts.retried(result)
             return result.due
 
-        return await self._edit(lambda connection: edits.retry_delivery(connection, delivery_id, now_ms), retried)
+        return await self._edit(
+            lambda connection: edits.retry_delivery(connection, delivery_id, now_ms, force=force), retried
+        )
 
     async def cancel_delivery(self, delivery_id: str, by: str) -> DeliveryKey:
         """Cancel a due delivery; NotFound, or Conflict when it has ended."""

@@ -13,7 +13,7 @@ from zlib import crc32
 import aiohttp
 import orjson
 
-from relay.api import deliveries, endpoints, event_types, events, status
+from relay.api import applications, deliveries, endpoints, event_types, events, status
 from relay.api.auth import Authenticator
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
@@ -21,7 +21,7 @@ from relay.clock import Now
 from relay.config import Config
 from relay.contracts import ContractCatalogue, Rendering
 from relay.courier import Request
-from relay.directory import Directory
+from relay.directory import Applications, Directory
 from relay.dispatch import Dispatch
 from relay.ids import IdFactory
 from relay.lanes import Lanes
@@ -143,7 +143,12 @@ class Api:
             metrics=self.metrics,
             on_fatal=self.errors.append,
         )
+        self.tokens = TokenTable(TOKENS, self.clock.wall_ms)
+        self.applications = Applications(
+            self.directory, self.store, self.tokens, self.clock, self.ids, Random(5).randbytes
+        )
         await self.directory.apply(self.config)
+        await self.applications.load_keys()
         running = asyncio.create_task(self.dispatch.run())
 
         async def end() -> None:
@@ -160,15 +165,14 @@ class Api:
             ids=self.ids,
             store=self.store,
             directory=self.directory,
+            applications=self.applications,
             dispatch=self.dispatch,
             metrics=self.metrics,
             daemon=self.daemon,
         )
-        parts = (events, event_types, deliveries, endpoints, status)
+        parts = (events, event_types, deliveries, endpoints, applications, status)
         routes = [route for part in parts for route in part.routes(services)]
-        app = build_app(
-            routes, Authenticator(TokenTable(TOKENS), own_uid=0), lambda: None, ServerLimits(), self._unforeseen
-        )
+        app = build_app(routes, Authenticator(self.tokens, own_uid=0), lambda: None, ServerLimits(), self._unforeseen)
         listeners = await serve(app, ["127.0.0.1:0"], ServerLimits(), self._unforeseen)
         opened.push_async_callback(listeners.close)
         self.url = f"http://{listeners.addresses[0]}"
@@ -187,10 +191,10 @@ class Api:
         by: str | None = "root",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Call the API with the token named `by`."""
+        """Call the API with the token named `by`, or with `by` itself, such as the token of a key."""
         sent = dict(headers or {})
         if by is not None:
-            sent["Authorization"] = f"Bearer {SECRETS[by]}"
+            sent["Authorization"] = f"Bearer {SECRETS.get(by, by)}"
         data = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
         if data is not None:
             sent["Content-Type"] = "application/json"

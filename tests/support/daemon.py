@@ -34,16 +34,21 @@ def config_text(
     *,
     endpoints: Mapping[str, str] | None = None,
     endpoint_settings: str = "",
+    contract: str = "standard",
+    secret: str | None = SECRET,
+    application: str = "",
     delivery: str = "",
     storage: str = "",
     extra: str = "",
 ) -> str:
     """Write a configuration for loopback receivers: application `acme`, two tokens, `endpoints` (id → URL).
 
-    The keyword texts are TOML lines added to every endpoint, to `[delivery]`, to `[storage]`, and at the end.
+    A contract that signs nothing takes no `secret`. The other keyword texts are TOML lines added to every endpoint, to the
+    application, to `[delivery]`, to `[storage]`, and at the end.
     """
+    signing = "" if secret is None else f'secret = "{secret}"\n'
     written = "\n".join(
-        f'[[application.endpoint]]\nid = "{name}"\nurl = "{url}"\nsecret = "{SECRET}"\n{endpoint_settings}'
+        f'[[application.endpoint]]\nid = "{name}"\nurl = "{url}"\n{signing}{endpoint_settings}'
         for name, url in (endpoints or {}).items()
     )
     return f"""
@@ -73,7 +78,8 @@ secret = "{PRODUCER_TOKEN}"
 
 [[application]]
 id = "acme"
-contract = "standard"
+contract = "{contract}"
+{application}
 
 {written}
 {extra}

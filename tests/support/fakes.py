@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.contracts import Contract, ContractCatalogue
 from relay.errors import Conflict, NotFound
 from relay.model import Accepted, Application, DueDelivery, Duplicate, FrozenEvent, NewEvent, NoDelivery, Origin
 from relay.tokens import Principal
 
-STANDARD = ContractCatalogue.load().get("standard")
+CONTRACTS = ContractCatalogue.load()
 
 
 class FakeMatch(NamedTuple):
@@ -27,8 +27,8 @@ class FakeDirectory:
     matches: dict[str, FakeMatch] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, *ids: str) -> "FakeDirectory":
-        return cls({id: Application(ref, id, "standard", Origin.FILE) for ref, id in enumerate(ids, 1)})
+    def of(cls, *ids: str, contract: str = "standard", **settings: Any) -> "FakeDirectory":
+        return cls({id: Application(ref, id, contract, Origin.FILE, **settings) for ref, id in enumerate(ids, 1)})
 
     def application_for(self, principal: Principal, named: str | None) -> Application:
         name = principal.application or named
@@ -41,8 +41,9 @@ class FakeDirectory:
         return self.applications[name]
 
     def contract(self, application: Application) -> Contract:
-        assert STANDARD is not None
-        return STANDARD
+        contract = CONTRACTS.get(application.contract)
+        assert contract is not None
+        return contract
 
     def match(self, application: Application, event_type: str) -> FakeMatch:
         return self.matches.get(event_type, FakeMatch((10 * application.ref,)))
@@ -86,4 +87,4 @@ def accepted(event: NewEvent, ordinal: int) -> Accepted:
         ordinal, event.id, event.type, event.application, event.created_at_ms, event.expires_at_ms, event.body
     )
     due = tuple(DueDelivery(ordinal, ref, event.created_at_ms, 1, 0, 0, event.created_at_ms) for ref in event.targets)
-    return Accepted(frozen, due, len(due))
+    return Accepted(frozen, due, len(due), event.reason, event.reason_detail)

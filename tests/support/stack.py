@@ -12,12 +12,9 @@ import orjson
 
 from relay.clock import Clock, SystemClock
 from relay.config import load
-from relay.contracts import ContractCatalogue
 from relay.service import Relay
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, config_text
-
-CONTRACTS = ContractCatalogue.load()
 
 
 async def until(fact: Callable[[], Awaitable[bool] | bool]) -> None:
@@ -58,9 +55,9 @@ class Stack:
         """Start a relay on the folder."""
 
         def reread() -> Any:
-            return load(self.config_path, self.env, {}, contracts=CONTRACTS)
+            return load(self.config_path, self.env, {})
 
-        self.relay = Relay(reread(), contracts=CONTRACTS, reread=reread, clock=self.clock, rng=Random(self._seed))
+        self.relay = Relay(reread(), reread=reread, clock=self.clock, rng=Random(self._seed))
         await self.relay.start()
         self.http = aiohttp.ClientSession()
         address = next(address for address in self.relay.addresses if not address.startswith("unix:"))

@@ -34,6 +34,7 @@ class Kept(NamedTuple):
     events_ms: int = 30 * DAY_MS
     attempts_ms: int = 14 * DAY_MS
     idempotency_ms: int = 90 * DAY_MS
+    memory_ms: int = 365 * DAY_MS
 
 
 class Relay:

@@ -1,0 +1,154 @@
+"""Applications and their keys: the operator's calls."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay import log
+from relay.api import endpoint_input, render
+from relay.api.application_input import Registrar
+from relay.api.auth import require
+from relay.api.objects import read_object
+from relay.api.query import Query, page_response
+from relay.api.render import Json, json_response
+from relay.api.services import Services
+from relay.directory import Made
+from relay.model import Application, Page
+from relay.store import KeyRow
+from relay.tokens import Right
+
+PATH = "/v1/applications"
+
+
+def routes(services: Services) -> list[web.RouteDef]:
+    """Return the calls of this resource."""
+    calls = Applications(services)
+    one = PATH + "/{id}"
+    return [
+        web.post(PATH, calls.create),
+        web.route("GET", PATH, calls.search),
+        web.route("GET", one, calls.show),
+        web.patch(one, calls.update),
+        web.delete(one, calls.delete),
+        web.route("GET", one + "/keys", calls.list_keys),
+        web.post(one + "/keys", calls.create_key),
+        web.delete(one + "/keys/{key}", calls.revoke_key),
+    ]
+
+
+class Applications:
+    """The calls under /v1/applications."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._directory = services.directory
+        self._applications = services.applications
+        self._log = structlog.get_logger("relay.api")
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
+        principal = require(request, Right.ADMINISTER)
+        made = await self._applications.create(self._registrar().create(await read_object(request)))
+        self._said(log.APPLICATION_CREATED, principal.name, made.application)
+        if made.endpoint is not None:
+            self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
+        if made.key is not None:
+            self._said(log.KEY_CREATED, principal.name, made.application, key=made.key.id)
+        location = {"Location": f"{PATH}/{made.application.id}"}
+        return json_response(self._detail(made.application) | self._extras(made), status=201, headers=location)
+
+    async def search(self, request: web.Request) -> web.Response:
+        """List applications, newest first."""
+        require(request, Right.ADMINISTER)
+        query = Query(request, self._services.clock.wall_ms())
+        limit, cursor = query.limit(), query.number("cursor")
+        query.check()
+        known = sorted(self._directory.applications.values(), key=lambda application: -application.ref)
+        found = [application for application in known if cursor is None or application.ref < cursor]
+        following = str(found[limit - 1].ref) if len(found) > limit else None
+        return page_response(request, Page(tuple(found[:limit]), following), self._detail)
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one application."""
+        require(request, Right.ADMINISTER)
+        return json_response(self._detail(self._find(request)))
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Change an application by a JSON merge patch (RFC 7396)."""
+        principal = require(request, Right.ADMINISTER)
+        patch, registrar = await read_object(request), self._registrar()
+        application = await self._applications.update(
+            self._find(request).id, lambda present: registrar.revise(present, patch)
+        )
+        self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
+        return json_response(self._detail(application))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete an application with its endpoints and keys; what was due is cancelled."""
+        principal = require(request, Right.ADMINISTER)
+        application = self._find(request)
+        await self._applications.delete(application.id)
+        self._said(log.APPLICATION_DELETED, principal.name, application)
+        return web.Response(status=204)
+
+    async def list_keys(self, request: web.Request) -> web.Response:
+        """List the keys of an application, newest first; never their tokens."""
+        require(request, Right.ADMINISTER)
+        Query(request, self._services.clock.wall_ms()).check()
+        keys = self._applications.keys(self._find(request))
+        return page_response(request, Page(tuple(keys), None), self._key)
+
+    async def create_key(self, request: web.Request) -> web.Response:
+        """Make a key; the token is in this answer only."""
+        principal = require(request, Right.ADMINISTER)
+        application = self._find(request)
+        draft = self._registrar().create_key(await read_object(request))
+        key, token = await self._applications.create_key(application.id, draft)
+        self._said(log.KEY_CREATED, principal.name, application, key=key.id)
+        return json_response(self._key(key) | {"token": token}, status=201)
+
+    async def revoke_key(self, request: web.Request) -> web.Response:
+        """Revoke a key: from now on nobody gets in with it."""
+        principal = require(request, Right.ADMINISTER)
+        application, key_id = self._find(request), request.match_info["key"]
+        await self._applications.revoke_key(application.id, key_id)
+        self._said(log.KEY_REVOKED, principal.name, application, key=key_id)
+        return web.Response(status=204)
+
+    def _find(self, request: web.Request) -> Application:
+        return self._directory.owner(request.match_info["id"]).application
+
+    def _registrar(self) -> Registrar:
+        services = self._services
+        return Registrar(services.daemon.config, self._directory.contracts, services.clock.wall_ms())
+
+    def _detail(self, application: Application) -> Json:
+        owner, keys = self._directory.owner(application.id), self._applications.keys(application)
+        promised = self._directory.contract(application).features
+        return render.application(owner, promised) | {
+            "endpoints": len(self._directory.endpoints_of(application)),
+            "keys": len(keys),
+        }
+
+    def _key(self, key: KeyRow) -> Json:
+        return render.key(key, self._services.clock.wall_ms())
+
+    def _extras(self, made: Made) -> dict[str, Any]:
+        """Write what came with a new application. A secret and a token are shown here and never again."""
+        extras: dict[str, Any] = {}
+        if made.endpoint is not None:
+            found = endpoint_input.warnings(made.endpoint, self._directory.contract(made.application))
+            extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
+            extras |= {"warnings": _placed(found)} if found else {}
+        if made.key is not None:
+            extras["key"] = self._key(made.key) | {"token": made.token}
+        return extras
+
+    def _said(self, event: str, by: str, application: Application, **facts: Any) -> None:
+        self._log.info(event, application=application.id, by=by, **facts)
+
+
+def _placed(warnings: Sequence[Any]) -> list[Json]:
+    return [{"pointer": f"/endpoint{warning.pointer}", "message": warning.message} for warning in warnings]

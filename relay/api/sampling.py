@@ -1,0 +1,91 @@
+"""What a test of an endpoint sends: an event that nobody posted, in the shape that one would have."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from relay import problems
+from relay.api.objects import parse_object, raw_member, unknown_members
+from relay.contracts import Contract, NoExample, Rendering, Unrenderable
+from relay.intake.enforcing import enforce, in_data
+from relay.intake.submission import Submission
+from relay.model import Application, FrozenEvent
+from relay.problems import Mistake, Refused
+
+
+class Sample(NamedTuple):
+    """What a test sends, and what the catalogue has against it without forbidding it."""
+
+    type: str
+    data: bytes
+    warnings: tuple[Mistake, ...] = ()
+
+
+def read_sample(body: bytes, contract: Contract, application: Application, endpoint_id: str) -> Sample:
+    """Read `{"type"?, "data"?}` of a test; Refused with every mistake.
+
+    Without data it is the contract's example of that type; without type the contract's own test event, with its ids.
+    What is given is held against the catalogue as intake does it.
+    """
+    written = parse_object(body)
+    mistakes = unknown_members(written, ["type", "data"])
+    named: Any = written.get("type")
+    if "type" in written and not isinstance(named, str):
+        mistakes.append(Mistake("/type", "must be the name of an event type"))
+        raise Refused(problems.invalid(mistakes))
+    facts = {"endpoint_id": endpoint_id, "application_id": application.id}
+    data = raw_member(body, "data")
+    event_type = _own_type(contract, facts) if named is None else named
+    findings = enforce(contract, application.validation, Submission(event_type, msgspec.Raw(data or b"null")))
+    refusals, warnings = (_about(data, found) for found in findings)
+    if mistakes or refusals:
+        raise Refused(problems.invalid([*mistakes, *refusals]))
+    sample = _example(contract, named, facts) if data is None else Sample(event_type, data)
+    return sample._replace(warnings=warnings)
+
+
+def freeze(sample: Sample, contract: Contract, application: Application, event_id: str, now_ms: int) -> FrozenEvent:
+    """Render a sample as intake renders an event; Refused for what cannot be in the contract's body."""
+    try:
+        body = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
+    except Unrenderable as misfit:
+        mistake = Mistake(in_data(misfit.pointer), misfit.sentence)
+        raise Refused(problems.lossy_number(mistake) if misfit.lossy else problems.invalid([mistake])) from None
+    return FrozenEvent(
+        ordinal=0,
+        id=event_id,
+        type=sample.type,
+        application=application.ref,
+        created_at_ms=now_ms,
+        expires_at_ms=None,
+        body=body,
+        checksum=crc32(body),
+    )
+
+
+def _about(data: bytes | None, found: tuple[Mistake, ...]) -> tuple[Mistake, ...]:
+    """Leave out what is said about data that were not given: an example will be taken."""
+    return tuple(mistake for mistake in found if data is not None or mistake.pointer == "/type")
+
+
+def _own_type(contract: Contract, facts: Mapping[str, str]) -> str:
+    return _example(contract, None, facts).type
+
+
+def _example(contract: Contract, named: str | None, facts: Mapping[str, str]) -> Sample:
+    try:
+        return Sample(*contract.test_event(named, facts))
+    except NoExample as missing:
+        stand_in = _stand_in(contract, facts)
+        if named is None or stand_in is None:
+            place = "/type" if named is None else "/data"
+            raise Refused(problems.invalid([Mistake(place, str(missing))])) from None
+        return Sample(named, stand_in)
+
+
+def _stand_in(contract: Contract, facts: Mapping[str, str]) -> bytes | None:
+    """Return the contract's own test data, for a type that it takes and does not describe."""
+    own = next((listed.name for listed in contract.types.values() if listed.test_only), None)
+    return None if own is None else contract.test_event(own, facts)[1]

@@ -1,0 +1,69 @@
+"""What intake asks of the rooms around it."""
+
+from collections.abc import Awaitable, Container, Mapping, Sequence
+from typing import Any, Protocol
+
+from relay.contracts import Fault, Rendering
+from relay.errors import RelayError
+from relay.model import Accepted, Application, Duplicate, NewEvent, NoDelivery
+from relay.tokens import Principal
+
+
+class Contract(Protocol):
+    """What intake asks of a contract."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def types(self) -> Container[str]: ...
+    @property
+    def ordering(self) -> str: ...
+    @property
+    def idempotency_differs(self) -> str: ...
+    def check_form(self, type: str, /) -> str | None: ...
+    def check_type(self, type: str, /) -> str | None: ...
+    def check_data(self, type: str, data: bytes, /) -> list[Fault]: ...
+    def render(self, event: Rendering, /) -> bytes: ...
+    def ordering_key(self, type: str, data: bytes, /) -> str | None: ...
+    def idempotency_key(self, type: str, data: bytes, /) -> str | None: ...
+    def link_age_ms(self, type: str, /) -> int | None: ...
+    def recalls(self, type: str, data: bytes, /) -> str | None: ...
+    def remembers(self, type: str, data: bytes, metadata: Mapping[str, Any], /) -> tuple[str, str] | None: ...
+    def condition(
+        self,
+        type: str,
+        data: bytes,
+        metadata: Mapping[str, Any],
+        features: Mapping[str, bool],
+        remembered: Mapping[str, str],
+        /,
+    ) -> str | None: ...
+
+
+class Match(Protocol):
+    """Where an event goes, or why it goes nowhere."""
+
+    @property
+    def targets(self) -> tuple[int, ...]: ...
+    @property
+    def reason(self) -> NoDelivery | None: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Directory(Protocol):
+    """What intake asks of the directory."""
+
+    def application_for(self, principal: Principal, named: str | None, /) -> Application: ...
+    def contract(self, application: Application, /) -> Contract: ...
+    def match(self, application: Application, event_type: str, /) -> Match: ...
+
+
+Result = Accepted | Duplicate | RelayError
+"""What became of one event: a RelayError when it alone was refused."""
+
+
+class Store(Protocol):
+    """What intake asks of the store: one transaction, one result for each event, in order."""
+
+    def accept(self, events: Sequence[NewEvent], /) -> Awaitable[Sequence[Result]]: ...
