@@ -17,8 +17,9 @@ from bench.receiver import split
 class Load:
     """What is left to send and what came of the rest. Shared by all connections."""
 
-    def __init__(self, events: int, request: bytes) -> None:
-        self.request = request
+    def __init__(self, events: int, request: bytes, mark: bytes = b"") -> None:
+        """Send `request`, in which a number stands in the place of `mark`, so that no event repeats another."""
+        self._head, self._mark, self._tail = request.partition(mark) if mark else (request, b"", b"")
         self.left = events
         self.accepted = 0
         self.refused = 0
@@ -26,6 +27,11 @@ class Load:
         self.latencies_s: list[float] = []
         self.open = 0
         self.done = asyncio.Event()
+
+    def next_request(self) -> bytes:
+        """Take one of those that are left."""
+        self.left -= 1
+        return b"%s%08d%s" % (self._head, self.left, self._tail) if self._mark else self._head
 
 
 class Sender(asyncio.Protocol):
@@ -45,9 +51,9 @@ class Sender(asyncio.Protocol):
         if self._load.left == 0:
             self._transport.close()
             return
-        self._load.left -= 1
+        request = self._load.next_request()
         self._sent_at = time.perf_counter()
-        self._transport.write(self._load.request)
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._pending += data
@@ -69,10 +75,14 @@ class Sender(asyncio.Protocol):
             self._load.done.set()
 
 
-def request_bytes(host: str, token: str, body_bytes: int) -> bytes:
-    """Build the request: an event whose JSON is exactly `body_bytes` long."""
+def padded_event(body_bytes: int) -> bytes:
+    """Make an event whose JSON is exactly `body_bytes` long."""
     empty = b'{"type":"bench.event","data":{"padding":""}}'
-    body = empty[:-3] + b"x" * (body_bytes - len(empty)) + empty[-3:]
+    return empty[:-3] + b"x" * (body_bytes - len(empty)) + empty[-3:]
+
+
+def request_bytes(host: str, token: str, body: bytes) -> bytes:
+    """Build the request that posts an event."""
     head = (
         f"POST /v1/events HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -82,7 +92,8 @@ def request_bytes(host: str, token: str, body_bytes: int) -> bytes:
 
 async def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Send everything and measure."""
-    load = Load(arguments.events, request_bytes("127.0.0.1", arguments.token, arguments.body_bytes))
+    event = arguments.event.encode() or padded_event(arguments.body_bytes)
+    load = Load(arguments.events, request_bytes("127.0.0.1", arguments.token, event), arguments.mark.encode())
     loop = asyncio.get_running_loop()
     opened = [
         loop.create_connection(lambda: Sender(load), "127.0.0.1", arguments.port) for _ in range(arguments.connections)
@@ -112,6 +123,8 @@ def main() -> None:
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--body-bytes", type=int, default=600)
+    parser.add_argument("--event", default="", help="what to post, instead of padding to --body-bytes")
+    parser.add_argument("--mark", default="", help="eight characters of the event that become a number")
     print(json.dumps(uvloop.run(run(parser.parse_args()))))
 
 

@@ -1,4 +1,4 @@
-"""Compare the relay with the bare pipeline: `make bench`, or `python -m bench.run --help`.
+"""Compare the relay with the bare pipeline, or a contract with `standard`: `make bench`, `python -m bench.run --help`.
 
 Each pair runs both on the same work, in alternating order; a figure is a median over pairs, and a ratio is taken within
 a pair. Prints Markdown for `bench/README.md`.
@@ -14,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.contracts import example_event, under_contract
 from bench.sinks import Sink, open_sink
 from tests.support.daemon import PRODUCER_TOKEN, Daemon, config_text
 
@@ -34,6 +36,8 @@ class Work(NamedTuple):
     events: int
     fan_out: int
     body_bytes: int
+    event: str = ""  # what to post; "": padding of `body_bytes`
+    mark: str = ""  # what of it becomes a number
 
     @property
     def deliveries(self) -> int:
@@ -51,6 +55,10 @@ class Run(NamedTuple):
     delivered_rate: float  # all deliveries, from the first request sent to the last delivery received
     p50_ms: float
     p99_ms: float
+
+
+Side = Callable[[Path, Sink, Work], Run]
+"""Runs the work in a folder of its own."""
 
 
 class Drain(NamedTuple):
@@ -73,9 +81,9 @@ def run_bare(folder: Path, sink: Sink, work: Work) -> Run:
             process.terminate()
 
 
-def run_relay(folder: Path, sink: Sink, work: Work) -> Run:
+def run_relay(folder: Path, sink: Sink, work: Work, contract: str = "standard") -> Run:
     """Run the work through `relay serve`."""
-    with Daemon(folder, _config(folder, sink, work)) as relay:
+    with Daemon(folder, _config(folder, sink, work, contract)) as relay:
         run = _measure(relay.port, sink, work)
         _expect(relay.stop() == 0, "the relay did not stop cleanly")
         return run
@@ -97,13 +105,14 @@ def drain_backlog(folder: Path, sink: Sink, work: Work) -> Drain:
         return Drain(work.deliveries, work.deliveries / seconds, rss_mib)
 
 
-def _config(folder: Path, sink: Sink, work: Work) -> str:
-    return config_text(
+def _config(folder: Path, sink: Sink, work: Work, contract: str = "standard") -> str:
+    text = config_text(
         folder,
         endpoints={f"bench-{number}": f"{sink.url}/{number}" for number in range(work.fan_out)},
-        endpoint_settings=f"concurrency = {ENDPOINT_CONCURRENCY}",
+        endpoint_settings=f'concurrency = {ENDPOINT_CONCURRENCY}\nevent_types = ["*"]',
         delivery=f"concurrency = {GLOBAL_CONCURRENCY}",
     )
+    return text if contract == "standard" else under_contract(text, contract)
 
 
 def _measure(port: int, sink: Sink, work: Work) -> Run:
@@ -118,6 +127,7 @@ def _measure(port: int, sink: Sink, work: Work) -> Run:
 def _load(port: int, work: Work) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.load", "--port", str(port), "--token", PRODUCER_TOKEN]
     command += ["--events", str(work.events), "--body-bytes", str(work.body_bytes), "--connections", str(CONNECTIONS)]
+    command += ["--event", work.event, "--mark", work.mark]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=DEADLINE_S)
     result: dict[str, float] = json.loads(done.stdout)
     _expect(result["accepted"] == work.events, f"only {result['accepted']} accepted: {result['first_refusal']}")
@@ -143,44 +153,48 @@ def _expect(fact: bool, otherwise: str) -> None:
         raise SystemExit(f"bench: {otherwise}")
 
 
-def compare(sink: Sink, work: Work, pairs: int, folder: Path) -> list[tuple[Run, Run]]:
-    """Run `pairs` pairs (bare, relay); the side that goes first alternates."""
-    sides = {"bare": run_bare, "relay": run_relay}
+def compare(
+    sink: Sink, work: Work, pairs: int, folder: Path, sides: Mapping[str, Side] | None = None
+) -> list[tuple[Run, Run]]:
+    """Run `pairs` pairs of both sides, bare and relay unless others are given; the one that goes first alternates."""
+    sides = sides or {"bare": run_bare, "relay": run_relay}
+    first, second = sides
     results = []
     for number in range(pairs):
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        order = (first, second) if number % 2 == 0 else (second, first)
         runs = {}
         for side in order:
             with tempfile.TemporaryDirectory(dir=folder) as own:
                 runs[side] = sides[side](Path(own), sink, work)
             print(f"  pair {number + 1} {side}: {runs[side].delivered_rate:,.0f} deliveries/s", file=sys.stderr)
-        results.append((runs["bare"], runs["relay"]))
+        results.append((runs[first], runs[second]))
     return results
 
 
-def report_pairs(work: Work, pairs: list[tuple[Run, Run]]) -> str:
-    """One table: medians, and the ratio relay ÷ bare with its spread."""
+def report_pairs(work: Work, pairs: list[tuple[Run, Run]], sides: Iterable[str] = ("bare", "relay")) -> str:
+    """One table: medians, and the ratio of the second side to the first with its spread."""
+    first, second = sides
     rows = [
-        ("accepted/s", [(bare.accepted_rate, relay.accepted_rate) for bare, relay in pairs]),
-        ("delivered/s, end to end", [(bare.delivered_rate, relay.delivered_rate) for bare, relay in pairs]),
-        ("answer p50, ms", [(bare.p50_ms, relay.p50_ms) for bare, relay in pairs]),
-        ("answer p99, ms", [(bare.p99_ms, relay.p99_ms) for bare, relay in pairs]),
+        ("accepted/s", [(one.accepted_rate, other.accepted_rate) for one, other in pairs]),
+        ("delivered/s, end to end", [(one.delivered_rate, other.delivered_rate) for one, other in pairs]),
+        ("answer p50, ms", [(one.p50_ms, other.p50_ms) for one, other in pairs]),
+        ("answer p99, ms", [(one.p99_ms, other.p99_ms) for one, other in pairs]),
     ]
     lines = [
         f"### fan-out {work.fan_out}: {work.events:,} events of {work.body_bytes} bytes, {len(pairs)} pairs",
         "",
-        "| median | bare | relay | relay ÷ bare | lowest – highest |",
+        f"| median | {first} | {second} | {second} ÷ {first} | lowest – highest |",
         "|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_row(name, values) for name, values in rows])
 
 
 def _row(name: str, values: list[tuple[float, float]]) -> str:
-    bare, relay = (statistics.median(side) for side in zip(*values, strict=True))
-    ratios = sorted(relay / bare for bare, relay in values)
+    one, other = (statistics.median(side) for side in zip(*values, strict=True))
+    ratios = sorted(other / one for one, other in values)
     digits = 1 if name.endswith("ms") else 0
     return (
-        f"| {name} | {bare:,.{digits}f} | {relay:,.{digits}f} | {statistics.median(ratios):.2f} "
+        f"| {name} | {one:,.{digits}f} | {other:,.{digits}f} | {statistics.median(ratios):.2f} "
         f"| {ratios[0]:.2f} – {ratios[-1]:.2f} |"
     )
 
@@ -216,6 +230,9 @@ def main() -> None:
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, receiver {sink.kind}\n"
         )
+        if arguments.contract:
+            _contract(arguments, sink, scratch)
+            return
         hot: list[Run] = []
         for fan_out in arguments.fan_out:
             work = Work(max(1, arguments.events // fan_out), fan_out, arguments.body_bytes)
@@ -227,6 +244,19 @@ def main() -> None:
             print(report_drain(drain, hot))
 
 
+def _contract(arguments: argparse.Namespace, sink: Sink, folder: Path) -> None:
+    """Compare a contract with `standard`, both in a relay, on the same events: the contract's first example."""
+    event, mark = example_event(arguments.contract)
+    sides: dict[str, Side] = {
+        "standard": run_relay,
+        arguments.contract: partial(run_relay, contract=arguments.contract),
+    }
+    for fan_out in arguments.fan_out:
+        work = Work(max(1, arguments.events // fan_out), fan_out, len(event.encode()), event, mark)
+        pairs = compare(sink, work, arguments.pairs, folder, sides)
+        print(report_pairs(work, pairs, sides), end="\n\n", flush=True)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.run", description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
@@ -234,6 +264,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fan-out", type=int, nargs="*", default=[1, 10])
     parser.add_argument("--backlog", type=int, default=200_000, help="0 leaves it out")
     parser.add_argument("--body-bytes", type=int, default=600)
+    parser.add_argument("--contract", metavar="NAME", help="compare this contract with standard, not relay with bare")
     parser.add_argument("--receiver", choices=["auto", "nginx", "python"], default="auto")
     parser.add_argument("--folder", default="bench/out", help="where databases go: a real disk, not tmpfs")
     arguments = parser.parse_args()

@@ -1,13 +1,17 @@
 """The bench measures what it says: its pieces, at tiny sizes, and its arithmetic. No figure is judged here."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bench.load import request_bytes
+from bench.contracts import example_event
+from bench.load import Load, padded_event, request_bytes
 from bench.receiver import split
-from bench.run import Drain, Run, Work, drain_backlog, report_drain, report_pairs, run_bare, run_relay
+from bench.run import Drain, Run, Work, compare, drain_backlog, report_drain, report_pairs, run_bare, run_relay
 from bench.sinks import open_sink
+from relay.contracts import ContractCatalogue
 
 
 def test_messages_are_split_by_length() -> None:
@@ -21,8 +25,30 @@ def test_messages_are_split_by_length() -> None:
 @pytest.mark.parametrize("body_bytes", [60, 600])
 def test_bodies_have_the_size_that_was_asked_for(body_bytes: int) -> None:
     """The JSON of an event is exactly as long as asked."""
-    _, _, body = request_bytes("h", "t", body_bytes).partition(b"\r\n\r\n")
+    _, _, body = request_bytes("h", "t", padded_event(body_bytes)).partition(b"\r\n\r\n")
     assert len(body) == body_bytes
+
+
+def test_a_mark_becomes_a_number() -> None:
+    """No event repeats another, and all have the same length."""
+    load = Load(2, b"id=12345678.", b"12345678")
+    assert [load.next_request(), load.next_request()] == [b"id=00000001.", b"id=00000000."]
+    assert Load(1, b"as it is").next_request() == b"as it is"
+
+
+@pytest.mark.parametrize("name", ["rotor", "roughy", "videoaiditor", "wochit", "editframe"])
+def test_the_event_of_a_contract_is_lawful(name: str) -> None:
+    """The event that a contract is measured with passes its schema with a number in it; its key is the number's."""
+    text, mark = example_event(name)
+    contract = ContractCatalogue.load().get(name)
+    assert contract is not None
+    keys = set()
+    for number in ("00000001", "00000002"):
+        event = json.loads(text.replace(mark, number))
+        data = json.dumps(event["data"]).encode()
+        assert contract.check_data(event["type"], data) == []
+        keys.add(contract.idempotency_key(event["type"], data))
+    assert len(keys) == 2
 
 
 def test_ratios_are_taken_within_a_pair() -> None:
@@ -51,3 +77,16 @@ def test_both_sides_do_the_same_work(tmp_path: Path) -> None:
         assert run_relay(folders[1], sink, work).delivered_rate > 0
         assert drain_backlog(folders[2], sink, work).deliveries == 140
         assert sink.received() == 3 * 140
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["videoaiditor", "wochit"])
+def test_a_contract_does_the_work_of_standard(tmp_path: Path, name: str) -> None:
+    """The same events under `standard` and under a contract: all accepted and delivered, and a ratio for a table."""
+    event, mark = example_event(name)
+    sides = {"standard": run_relay, name: partial(run_relay, contract=name)}
+    with open_sink("python", tmp_path) as sink:
+        work = Work(events=40, fan_out=1, body_bytes=len(event), event=event, mark=mark)
+        pairs = compare(sink, work, 1, tmp_path, sides)
+        assert sink.received() == 2 * 40
+    assert f"| median | standard | {name} | {name} ÷ standard |" in report_pairs(work, pairs, sides)

@@ -95,7 +95,9 @@ STATUS: dict[str, Any] = {
         "disk_free_bytes": 50 << 30,
     },
     "endpoints_total": 1,
-    "worst": [ENDPOINT | {"blocked": False, "waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}],
+    "worst": [
+        ENDPOINT | {"blocked": False, "waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}
+    ],
     "endpoints": [],
 }
 
@@ -420,3 +422,33 @@ def test_endpoint_delete_wants_a_yes(api: ApiStub) -> None:
     assert run("endpoint", "delete", "ep_1").exit_code == Exit.USAGE
     assert api.asked == []
     assert run("endpoint", "delete", "ep_1", "--yes").stdout == "ep_1 deleted.\n"
+
+
+def test_send_says_why_nothing_was_sent(api: ApiStub) -> None:
+    """An event that was held back says so in words; what the catalogue finds wrong goes to stderr (WOC-9)."""
+    held = {"reason": "filtered", "reason_detail": 'the feature "drafts" is off for this application'}
+    warnings = {"warnings": [{"pointer": "/data/id", "message": "is missing"}]}
+    answer = {"id": "evt_1", "deliveries": 0, "duplicate": False} | held | warnings
+    api.answer("POST", "/v1/events", answer, 202)
+    result = run("send", "draft.new", "--ordering-key", "project-7")
+    assert result.stdout == 'evt_1 accepted: 0 deliveries (the feature "drafts" is off for this application).\n'
+    assert "Warning: /data/id: is missing" in result.stderr
+    assert api.asked[0].json["ordering_key"] == "project-7"
+
+
+def test_events_are_listed_by_reason(api: ApiStub) -> None:
+    """`--reason` selects events without deliveries; the list shows the sentence."""
+    held = EVENT | {"deliveries": {}, "reason": "filtered", "reason_detail": "data.videoContext is missing or empty"}
+    api.answer("GET", "/v1/events?reason=filtered&limit=50", {"data": [held], "next": None})
+    assert "none: data.videoContext is missing or empty" in run("events", "list", "--reason", "filtered").stdout
+
+
+def test_force_is_passed_on(api: ApiStub) -> None:
+    """`--force` asks for expired deliveries to be sent all the same, one by one and in bulk (WOC-8)."""
+    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY | {"state": "due"}, 202)
+    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1"))
+    assert run("deliveries", "retry", "dlv_1", "--force").exit_code == Exit.FINE
+    assert run("dead", "replay", "--all", "--yes", "--force").exit_code == Exit.FINE
+    assert run("deliveries", "retry", "dlv_1").exit_code == Exit.FINE
+    bodies = [asked.body for asked in api.asked if asked.method == "POST"]
+    assert bodies == [b'{"force": true}', b'{"force": true}', b""]

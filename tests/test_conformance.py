@@ -19,16 +19,15 @@ from tests.support.five import (
     SERVICES,
     SVIX_SECRET,
     TEXT_SECRET,
-    Call,
+    all_delivered,
     application,
     catalogue,
     event,
     send_all,
-    states,
 )
 from tests.support.node_receivers import NodeReceivers, Seen, needs_node
 from tests.support.receiver import Answer, Received, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 
 TYPES = {name: [posting.type for posting in catalogue(name)] for name in SERVICES}
 PYTHON: dict[str, Callable[[Received], Answer]] = {
@@ -49,15 +48,6 @@ def node() -> Iterator[NodeReceivers]:
 
 def type_of(service: str, body: bytes) -> str:
     return str(json.loads(body)[KEYS.get(service, "type")])
-
-
-async def all_delivered(call: Call, name: str, count: int) -> None:
-    """Wait until an application has `count` deliveries, all delivered."""
-
-    async def done() -> bool:
-        return await states(call, name) == ["delivered"] * count
-
-    await until(done)
 
 
 async def replayed(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.contracts import verify
+from relay.config import load
+from relay.contracts import ContractCatalogue, verify
 from relay.definition import EndpointDefinition
 from relay.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
 from relay.tokens import Principal, Role
+from tests.support.config import HOME, sound
 from tests.support.engine import Engine, config, engine, turns
 from tests.support.stack import until
 from tests.support.stores import sqlite_error
@@ -413,3 +415,65 @@ async def test_a_bound_token_never_leaves_its_application(one: Engine) -> None:
     await one.apply(config("first") + '[[application]]\nid = "other"\n')
     with pytest.raises(NotFound):
         one.directory.application_for(Principal("p", Role.PRODUCER, "acme"), "other")
+
+
+# -- contracts ---------------------------------------------------------------------------------------------------------
+
+OURS = """
+extends = "standard"
+description = "ours"
+[type."a.old"]
+description = "old"
+example = "{{}}"
+deprecated = {deprecated}
+"""
+
+
+def catalogue(folder: Path, *, deprecated: bool) -> ContractCatalogue:
+    folder.mkdir(exist_ok=True)
+    (folder / "ours.toml").write_text(OURS.format(deprecated=str(deprecated).lower()))
+    return ContractCatalogue.load(folder)
+
+
+async def test_a_reload_takes_configuration_and_contracts_over_together(one: Engine, tmp_path: Path) -> None:
+    """The next match and the next signature follow the new catalogue; a refused reload keeps the old one."""
+    young, old = (catalogue(tmp_path / "contracts", deprecated=deprecated) for deprecated in (False, True))
+    text = config("first", "second").replace('id = "acme"', 'id = "acme"\ncontract = "ours"')
+    file = one.folder / "ours.toml"
+    file.write_text(text)
+    ours = sound(load(file, HOME, {}, contracts=young))
+    await one.directory.apply(ours, young)
+    signer = one.directory.signer(one.endpoint("first"))
+    assert matched(one, "a.old") == {"first", "second"}
+    one.gate.error = DISK_FULL
+    with pytest.raises(StoreUnavailable):
+        await one.directory.apply(ours, old)
+    one.gate.error = None
+    assert (one.directory.contracts, matched(one, "a.old")) == (young, {"first", "second"})
+    await one.directory.apply(ours, old)
+    assert matched(one, "a.old") == set()
+    assert one.directory.signer(one.endpoint("first")) is not signer
+
+
+async def test_an_event_that_overtakes_a_change_of_contract_stops_it(
+    one: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes in while the change is being written down counts too: it was made under the old contract (Q11)."""
+    text = config("first", "second")
+    changed = text.replace('id = "acme"', 'id = "acme"\ncontract = "roughy"').replace(
+        "secret", 'event_types = ["*"]\nsecret'
+    )
+    save, calls = one.store.applications.save_contracts, []
+
+    async def overtaken(seen: dict[int, str | None]) -> None:
+        await save(seen)
+        calls.append(dict(seen))
+        if len(calls) == 1:
+            await one.post()
+
+    monkeypatch.setattr(type(one.store.applications), "save_contracts", lambda _, seen: overtaken(seen))
+    with pytest.raises(ConfigError, match=r"has deliveries due \(2\) that were made under the contract 'standard'"):
+        await one.apply(changed)
+    assert one.acme.contract == "standard"
+    assert [set(seen.values()) for seen in calls] == [{"roughy"}, {"standard"}]
+    assert matched(one) == {"first", "second"}

@@ -1,13 +1,13 @@
 """The periodic duties: audit, held deliveries, the disk gate, the stepped clock, pruning (Q6, Q9, Q10, Q14, Q15, invariant 8)."""
 
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay import log
+from relay.config.model import RetentionConfig
 from relay.model import DisabledBy, Health
 from tests.support.engine import Engine, config, engine, turns
 from tests.support.receiver import Receiver
@@ -20,13 +20,7 @@ AUDIT_AGE_MS = 10_000
 MINUTES = 60_000
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A retention of which every part is the same."""
-
-    events_ms: int = DAY_MS
-    attempts_ms: int = DAY_MS
-    idempotency_ms: int = DAY_MS
+KEPT = RetentionConfig(events_ms=DAY_MS, attempts_ms=DAY_MS, idempotency_ms=DAY_MS)
 
 
 def forget(house: Engine, name: str, event: int) -> None:
@@ -227,7 +221,7 @@ async def test_a_writer_that_failed_is_noticed_and_woken(tmp_path: Path) -> None
 async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path: Path, step_ms: int) -> None:
     """After a step of more than a minute nothing expires and nothing is pruned for 15 minutes; it is logged (Q15)."""
     async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
-        house.housekeeping.retention = Kept()
+        house.housekeeping.retention = KEPT
         house.run(house.housekeeping.watch, house.housekeeping.audit, house.housekeeping.prune)
         old = await house.post()
         await until(lambda: house.store.backlog == 0)
@@ -301,7 +295,7 @@ async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> N
 async def test_what_is_old_goes_and_what_is_due_stays(tmp_path: Path) -> None:
     """Pruning runs by itself: finished events go after their retention, one with a due delivery stays (Q14)."""
     async with engine(tmp_path, config("first", "second")) as house:
-        house.housekeeping.retention = Kept()
+        house.housekeeping.retention = KEPT
         await house.directory.pause("second")
         house.run()
         due = await house.post()
@@ -321,7 +315,7 @@ async def test_what_is_old_goes_and_what_is_due_stays(tmp_path: Path) -> None:
 async def test_pruning_goes_on_after_the_database_was_busy(tmp_path: Path) -> None:
     """A step that fails is logged and made again a minute later; the loop does not end."""
     async with engine(tmp_path, config("first")) as house:
-        house.housekeeping.retention = Kept()
+        house.housekeeping.retention = KEPT
         house.run()
         done = await house.post()
         await until(lambda: house.store.backlog == 0)

@@ -107,9 +107,11 @@ def show(config_file: Path | None, as_json: bool) -> None:
         _say_problems(loaded)
         fail("The configuration has errors; nothing is in effect.", Exit.CONFIGURATION)
     if as_json:
-        echo_json({"path": _text(loaded.path), "settings": [setting._asdict() for setting in loaded.settings]})
+        settings = [setting._asdict() for setting in loaded.settings]
+        echo_json({"path": _text(loaded.path), "settings": settings, "contracts": list(loaded.contracts.names)})
         return
     say(f"# {_described(loaded.path)}")
+    say(f"# Contracts: {', '.join(loaded.contracts.names)}")
     lines = [(f"{setting.key} = {_toml(setting.value)}", setting.origin) for setting in loaded.settings]
     width = min(max(len(line) for line, _ in lines), 60)
     for line, origin in lines:

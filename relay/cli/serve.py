@@ -12,7 +12,7 @@ from relay.cli.output import say
 @click.command("serve")
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),  # the loader says it better
     help="Configuration file; else $RELAY_CONFIG, $XDG_CONFIG_HOME/relay/config.toml, /etc/relay/config.toml, or none.",
 )
 @click.option("--dev", is_flag=True, help="Also deliver to http and loopback receivers; only with loopback listeners.")

@@ -1,5 +1,6 @@
 """All contracts there are: the files that come with the relay, and those of an operator's folder."""
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -46,7 +47,8 @@ class ContractCatalogue:
     def beside(cls, config_file: Path | None) -> "ContractCatalogue":
         """Read the built-in files and those of the folder `contracts` beside a configuration file, if there is one."""
         folder = None if config_file is None else config_file.parent / FOLDER
-        return cls.read(folder if folder is not None and folder.is_dir() else None)
+        # What may not even be looked at is no folder: that the configuration cannot be read is reported anyway.
+        return cls.read(folder if folder is not None and os.path.isdir(folder) else None)
 
     @classmethod
     def read(cls, directory: Path | None = None) -> "ContractCatalogue":

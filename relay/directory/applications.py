@@ -200,7 +200,7 @@ class Applications:
         if count:
             raise Conflict(
                 "contract_in_use",
-                f"application {owner.row.id!r} has {count} endpoints that were promised {owner.definition.contract!r}",
+                f"application {owner.row.id!r} has endpoints ({count}) that were promised {owner.definition.contract!r}",
                 remedy="Make a new application for the new contract, or delete these endpoints first.",
             )
 

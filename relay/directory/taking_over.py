@@ -89,7 +89,7 @@ def refuse_moves(plan: Plan, due_count: Callable[[int], int]) -> None:
         due = sum(due_count(endpoint.ref) for endpoint in plan.rows if endpoint.application == ref)
         if row.contract_seen is not None and due:
             raise ConfigError(
-                f"application {row.id!r} has {due} deliveries due that were made under the contract "
+                f"application {row.id!r} has deliveries due ({due}) that were made under the contract "
                 f"{row.contract_seen!r}",
                 remedy=f'Keep contract = "{row.contract_seen}" until they have ended or were cancelled, or make a new '
                 "application for the new contract.",

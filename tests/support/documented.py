@@ -147,8 +147,8 @@ def roughy(secret: str) -> Callable[[Received], Answer]:
     def check(request: Received) -> None:
         headers = dict(request.headers)
         _expect({"svix-id", "svix-timestamp", "svix-signature"} <= set(headers), "a Svix header is missing")
-        body = webhook.verify(request.body, headers)
-        _expect(body == json.loads(request.body), "the library read something else")
+        webhook.verify(request.body, headers)
+        body = json.loads(request.body)
         _expect(body.get("type") in ROUGHY_TYPES, "no event of the catalog")
         data: Form = {"entity_id": UUID, "asset_id": UUID}
         if body["type"] == "asset.ready":

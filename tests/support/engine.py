@@ -130,10 +130,14 @@ class Engine:
         return {view.endpoint: f"{view.state}" + (f" {view.reason}" if view.reason else "") for view in found}
 
     async def close(self) -> None:
+        """End everything; what a loop died of is raised here."""
         for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        ends = await asyncio.gather(*self._running, return_exceptions=True)
         await self.dispatch.drain(0)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
 
 @asynccontextmanager

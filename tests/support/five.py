@@ -68,8 +68,13 @@ def event(application: str, type: str, data: bytes, more: bytes = b"") -> bytes:
     return b'{"application":"%s","type":"%s","data":%s%s}' % (application.encode(), type.encode(), data, more)
 
 
-async def states(call: Call, application: str) -> list[str]:
-    """Return the state of every delivery of an application."""
-    status, answer = await call("GET", f"/v1/deliveries?application={application}&limit=250", None)
-    assert (status, answer["next"]) == (200, None), answer
-    return [delivery["state"] for delivery in answer["data"]]
+async def all_delivered(call: Call, application: str, count: int) -> None:
+    """Wait until an application has `count` deliveries, all delivered; fail as soon as one attempt has failed."""
+    found: list[dict[str, Any]] = []
+    while [delivery["state"] for delivery in found] != ["delivered"] * count:
+        status, answer = await call("GET", f"/v1/deliveries?application={application}&limit=250", None)
+        assert (status, answer["next"]) == (200, None), answer
+        found = answer["data"]
+        for delivery in found:
+            if delivery["state"] != "delivered" and delivery["attempts"]:
+                raise AssertionError((await call("GET", f"/v1/deliveries/{delivery['id']}", None))[1])

@@ -1,0 +1,48 @@
+"""What a run under another contract than `standard` posts, and how its configuration differs."""
+
+import json
+import re
+
+from relay.contracts import Contract, ContractCatalogue
+
+MARK = "98761234"
+"""Stands where the load puts a number; eight digits, so that ids keep their form."""
+
+
+def example_event(name: str) -> tuple[str, str]:
+    """Return the contract's first example as an event, and the mark in it that is to become a number, if it needs one.
+
+    A contract that derives idempotency keys takes each entity once, so that entity's id has to differ from event to
+    event.
+    """
+    contract = _contract(name)
+    listed = next(listed for listed in contract.types.values() if listed.is_selectable)
+    data = listed.example.decode()
+    key = contract.idempotency_key(listed.name, listed.example)
+    mark = ""
+    if key is not None:
+        entity = key.removeprefix(f"{listed.name}:")
+        if data.count(f'"{entity}"') != 1:
+            raise SystemExit(f"bench: the example of {listed.name} does not have the id {entity!r} exactly once")
+        data, mark = data.replace(f'"{entity}"', f'"{entity[:-8]}{MARK}"'), MARK
+    return f'{{"type":{json.dumps(listed.name)},"data":{data}}}', mark
+
+
+def under_contract(config: str, name: str) -> str:
+    """Change a configuration of `config_text` to another contract, all of whose features are on."""
+    contract = _contract(name)
+    switches = ", ".join(f"{feature} = true" for feature in sorted(contract.features))
+    config = config.replace('contract = "standard"', f'contract = "{name}"\nfeatures = {{ {switches} }}')
+    if contract.signs:
+        secret = contract.new_secret(bytes)
+        return re.sub(r'^secret = "whsec_.*"$', f'secret = "{secret}"', config, flags=re.MULTILINE)
+    return re.sub(r'^secret = "whsec_.*"\n', "", config, flags=re.MULTILINE)
+
+
+def _contract(name: str) -> Contract:
+    catalogue = ContractCatalogue.load()
+    found = catalogue.get(name)
+    if found is None or not found.all_types:
+        closed = [name for name in catalogue.names if catalogue.get(name).all_types]  # type: ignore[union-attr]
+        raise SystemExit(f"bench: --contract takes one of {', '.join(closed)}")
+    return found

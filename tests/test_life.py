@@ -1,0 +1,453 @@
+"""How the daemon starts, reloads and stops: a tested contract (invariant 12, reliability §7.10, §7.51–57)."""
+
+import asyncio
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay import log
+from relay.config import load
+from relay.errors import CannotStart, StoreDamaged
+from relay.service import Relay, exit_code
+from relay.store.writer import Writer
+from tests.support.clock import FakeClock
+from tests.support.daemon import PRODUCER_TOKEN, ROOT, Daemon, config_text
+from tests.support.engine import turns
+from tests.support.receiver import Answer, Receiver
+from tests.support.stack import Stack, until
+from tests.support.stores import sqlite_error
+
+EVENT = {"type": "render.completed", "data": {"n": 1}}
+DRAIN_MS = 25_000
+
+
+def built(folder: Path, **config: Any) -> Relay:
+    """Build a relay that was never started."""
+    path = folder / "config.toml"
+    path.write_text(config_text(folder, **config))
+    path.chmod(0o600)
+    loaded = load(path, {}, {})
+    return Relay(loaded, reread=lambda: loaded)
+
+
+# -- stopping, inside one process --------------------------------------------------------------------------------------
+
+
+async def test_stop_is_safe_before_start_and_twice(tmp_path: Path) -> None:
+    """Stopping what never started does nothing; stopping twice does it once (invariant 12)."""
+    relay = built(tmp_path)
+    await relay.stop()
+    await relay.start()
+    await relay.stop()
+    await relay.stop()
+    assert relay.fatal is None
+
+
+async def test_a_start_that_failed_holds_nothing(tmp_path: Path) -> None:
+    """When a port is taken the lock is free again, stopping is harmless, and the next start works."""
+    relay = built(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = relay.config.server.model_copy(update={"listen": (f"127.0.0.1:{taken.getsockname()[1]}",)})
+        relay.config = relay.config.model_copy(update={"server": server})
+        with pytest.raises(CannotStart, match="Cannot listen"):
+            await relay.start()
+        await relay.stop()
+    again = built(tmp_path)
+    await again.start()
+    await again.stop()
+
+
+async def test_a_drain_waits_for_what_runs(tmp_path: Path) -> None:
+    """Stopping closes intake and starts nothing, waits for the attempt under way, and records its outcome (invariant 12)."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: answer) as receiver:
+        stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url})
+        await stack.start()
+        event = await stack.post()
+        waiting = await stack.post(deliver_at="2027-01-15T08:01:00Z")
+        await receiver.wait_for(1)
+        stopping = asyncio.create_task(stack.stop())
+        await until(lambda: stack.relay.stopping)
+        await turns()
+        stack.fake.advance(DRAIN_MS - 1)
+        await turns()
+        assert not stopping.done()
+        answer.set_result(Answer(204))
+        await stopping
+
+        async with stack:
+            delivered = await stack.settled(event["id"], "delivered")
+            assert delivered["attempts"] == 1
+            assert (await stack.deliveries(waiting["id"]))[0]["attempts"] == 0
+        assert len(receiver.received) == 1
+
+
+async def test_what_is_cut_off_stays_due_and_costs_no_attempt(tmp_path: Path) -> None:
+    """At the end of `drain_timeout` attempts under way are cut off; the next run makes them, as their first (invariant 12)."""
+    never: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: never) as receiver:
+        settings = 'timeout = "5m"'
+        stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url}, endpoint_settings=settings)
+        await stack.start()
+        event = await stack.post()
+        await receiver.wait_for(1)
+        with capture_logs() as lines:
+            stopping = asyncio.create_task(stack.stop())
+            await until(lambda: stack.relay.dispatch._starting is False)
+            await turns()
+            stack.fake.advance(DRAIN_MS)
+            await stopping
+        assert [line["attempts"] for line in lines if line["event"] == log.DRAIN_CUT] == [1]
+
+        async with stack:
+            delivered = await stack.settled(event["id"], "delivered")
+        never.cancel()
+    assert (delivered["attempts"], len(delivered["timeline"])) == (1, 1)
+    assert {request.headers["webhook-id"] for request in receiver.received} == {event["id"]}
+
+
+async def test_events_that_come_while_it_stops_are_refused(tmp_path: Path) -> None:
+    """From the moment it stops nothing is accepted, and the answer says when to try again."""
+    relay = built(tmp_path)
+    await relay.start()
+    relay.stopping = True
+    problem = relay.admission()
+    relay.stopping = False
+    await relay.stop()
+    assert problem is not None
+    assert (problem.status, problem.type) == (503, "draining")
+    assert "Retry-After" in problem.headers
+
+
+async def test_a_reload_while_it_stops_is_refused(tmp_path: Path) -> None:
+    """What is on its way down takes over nothing."""
+    relay = built(tmp_path)
+    await relay.start()
+    await relay.stop()
+    with pytest.raises(Exception, match="stopping"):
+        await relay.reload()
+
+
+async def test_a_dead_background_task_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background task that dies, or ends by itself, is what `wait` returns; the exit code is not 0 (invariant 12)."""
+
+    async def die(self: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("relay.housekeeping.Housekeeping.summarise", die)
+    relay = built(tmp_path)
+    await relay.start()
+    error = await relay.wait()
+    await relay.stop()
+    assert str(error) == "ours"
+    assert exit_code(error) == 1
+
+
+async def test_a_damaged_database_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An I/O error at a commit is fatal, and stopping does not wait out the drain for what cannot be recorded (invariant 5)."""
+    answers = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    async with Receiver(*(lambda _, answer=answer: answer for answer in answers)) as receiver:
+        stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url})
+        await stack.start()
+        event = await stack.post()
+        await stack.post()
+        await receiver.wait_for(2)
+
+        def broken(self: Writer, connection: sqlite3.Connection) -> None:
+            raise sqlite_error(sqlite3.SQLITE_IOERR)
+
+        monkeypatch.setattr(Writer, "commit", broken)
+        answers[0].set_result(Answer(204))
+        error = await stack.relay.wait()
+        await stack.http.close()
+        await stack.relay.stop()  # the clock stands still: were it to wait, it would wait for ever
+        monkeypatch.undo()
+        assert isinstance(error, StoreDamaged)
+        assert exit_code(error) == 1
+
+        answers[1].cancel()
+        async with stack:
+            await stack.settled(event["id"], "delivered")
+
+
+# -- signals and the service manager -----------------------------------------------------------------------------------
+
+
+def records(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    return [record for record in daemon.log_records() if record["event"] == event]
+
+
+@pytest.mark.slow
+async def test_a_termination_drains_and_exits_zero(tmp_path: Path) -> None:
+    """SIGTERM under load: STOPPING=1 and more time asked for, what runs is recorded, exit 0 (reliability §7.52)."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: answer) as receiver:
+        with Daemon(tmp_path, config_text(tmp_path, endpoints={"primary": receiver.url})) as daemon:
+            await asyncio.to_thread(daemon.api.post, "/v1/events", {"application": "acme", **EVENT})
+            await receiver.wait_for(1)
+            daemon.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(daemon.wait_for_notification, "EXTEND_TIMEOUT_USEC=35000000")
+            answer.set_result(Answer(204))
+            assert await asyncio.to_thread(daemon.wait) == 0
+            assert [message.split("\n")[0] for message in daemon.notifications][:2] == ["READY=1", "STOPPING=1"]
+            (stopped,) = records(daemon, log.SERVICE_STOPPED)
+            assert stopped["due"] == 0
+
+
+@pytest.mark.slow
+async def test_a_second_termination_ends_at_once(tmp_path: Path) -> None:
+    """A second SIGTERM does not wait for the drain; it exits 1, and the next run delivers what was cut off."""
+    never: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: never) as receiver:
+        with Daemon(tmp_path, config_text(tmp_path, endpoints={"primary": receiver.url})) as daemon:
+            sent = await asyncio.to_thread(daemon.api.post, "/v1/events", {"application": "acme", **EVENT})
+            await receiver.wait_for(1)
+            daemon.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(daemon.wait_for_notification, "STOPPING=1")
+            daemon.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(daemon.wait) == 1
+
+            await asyncio.to_thread(daemon.start)
+            again = (await receiver.wait_for(2))[1]
+            assert again.headers["webhook-id"] == sent["id"]
+        never.cancel()
+
+
+@pytest.mark.slow
+def test_a_hang_up_with_mistakes_changes_nothing(tmp_path: Path) -> None:
+    """SIGHUP with a wrong file: READY again, the old endpoints, and every mistake in the log (reliability §7.53)."""
+    with Daemon(tmp_path, config_text(tmp_path, endpoints={"kept": "http://127.0.0.1:9/"})) as daemon:
+        daemon.config_path.write_text(config_text(tmp_path, endpoints={"bad": "ftp://x"}, delivery='timeout = "soon"'))
+        refuse_reload(daemon)
+        assert [endpoint["id"] for endpoint in daemon.api.get("/v1/webhook-endpoints")["data"]] == ["kept"]
+        (refused,) = records(daemon, log.CONFIG_REFUSED)
+        assert "ftp" in refused["problems"]
+        assert "soon" in refused["problems"]
+        assert "relay_config_last_reload_successful 0" in metrics(daemon)
+
+        daemon.config_path.write_text(config_text(tmp_path, endpoints={"other": "http://127.0.0.1:9/"}))
+        daemon.notifications.clear()
+        daemon.reload()
+        daemon.wait_for_notification("READY=1")
+        assert {endpoint["id"] for endpoint in daemon.api.get("/v1/webhook-endpoints")["data"]} == {"kept", "other"}
+        assert "relay_config_last_reload_successful 1" in metrics(daemon)
+        assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_hang_up_with_a_taken_id_changes_nothing(tmp_path: Path) -> None:
+    """What only the database knows, an id made through the API, is refused by a reload too, and the daemon goes on."""
+    with Daemon(tmp_path, config_text(tmp_path, endpoints={"kept": "http://127.0.0.1:9/"})) as daemon:
+        made = daemon.api.post("/v1/webhook-endpoints", {"url": "http://127.0.0.1:9/", "application": "acme"})
+        daemon.config_path.write_text(config_text(tmp_path, endpoints={made["id"]: "http://127.0.0.1:9/"}))
+        refuse_reload(daemon)
+        (refused,) = records(daemon, log.CONFIG_REFUSED)
+        assert "made through the API" in refused["error"]
+        assert len(daemon.api.get("/v1/webhook-endpoints")["data"]) == 2
+        assert "relay_config_last_reload_successful 0" in metrics(daemon)
+        assert daemon.stop() == 0
+
+
+def refuse_reload(daemon: Daemon) -> None:
+    """Ask for a reload, and wait until the service manager was told that it began, ended, and was refused."""
+    daemon.notifications.clear()
+    daemon.reload()
+    daemon.wait_for_notification("READY=1")
+    assert any(message.startswith("RELOADING=1\nMONOTONIC_USEC=") for message in daemon.notifications)
+    assert "reload refused" in daemon.notifications[-1]
+
+
+def metrics(daemon: Daemon) -> str:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Authorization": "Bearer test-admin-token-0123456789"})
+    try:
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_a_background_task_that_dies_ends_the_process(tmp_path: Path) -> None:
+    """The process of a relay whose background task dies says so and exits 1, for systemd to restart it (invariant 12)."""
+    with Daemon(tmp_path, config_text(tmp_path), module="tests.support.dead_task") as daemon:
+        assert daemon.wait() == 1
+        assert records(daemon, log.TASK_FAILED)
+        assert "relay stops: injected" in daemon.log()
+
+
+# -- starts that are refused -------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, config: str, *, code: int) -> str:
+    """Try to start; return the one line for people. The rest of the log are JSON lines; no traceback anywhere."""
+    daemon = Daemon(folder, config)
+    before = len(daemon.log()) if daemon.log_path.exists() else 0
+    daemon.launch()
+    try:
+        assert daemon.wait() == code, daemon.log()
+    finally:
+        daemon.kill()
+    said = daemon.log()[before:]
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+@pytest.mark.slow
+def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """A second daemon on one database exits 75 and names the first, which notices nothing (reliability §7.10)."""
+    config = config_text(tmp_path, endpoints={"primary": "http://127.0.0.1:9/"})
+    with Daemon(tmp_path, config) as first:
+        (tmp_path / "second").mkdir()
+        said = refused(tmp_path / "second", config, code=75)
+        assert f"process {first.pid}" in said
+        assert "storage.path" in said
+        assert first.api_as(PRODUCER_TOKEN).post("/v1/events", EVENT)["deliveries"] == 1
+        assert first.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    """A port that somebody has is named, with how to find out who; exit 78."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(tmp_path, config_text(tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}"), code=78)
+    assert f"127.0.0.1:{port}" in said
+    assert "server.listen" in said
+
+
+@pytest.mark.slow
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file of something else is left alone and named, with what to do."""
+    (tmp_path / "relay.db").write_bytes(b"no database at all " * 1_000)
+    said = refused(tmp_path, config_text(tmp_path), code=1)
+    assert str(tmp_path / "relay.db") in said
+    assert "restore a backup" in said
+    assert (tmp_path / "relay.db").read_bytes().startswith(b"no database")
+
+
+@pytest.mark.slow
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    """Damage found after an unclean stop keeps the daemon down, and the file as it is (reliability §7.13)."""
+    config = config_text(tmp_path, endpoints={"primary": "http://127.0.0.1:9/"})
+    with Daemon(tmp_path, config) as daemon:
+        batch = [{"application": "acme", "type": "a.b", "data": {"text": "x" * 500}} for _ in range(200)]
+        daemon.api.post("/v1/events/batch", batch)
+        assert daemon.stop() == 0
+    with sqlite3.connect(tmp_path / "relay.db") as database:
+        database.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    data = bytearray((tmp_path / "relay.db").read_bytes())
+    for page in range(8, len(data) // 4096, 2):
+        data[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    (tmp_path / "relay.db").write_bytes(data)
+
+    said = refused(tmp_path, config, code=1)
+    assert "damaged" in said
+    assert "restore a backup" in said
+    assert (tmp_path / "relay.db").stat().st_size == len(data)
+
+
+@pytest.mark.slow
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A database that a later relay has written is not touched; exit 78 (reliability §7.54)."""
+    with Daemon(tmp_path, config_text(tmp_path)) as daemon:
+        assert daemon.stop() == 0
+    with sqlite3.connect(tmp_path / "relay.db") as database:
+        database.execute("PRAGMA user_version = 9999")
+    database.close()
+    assert "newer" in refused(tmp_path, config_text(tmp_path), code=78)
+
+
+@pytest.mark.slow
+def test_a_socket_path_that_is_taken_is_refused(tmp_path: Path) -> None:
+    """A file where the Unix socket should be is left alone; exit 78."""
+    (tmp_path / "relay.sock").write_text("mine")
+    assert "relay.sock" in refused(tmp_path, config_text(tmp_path), code=78)
+    assert (tmp_path / "relay.sock").read_text() == "mine"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="relay-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_files_of_another_user_are_refused(open_folder: Path) -> None:
+    """A database or a configuration that this user may not read is named, with what to do; exit 78 (reliability §7.57)."""
+    (open_folder / "config.toml").write_text(config_text(open_folder))
+    (open_folder / "config.toml").chmod(0o644)
+    (open_folder / "relay.db").touch(0o600)
+    (open_folder / "relay.db.lock").touch(0o666)
+    (open_folder / "relay.db.lock").chmod(0o666)
+    unwritable = serve_as_nobody(open_folder)
+    (open_folder / "config.toml").chmod(0o600)
+    unreadable = serve_as_nobody(open_folder)
+
+    for done in (unwritable, unreadable):
+        assert done.returncode == 78, done.stderr
+        assert "Traceback" not in done.stderr
+    assert str(open_folder / "relay.db") in unwritable.stderr
+    assert "user that runs relay" in unwritable.stderr
+    assert str(open_folder / "config.toml") in unreadable.stderr
+
+
+def serve_as_nobody(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `relay serve` as another user, until it ends."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.as_nobody", "serve", "--config", str(folder / "config.toml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={"XDG_STATE_HOME": str(folder), "HOME": "/nonexistent"},
+    )
+
+
+# -- the admin token ---------------------------------------------------------------------------------------------------
+
+
+WITHOUT_TOKENS = '[server]\nlisten = ["127.0.0.1:0"]\n[storage]\npath = "{folder}/relay.db"\nmin_free_disk = "1MiB"\n'
+
+
+@pytest.mark.slow
+def test_without_tokens_one_is_made_and_kept(tmp_path: Path) -> None:
+    """With no token configured one for an admin is written (0600), shown by path only, and used again by later runs."""
+    daemon = Daemon(tmp_path, WITHOUT_TOKENS.format(folder=tmp_path))
+    path = tmp_path / "relay" / "admin-token"
+    path.parent.mkdir()
+    path.touch()  # what a crash in the middle of writing would have left
+    with daemon:
+        token = path.read_text().strip()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert len(token) >= 32
+        assert daemon.api_as(token).get("/v1/status")["ready"] is True
+        assert str(path) in daemon.log()
+        assert "curl" in daemon.log()
+        assert token not in daemon.log()
+        assert daemon.stop() == 0
+    with daemon:
+        assert path.read_text().strip() == token
+        assert daemon.api_as(token).get("/v1/status")["ready"] is True
+    assert sorted(file.name for file in path.parent.iterdir()) == ["admin-token"]
