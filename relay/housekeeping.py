@@ -175,7 +175,9 @@ class Housekeeping:
             return False
         pruned = await self._store.prune(self._clock.wall_ms(), self.retention, STEP_ROWS)
         if pruned.total:
-            self._log.debug(log.PRUNED, events=pruned.events, attempts=pruned.attempts, keys=pruned.keys)
+            self._log.debug(
+                log.PRUNED, events=pruned.events, attempts=pruned.attempts, keys=pruned.keys, memories=pruned.memories
+            )
         return pruned.more
 
     async def _guarded(self, step: object) -> bool:

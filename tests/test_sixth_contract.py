@@ -218,7 +218,7 @@ async def test_from_a_file_to_the_receiver(tmp_path: Path) -> None:
             )
             first = await asyncio.to_thread(daemon.api.post, "/v1/events", event)
             again = await asyncio.to_thread(daemon.api.post, "/v1/events", event)
-            with pytest.raises(Refused, match="idempotency") as refusal:
+            with pytest.raises(Refused, match="Idempotency conflict") as refusal:
                 await asyncio.to_thread(daemon.api.post, "/v1/events", event.replace(b'"two"', b'"other"'))
             assert refusal.value.status == 409
             kept = await asyncio.to_thread(daemon.api.get, f"/v1/events/{first['id']}")

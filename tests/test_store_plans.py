@@ -36,7 +36,9 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """An empty database with one application and two endpoints."""
     lock = opening.prepare(tmp_path / "relay.db")
     connection, _ = opening.open_writer(StoreSettings(path=tmp_path / "relay.db"))
-    connection.execute("INSERT INTO application (ref, id, origin, created_at, updated_at) VALUES (1, 'acme', 'file', 0, 0)")
+    connection.execute(
+        "INSERT INTO application (ref, id, origin, created_at, updated_at) VALUES (1, 'acme', 'file', 0, 0)"
+    )
     for ref in (1, 2):
         connection.execute(
             """

@@ -5,34 +5,51 @@ as it would in a store that trusts its memory.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from relay.cli import main
-from relay.intake import Intake
+from relay.dispatch import Dispatch
 from relay.model import Accepted, FrozenEvent, NewEvent
+from relay.store import Store
 
 COMMIT_DELAY_S = 0.2
 
+commit = Store.accept
+build = Dispatch.__init__
+dispatches: list[Dispatch] = []
+pending: set[asyncio.Task[None]] = set()
 
-async def commit_later(intake: Any, events: Sequence[NewEvent]) -> Sequence[Any]:
+
+def remember(dispatch: Dispatch, **parts: Any) -> None:
+    """Build a dispatch and know it: what is committed late is handed over late."""
+    build(dispatch, **parts)
+    dispatches.append(dispatch)
+
+
+def answer_early(store: Store, events: Sequence[NewEvent]) -> asyncio.Future[Any]:
     """Answer as if the events were committed, and commit them afterwards."""
-
-    async def later() -> None:
-        await asyncio.sleep(COMMIT_DELAY_S)
-        committed: Awaitable[Sequence[Any]] = intake._store.accept(events)
-        for result in await committed:
-            if isinstance(result, Accepted):
-                intake._on_accepted(result)
-
-    task = asyncio.create_task(later())
-    PENDING.add(task)
-    task.add_done_callback(PENDING.discard)
-    return [Accepted(FrozenEvent(0, e.id, e.type, e.application, e.created_at_ms, None, e.body), (), 1) for e in events]
+    task = asyncio.create_task(commit_later(store, events))
+    pending.add(task)
+    task.add_done_callback(pending.discard)
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    answer.set_result([unproven(event) for event in events])
+    return answer
 
 
-PENDING: set[asyncio.Task[None]] = set()
+async def commit_later(store: Store, events: Sequence[NewEvent]) -> None:
+    await asyncio.sleep(COMMIT_DELAY_S)
+    for result in await commit(store, events):
+        if isinstance(result, Accepted):
+            dispatches[-1].hand_over(result)
+
+
+def unproven(event: NewEvent) -> Accepted:
+    frozen = FrozenEvent(0, event.id, event.type, event.application, event.created_at_ms, None, event.body)
+    return Accepted(frozen, (), len(event.targets))
+
 
 if __name__ == "__main__":
-    Intake._commit = commit_later  # type: ignore[method-assign]
+    Store.accept = answer_early  # type: ignore[method-assign,assignment]
+    Dispatch.__init__ = remember  # type: ignore[method-assign]
     main()
