@@ -117,9 +117,7 @@ async def test_kill_nine_loses_nothing(tmp_path: Path) -> None:
     ledger, rng = Ledger(), Random(7)
     async with Receiver(default=record(ledger, rng)) as receiver:  # type: ignore[arg-type]
         base = f"http://127.0.0.1:{receiver.port}"
-        config = config_text(
-            tmp_path, endpoints={name: f"{base}/{name}" for name in ENDPOINTS}, endpoint_settings=FAST
-        )
+        config = config_text(tmp_path, endpoints={name: f"{base}/{name}" for name in ENDPOINTS}, endpoint_settings=FAST)
         daemon = Daemon(tmp_path, config)
         try:
             await kill_repeatedly(daemon, ledger, KILLS, rng)
@@ -143,7 +141,9 @@ async def test_the_books_find_an_early_acknowledgement(tmp_path: Path) -> None:
     """Negative control: a build that answers before the commit is caught losing events."""
     ledger, rng = Ledger(), Random(7)
     async with Receiver(default=record(ledger, rng)) as receiver:  # type: ignore[arg-type]
-        config = config_text(tmp_path, endpoints={"one": f"http://127.0.0.1:{receiver.port}/one"}, endpoint_settings=FAST)
+        config = config_text(
+            tmp_path, endpoints={"one": f"http://127.0.0.1:{receiver.port}/one"}, endpoint_settings=FAST
+        )
         daemon = Daemon(tmp_path, config, module="tests.support.early_ack")
         try:
             await kill_repeatedly(daemon, ledger, 3, rng)

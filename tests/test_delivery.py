@@ -53,9 +53,10 @@ async def test_the_documented_timeline(tmp_path: Path) -> None:
     """500, then 429 with Retry-After, then 200: exactly the attempts of the policy, at their times (Q5, Q6, §6)."""
     script = Receiver(500, Answer(429, {"Retry-After": "60"}), 200)
     clock = FakeClock()
-    async with script as receiver, Stack(
-        tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN
-    ) as stack:
+    async with (
+        script as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN) as stack,
+    ):
         event = await stack.post()
         began_ms = clock.wall_ms()
         first = await stack.attempted(event["id"], 1)
@@ -81,9 +82,10 @@ async def test_the_documented_timeline(tmp_path: Path) -> None:
 async def test_retry_after_holds_the_whole_endpoint(tmp_path: Path) -> None:
     """After a 429 with Retry-After nothing more starts to that endpoint until the time is over (§6)."""
     clock = FakeClock()
-    async with Receiver(Answer(429, {"Retry-After": "60"})) as receiver, Stack(
-        tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN
-    ) as stack:
+    async with (
+        Receiver(Answer(429, {"Retry-After": "60"})) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN) as stack,
+    ):
         first = await stack.post()
         await stack.attempted(first["id"], 1)
         second = await stack.post()
@@ -97,9 +99,10 @@ async def test_retry_after_holds_the_whole_endpoint(tmp_path: Path) -> None:
 async def test_a_schedule_that_is_used_up_ends_dead(tmp_path: Path) -> None:
     """n delays are n + 1 attempts, then the delivery is a dead letter, `exhausted`; a replay makes a new series (Q6, Q13)."""
     clock = FakeClock()
-    async with Receiver(500, 500, 500, 200) as receiver, Stack(
-        tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN
-    ) as stack:
+    async with (
+        Receiver(500, 500, 500, 200) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN) as stack,
+    ):
         event = await stack.post()
         await stack.attempted(event["id"], 1)
         clock.advance(5_000)
@@ -161,9 +164,10 @@ async def test_each_answer_has_its_consequence(
 ) -> None:
     """The rows of the outcome table that one answer decides, end to end (§6)."""
     clock = FakeClock()
-    async with Receiver(answer) as receiver, Stack(
-        tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN
-    ) as stack:
+    async with (
+        Receiver(answer) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN) as stack,
+    ):
         event = await stack.post()
         delivery = await stack.attempted(event["id"], 1)
 
@@ -259,9 +263,10 @@ async def test_a_late_failure_after_a_cancel_changes_nothing(tmp_path: Path) -> 
 async def test_expiry_ends_everything(tmp_path: Path) -> None:
     """No attempt starts after `expires_at`; the dead letter says `expired` (Q6)."""
     clock = FakeClock()
-    async with Receiver(500) as receiver, Stack(
-        tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN
-    ) as stack:
+    async with (
+        Receiver(500) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=PLAIN) as stack,
+    ):
         await stack.call("POST", "/v1/webhook-endpoints/primary/pause")
         event = await stack.post(expires_at="2027-01-15T08:10:00Z")
         clock.advance(parse_duration_ms("1h"))
