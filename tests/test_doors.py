@@ -98,7 +98,7 @@ NOT_JSON = [
 def test_malformed_json(daemon: Daemon, path: str, body: bytes) -> None:
     """What is not JSON, or not UTF-8, is 400 and says so; a batch that does not begin as an array is 422."""
     told = call(daemon, "POST", path, body)
-    assert told.status == (422 if path == BATCH and body.startswith(b"{") else 400)
+    assert told.status == (422 if path == BATCH and body.startswith(b"{") and b"\xff" not in body else 400)
 
 
 @pytest.mark.parametrize(

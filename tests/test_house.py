@@ -13,10 +13,10 @@ ROOT = Path(relay.__file__).parent.parent
 PACKAGE = ROOT / "relay"
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "clock", "ids", "errors", "durations"}),
+    frozenset({"model", "clock", "ids", "errors", "durations", "times"}),
     frozenset(
         {"headers", "urls", "event_types", "definition", "config", "contracts", "retry", "health", "lanes"}
-        | {"bodies", "tokens", "times", "places", "trouble"}
+        | {"bodies", "tokens", "places", "trouble"}
     ),
     frozenset({"store", "courier", "guard", "resolver", "log", "metrics", "systemd", "problems"}),
     frozenset({"directory", "dispatch", "housekeeping", "intake"}),
@@ -50,7 +50,7 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
 OUTSIDE: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"store"}),
     "aiosqlite": frozenset({"store"}),
-    "aiohttp": frozenset({"courier", "resolver", "guard", "problems", "intake", "api", "service", "cli"}),
+    "aiohttp": frozenset({"courier", "resolver", "problems", "api", "cli"}),
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"metrics"}),
