@@ -152,6 +152,9 @@ class _Process:
         except RelayError as error:
             self._log.error(log.CONFIG_REFUSED, error=str(error))
             self._notifier.ready(f"reload refused: {error.detail}")
+        except Exception as bug:  # the service manager must hear the end of it, or it takes the reload for under way
+            self._log.error(log.TASK_FAILED, exc_info=bug)
+            self._notifier.ready("reload failed: see the log")
         else:
             self._report(result)
 

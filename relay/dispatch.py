@@ -121,7 +121,7 @@ class Dispatch:
                 for start in self.lanes.take(now):
                     self._spawn(self._attempt(start))
             self._start_refills(now)
-            await self._clock.wait(self._kick, self._sleep_ms(now) if self._may_start() else SLEEP_MAX_MS)
+            await self._clock.wait(self._kick, self._sleep_ms(now))
 
     def kick(self) -> None:
         """Look again soon."""

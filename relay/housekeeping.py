@@ -106,14 +106,21 @@ class Housekeeping:
 
     async def watch_once(self) -> None:
         """Refresh the gate, wake a writer that failed, and notice a stepped clock."""
-        free_bytes = self._store.free_disk_bytes()
+        self._watch_disk()
+        self._watch_wall_clock()
+        await self._watch_writer()
+
+    def _watch_disk(self) -> None:
+        try:
+            free_bytes = self._store.free_disk_bytes()
+        except OSError as error:  # the folder is out of sight: whether the database still works, its writer finds out
+            self._log.warning(log.HOUSEKEEPING_FAILED, error=str(error.strerror))
+            return
         limit = self._min_free_disk_bytes * (READMIT if self.gate.disk_low else 1)
         disk_low = free_bytes < limit
         if disk_low != self.gate.disk_low:
             self._log.warning(log.DISK_LOW if disk_low else log.DISK_OK, free_bytes=free_bytes)
         self.gate.disk_low, self.gate.free_bytes = disk_low, free_bytes
-        self._watch_wall_clock()
-        await self._watch_writer()
 
     async def _watch_writer(self) -> None:
         healthy = self._store.healthy
@@ -160,9 +167,12 @@ class Housekeeping:
         now_ms = self._clock.wall_ms()
         reason = DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
         ended = 0
-        while keys := await self._store.end_held(
-            endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
-        ):
+        while self._directory.by_ref(endpoint.ref) is endpoint:  # else it may have been resumed between two steps
+            keys = await self._store.end_held(
+                endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
+            )
+            if not keys:
+                break
             self._dispatch.drop(keys)
             ended += len(keys)
         if ended:

@@ -385,6 +385,15 @@ async def test_a_rotation_without_overlap_and_many_rotations(one: Engine) -> Non
     assert len(one.endpoint(endpoint.id).secrets) == 10
 
 
+async def test_whoever_still_holds_an_older_endpoint_does_not_bring_its_secret_back(one: Engine) -> None:
+    """A test event that was being read while the secret was rotated must not decide what later attempts are signed with."""
+    stale, old = await one.directory.create_endpoint(one.acme, EndpointDefinition("https://api.example/"))
+    _, new = await one.directory.rotate_secret(stale.id, 0)
+    one.directory.signer(stale)
+    assert old is not None
+    assert [signs(one, stale.id, secret) for secret in (old, new)] == [False, True]
+
+
 def signs(engine: Engine, endpoint_id: str, secret: str) -> bool:
     """Whether an attempt made now verifies with one secret."""
     endpoint, now_ms = engine.endpoint(endpoint_id), engine.clock.wall_ms()

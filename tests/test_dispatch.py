@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from relay.errors import StoreUnavailable
 from relay.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
 from relay.trouble import ACTIVE_MS, Reachability
 from tests.support.clock import FakeClock
-from tests.support.engine import Engine, config, engine, turns
+from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.stack import until
 from tests.support.stores import sqlite_error
 
@@ -79,14 +79,18 @@ async def fail_the_writer(house: Engine) -> tuple[Any, Any]:
     first, later = await house.post(), await due_later(house)
     await until(lambda: len(house.courier.requests) == 1)
     house.gate.error = DISK_FULL
-    answer.set_result(204)
-    await until(lambda: not house.store.healthy)
-    await turns()
-    house.clock.advance(LATER_MS)
-    commits = house.gate.commits
-    await until(lambda: house.gate.commits > commits)  # the settle was submitted again, and failed again
+    with capture_logs() as lines:
+        answer.set_result(204)
+        await until(lambda: told(lines, log.SETTLE_FAILED) == 1)
+        house.clock.advance(LATER_MS)
+        await until(lambda: told(lines, log.SETTLE_FAILED) == 2)  # it was submitted again, and failed again
     await turns()
     return first, later
+
+
+def told(lines: Sequence[Mapping[str, Any]], event: str) -> int:
+    """How often something was logged."""
+    return sum(line["event"] == event for line in lines)
 
 
 async def test_an_idle_dispatch_sleeps_even_while_the_writer_fails(tmp_path: Path) -> None:
@@ -320,6 +324,7 @@ async def test_several_answers_disable_once(tmp_path: Path) -> None:
             for answer in answers:
                 answer.set_result(410)  # type: ignore[union-attr]
             await until(lambda: house.endpoint("first").state is EndpointState.DISABLED and house.store.backlog == 0)
+            await turns()
         assert [line["by"] for line in lines if line["event"] == log.ENDPOINT_DISABLED] == ["gone"]
 
 
@@ -367,8 +372,7 @@ async def test_a_disable_is_stored_in_the_end(tmp_path: Path) -> None:
         await until(lambda: not house.store.healthy)
         await turns()
         house.gate.error = None
-        house.clock.advance(1_000)
-        await until(lambda: house.endpoint("first").state is EndpointState.DISABLED)
+        await passing(house.clock, lambda: house.endpoint("first").state is EndpointState.DISABLED)
         assert house.fatal == []
 
 

@@ -1,5 +1,6 @@
 """The periodic duties: audit, held deliveries, the disk gate, the stepped clock, pruning (Q6, Q9, Q10, Q14, Q15, invariant 8)."""
 
+import errno
 import sqlite3
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from structlog.testing import capture_logs
 
 from relay import log
 from relay.config.model import RetentionConfig
+from relay.errors import StoreUnavailable
 from relay.model import DisabledBy, Health
-from tests.support.engine import Engine, config, engine, turns
+from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack, until
 from tests.support.stores import sqlite_error
@@ -119,6 +121,20 @@ async def test_max_age_never_ends_what_was_not_tried_and_is_not_held(tmp_path: P
         assert await house.states(accepted) == {"first": "delivered"}
 
 
+async def test_what_was_resumed_meanwhile_is_not_ended_by_age(tmp_path: Path) -> None:
+    """A round over all endpoints takes a while: one that was resumed before its turn came is not held any more (Q6)."""
+    async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
+        accepted = await house.post()
+        await house.directory.pause("first")
+        held = house.endpoint("first")
+        house.clock.advance(HOUR_MS + 1)
+        await house.directory.resume("first")
+        assert await house.housekeeping.end_held(held) == 0
+        house.run()
+        await until(lambda: house.store.backlog == 0)
+        assert await house.states(accepted) == {"first": "delivered"}
+
+
 async def test_what_vanished_is_held_until_max_age(tmp_path: Path) -> None:
     """Deliveries of an endpoint that is no longer in the file end like other held ones."""
     async with engine(tmp_path, config("first")) as house:
@@ -161,6 +177,20 @@ async def test_the_disk_gate_closes_and_reopens(tmp_path: Path) -> None:
                 seen.append(house.housekeeping.gate.disk_low)
         assert seen == [False, False, True, True, True, False, False]
         assert [line["event"] for line in lines] == [log.DISK_LOW, log.DISK_OK]
+
+
+async def test_a_folder_that_cannot_be_asked_for_space_ends_nothing(tmp_path: Path) -> None:
+    """What `statvfs` refuses is logged and asked again; the gate stays as it was, and the relay goes on."""
+    async with engine(tmp_path, config("first")) as house:
+
+        def refused() -> int:
+            raise OSError(errno.EACCES, "Permission denied")
+
+        house.store.free_disk_bytes = refused  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            await house.housekeeping.watch_once()
+        assert [line["event"] for line in lines] == [log.HOUSEKEEPING_FAILED]
+        assert not house.housekeeping.gate.disk_low
 
 
 async def test_a_full_disk_closes_intake_and_not_deliveries(tmp_path: Path) -> None:
@@ -208,10 +238,27 @@ async def test_a_writer_that_failed_is_noticed_and_woken(tmp_path: Path) -> None
         assert house.store.healthy
         told = [line["event"] for line in lines if line["event"] in (log.STORE_FAILED, log.STORE_RECOVERED)]
         assert told == [log.STORE_FAILED, log.STORE_RECOVERED]
-        await turns()
-        house.clock.advance(1_000)
-        await until(lambda: house.store.backlog == 0)
+        await passing(house.clock, lambda: house.store.backlog == 0)
         assert await house.states(accepted) == {"first": "delivered"}
+
+
+async def test_what_became_due_while_the_writer_failed_starts_when_it_recovers(tmp_path: Path) -> None:
+    """The watch wakes dispatch too: nobody waits for the next news, or for a time-out, to go on (invariant 8)."""
+    async with engine(tmp_path, config("first")) as house:
+        await house.post(deliver_at_ms=house.clock.wall_ms() + 5_000)
+        house.run()
+        house.gate.error = sqlite_error(sqlite3.SQLITE_FULL)
+        with pytest.raises(StoreUnavailable):
+            await house.post()
+        await house.housekeeping.watch_once()
+        house.clock.advance(5_000)
+        await turns()
+        assert house.courier.requests == []
+
+        house.gate.error = None
+        await house.housekeeping.watch_once()
+        await until(lambda: house.store.backlog == 0)
+        assert len(house.courier.requests) == 1
 
 
 # -- a stepped clock (Q15) ---------------------------------------------------------------------------------------------

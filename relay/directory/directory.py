@@ -123,6 +123,7 @@ class Directory:
 
     def signer(self, endpoint: Endpoint) -> Signer:
         """Return what signs for an endpoint; made once for each change of the endpoint."""
+        endpoint = self._endpoints.get(endpoint.ref, endpoint)  # never keep a signer of what was changed meanwhile
         signer = self._signers.get(endpoint.ref)
         if signer is None:
             contract = self.contract(endpoint.application)

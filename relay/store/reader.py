@@ -66,7 +66,7 @@ class Reader:
         except sqlite3.Error as error:
             if judge(error) is Trouble.DAMAGE:
                 self._on_fatal(StoreDamaged(f"The database reports {error}.", remedy="Check the disk."))
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise StoreUnavailable(
                     f"The search took longer than {self._timeout_s:g} s and was stopped.", remedy="Narrow the filters."
                 ) from error

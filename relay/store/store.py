@@ -93,11 +93,11 @@ class Store:
         try:
             await store._writer.start()
             await store._open_readers()
+            store._deletions = Deletions(store._writer, store._counts, clock)
+            store._deletions.add(await store._edit(endpoints.deleted_refs))
         except BaseException:
             await store.abandon()
             raise
-        store._deletions = Deletions(store._writer, store._counts, clock)
-        store._deletions.add(await store._edit(endpoints.deleted_refs))
         return store
 
     async def close(self) -> None:

@@ -157,6 +157,13 @@ async def engine(folder: Path, text: str, *, clock: FakeClock | None = None, **o
             await store.close()
 
 
+async def passing(clock: FakeClock, fact: Callable[[], bool], step_ms: int = 1_000) -> None:
+    """Let time pass, a step at a time, until `fact` holds; for what is tried again and again."""
+    while not fact():
+        clock.advance(step_ms)
+        await turns()
+
+
 async def turns(count: int = 50) -> None:
     """Let everything that can go on without time or news go on."""
     for _ in range(count):
