@@ -104,6 +104,7 @@ class Writer:
         self._abandoned = False  # set by the loop, read by the thread
         self._broken: StoreDamaged | None = None  # set by the thread once, before it answers
         self._troubled = False  # owned by the thread: something but an item failed in this group
+        self._group_jobs: list[Job[Any]] = []  # owned by the thread: taken and not yet answered
         self._wrote = False  # owned by the thread: a commit of this group changed something
         self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
 
@@ -178,6 +179,8 @@ class Writer:
         except BaseException as error:  # a bug of ours: without this thread nothing can be promised any more
             self._broken = StoreDamaged(f"The writer has stopped: {error!r}.", remedy="This is a bug; restart relay.")
             self._tell(self._on_fatal, self._broken)
+            answers = _fail(self._group_jobs, self._unknown(error)) + _fail(self._left_over(), self._refusal())
+            self._tell(self._answer, answers, False)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -189,9 +192,20 @@ class Writer:
             jobs, open_for_more = self._take()
             if self._abandoned:
                 return
+            self._group_jobs = jobs
             answers, healthy = self._perform(connection, jobs)
+            self._group_jobs = []
             if answers and not self._abandoned:
                 self._tell(self._answer, answers, healthy)
+
+    def _left_over(self) -> list[Job[Any]]:
+        """Empty the queue: whoever waits for one of these would wait for ever."""
+        left: list[Job[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._queue.get_nowait()
+                left += [] if job is None else [job]
+        return left
 
     def _take(self) -> tuple[list[Job[Any]], bool]:
         """Wait for a job, then take what else is there, up to a group's size; False when the end was queued."""
