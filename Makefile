@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml
 
 # The npm verifier is one more witness; without npm the tests that need it are skipped and say so.
 $(NODE_STAMP): tests/node/package-lock.json
-	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/node; fi
+	@if command -v npm >/dev/null; then npm ci --loglevel=error --no-audit --no-fund --prefix tests/node; fi
 	@mkdir -p $(@D) && touch $@
 
 demo: $(STAMP)

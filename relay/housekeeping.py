@@ -67,6 +67,7 @@ class Housekeeping:
         self._min_free_disk_bytes = min_free_disk_bytes
         self.retention = retention
         self.gate = Gate()
+        self.loop_lag_ms = 0.0  # how late the event loop woke last
         self._wall_offset_ms = self._offset_ms()
         self._writer_was_healthy = True
         self._never = asyncio.Event()
@@ -78,7 +79,9 @@ class Housekeeping:
         """Look at the disk, the writer and the clock, once a second."""
         while True:
             await self.watch_once()
+            asleep_ms = self._clock.mono_ms()
             await self._clock.wait(self._never, WATCH_EVERY_MS)
+            self.loop_lag_ms = max(self._clock.mono_ms() - asleep_ms - WATCH_EVERY_MS, 0.0)
 
     async def audit(self) -> None:
         """Compare every lane with the database and end what was held too long, once a minute."""

@@ -224,6 +224,10 @@ class Relay:
         return self._dropped_lines()
 
     @property
+    def loop_lag_ms(self) -> float:
+        return self.housekeeping.loop_lag_ms
+
+    @property
     def fatal(self) -> BaseException | None:
         """What ended it, if anything did."""
         return self._ended.result() if self._ended is not None and self._ended.done() else None

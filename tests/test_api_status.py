@@ -153,3 +153,15 @@ async def test_only_an_admin_reloads(tmp_path: Path, who: str) -> None:
     """Reload changes the whole daemon: 403 for every other role."""
     async with Api(tmp_path) as api:
         assert (await api.call("POST", "/v1/reload", by=who)).status == 403
+
+
+async def test_status_says_how_long_the_oldest_has_been_due(tmp_path: Path) -> None:
+    """What could not start yet shows its age: here behind a `Retry-After`, past its own due time."""
+    async with Api(tmp_path) as api:
+        api.courier.answers = [Outcome(0, 1, status=429, retry_after_ms=3_600_000)]
+        await api.delivery_of(await api.post_event(), "due", attempts=1)
+        api.clock.advance(3_000_000)
+        status = await api.get("/v1/status", by="auditor")
+        text = await api.call("GET", "/metrics", by="auditor")
+    assert 2_900 < status["oldest_due_s"] < 3_000
+    assert b"relay_oldest_due_seconds 29" in text.text

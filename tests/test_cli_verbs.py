@@ -69,6 +69,7 @@ ENDPOINT: dict[str, Any] = {
     "state": "enabled",
     "disabled_by": None,
     "due": 2,
+    "oldest_due_s": 61.0,
     "dead": 1,
     "waits_for": None,
     "health": {"failures": 0, "last_failure": None, "cool_down_until": None},
@@ -83,6 +84,7 @@ STATUS: dict[str, Any] = {
     "local_trouble": False,
     "warnings": ["delivery.allow_http is set."],
     "due": 2,
+    "oldest_due_s": 61.0,
     "in_flight": 0,
     "dead": 1,
     "storage": {

@@ -81,9 +81,9 @@ async def fail_the_writer(house: Engine) -> tuple[Any, Any]:
     house.gate.error = DISK_FULL
     with capture_logs() as lines:
         answer.set_result(204)
-        await until(lambda: told(lines, log.SETTLE_FAILED) == 1)
+        await until(lambda: told(lines, log.SETTLE_FAILED) >= 1)
         house.clock.advance(LATER_MS)
-        await until(lambda: told(lines, log.SETTLE_FAILED) == 2)  # it was submitted again, and failed again
+        await until(lambda: told(lines, log.SETTLE_FAILED) >= 2)  # it was submitted again, and failed again
     await turns()
     return first, later
 

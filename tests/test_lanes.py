@@ -102,6 +102,17 @@ def test_a_new_delivery_starts_and_ends() -> None:
     assert (road.lanes.known(1), road.lanes.next_wake(road.now)) == (set(), None)
 
 
+def test_the_oldest_due_time_is_known() -> None:
+    """What has waited longest in memory, over all lanes, scheduled or retried by hand; nothing when nothing waits."""
+    road = Road()
+    road.lane(1)
+    road.lane(2)
+    assert road.lanes.oldest_due_ms() is None
+    road.offer(due(1, 1, 5_000))
+    road.offer(due(2, 2, 4_000), due(3, 2, 3_000, manual=True))
+    assert road.lanes.oldest_due_ms() == 3_000
+
+
 def test_the_oldest_starts_first() -> None:
     """A lane is ordered by due time, then by event (Q1)."""
     road = Road()

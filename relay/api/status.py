@@ -122,6 +122,7 @@ class Status:
             "local_trouble": local_trouble,
             "warnings": warnings(daemon.config),
             "due": due,
+            "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,
             "dead": sum(line.dead for line in lines),
         }
@@ -166,9 +167,16 @@ class Status:
             wal_bytes=sizes.wal,
             disk_free_bytes=daemon.disk_free_bytes,
             uptime_s=self._uptime_s(),
+            oldest_due_s=self._oldest_due_s(),
+            loop_lag_s=daemon.loop_lag_ms / 1_000,
             log_lines_dropped=daemon.log_lines_dropped,
             endpoint_states={endpoint.id: endpoint.state for endpoint in endpoints},
         )
+
+    def _oldest_due_s(self) -> float:
+        """How long the oldest delivery that is not held has been due; 0 when nothing is late."""
+        oldest_ms = self._services.dispatch.lanes.oldest_due_ms()
+        return 0.0 if oldest_ms is None else max(self._services.clock.wall_ms() - oldest_ms, 0) / 1_000
 
     def _uptime_s(self) -> float:
         return round((self._services.clock.mono_ms() - self._services.daemon.started.mono_ms) / 1_000, 3)

@@ -34,6 +34,9 @@ def _facts(now: dict[str, Any]) -> str:
             "version": f"{now['version']}, up {format_duration(round(now['uptime_s']) * 1000)}",
             "configuration": now["config_path"] or "none: defaults",
             "deliveries": f"{now['due']:,} due, {now['in_flight']:,} in flight, {now['dead']:,} dead",
+            "oldest due": f"for {format_duration(round(now['oldest_due_s']) * 1000)}"
+            if now["oldest_due_s"] >= 1
+            else None,
             "endpoints": now["endpoints_total"],
             "database": f"{storage['path']}, {size}, {_size(storage['disk_free_bytes'])} of disk free",
             "durability": f"{storage['durability']} (SQLite {storage['sqlite_version']}, {storage['journal_mode']})",

@@ -218,6 +218,10 @@ class Lanes:
                 waits.append(at_ms - now_ms)
         return max(min(waits), 0.0) if waits else None
 
+    def oldest_due_ms(self) -> int | None:
+        """Return the earliest due time of what waits in memory; held endpoints keep nothing there."""
+        return min((lane.memory.earliest_ms for lane in self._lanes.values() if lane.memory.waiting), default=None)
+
     def known(self, ref: int) -> set[int]:
         """Return the events whose deliveries to `ref` are in memory or in flight."""
         lane = self._lanes.get(ref)

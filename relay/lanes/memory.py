@@ -207,6 +207,11 @@ class Memory:
             self._lower(shelf.pop_last())
             self.waiting -= 1
 
+    @property
+    def earliest_ms(self) -> int:
+        """The earliest due time here; ask only where something is."""
+        return min(shelf.order[0][0] for shelf in (self.scheduled, self.manual) if shelf.order)
+
     def known(self) -> set[int]:
         """Return the events of all deliveries in memory."""
         return {*self.held, *self.scheduled.by_event, *self.manual.by_event}

@@ -83,6 +83,7 @@ class PlayedDaemon:
     disk_low: bool = False
     disk_free_bytes: int = 10 << 30
     log_lines_dropped: int = 0
+    loop_lag_ms: float = 0.0
     next_reload: Reload = field(default_factory=lambda: Reload(applied=True))
 
     async def reload(self) -> Reload:
