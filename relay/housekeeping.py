@@ -4,6 +4,7 @@ Each duty is one small step; the loops at the top only say how often. Nothing he
 """
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import structlog
@@ -193,10 +194,10 @@ class Housekeeping:
             )
         return pruned.more
 
-    async def _guarded(self, step: object) -> bool:
+    async def _guarded(self, step: Awaitable[object]) -> bool:
         """Run a step; a database that is busy or full is tried again at the next round."""
         try:
-            return bool(await step)  # type: ignore[misc]
+            return bool(await step)
         except StoreUnavailable as error:
             self._log.warning(log.HOUSEKEEPING_FAILED, error=error.detail)
             return False

@@ -107,7 +107,7 @@ async def drain(daemon: Daemon) -> None:
         status = await asyncio.to_thread(daemon.api.get, "/v1/status")
         return bool(status["due"] == 0)
 
-    await until(drained)
+    await until(drained, patience_s=180)
 
 
 @pytest.mark.slow

@@ -188,6 +188,17 @@ def records(daemon: Daemon, event: str) -> list[dict[str, Any]]:
     return [record for record in daemon.log_records() if record["event"] == event]
 
 
+def logged(daemon: Daemon, event: str) -> dict[str, Any]:
+    """Return the one record of an event; the log is written by a thread of its own, a little later."""
+    for _ in range(2_000):
+        found = records(daemon, event)
+        if found:
+            assert len(found) == 1
+            return found[0]
+        daemon.api.get("/healthz")
+    raise AssertionError(f"{event} was never logged")
+
+
 @pytest.mark.slow
 async def test_a_termination_drains_and_exits_zero(tmp_path: Path) -> None:
     """SIGTERM under load: STOPPING=1 and more time asked for, what runs is recorded, exit 0 (reliability §7.52)."""
@@ -231,7 +242,7 @@ def test_a_hang_up_with_mistakes_changes_nothing(tmp_path: Path) -> None:
         daemon.config_path.write_text(config_text(tmp_path, endpoints={"bad": "ftp://x"}, delivery='timeout = "soon"'))
         refuse_reload(daemon)
         assert [endpoint["id"] for endpoint in daemon.api.get("/v1/webhook-endpoints")["data"]] == ["kept"]
-        (refused,) = records(daemon, log.CONFIG_REFUSED)
+        refused = logged(daemon, log.CONFIG_REFUSED)
         assert "ftp" in refused["problems"]
         assert "soon" in refused["problems"]
         assert "relay_config_last_reload_successful 0" in metrics(daemon)
@@ -252,7 +263,7 @@ def test_a_hang_up_with_a_taken_id_changes_nothing(tmp_path: Path) -> None:
         made = daemon.api.post("/v1/webhook-endpoints", {"url": "http://127.0.0.1:9/", "application": "acme"})
         daemon.config_path.write_text(config_text(tmp_path, endpoints={made["id"]: "http://127.0.0.1:9/"}))
         refuse_reload(daemon)
-        (refused,) = records(daemon, log.CONFIG_REFUSED)
+        refused = logged(daemon, log.CONFIG_REFUSED)
         assert "made through the API" in refused["error"]
         assert len(daemon.api.get("/v1/webhook-endpoints")["data"]) == 2
         assert "relay_config_last_reload_successful 0" in metrics(daemon)

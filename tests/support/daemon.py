@@ -227,9 +227,16 @@ class Daemon:
 
 
 def _listening_ports(pid: int) -> list[int]:
-    own = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
+    own = {_target(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for table in ("tcp", "tcp6") for line in _rows(Path(f"/proc/{pid}/net/{table}"))]
     return sorted(int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own)
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:  # it was closed meanwhile
+        return ""
 
 
 def _rows(path: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """A whole relay in this process: real SQLite file, real sockets on port 0, and a clock that a test may move."""
 
 import asyncio
+import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -17,12 +19,18 @@ from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, config_text
 
 
-async def until(fact: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Return as soon as `fact` holds; the test's own time-out is the only limit. Never sleeps."""
+PATIENCE_S = 45.0
+"""How long a fact may take; a test that waits in vain must end here, for its own time-out may hit another task's step."""
+
+
+async def until(fact: Callable[[], Awaitable[bool] | bool], patience_s: float = PATIENCE_S) -> None:
+    """Return as soon as `fact` holds; never sleeps. AssertionError when it does not come true."""
+    deadline = time.monotonic() + patience_s
     while True:
         held = fact()
         if held if isinstance(held, bool) else await held:
             return
+        assert time.monotonic() < deadline, f"this never came true: {inspect.getsource(fact).strip()}"
         await asyncio.sleep(0)
 
 
