@@ -18,7 +18,6 @@ from relay.service import Relay
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, config_text
 
-
 PATIENCE_S = 45.0
 """How long a fact may take; a test that waits in vain must end here, for its own time-out may hit another task's step."""
 
