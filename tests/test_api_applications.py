@@ -9,8 +9,9 @@ import pytest
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import Store, StoreSettings
 from relay.store.background import CANCEL_STEP
-from tests.support.api import CONFIG, Api, until
+from tests.support.api import CONFIG, Api
 from tests.support.clock import FakeClock
+from tests.support.stack import until
 
 PATH = "/v1/applications"
 ENDPOINTS = "/v1/webhook-endpoints"

@@ -1,7 +1,7 @@
 """The API on a real store, directory, dispatch and HTTP server; only receivers and the rest of the daemon are played."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from relay.model import Accepted, NewEvent, Outcome
 from relay.store import Store, StoreSettings
 from relay.tokens import Role, Token, TokenTable
 from tests.support.clock import FakeClock
+from tests.support.stack import until
 
 CONFIG: dict[str, Any] = {
     "delivery": {"allow_http": True, "allow_networks": ["127.0.0.0/8"], "retry": {"schedule": ["5s"], "jitter": 0.0}},
@@ -251,11 +252,3 @@ class Api:
         detail = await self.get(f"/v1/deliveries/{found[0]}")
         assert isinstance(detail, dict)
         return detail
-
-
-async def until(fact: Callable[[], Awaitable[bool]]) -> None:
-    """Return as soon as `fact` holds; the test's own time-out is the only limit."""
-    while True:
-        if await fact():
-            return
-        await asyncio.sleep(0)
