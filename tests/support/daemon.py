@@ -213,8 +213,9 @@ class Daemon:
         return self.log_path.read_text("utf-8", "replace")
 
     def log_records(self) -> list[dict[str, Any]]:
-        """The log's JSON lines."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """The log's JSON lines, without one that is just being written."""
+        written = self.log().rpartition("\n")[0]
+        return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
 
     def _close(self) -> None:
         if self._manager is not None:
