@@ -43,6 +43,7 @@ def _contract(name: str) -> Contract:
     catalogue = ContractCatalogue.load()
     found = catalogue.get(name)
     if found is None or not found.all_types:
-        closed = [name for name in catalogue.names if catalogue.get(name).all_types]  # type: ignore[union-attr]
+        known = [contract for contract in map(catalogue.get, catalogue.names) if contract is not None]
+        closed = [contract.name for contract in known if contract.all_types]
         raise SystemExit(f"bench: --contract takes one of {', '.join(closed)}")
     return found

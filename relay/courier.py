@@ -147,6 +147,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # aiohttp has no public way to choose the protocol; two tests of Q17 fail should this name ever change.
         self._factory = functools.partial(_Protocol, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(

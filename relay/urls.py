@@ -40,18 +40,6 @@ def check_url(url: str, *, allow_http: bool, allow_private: bool) -> str | None:
     return _check_parts(parts, allow_http) or _check_place(parts, allow_private)
 
 
-def normalise(url: str) -> str:
-    """Write a checked URL in one form: lower-case scheme and host, no default port, at least a `/` as path."""
-    parts = urlsplit(url)
-    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
-    address = _address(host)
-    if isinstance(address, ipaddress.IPv6Address):
-        host = f"[{address.compressed}]"
-    if parts.port is not None and parts.port != _DEFAULT_PORTS.get(scheme):
-        host = f"{host}:{parts.port}"
-    return SplitResult(scheme, host, parts.path or "/", parts.query, "").geturl()
-
-
 def masked(url: str) -> str:
     """Return the URL for logs and messages: without userinfo, fragment, and the values of its query."""
     parts = _split(url)
