@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay import log
-from relay.clock import Clock
-from relay.directory import Directory
-from relay.dispatch import Dispatch
-from relay.errors import StoreUnavailable
-from relay.metrics import Metrics
-from relay.model import DeadReason, DueDelivery, Endpoint, EndpointState
+from relay.core.clock import Clock
+from relay.core.errors import StoreUnavailable
+from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
+from relay.dispatch.dispatch import Dispatch
+from relay.registry import Directory
 from relay.store import Retention, Store
+from relay.telemetry import log
+from relay.telemetry.metrics import Metrics
 
 WATCH_EVERY_MS = 1_000
 SUMMARY_EVERY_MS = 10_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.errors import ConfigError, StoreUnavailable
+from relay.core.errors import ConfigError, StoreUnavailable
 from relay.store import Store, StoreSettings
-from relay.store.background import CANCEL_STEP
+from relay.store.sqlite.background import CANCEL_STEP
 from tests.support.api import CONFIG, Api
 from tests.support.clock import FakeClock
 from tests.support.stack import until
@@ -331,7 +331,7 @@ async def test_a_creation_that_failed_leaves_nothing(tmp_path: Path, monkeypatch
             raise StoreUnavailable("the disk is full", remedy="Wait.")
 
         with monkeypatch.context() as patched:
-            patched.setattr("relay.store.applications.create_key", fail)
+            patched.setattr("relay.store.sqlite.applications.create_key", fail)
             answer = await api.call("POST", PATH, {"id": "initech", "endpoint": HOOK, "key": True})
         assert answer.status == 503
         assert [row.id for row in await api.store.applications.load()] == ["acme", "globex"]

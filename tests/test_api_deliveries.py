@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.model import Failure, HeaderPair, Outcome
+from relay.core.model import Failure, HeaderPair, Outcome
 from tests.support.api import CONFIG, Api
 
 ONE_ATTEMPT = CONFIG | {"delivery": CONFIG["delivery"] | {"retry": {"schedule": [], "jitter": 0.0}}}

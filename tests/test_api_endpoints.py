@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from relay.model import Failure, Outcome
+from relay.core.model import Failure, Outcome
 from tests.support.api import CONFIG, Api
 
 PATH = "/v1/webhook-endpoints"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.model import EndpointState
+from relay.core.model import EndpointState
 from tests.support.api import Api
 
 

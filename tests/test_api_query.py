@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.api.objects import parse_object, pointer, raw_member
+from relay.api.problems import Refused
 from relay.api.query import Query, delivery_filter, event_filter
 from relay.api.render import event_detail, moment
-from relay.model import DeadReason, DeliveryState, EventView, NoDelivery
-from relay.problems import Refused
+from relay.core.model import DeadReason, DeliveryState, EventView, NoDelivery
 from relay.store import DeliveryFilter, EventFilter
 
 NOW_MS = 1_800_000_000_000

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay.api.services import Reload
 from relay.config import Problem, Severity
-from relay.model import Failure, Outcome
+from relay.core.model import Failure, Outcome
 from tests.support.api import Api
 
 

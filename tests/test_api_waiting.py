@@ -9,8 +9,7 @@ from relay.api.condition import LOCAL_TROUBLE, Line, Vitals, headline, reasons_n
 from relay.api.services import NO_LANE
 from relay.api.waiting import waiting, why_waiting
 from relay.config import Config
-from relay.lanes import LaneView
-from relay.model import (
+from relay.core.model import (
     Application,
     DeadReason,
     DeliveryState,
@@ -23,6 +22,7 @@ from relay.model import (
     Origin,
     RetryPolicy,
 )
+from relay.queue import LaneView
 
 NOW_MS = 1_800_000_000_000
 ACME = Application(1, "acme", "standard", Origin.FILE)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from relay import places
 from relay.cli import main
+from relay.config import places
 from relay.contracts import ContractCatalogue
 
 

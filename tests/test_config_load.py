@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from relay.config import load, render_problems
 from relay.config.model import ApplicationConfig, Config, DeliveryConfig, EndpointConfig, RetryOverride, TokenConfig
-from relay.durations import Rate
+from relay.core.units import Rate
 from tests.support.config import CONTRACTS, HOME, WHSEC, endpoint, errors, read, sound
 
 WRONG_IN_MANY_WAYS = """\

@@ -11,7 +11,7 @@ import time_machine
 
 import relay
 from relay.contracts import Contract, ContractCatalogue, Rendering
-from relay.model import Secret
+from relay.core.model import Secret
 from tests.support import printed
 from tests.support.contract_files import built_in, without_blanks
 

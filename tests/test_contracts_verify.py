@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import Contract, Rendering, Verdict, Verification, verify
-from relay.errors import ConfigError
-from relay.model import Secret
+from relay.contracts import Contract, Rendering
+from relay.core.errors import ConfigError
+from relay.core.model import Secret
+from relay.diagnosis.verifying import Verdict, Verification, verify
 from tests.support.contract_files import contract, standard
 
 NOW_MS = 1_700_000_000_125

@@ -21,8 +21,10 @@ from aioresponses import aioresponses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.clock import SystemClock
-from relay.courier import (
+from relay.core.clock import SystemClock
+from relay.core.model import Failure, Outcome
+from relay.core.netguard import Guard
+from relay.delivery.courier import (
     MAX_BODY_BYTES,
     MAX_KEPT_HEADERS,
     Courier,
@@ -31,9 +33,7 @@ from relay.courier import (
     parse_retry_after,
     strict_tls,
 )
-from relay.guard import Guard
-from relay.model import Failure, Outcome
-from relay.resolver import Resolver
+from relay.delivery.resolver import Resolver
 from tests.support import aioresponses_shim, hostile
 from tests.support.hostile import Behaviour, Hostile, Wire
 from tests.support.receiver import Answer, Receiver

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from relay.durations import parse_duration_ms
+from relay.core.units import parse_duration_ms
 from tests.support.clock import FakeClock
 from tests.support.daemon import SECRET
 from tests.support.receiver import Answer, Receiver

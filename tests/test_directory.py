@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from relay.config import load
-from relay.contracts import ContractCatalogue, verify
-from relay.definition import EndpointDefinition
-from relay.errors import ConfigError, Conflict, NotFound, StoreUnavailable
-from relay.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
-from relay.tokens import Principal, Role
+from relay.contracts import ContractCatalogue
+from relay.core.access import Principal, Role
+from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
+from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
+from relay.diagnosis.verifying import verify
+from relay.registry.definition import EndpointDefinition
 from tests.support.config import HOME, sound
 from tests.support.engine import Engine, config, engine, turns
 from tests.support.stack import until
@@ -96,7 +97,7 @@ async def test_a_change_is_seen_by_the_next_match(one: Engine) -> None:
 
 async def test_the_memory_of_matches_is_bounded(one: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that invents types without end costs no memory without end."""
-    monkeypatch.setattr("relay.directory.directory.MATCHES_MAX", 10)
+    monkeypatch.setattr("relay.registry.registry.MATCHES_MAX", 10)
     for number in range(100):
         assert matched(one, f"t{number}") == {"first", "second"}
     assert len(one.directory._matches[one.acme.ref]) <= 10

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import log
-from relay.bodies import ENTRY_BYTES, EventCache
-from relay.courier import Request
-from relay.dispatch import Dispatch
-from relay.errors import StoreUnavailable
-from relay.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
-from relay.trouble import ACTIVE_MS, Reachability
+from relay.core.errors import StoreUnavailable
+from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
+from relay.delivery.courier import Request
+from relay.dispatch.cache import ENTRY_BYTES, EventCache
+from relay.dispatch.dispatch import Dispatch
+from relay.queue.health import ACTIVE_MS, Reachability
+from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.stack import until
@@ -167,7 +167,7 @@ def fail_once(house: Engine, name: str) -> None:
 
 async def test_an_event_that_is_not_in_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the cache every attempt reads its body, and sends the same; a read that fails is tried again."""
-    monkeypatch.setattr("relay.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         fail_once(house, "read_event")
         with capture_logs() as lines:
@@ -231,7 +231,7 @@ async def while_reading(house: Engine, change: Callable[[], Any]) -> Any:
 
 async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings are read at attempt start: a paused endpoint gets nothing, and later all of it, uncounted (Q9, Q11)."""
-    monkeypatch.setattr("relay.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         accepted = await while_reading(house, lambda: house.directory.pause("first"))
         await turns()
@@ -245,7 +245,7 @@ async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkey
 
 async def test_what_vanished_is_never_sent_unsigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that vanishes from the file between choice and attempt has no secret: nothing is sent (Q11)."""
-    monkeypatch.setattr("relay.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         await while_reading(house, lambda: house.apply(config()))
         await turns()
@@ -255,7 +255,7 @@ async def test_what_vanished_is_never_sent_unsigned(tmp_path: Path, monkeypatch:
 
 async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint deleted between choice and attempt gets nothing, and nothing fails."""
-    monkeypatch.setattr("relay.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
     async with engine(tmp_path, config()) as house:
         made = await add(house)
         accepted = await while_reading(house, lambda: house.directory.delete_endpoint(made))
@@ -267,7 +267,7 @@ async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkey
 
 async def add(house: Engine) -> str:
     """Make an endpoint through the API and return its id."""
-    from relay.definition import EndpointDefinition
+    from relay.registry.definition import EndpointDefinition
 
     endpoint, _ = await house.directory.create_endpoint(house.acme, EndpointDefinition("https://api.example/"))
     return endpoint.id
@@ -381,7 +381,7 @@ def failing_for_days(house: Engine, name: str) -> None:
     now_ms = house.clock.wall_ms()
     sick = Health(30, 1, True, now_ms - 6 * DAY_MS, 6, now_ms - DAY_MS, "503")
     ref = house.endpoint(name).ref
-    from relay.dispatch import lane_settings
+    from relay.dispatch.dispatch import lane_settings
 
     house.dispatch.lanes.configure(ref, lane_settings(house.endpoint(name)), sick, 0)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.durations import (
+from relay.core.units import (
     Rate,
     format_duration,
     format_rate,

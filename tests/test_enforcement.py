@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.metrics import Readings
-from relay.model import Validation
-from relay.problems import Mistake, Refused
+from relay.api.problems import Refused
+from relay.core.issues import Issue
+from relay.core.model import Validation
+from relay.telemetry.metrics import Readings
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.desk import Desk, pointers
 from tests.support.stack import Stack
@@ -158,7 +159,7 @@ async def test_a_name_with_a_lone_surrogate_can_be_told() -> None:
     with pytest.raises(Refused) as caught:
         await desk.send("video.delete", '{"videoContext": "x", "wochitVideoId": "6", "\\ud83d": 1}')
     (mistake,) = caught.value.problem.errors
-    assert isinstance(mistake, Mistake)
+    assert isinstance(mistake, Issue)
     assert json.loads(caught.value.problem.body())["errors"][0]["pointer"] == mistake.pointer
 
 

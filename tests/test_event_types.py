@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.event_types import DEFAULT_GRAMMAR, check_subscription, check_type, matches
+from relay.core.grammars import DEFAULT_GRAMMAR, check_subscription, check_type, matches
 
 types = st.from_regex(DEFAULT_GRAMMAR, fullmatch=True).filter(lambda name: len(name) < 200)
 

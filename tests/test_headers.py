@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES, check_header
+from relay.core.grammars import FORBIDDEN, FORBIDDEN_PREFIXES, check_header
 
 
 @pytest.mark.parametrize(

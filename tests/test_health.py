@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.health import JITTER, after, opens_ms, should_disable, within_reach
-from relay.model import Health, HealthPolicy
-from relay.retry import NOT_BEFORE_MAX_MS, Action, Classification, HealthEffect
+from relay.core.model import Health, HealthPolicy
+from relay.queue.health import JITTER, after, opens_ms, should_disable, within_reach
+from relay.queue.retry import NOT_BEFORE_MAX_MS, Action, Classification, HealthEffect
 
 DAY_MS = 86_400_000
 NOW_MS = 20_000 * DAY_MS

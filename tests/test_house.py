@@ -13,36 +13,21 @@ ROOT = Path(relay.__file__).parent.parent
 PACKAGE = ROOT / "relay"
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "clock", "ids", "errors", "durations", "times"}),
-    frozenset(
-        {"headers", "urls", "event_types", "definition", "config", "contracts", "retry", "health", "lanes"}
-        | {"bodies", "tokens", "places", "trouble"}
-    ),
-    frozenset({"store", "courier", "guard", "resolver", "log", "metrics", "systemd", "problems"}),
-    frozenset({"directory", "dispatch", "housekeeping", "intake"}),
+    frozenset({"core"}),
+    frozenset({"config", "contracts", "queue"}),
+    frozenset({"store", "delivery", "telemetry", "diagnosis"}),
+    frozenset({"intake", "registry", "dispatch", "housekeeping"}),
     frozenset({"api"}),
-    frozenset({"service", "daemon"}),
+    frozenset({"daemon"}),
     frozenset({"cli", "__main__"}),
 )
 """Rooms from the ground up. A room imports from lower floors, and from the neighbours named in `NEIGHBOURS`."""
 
 NEIGHBOURS: dict[str, frozenset[str]] = {
-    "ids": frozenset(),
-    "model": frozenset({"durations"}),
-    "definition": frozenset(),
-    "config": frozenset({"places", "contracts", "headers", "urls", "event_types", "definition", "tokens"}),
-    "contracts": frozenset({"event_types", "headers"}),
-    "health": frozenset({"retry"}),
-    "retry": frozenset(),
-    "lanes": frozenset({"health", "retry"}),
-    "resolver": frozenset({"guard"}),
-    "courier": frozenset({"guard", "resolver"}),
-    "problems": frozenset({"log"}),
-    "directory": frozenset(),
-    "dispatch": frozenset({"directory"}),
-    "housekeeping": frozenset({"directory", "dispatch"}),
-    "intake": frozenset({"directory"}),
-    "daemon": frozenset({"service"}),
+    "config": frozenset({"contracts"}),
+    "dispatch": frozenset({"registry"}),
+    "housekeeping": frozenset({"registry", "dispatch"}),
+    "intake": frozenset({"registry"}),
     "__main__": frozenset({"cli"}),
 }
 """The few imports between rooms of one floor; each is part of the design (docs/ARCHITECTURE.md)."""
@@ -50,10 +35,10 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
 OUTSIDE: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"store"}),
     "aiosqlite": frozenset({"store"}),
-    "aiohttp": frozenset({"courier", "resolver", "problems", "api", "cli"}),
+    "aiohttp": frozenset({"delivery", "api", "cli"}),
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
-    "prometheus_client": frozenset({"metrics"}),
+    "prometheus_client": frozenset({"telemetry"}),
     "cryptography": frozenset({"contracts"}),
     "jsonschema_rs": frozenset({"contracts"}),
 }
@@ -138,7 +123,7 @@ BANNED = re.compile(
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_no_clock_randomness_or_environment_below_the_service(path: Path) -> None:
     """Nothing below the service reads the system's clock, its randomness or the environment."""
-    if floor_or_none(path) is None or room(path) in ("clock", "service", "daemon", "cli", "__main__"):
+    if floor_or_none(path) is None or room(path) in ("daemon", "cli", "__main__") or label(path) == "core/clock.py":
         return
     found = BANNED.search(path.read_text())
     assert found is None, f"{label(path)}: {found and found.group()} must come in by the constructor"
@@ -175,7 +160,7 @@ def test_the_unit_waits_longer_than_the_drain() -> None:
     """systemd's `TimeoutStopSec` is above the default `drain_timeout`, or it would kill a draining relay."""
     from relay.config import Config
 
-    unit = (ROOT / "systemd" / "relay.service").read_text()
+    unit = (ROOT / "systemd" / "relay.daemon.service").read_text()
     match = re.search(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)
     assert match is not None
     assert int(match[1]) * 1000 > Config().delivery.drain_timeout_ms + 5_000
@@ -183,7 +168,7 @@ def test_the_unit_waits_longer_than_the_drain() -> None:
 
 def test_every_log_event_is_documented() -> None:
     """Each log event name in `relay/log.py` stands in docs/OPERATING.md."""
-    from relay import log
+    from relay.telemetry import log
 
     documented = (ROOT / "docs" / "OPERATING.md").read_text()
     for name in log.EVENTS:
@@ -201,7 +186,7 @@ def test_every_function_named_in_the_delivery_document_exists() -> None:
 
 def test_the_outcome_table_of_the_document_is_the_code() -> None:
     """The table in docs/DELIVERY.md lists every transition of `model.TRANSITIONS`."""
-    from relay.model import TRANSITIONS
+    from relay.core.model import TRANSITIONS
 
     document = (ROOT / "docs" / "DELIVERY.md").read_text()
     for state, successors in TRANSITIONS.items():

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import log
 from relay.config.model import RetentionConfig
-from relay.errors import StoreUnavailable
-from relay.model import DisabledBy, Health
+from relay.core.errors import StoreUnavailable
+from relay.core.model import DisabledBy, Health
+from relay.telemetry import log
 from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack, until
@@ -317,7 +317,7 @@ async def test_a_step_wakes_what_is_due_by_the_new_time(tmp_path: Path) -> None:
 async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> None:
     """A cool-down that a step back has set days ahead is cut to what a rule could have set (Q15)."""
     async with engine(tmp_path, config("first")) as house:
-        from relay.dispatch import lane_settings
+        from relay.dispatch.dispatch import lane_settings
 
         endpoint, now_ms = house.endpoint("first"), house.clock.wall_ms()
         cold = Health(failures=12, several=True, cool_down_ms=5_000, cool_until_ms=now_ms + 5_000)

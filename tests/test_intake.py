@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.errors import CommitUnknown, Conflict
+from relay.api.problems import Refused
+from relay.core.access import Principal, Role
+from relay.core.errors import CommitUnknown, Conflict
+from relay.core.model import NewEvent, NoDelivery, Validation
 from relay.intake import Answer, IntakeLimits
 from relay.intake.screening import is_deeper, screen
-from relay.model import NewEvent, NoDelivery, Validation
-from relay.problems import Refused
-from relay.tokens import Principal, Role
 from tests.support.desk import ACME, Desk, pointers
 from tests.support.fakes import FakeMatch, FakeStore
 

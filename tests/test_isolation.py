@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay.resolver import PATIENCE_MS, Resolver
+from relay.delivery.resolver import PATIENCE_MS, Resolver
 from tests.support.clock import FakeClock
 from tests.support.engine import turns
 from tests.support.receiver import Answer, Receiver
@@ -52,7 +52,7 @@ class Names:
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     played = Names()
-    monkeypatch.setattr("relay.service.Resolver", functools.partial(Resolver, getaddrinfo=played.getaddrinfo))
+    monkeypatch.setattr("relay.daemon.service.Resolver", functools.partial(Resolver, getaddrinfo=played.getaddrinfo))
     yield played
     played.end()
 
@@ -65,7 +65,7 @@ class Town:
 
     def due(self, *names: str) -> int:
         """How many deliveries of some endpoints are due."""
-        directory, store = self.stack.relay.directory, self.stack.relay.store
+        directory, store = self.stack.relay.registry, self.stack.relay.store
         return sum(store.due_count(directory.endpoint(name).ref) for name in names)
 
     def running(self, *names: str) -> int:
@@ -73,8 +73,8 @@ class Town:
         return sum(self.view(name).running for name in names)
 
     def view(self, name: str) -> Any:
-        ref = self.stack.relay.directory.endpoint(name).ref
-        return self.stack.relay.dispatch.lanes.snapshot(ref, self.stack.clock.now())
+        ref = self.stack.relay.registry.endpoint(name).ref
+        return self.stack.relay.dispatch.dispatch.lanes.snapshot(ref, self.stack.clock.now())
 
 
 @asynccontextmanager
@@ -186,7 +186,7 @@ async def test_the_facts_find_shared_slots(tmp_path: Path, names: Names) -> None
 
 async def test_the_facts_find_shared_lookups(tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: a resolver without patience's places, as the event loop's own, leaves healthy names unasked."""
-    monkeypatch.setattr("relay.resolver.PATIENCE_MS", 10**9)
+    monkeypatch.setattr("relay.delivery.resolver.PATIENCE_MS", 10**9)
     async with town(tmp_path, NAMELESS) as here:
         for name in HEALTHY:
             await here.stack.call("POST", f"/v1/webhook-endpoints/{name}/pause")

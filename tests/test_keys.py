@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.directory.applications import KEYS_MAX
-from relay.errors import StoreUnavailable
-from relay.tokens import Principal, Role, Token, TokenTable, digest_of
+from relay.core.access import Principal, Role, Token, TokenTable, digest_of
+from relay.core.errors import StoreUnavailable
+from relay.registry.applications import KEYS_MAX
 from tests.support.api import CONFIG, Answer, Api
 from tests.support.clock import FakeClock
 

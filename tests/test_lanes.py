@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.clock import Now
-from relay.durations import Rate
-from relay.lanes import Lanes, LaneSettings, LaneView, Refill
-from relay.lanes.alarms import Alarms
-from relay.lanes.rate import RateWindow
-from relay.model import DeliveryKey, DueDelivery, Health, HealthPolicy
-from relay.retry import Action, Classification, HealthEffect
+from relay.core.clock import Now
+from relay.core.model import DeliveryKey, DueDelivery, Health, HealthPolicy
+from relay.core.units import Rate
+from relay.queue import Lanes, LaneSettings, LaneView, Refill
+from relay.queue.alarms import Alarms
+from relay.queue.rate import RateWindow
+from relay.queue.retry import Action, Classification, HealthEffect
 
 WALL_MS = 1_000_000_000
 SETTINGS = LaneSettings(concurrency=16, rate=None, held=False, policy=HealthPolicy())

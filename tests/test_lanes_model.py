@@ -17,18 +17,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relay import health as health_rules
-from relay.clock import Now
-from relay.durations import Rate
-from relay.lanes import Lanes, LaneSettings, Refill, Start
-from relay.lanes.alarms import Alarms
-from relay.lanes.choice import SLOW_MS
-from relay.lanes.lane import Lane
-from relay.lanes.memory import Memory, Read
-from relay.lanes.rate import RateWindow
-from relay.lanes.refills import READS_MAX
-from relay.model import DeliveryKey, DueDelivery, Health, HealthPolicy
-from relay.retry import Action, Classification, HealthEffect
+from relay.core.clock import Now
+from relay.core.model import DeliveryKey, DueDelivery, Health, HealthPolicy
+from relay.core.units import Rate
+from relay.queue import Lanes, LaneSettings, Refill, Start
+from relay.queue import health as health_rules
+from relay.queue.alarms import Alarms
+from relay.queue.choice import SLOW_MS
+from relay.queue.lane import Lane
+from relay.queue.memory import Memory, Read
+from relay.queue.rate import RateWindow
+from relay.queue.refills import READS_MAX
+from relay.queue.retry import Action, Classification, HealthEffect
 
 REFS = (1, 2, 3)
 GLOBAL_LIMITS = (12, 2)  # with two slots, three lanes of one each are too many

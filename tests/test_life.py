@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import log
 from relay.config import load
-from relay.errors import CannotStart, StoreDamaged
-from relay.service import Relay, exit_code
-from relay.store.writer import Writer
+from relay.core.errors import CannotStart, StoreDamaged
+from relay.daemon.service import Relay, exit_code
+from relay.store.sqlite.writer import Writer
+from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, ROOT, Daemon, config_text
 from tests.support.engine import turns
@@ -104,7 +104,7 @@ async def test_what_is_cut_off_stays_due_and_costs_no_attempt(tmp_path: Path) ->
         await receiver.wait_for(1)
         with capture_logs() as lines:
             stopping = asyncio.create_task(stack.stop())
-            await until(lambda: stack.relay.dispatch._starting is False)
+            await until(lambda: stack.relay.dispatch.dispatch._starting is False)
             await turns()
             stack.fake.advance(DRAIN_MS)
             await stopping

@@ -14,8 +14,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import log
-from relay.log import LineWriter, configure, mask_text
+from relay.telemetry import log
+from relay.telemetry.log import LineWriter, configure, mask_text
 
 MOMENT_MS = 1_800_000_000_123
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from relay.metrics import OTHER, Histogram, Metrics, Readings
-from relay.model import DeadReason, EndpointState, Failure, Outcome, Trigger
+from relay.core.model import DeadReason, EndpointState, Failure, Outcome, Trigger
+from relay.telemetry.metrics import OTHER, Histogram, Metrics, Readings
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

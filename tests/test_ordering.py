@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.errors import CommitUnknown, Conflict
-from relay.model import Accepted, DeadReason, DeliveryKey, DeliveryState, DueDelivery, Settlement
-from relay.store import DeliveryFilter, delivery_id, order
-from relay.store.writer import Writer
-from relay.times import format_time
+from relay.core.errors import CommitUnknown, Conflict
+from relay.core.model import Accepted, DeadReason, DeliveryKey, DeliveryState, DueDelivery, Settlement
+from relay.core.units import format_time
+from relay.store import DeliveryFilter, delivery_id
+from relay.store.sqlite import order
+from relay.store.sqlite.writer import Writer
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.receiver import Received, Receiver, Reply
@@ -316,7 +317,7 @@ async def test_without_a_promotion_the_next_would_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: a settle that promotes nobody leaves the next one without a due time."""
-    monkeypatch.setattr("relay.store.settle.promote", lambda connection, ended: [])
+    monkeypatch.setattr("relay.store.sqlite.settle.promote", lambda connection, ended: [])
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.delivered(await relay.due(ref, ordering_key="k"))
@@ -360,9 +361,9 @@ async def test_what_is_held_too_long_lets_pass(tmp_path: Path) -> None:
         relay.store.on_promoted(promoted.extend)
         ref = await relay.endpoint()
         first = await relay.due(ref, ordering_key="k")
-        relay.clock.advance(10)
+        relay.core.clock.advance(10)
         second = await relay.accept(ref, ordering_key="k")
-        await relay.store.end_held(ref, first.due_ms + 5, relay.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED)
+        await relay.store.end_held(ref, first.due_ms + 5, relay.core.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED)
         assert [due.event for due in promoted] == [second.event.ordinal]
 
 
@@ -385,7 +386,9 @@ async def test_a_promotion_that_nobody_heard_of_is_told_again(
     tmp_path: Path, state: DeliveryState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the commit's answer was lost, the repeated settlement names whose turn it is (Q7, invariant 8)."""
-    monkeypatch.setattr("relay.store.writer.judge", lambda error: None)  # an error that is neither damage nor machine
+    monkeypatch.setattr(
+        "relay.store.sqlite.writer.judge", lambda error: None
+    )  # an error that is neither damage nor machine
     writer, lies = forgetful()
     async with opened(tmp_path, writer=writer) as relay:
         heard: list[DueDelivery] = []
@@ -395,13 +398,13 @@ async def test_a_promotion_that_nobody_heard_of_is_told_again(
         second = await relay.accept(ref, ordering_key="k", order_strictly=False)
         outcome = None if state is DeliveryState.DEAD else relay.outcome(500)
         reason = DeadReason.EXPIRED if state is DeliveryState.DEAD else None
-        due_ms = relay.clock.wall_ms() + 5 if state is DeliveryState.DUE else None
+        due_ms = relay.core.clock.wall_ms() + 5 if state is DeliveryState.DUE else None
         settlement = Settlement(first, state, outcome, due_ms, reason)
         lies.append(True)
         with pytest.raises(CommitUnknown):
-            await relay.store.settle(settlement)
+            await relay.store.sqlite.settle(settlement)
         assert heard == []
-        await relay.store.settle(settlement)
+        await relay.store.sqlite.settle(settlement)
         assert [due.event for due in heard] == [second.event.ordinal]
 
 
@@ -435,9 +438,9 @@ class Follower:
         due = self.known.pop(event)
         if event not in self.started:
             self.started.append(event)
-        due_ms = self.relay.clock.wall_ms() + 1 if state is DeliveryState.DUE else None
+        due_ms = self.relay.core.clock.wall_ms() + 1 if state is DeliveryState.DUE else None
         reason = DeadReason.EXHAUSTED if state is DeliveryState.DEAD else None
-        settled = await self.relay.store.settle(Settlement(due, state, self.relay.outcome(500), due_ms, reason))
+        settled = await self.relay.store.sqlite.settle(Settlement(due, state, self.relay.outcome(500), due_ms, reason))
         if settled.due is not None:
             self.hear([settled.due])
 
@@ -487,7 +490,7 @@ async def follow(folder: Path, steps: list[tuple[Any, ...]]) -> None:
         follower = Follower(relay, await relay.endpoint())
         relay.store.on_promoted(follower.hear)
         for name, *arguments in steps:
-            relay.clock.advance(1)
+            relay.core.clock.advance(1)
             await getattr(follower, name)(*arguments)
             await follower.check()
         follower.check_order()
@@ -506,7 +509,7 @@ def test_nobody_overtakes_and_nobody_is_forgotten(steps: list[tuple[Any, ...]]) 
 
 def test_the_search_finds_a_forgotten_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: were those behind a cancelled one not promoted, a short story would show it."""
-    monkeypatch.setattr("relay.store.edits.promote", lambda connection, ended: [])
+    monkeypatch.setattr("relay.store.sqlite.edits.promote", lambda connection, ended: [])
     story: list[tuple[Any, ...]] = [("accept", "x", True), ("accept", "x", True), ("by_somebody", 0, True)]
     with tempfile.TemporaryDirectory() as folder, pytest.raises(AssertionError):
         asyncio.run(follow(Path(folder), story))

@@ -5,17 +5,10 @@ import json
 import pytest
 from aiohttp import web
 
-from relay import problems
-from relay.errors import (
-    CommitUnknown,
-    ConfigError,
-    Conflict,
-    NotFound,
-    RelayError,
-    StoreDamaged,
-    StoreUnavailable,
-)
-from relay.problems import Mistake, Problem
+from relay.api import problems
+from relay.api.problems import Problem
+from relay.core.errors import CommitUnknown, ConfigError, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable
+from relay.core.issues import Issue
 
 
 def test_a_problem_is_an_rfc_9457_document() -> None:
@@ -33,7 +26,7 @@ def test_a_problem_is_an_rfc_9457_document() -> None:
 
 def test_every_mistake_is_listed_with_its_pointer() -> None:
     """A validation problem lists all mistakes; its detail is the first one and how many follow."""
-    problem = problems.invalid([Mistake("/type", "is missing"), Mistake("/id", "is too long")])
+    problem = problems.invalid([Issue("/type", "is missing"), Issue("/id", "is too long")])
     assert problem.detail == "/type: is missing (1 more in `errors`)"
     assert problem.to_json()["errors"] == [
         {"pointer": "/type", "message": "is missing"},

@@ -15,8 +15,8 @@ from pydantic_core import PydanticUndefined
 
 import relay
 from relay.contracts import ContractCatalogue, Rendering, document, fields
-from relay.contracts.algorithms import ALGORITHMS
 from relay.contracts.fields import ENCODINGS, TIME_FORMATS
+from relay.contracts.keys import ALGORITHMS
 from tests.support.contract_files import built_in
 
 ROOT = Path(relay.__file__).parent.parent

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from relay.guard import ForbiddenAddress, Guard
-from relay.resolver import (
+from relay.core.netguard import ForbiddenAddress, Guard
+from relay.delivery.resolver import (
     FAILED_MS,
     FRESH_MS,
     MAX_ADDRESSES,

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import DeadReason, DeliveryState, DisabledBy, DueDelivery, Failure, Outcome, RetryPolicy
-from relay.retry import NOT_BEFORE_MAX_MS, Action, Classification, Decision, HealthEffect, classify, decide, delay_ms
+from relay.core.model import DeadReason, DeliveryState, DisabledBy, DueDelivery, Failure, Outcome, RetryPolicy
+from relay.queue.retry import (
+    NOT_BEFORE_MAX_MS,
+    Action,
+    Classification,
+    Decision,
+    HealthEffect,
+    classify,
+    decide,
+    delay_ms,
+)
 
 HOUR_MS = 3_600_000
 POLICY = RetryPolicy(schedule_ms=(5_000, 300_000), jitter=0.0, max_age_ms=HOUR_MS)

@@ -14,19 +14,18 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from relay import problems
-from relay.api import body, ingest
+from relay.api import body, ingest, problems
 from relay.api.auth import Authenticator, Peer, require
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners, bind_unix, split_address
+from relay.api.problems import Problem
 from relay.api.server import ServerLimits, build_app, serve
-from relay.clock import SystemClock
-from relay.errors import CannotStart, CommitUnknown, NotFound
-from relay.ids import IdFactory
+from relay.core.access import Right, Role, Token, TokenTable
+from relay.core.clock import SystemClock
+from relay.core.errors import CannotStart, CommitUnknown, NotFound
+from relay.core.ids import IdFactory
 from relay.intake import Intake
-from relay.metrics import Metrics
-from relay.problems import Problem
-from relay.tokens import Right, Role, Token, TokenTable
+from relay.telemetry.metrics import Metrics
 from tests.support.fakes import FakeDirectory, FakeStore
 
 PRODUCER = "producer-secret-0123"

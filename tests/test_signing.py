@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from relay.contracts import Contract, Rendering
 from relay.contracts.signing import SigningKey
 from relay.contracts.template import Template
-from relay.errors import ConfigError
-from relay.model import Secret
+from relay.core.errors import ConfigError
+from relay.core.model import Secret
 from tests.support.contract_files import contract, standard
 
 URL = "https://example.com/hooks?tenant=7"
@@ -568,7 +568,7 @@ def test_values_are_never_read_as_templates() -> None:
 )
 def test_encodings(encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signatures are written in hex, base64 or base64url, padded, on one line."""
-    from relay.contracts import algorithms
+    from relay.contracts import keys as algorithms
 
     monkeypatch.setitem(algorithms.ALGORITHMS, "hmac-sha256", lambda key: lambda content: b"\xfb\xef\xbe")  # type: ignore[index]
 

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from relay.errors import Conflict, RelayError
-from relay.model import (
+from relay.core.errors import Conflict, RelayError
+from relay.core.model import (
     Accepted,
     DeadReason,
     DeliveryKey,
@@ -37,7 +37,7 @@ from relay.model import (
     Settlement,
 )
 from relay.store import DeliveryFilter, Store, StoreSettings, delivery_id
-from relay.store.writer import Writer
+from relay.store.sqlite.writer import Writer
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay
 from tests.support.stores import key as claim_on

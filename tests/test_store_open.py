@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
-from relay.model import Accepted
-from relay.store import Store, StoreSettings, migrate, opening
+from relay.core.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
+from relay.core.model import Accepted
+from relay.store import Store, StoreSettings
+from relay.store.sqlite import migrate, opening
 from tests.support.clock import FakeClock
 from tests.support.stores import look, opened
 
@@ -172,8 +173,8 @@ async def test_a_file_of_somebody_else(tmp_path: Path) -> None:
     async with opened(tmp_path / "state"):
         pass
     script = (
-        "import asyncio, os, sys\nfrom pathlib import Path\nfrom relay.clock import SystemClock\n"
-        "from relay.errors import CannotStart\nfrom relay.store import Store, StoreSettings, migrate\n"
+        "import asyncio, os, sys\nfrom pathlib import Path\nfrom relay.core.clock import SystemClock\n"
+        "from relay.core.errors import CannotStart\nfrom relay.store import Store, StoreSettings, migrate\n"
         "migrate.steps()\n"  # while this user may still read it
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "try: asyncio.run(Store.open(StoreSettings(path=Path(sys.argv[1])), SystemClock()))\n"

@@ -12,20 +12,9 @@ from typing import Any
 
 import pytest
 
-from relay.model import DeliveryState
-from relay.store import (
-    DeliveryFilter,
-    EventFilter,
-    StoreSettings,
-    edits,
-    lists,
-    opening,
-    order,
-    prune,
-    reads,
-    remembered,
-    settle,
-)
+from relay.core.model import DeliveryState
+from relay.store import DeliveryFilter, EventFilter, StoreSettings
+from relay.store.sqlite import edits, lists, opening, order, prune, reads, remembered, settle
 
 MANY = 30_000
 SETTLEMENT = json.dumps([[5, 1, 1, 1, None, None, 7, 1, 0, 7]])

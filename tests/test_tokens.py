@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.errors import ConfigError
-from relay.tokens import RIGHTS, Principal, Right, Role, Token, TokenTable
+from relay.core.access import RIGHTS, Principal, Right, Role, Token, TokenTable
+from relay.core.errors import ConfigError
 
 PRODUCER = Token("render-api", Role.PRODUCER, "acme", "producer-secret-0123")
 ADMIN = Token("ops", Role.ADMIN, None, "admin-secret-0123456")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.urls import check_url, masked
+from relay.core.urls import check_url, masked
 
 
 def refusal(url: str, *, allow_http: bool = False, allow_private: bool = False) -> str | None:

@@ -6,20 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from relay import problems
-from relay.api import endpoint_input
+from relay.api import endpoint_input, problems
 from relay.api.endpoint_input import Rules
 from relay.api.forms import Form, merged
-from relay.api.objects import pointer
+from relay.api.problems import Refused
 from relay.config import Config
 from relay.config.fields import Id
 from relay.config.model import Overrides
 from relay.contracts import Contract, ContractCatalogue
-from relay.definition import ApplicationDefinition, EndpointDefinition
-from relay.directory import ApplicationDraft, KeyDraft
-from relay.model import Validation
-from relay.problems import Mistake, Refused
-from relay.times import unix_ms
+from relay.core.issues import Issue, pointer
+from relay.core.model import Validation
+from relay.core.units import unix_ms
+from relay.registry import ApplicationDraft, KeyDraft
+from relay.registry.definition import ApplicationDefinition, EndpointDefinition
 
 
 def _read_true(value: Any) -> Any:
@@ -100,23 +99,23 @@ class Registrar:
 
     def create_key(self, written: Mapping[str, Any]) -> KeyDraft:
         """Read a new key; Refused with every mistake."""
-        mistakes: list[Mistake] = []
+        mistakes: list[Issue] = []
         key = self._key(written, "", mistakes)
         if key is None or mistakes:
             raise Refused(problems.invalid(mistakes))
         return key
 
-    def _check(self, definition: ApplicationDefinition) -> Iterator[Mistake]:
+    def _check(self, definition: ApplicationDefinition) -> Iterator[Issue]:
         contract = self._contracts.get(definition.contract)
         if contract is None:
             known = ", ".join(self._contracts.names)
-            yield Mistake("/contract", f"there is no contract {definition.contract[:64]!r}; there are: {known}")
+            yield Issue("/contract", f"there is no contract {definition.contract[:64]!r}; there are: {known}")
         else:
             yield from _check_features(definition, contract)
         if (definition.max_age_ms or 0) > self._config.storage.retention.events_ms:
-            yield Mistake("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
+            yield Issue("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
 
-    def _endpoint(self, found: NewApplication, mistakes: list[Mistake]) -> EndpointDefinition | None:
+    def _endpoint(self, found: NewApplication, mistakes: list[Issue]) -> EndpointDefinition | None:
         contract = self._contracts.get(found.contract)
         if found.endpoint is None or contract is None:
             return None
@@ -124,7 +123,7 @@ class Registrar:
         mistakes += _within("/endpoint", wrong)
         return endpoint
 
-    def _key(self, written: Mapping[str, Any] | None, where: str, mistakes: list[Mistake]) -> KeyDraft | None:
+    def _key(self, written: Mapping[str, Any] | None, where: str, mistakes: list[Issue]) -> KeyDraft | None:
         if written is None:
             return None
         found, wrong = _KEY.read(written)
@@ -134,23 +133,21 @@ class Registrar:
         expires_at_ms = None if found.expires_at is None else _moment_ms(found.expires_at)
         if found.expires_at is not None and expires_at_ms is None:
             message = 'must be a time with its offset from UTC, like "2027-01-31T00:00:00Z"'
-            mistakes.append(Mistake(f"{where}/expires_at", message))
+            mistakes.append(Issue(f"{where}/expires_at", message))
         elif expires_at_ms is not None and expires_at_ms <= self._now_ms:
-            mistakes.append(Mistake(f"{where}/expires_at", "is over already; name a time to come, or leave it out"))
+            mistakes.append(Issue(f"{where}/expires_at", "is over already; name a time to come, or leave it out"))
         return KeyDraft(found.name, expires_at_ms)
 
 
-def _check_features(definition: ApplicationDefinition, contract: Contract) -> Iterator[Mistake]:
+def _check_features(definition: ApplicationDefinition, contract: Contract) -> Iterator[Issue]:
     known = ", ".join(sorted(contract.features)) or "none"
     for name in definition.features:
         if name not in contract.features:
-            yield Mistake(
-                pointer("features", name), f"the contract {contract.name} has no such feature; it has: {known}"
-            )
+            yield Issue(pointer("features", name), f"the contract {contract.name} has no such feature; it has: {known}")
 
 
-def _within(where: str, mistakes: list[Mistake]) -> Iterator[Mistake]:
-    return (Mistake(where + mistake.pointer, mistake.message) for mistake in mistakes)
+def _within(where: str, mistakes: list[Issue]) -> Iterator[Issue]:
+    return (Issue(where + mistake.path, mistake.message) for mistake in mistakes)
 
 
 def _moment_ms(text: str) -> int | None:

@@ -6,7 +6,6 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay import log
 from relay.api import endpoint_input, render
 from relay.api.application_input import Registrar
 from relay.api.auth import require
@@ -14,10 +13,11 @@ from relay.api.objects import read_object
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
-from relay.directory import Made
-from relay.model import Application, Page
+from relay.core.access import Right
+from relay.core.model import Application, Page
+from relay.registry import Made
 from relay.store import KeyRow
-from relay.tokens import Right
+from relay.telemetry import log
 
 PATH = "/v1/applications"
 
@@ -151,4 +151,4 @@ class Applications:
 
 
 def _placed(warnings: Sequence[Any]) -> list[Json]:
-    return [{"pointer": f"/endpoint{warning.pointer}", "message": warning.message} for warning in warnings]
+    return [{"pointer": f"/endpoint{warning.path}", "message": warning.message} for warning in warnings]

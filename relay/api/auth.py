@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
-from relay import problems
-from relay.problems import Problem, Refused
-from relay.tokens import Principal, Right, Role, TokenTable
+from relay.api import problems
+from relay.api.problems import Problem, Refused
+from relay.core.access import Principal, Right, Role, TokenTable
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Set for every request that a handler sees, except on public paths."""

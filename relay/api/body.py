@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from relay import problems
-from relay.problems import Problem, Refused
+from relay.api import problems
+from relay.api.problems import Problem, Refused
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.config import Config
-from relay.durations import format_size
-from relay.lanes import LaneView
-from relay.model import DisabledBy, Endpoint
+from relay.core.model import DisabledBy, Endpoint
+from relay.core.units import format_size
+from relay.queue import LaneView
 
 WORST = 5
 

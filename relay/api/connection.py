@@ -8,9 +8,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from relay import problems
+from relay.api import problems
 from relay.api.auth import Peer, peer_of
-from relay.problems import OnUnexpected
+from relay.api.problems import OnUnexpected
 
 
 class Connection(web.RequestHandler):

@@ -5,18 +5,19 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from relay import log, problems
-from relay.api import render
+from relay.api import problems, render
 from relay.api.auth import require
 from relay.api.objects import read_nothing, read_object, unknown_members
+from relay.api.problems import Refused
 from relay.api.query import Query, delivery_filter, page_response
 from relay.api.render import Json, json_response, moment
 from relay.api.scope import application_of, seen, within
 from relay.api.services import Services
 from relay.api.waiting import waiting
-from relay.model import DeadReason, DeliveryState, DeliveryView
-from relay.problems import Mistake, Refused
-from relay.tokens import Principal, Right
+from relay.core.access import Principal, Right
+from relay.core.issues import Issue
+from relay.core.model import DeadReason, DeliveryState, DeliveryView
+from relay.telemetry import log
 
 
 def routes(services: Services) -> list[web.RouteDef]:
@@ -128,7 +129,7 @@ async def _read_force(request: web.Request) -> bool:
     mistakes = unknown_members(written, ("force",))
     force = written.get("force", False)
     if not isinstance(force, bool):
-        mistakes.append(Mistake("/force", "must be true or false"))
+        mistakes.append(Issue("/force", "must be true or false"))
     if mistakes:
         raise Refused(problems.invalid(mistakes))
     return force is True

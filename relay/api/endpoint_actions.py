@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from relay import problems
+from relay.api import problems
 from relay.api.objects import unknown_members
-from relay.durations import format_duration, parse_duration_ms
-from relay.problems import Mistake, Refused
+from relay.api.problems import Refused
+from relay.core.issues import Issue
+from relay.core.units import format_duration, parse_duration_ms
 
 OVERLAP_MS = 24 * 3_600_000
 """How long an old secret signs beside the new one, unless the caller says otherwise."""
@@ -23,7 +24,7 @@ def read_overlap_ms(written: Mapping[str, Any]) -> int:
     if overlap_ms is None:
         longest = format_duration(OVERLAP_MAX_MS)
         mistakes.append(
-            Mistake("/overlap", f'must be a duration like "24h", at most "{longest}"; "0s" ends the old ones')
+            Issue("/overlap", f'must be a duration like "24h", at most "{longest}"; "0s" ends the old ones')
         )
     if mistakes or overlap_ms is None:
         raise Refused(problems.invalid(mistakes))

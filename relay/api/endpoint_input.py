@@ -6,18 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from relay import problems
+from relay.api import problems
 from relay.api.forms import Form, merged
-from relay.api.objects import pointer
+from relay.api.problems import Refused
 from relay.config import Config
 from relay.config.fields import Filled, RateLimit, whole
 from relay.config.model import Overrides
 from relay.config.registration import address_fault, header_fault, selection_fault
 from relay.contracts import Contract
-from relay.definition import EndpointDefinition
-from relay.durations import Rate
-from relay.model import Endpoint
-from relay.problems import Mistake, Refused
+from relay.core.issues import Issue, pointer
+from relay.core.model import Endpoint
+from relay.core.units import Rate
+from relay.registry.definition import EndpointDefinition
 
 
 class EndpointInput(Overrides):
@@ -54,15 +54,15 @@ class Rules:
     config: Config
 
 
-def warnings(endpoint: EndpointDefinition | Endpoint, contract: Contract) -> list[Mistake]:
+def warnings(endpoint: EndpointDefinition | Endpoint, contract: Contract) -> list[Issue]:
     """Say what is lawful about an endpoint and should be thought over: deprecated types, an unprotected address."""
     found = [
-        Mistake(f"/event_types/{index}", warning)
+        Issue(f"/event_types/{index}", warning)
         for index, pattern in enumerate(endpoint.event_types)
         if (warning := contract.warn_subscription(pattern))
     ]
     if endpoint.url.lower().startswith("http:"):
-        found.append(Mistake("/url", "payloads go to this address unencrypted; use https where the receiver has it"))
+        found.append(Issue("/url", "payloads go to this address unencrypted; use https where the receiver has it"))
     return found
 
 
@@ -86,7 +86,7 @@ def revise(present: EndpointDefinition, patch: Mapping[str, Any], rules: Rules) 
     return definition
 
 
-def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition | None, list[Mistake]]:
+def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition | None, list[Issue]]:
     """Read a whole definition, and everything that is wrong with it; None if it has not even the right form."""
     endpoint, mistakes = _FORM.read(written)
     if endpoint is None:
@@ -94,39 +94,39 @@ def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition |
     return endpoint.definition(), list(_check(endpoint, rules))
 
 
-def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Mistake]:
+def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Issue]:
     contract = rules.contract
     wrong = address_fault(endpoint.url, contract.registration, rules.config.delivery)
     if wrong:
-        yield Mistake("/url", wrong)
+        yield Issue("/url", wrong)
     missing = selection_fault(contract.registration, given="event_types" in endpoint.model_fields_set)
     if missing:
-        yield Mistake("/event_types", missing)
+        yield Issue("/event_types", missing)
     for index, pattern in enumerate(endpoint.event_types):
         wrong = contract.check_subscription(pattern)
         if wrong:
-            yield Mistake(f"/event_types/{index}", wrong)
+            yield Issue(f"/event_types/{index}", wrong)
     yield from _check_headers(endpoint.headers, contract)
     yield from _check_limits(endpoint, rules.config)
 
 
-def _check_headers(headers: Mapping[str, str], contract: Contract) -> Iterator[Mistake]:
+def _check_headers(headers: Mapping[str, str], contract: Contract) -> Iterator[Issue]:
     seen: set[str] = set()
     for name, value in headers.items():
         wrong = header_fault(name, value, contract)
         if wrong is None and name.lower() in seen:
             wrong = "is given twice in different spellings; header names do not tell upper from lower case"
         if wrong:
-            yield Mistake(pointer("headers", name), wrong)
+            yield Issue(pointer("headers", name), wrong)
         seen.add(name.lower())
 
 
-def _check_limits(endpoint: EndpointInput, config: Config) -> Iterator[Mistake]:
+def _check_limits(endpoint: EndpointInput, config: Config) -> Iterator[Issue]:
     most = max(1, config.delivery.concurrency // 4)
     if (endpoint.concurrency or 0) > most:
-        yield Mistake("/concurrency", f"one endpoint may have a quarter of delivery.concurrency, which is {most}")
+        yield Issue("/concurrency", f"one endpoint may have a quarter of delivery.concurrency, which is {most}")
     if (endpoint.max_age_ms or 0) > config.storage.retention.events_ms:
-        yield Mistake("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
+        yield Issue("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
 
 
 _FORM = Form(EndpointInput, "an endpoint")

@@ -6,23 +6,24 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay import log, problems
-from relay.api import body, endpoint_input, render, sampling
+from relay.api import body, endpoint_input, problems, render, sampling
 from relay.api.auth import require
 from relay.api.endpoint_actions import read_overlap_ms
 from relay.api.endpoint_input import Rules
 from relay.api.objects import read_nothing, read_object
+from relay.api.problems import Refused
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.scope import application_of
 from relay.api.services import Services
 from relay.api.waiting import why_waiting
-from relay.definition import EndpointDefinition
-from relay.errors import Conflict, NotFound
+from relay.core.access import Principal, Right, Role
+from relay.core.errors import Conflict, NotFound
+from relay.core.issues import Issue
+from relay.core.model import Application, Endpoint, EndpointState, Page
 from relay.intake.screening import screen
-from relay.model import Application, Endpoint, EndpointState, Page
-from relay.problems import Mistake, Refused
-from relay.tokens import Principal, Right, Role
+from relay.registry.definition import EndpointDefinition
+from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
 
@@ -155,7 +156,7 @@ class Endpoints:
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
         outcome = await self._services.dispatch.test(endpoint, event)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
-        warnings = {"warnings": [warning._asdict() for warning in sample.warnings]} if sample.warnings else {}
+        warnings = {"warnings": [warning.to_json() for warning in sample.warnings]} if sample.warnings else {}
         return json_response(named | render.outcome(outcome) | warnings)
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
@@ -173,7 +174,7 @@ class Endpoints:
 
     def _warnings(self, endpoint: Endpoint | EndpointDefinition, application: Application) -> Json:
         found = endpoint_input.warnings(endpoint, self._directory.contract(application))
-        return {"warnings": [warning._asdict() for warning in found]} if found else {}
+        return {"warnings": [warning.to_json() for warning in found]} if found else {}
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
         principal = require(request, Right.CHANGE)
@@ -203,5 +204,5 @@ def _take_application(written: Json) -> str | None:
     """Take the one member out that says whose endpoint it is, rather than how it is."""
     named = written.pop("application", None)
     if named is not None and not isinstance(named, str):
-        raise Refused(problems.invalid([Mistake("/application", "must be the id of an application")]))
+        raise Refused(problems.invalid([Issue("/application", "must be the id of an application")]))
     return named

@@ -7,9 +7,9 @@ from relay.api.query import Query
 from relay.api.render import json_response
 from relay.api.services import Services
 from relay.contracts import describe_catalogue, describe_type, why_unlisted
-from relay.errors import NotFound
-from relay.model import Application
-from relay.tokens import Right
+from relay.core.access import Right
+from relay.core.errors import NotFound
+from relay.core.model import Application
 
 PATH = "/v1/event-types"
 

@@ -9,8 +9,8 @@ from relay.api.query import Query, event_filter, page_response
 from relay.api.render import json_response
 from relay.api.scope import seen, within
 from relay.api.services import Services
-from relay.model import EventView
-from relay.tokens import Principal, Right
+from relay.core.access import Principal, Right
+from relay.core.model import EventView
 
 
 def routes(services: Services) -> list[web.RouteDef]:

@@ -6,9 +6,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.api.objects import pointer
 from relay.config.secrets import Wrong
-from relay.problems import Mistake
+from relay.core.issues import Issue, pointer
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -21,7 +20,7 @@ class Form(Generic[M]):
         self._names = [field.alias or name for name, field in model.model_fields.items()]
         self._unknown = f"is not a field of {noun}; it has {', '.join(self._names)}"
 
-    def read(self, written: Mapping[str, Any]) -> tuple[M | None, list[Mistake]]:
+    def read(self, written: Mapping[str, Any]) -> tuple[M | None, list[Issue]]:
         """Return what was written, or None with everything that is wrong with its form."""
         try:
             found = self._model.model_validate(written, by_alias=True, by_name=False, context="written by a person")
@@ -29,24 +28,24 @@ class Form(Generic[M]):
             return None, [self._mistake(one) for one in error.errors(include_url=False, include_input=False)]
         return found, []
 
-    def touched(self, patch: Mapping[str, Any], mistakes: Iterable[Mistake]) -> list[Mistake]:
+    def touched(self, patch: Mapping[str, Any], mistakes: Iterable[Issue]) -> list[Issue]:
         """Return the mistakes that a merge patch answers for: in its members, and members that there are not."""
         merged_away = [name for name, value in patch.items() if value is None and name not in self._names]
-        unknown = [Mistake(pointer(name), self._unknown) for name in merged_away]
-        return unknown + [mistake for mistake in mistakes if _member(mistake.pointer) in patch]
+        unknown = [Issue(pointer(name), self._unknown) for name in merged_away]
+        return unknown + [mistake for mistake in mistakes if _member(mistake.path) in patch]
 
-    def _mistake(self, found: ErrorDetails) -> Mistake:
+    def _mistake(self, found: ErrorDetails) -> Issue:
         where = pointer(*found["loc"])
         wrong = found.get("ctx", {}).get("error")
         if isinstance(wrong, Wrong):
-            return Mistake(where, f"{wrong.message}. {wrong.remedy}".strip())
+            return Issue(where, f"{wrong.message}. {wrong.remedy}".strip())
         if found["type"] == "extra_forbidden":
-            return Mistake(where, self._unknown)
+            return Issue(where, self._unknown)
         if found["type"] == "missing":
-            return Mistake(where, "is missing")
+            return Issue(where, "is missing")
         if found["type"] == "string_type":
-            return Mistake(where, "must be text")
-        return Mistake(where, found["msg"].removeprefix("Value error, "))
+            return Issue(where, "must be text")
+        return Issue(where, found["msg"].removeprefix("Value error, "))
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

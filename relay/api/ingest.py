@@ -3,12 +3,11 @@
 import orjson
 from aiohttp import web
 
-from relay import problems
-from relay.api import body
+from relay.api import body, problems
 from relay.api.auth import require
+from relay.api.problems import Refused
+from relay.core.access import Right
 from relay.intake import Answer, Intake
-from relay.problems import Refused
-from relay.tokens import Right
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 

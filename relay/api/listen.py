@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relay.errors import CannotStart
+from relay.core.errors import CannotStart
 
 UNIX_PREFIX = "unix:"
 UNIX_MODE = 0o660

@@ -7,9 +7,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from relay import problems
-from relay.api import body
-from relay.problems import Mistake, Refused
+from relay.api import body, problems
+from relay.api.problems import Refused
+from relay.core.issues import Issue, pointer
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise Refused(problems.malformed_json(f"{error}. Send a JSON object in UTF-8.")) from None
     if not isinstance(value, dict):
-        raise Refused(problems.invalid([Mistake("", "must be a JSON object")]))
+        raise Refused(problems.invalid([Issue("", "must be a JSON object")]))
     return value
 
 
@@ -44,16 +44,11 @@ def raw_member(text: bytes, name: str) -> bytes | None:
     return None if member is None else bytes(member)
 
 
-def unknown_members(written: Mapping[str, Any], known: Iterable[str]) -> list[Mistake]:
+def unknown_members(written: Mapping[str, Any], known: Iterable[str]) -> list[Issue]:
     """Return a mistake for each member that a call does not have."""
     names = sorted(known)
     return [
-        Mistake(pointer(name), f"is not a field of this call; it has {', '.join(names) or 'none'}")
+        Issue(pointer(name), f"is not a field of this call; it has {', '.join(names) or 'none'}")
         for name in written
         if name not in names
     ]
-
-
-def pointer(*parts: str | int) -> str:
-    """Write a JSON pointer (RFC 6901)."""
-    return "".join(["/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts])

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from relay import problems
+from relay.api import problems
+from relay.api.problems import Refused
 from relay.api.render import Json, json_response
-from relay.durations import parse_duration_ms
-from relay.model import DeadReason, DeliveryState, NoDelivery, Page
-from relay.problems import Mistake, Refused
+from relay.core.issues import Issue
+from relay.core.model import DeadReason, DeliveryState, NoDelivery, Page
+from relay.core.units import parse_duration_ms
 from relay.store import DeliveryFilter, EventFilter
 
 LIMIT = 50
@@ -30,7 +31,7 @@ class Query:
         self._given = request.query
         self._now_ms = now_ms
         self._read: set[str] = set()
-        self._mistakes: list[Mistake] = []
+        self._mistakes: list[Issue] = []
 
     def text(self, name: str) -> str | None:
         """Read a parameter; None if it was not given."""
@@ -92,7 +93,7 @@ class Query:
             raise Refused(problems.invalid(self._mistakes))
 
     def _wrong(self, name: str, message: str) -> None:
-        self._mistakes.append(Mistake("", f'the parameter "{name[:64]}" {message}'))
+        self._mistakes.append(Issue("", f'the parameter "{name[:64]}" {message}'))
 
 
 def event_filter(query: Query, application: str | None) -> EventFilter:

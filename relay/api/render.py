@@ -6,9 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from relay.directory import Owner
-from relay.durations import format_duration, format_rate
-from relay.model import (
+from relay.core.model import (
     AttemptView,
     DeadGroup,
     DeliveryView,
@@ -19,9 +17,10 @@ from relay.model import (
     Outcome,
     RetryPolicy,
 )
+from relay.core.units import format_duration, format_rate, format_time
+from relay.core.urls import masked
+from relay.registry import Owner
 from relay.store import KeyRow
-from relay.times import format_time
-from relay.urls import masked
 
 Json = dict[str, Any]
 

@@ -6,13 +6,14 @@ from zlib import crc32
 
 import msgspec
 
-from relay import problems
+from relay.api import problems
 from relay.api.objects import parse_object, raw_member, unknown_members
+from relay.api.problems import Refused
 from relay.contracts import Contract, NoExample, Rendering, Unrenderable
+from relay.core.issues import Issue
+from relay.core.model import Application, FrozenEvent
 from relay.intake.enforcing import enforce, in_data
 from relay.intake.submission import Submission
-from relay.model import Application, FrozenEvent
-from relay.problems import Mistake, Refused
 
 
 class Sample(NamedTuple):
@@ -20,7 +21,7 @@ class Sample(NamedTuple):
 
     type: str
     data: bytes
-    warnings: tuple[Mistake, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
 
 def read_sample(body: bytes, contract: Contract, application: Application, endpoint_id: str) -> Sample:
@@ -33,7 +34,7 @@ def read_sample(body: bytes, contract: Contract, application: Application, endpo
     mistakes = unknown_members(written, ["type", "data"])
     named: Any = written.get("type")
     if "type" in written and not isinstance(named, str):
-        mistakes.append(Mistake("/type", "must be the name of an event type"))
+        mistakes.append(Issue("/type", "must be the name of an event type"))
         raise Refused(problems.invalid(mistakes))
     facts = {"endpoint_id": endpoint_id, "application_id": application.id}
     data = raw_member(body, "data")
@@ -51,7 +52,7 @@ def freeze(sample: Sample, contract: Contract, application: Application, event_i
     try:
         body = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
     except Unrenderable as misfit:
-        mistake = Mistake(in_data(misfit.pointer), misfit.sentence)
+        mistake = Issue(in_data(misfit.pointer), misfit.sentence)
         raise Refused(problems.lossy_number(mistake) if misfit.lossy else problems.invalid([mistake])) from None
     return FrozenEvent(
         ordinal=0,
@@ -65,9 +66,9 @@ def freeze(sample: Sample, contract: Contract, application: Application, event_i
     )
 
 
-def _about(data: bytes | None, found: tuple[Mistake, ...]) -> tuple[Mistake, ...]:
+def _about(data: bytes | None, found: tuple[Issue, ...]) -> tuple[Issue, ...]:
     """Leave out what is said about data that were not given: an example will be taken."""
-    return tuple(mistake for mistake in found if data is not None or mistake.pointer == "/type")
+    return tuple(mistake for mistake in found if data is not None or mistake.path == "/type")
 
 
 def _own_type(contract: Contract, facts: Mapping[str, str]) -> str:
@@ -81,7 +82,7 @@ def _example(contract: Contract, named: str | None, facts: Mapping[str, str]) ->
         stand_in = _stand_in(contract, facts)
         if named is None or stand_in is None:
             place = "/type" if named is None else "/data"
-            raise Refused(problems.invalid([Mistake(place, str(missing))])) from None
+            raise Refused(problems.invalid([Issue(place, str(missing))])) from None
         return Sample(named, stand_in)
 
 

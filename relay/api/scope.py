@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from relay.errors import NotFound
-from relay.model import Application, DeliveryView, EventView
+from relay.core.access import Principal
+from relay.core.errors import NotFound
+from relay.core.model import Application, DeliveryView, EventView
 from relay.store import DeliveryFilter, EventFilter
-from relay.tokens import Principal
 
 View = TypeVar("View", EventView, DeliveryView)
 Filter = TypeVar("Filter", EventFilter, DeliveryFilter)

@@ -12,13 +12,12 @@ from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from relay import problems
-from relay.api import body
+from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
 from relay.api.body import BodyLimits
 from relay.api.connection import Connection, ConnectionLimit
 from relay.api.listen import Listeners
-from relay.problems import OnRefused, OnUnexpected, Problem
+from relay.api.problems import OnRefused, OnUnexpected, Problem
 
 Admission = Callable[[], Problem | None]
 """Says why no events are taken at the moment (Q10, draining); None when they are."""

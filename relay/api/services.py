@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from relay.clock import Clock, Now
 from relay.config import Config
 from relay.config import Problem as ConfigProblem
 from relay.contracts import Contract, ContractCatalogue
-from relay.definition import EndpointDefinition
-from relay.directory import Applications, Owner
-from relay.ids import IdFactory
-from relay.lanes import LaneView
-from relay.metrics import Metrics
-from relay.model import Application, DueDelivery, Endpoint, FrozenEvent, Health, Outcome
+from relay.core.access import Principal
+from relay.core.clock import Clock, Now
+from relay.core.ids import IdFactory
+from relay.core.model import Application, DueDelivery, Endpoint, FrozenEvent, Health, Outcome
+from relay.queue import LaneView
+from relay.registry import Applications, Owner
+from relay.registry.definition import EndpointDefinition
 from relay.store import Store
-from relay.tokens import Principal
+from relay.telemetry.metrics import Metrics
 
 Revise = Callable[[EndpointDefinition], EndpointDefinition]
 """Makes the next definition of an endpoint from the present one, or refuses by raising."""

@@ -6,19 +6,21 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
-from relay import __version__, log
+from relay import __version__
 from relay.api.auth import require
 from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, worst
+from relay.api.problems import Problem, Refused, spoken
 from relay.api.query import Query
 from relay.api.render import Json, health, json_response, moment
 from relay.api.services import Reload, Services
 from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
-from relay.errors import ConfigError
-from relay.metrics import Readings
-from relay.model import Endpoint
-from relay.problems import Mistake, Problem, Refused, spoken
-from relay.tokens import Right
+from relay.core.access import Right
+from relay.core.errors import ConfigError
+from relay.core.issues import Issue
+from relay.core.model import Endpoint
+from relay.telemetry import log
+from relay.telemetry.metrics import Readings
 
 LINES_MAX = 250
 """Endpoints that a status lists; those that fail or wait most come first."""
@@ -203,7 +205,7 @@ def _written(line: Line) -> Json:
 
 def _invalid_config(sentences: Iterable[str]) -> Problem:
     """Nothing was changed: say every error, with where it stands in the file."""
-    mistakes = [Mistake("", sentence) for sentence in sentences]
+    mistakes = [Issue("", sentence) for sentence in sentences]
     detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows those in the file too."
     return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from relay.lanes import LaneView
-from relay.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
+from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
+from relay.queue import LaneView
 
 _DISABLED = {
     DisabledBy.MANUAL: "by hand",

@@ -12,7 +12,7 @@ import click
 
 from relay import __version__
 from relay.cli.output import fail
-from relay.errors import RelayError
+from relay.core.errors import RelayError
 
 
 class Verb(NamedTuple):

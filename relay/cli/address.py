@@ -74,7 +74,7 @@ def _parse_url(url: str) -> Address:
 
 def _configured(config: str | None, env: Mapping[str, str]) -> list[Address]:
     """Read `server.listen` and nothing else: an operator need not be able to read the secrets that the file names."""
-    from relay.places import find_config_file
+    from relay.config.places import find_config_file
 
     path = find_config_file(Path(config) if config else None, env)
     if path is None:
@@ -102,7 +102,7 @@ def _parse_listen(entry: str) -> Address | None:
 
 def _habitual(env: Mapping[str, str]) -> list[Address]:
     """List the places where a daemon listens that was not told where: the one for this user first, then the host's."""
-    from relay.places import socket_path
+    from relay.config.places import socket_path
 
     own = socket_path(env)
     paths = dict.fromkeys([own, *_HOST_SOCKETS])

@@ -122,14 +122,14 @@ COMMANDS: list[click.Command] = [init, check_config, config]
 
 
 def _usual_path() -> Path:
-    from relay.places import usual_files
+    from relay.config.places import usual_files
 
     candidates = usual_files(os.environ)
     return candidates[-1] if os.geteuid() == 0 else candidates[0]
 
 
 def _refuse_wrong_url(url: str | None) -> None:
-    from relay.urls import check_url
+    from relay.core.urls import check_url
 
     wrong = url and check_url(url, allow_http=False, allow_private=False)
     if wrong:
@@ -165,7 +165,7 @@ def _create(path: Path, contents: str) -> None:
 
 def _load(config_file: Path | None) -> "Loaded":
     from relay.config import load
-    from relay.places import find_config_file
+    from relay.config.places import find_config_file
 
     return load(find_config_file(config_file, os.environ), os.environ, {})
 

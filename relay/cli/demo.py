@@ -22,8 +22,8 @@ from relay.cli.output import Exit
 if TYPE_CHECKING:
     from relay.cli.demo_receiver import Receiver
     from relay.config import Loaded
-    from relay.log import Logging
-    from relay.service import Relay
+    from relay.daemon.service import Relay
+    from relay.telemetry.log import Logging
 
 PATIENCE_S = 20.0
 """How long one happening may take before the demo gives up on it."""
@@ -132,7 +132,7 @@ class Story:
 
 async def _run(folder: Path, once: bool) -> bool:
     from relay.cli.demo_receiver import Receiver
-    from relay.clock import SystemClock
+    from relay.core.clock import SystemClock
 
     loaded = _load(folder)
     contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
@@ -201,16 +201,16 @@ def _load(folder: Path) -> "Loaded":
 
 
 def _make_relay(loaded: "Loaded", token: str) -> "Relay":
-    from relay.service import Relay
-    from relay.tokens import Role, Token
+    from relay.core.access import Role, Token
+    from relay.daemon.service import Relay
 
     admin = Token("demo", Role.ADMIN, None, token)
     return Relay(loaded, reread=lambda: loaded, extra_tokens=(admin,))
 
 
 def _log_errors_only() -> "Logging":
-    from relay import log
-    from relay.clock import SystemClock
+    from relay.core.clock import SystemClock
+    from relay.telemetry import log
 
     return log.configure(format="console", level="error", stream=sys.stderr, wall_ms=SystemClock().wall_ms)
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from relay.clock import Clock
-from relay.contracts import Contract, verify
-from relay.model import Secret
+from relay.contracts import Contract
+from relay.core.clock import Clock
+from relay.core.model import Secret
+from relay.diagnosis.verifying import verify
 
 STEADY, FLAKY, BROKEN = "/steady", "/flaky", "/broken"
 

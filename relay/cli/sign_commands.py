@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from relay.cli.output import Exit, echo_json, fail, json_option, say
-from relay.clock import SystemClock
-from relay.contracts import Contract, ContractCatalogue, verify
-from relay.durations import parse_duration_ms
-from relay.errors import ConfigError
-from relay.ids import IdFactory
-from relay.model import Secret
-from relay.times import unix_ms
+from relay.contracts import Contract, ContractCatalogue
+from relay.core.clock import SystemClock
+from relay.core.errors import ConfigError
+from relay.core.ids import IdFactory
+from relay.core.model import Secret
+from relay.core.units import parse_duration_ms, unix_ms
+from relay.diagnosis.verifying import verify
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ import click
 
 from relay.cli.client import Daemon, daemon_options
 from relay.cli.output import Exit, counted, echo_json, facts, json_option, table
-from relay.durations import format_duration, format_size
+from relay.core.units import format_duration, format_size
 
 
 @click.command("status")

@@ -93,8 +93,8 @@ def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
 
 
 def _contract(name: str, folder: Path | None) -> "Contract":
+    from relay.config.places import find_config_file
     from relay.contracts import ContractCatalogue, ContractError
-    from relay.places import find_config_file
 
     if folder is None:
         flag = click.get_current_context().params.get("daemon_config")

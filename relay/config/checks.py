@@ -14,8 +14,8 @@ from relay.config.model import ApplicationConfig, Config, EndpointConfig, Sectio
 from relay.config.registration import address_fault, header_fault, selection_fault
 from relay.config.report import Severity, did_you_mean, one_of
 from relay.contracts import Contract, ContractCatalogue, Registration
-from relay.durations import format_duration
-from relay.urls import check_url
+from relay.core.units import format_duration
+from relay.core.urls import check_url
 
 TOKEN_CHARACTERS_MIN = 16
 

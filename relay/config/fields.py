@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from relay.config.listeners import check_listen
 from relay.config.secrets import Secrets, SecretText, Wrong
-from relay.durations import (
+from relay.core.units import (
     Rate,
     format_duration,
     format_rate,

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay import places
-from relay.config import schema
+from relay.config import places, schema
 from relay.config.locate import KeyPath, locate, nearest_line
 
 Document = dict[str, Any]

@@ -14,7 +14,7 @@ from relay.config.locate import KeyPath
 from relay.config.model import Config
 from relay.config.report import Problem, Severity, did_you_mean, one_of
 from relay.config.secrets import Wrong
-from relay.urls import masked
+from relay.core.urls import masked
 
 VALUE_CHARACTERS_MAX = 80
 MASK = "********"

@@ -10,20 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.config.fields import (
-    AbsolutePath,
-    Filled,
-    Id,
-    Listen,
-    Network,
-    RateLimit,
-    SecretField,
-    duration,
-    size,
-    whole,
-)
-from relay.durations import parse_duration_ms as ms
-from relay.durations import parse_size_bytes as nbytes
+from relay.config.fields import AbsolutePath, Filled, Id, Listen, Network, RateLimit, SecretField, duration, size, whole
+from relay.core.units import parse_duration_ms as ms
+from relay.core.units import parse_size_bytes as nbytes
 
 SECRETS_MAX = 10
 """Secrets that may sign for one endpoint at a time (Standard Webhooks)."""

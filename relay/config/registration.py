@@ -5,8 +5,8 @@
 
 from relay.config.model import DeliveryConfig
 from relay.contracts import Contract, Registration
-from relay.headers import check_header
-from relay.urls import check_url, literal_address
+from relay.core.grammars import check_header
+from relay.core.urls import check_url, literal_address
 
 
 def address_fault(url: str, rules: Registration, delivery: DeliveryConfig) -> str | None:

@@ -10,7 +10,6 @@ from relay.contracts.listing import describe_catalogue, describe_type, why_unlis
 from relay.contracts.problems import ContractError, ContractProblem
 from relay.contracts.sentences import Fault
 from relay.contracts.signing import Signer
-from relay.contracts.verifying import Verdict, Verification, verify
 
 __all__ = [
     "Contract",
@@ -24,10 +23,7 @@ __all__ = [
     "Rendering",
     "Signer",
     "Unrenderable",
-    "Verdict",
-    "Verification",
     "describe_catalogue",
     "describe_type",
-    "verify",
     "why_unlisted",
 ]

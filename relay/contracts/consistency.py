@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from relay import event_types
 from relay.contracts.document import ContractDocument, ListedType
 from relay.contracts.envelope import Envelope, Unrenderable
 from relay.contracts.event_type import TYPE_CHARACTERS, test_data
 from relay.contracts.fields import Rendering
 from relay.contracts.problems import KeyPath
+from relay.core import grammars
 
 _FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SAMPLE_FACTS = {"endpoint_id": "ep_1", "application_id": "app_1"}
@@ -33,7 +33,7 @@ def _names(document: ContractDocument) -> Iterator[Finding]:
     if document.types.catalogue == "closed" and not document.type:
         yield Finding(("type",), "a closed catalogue lists its event types", 'Add tables such as [type."order.paid"].')
     for name in document.type:
-        wrong = event_types.check_type(name, document.types.grammar, document.types.description)
+        wrong = grammars.check_type(name, document.types.grammar, document.types.description)
         if wrong or not TYPE_CHARACTERS.fullmatch(name):
             remedy = f"Rename it, or change types.grammar ({document.types.description})."
             yield Finding(("type", name), "is no event type", remedy)

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from relay import event_types
-from relay.contracts.algorithms import ALGORITHMS, new_key
 from relay.contracts.conditions import held_back, remembered_of
 from relay.contracts.document import ContractDocument, Kind, ListedType, Signature
 from relay.contracts.envelope import Envelope
 from relay.contracts.event_type import TYPE_CHARACTERS, Catalogue, EventType, test_data
 from relay.contracts.fields import Rendering
-from relay.contracts.keys import decode_key, encode_key, untidy
+from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, untidy
 from relay.contracts.sentences import Fault
 from relay.contracts.signing import CHOSEN, Signer
-from relay.model import Secret
+from relay.core import grammars
+from relay.core.model import Secret
 
 _NO_FACTS: Mapping[str, str] = {}
 
@@ -67,12 +66,12 @@ class Contract:
         """Return None for a type of lawful form, be it in the catalogue or not, else a sentence."""
         if not TYPE_CHARACTERS.fullmatch(type):
             return f"{type[:80]!r} is no event type; use {self.document.types.description}"
-        return event_types.check_type(type, self.type_grammar, self.document.types.description)
+        return grammars.check_type(type, self.type_grammar, self.document.types.description)
 
     def check_subscription(self, pattern: str) -> str | None:
         """Return None for `*`, `prefix.*` or a type that an endpoint may subscribe to, else a sentence."""
         form = self.document.types.description
-        fault = event_types.check_subscription(pattern, self.type_grammar, form)
+        fault = grammars.check_subscription(pattern, self.type_grammar, form)
         return fault or self._catalogue.check_subscription(pattern)
 
     def warn_subscription(self, pattern: str) -> str | None:

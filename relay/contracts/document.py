@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from relay.contracts.algorithms import PLAIN_DIGESTS
+from relay.contracts.keys import PLAIN_DIGESTS
 from relay.contracts.template import Part, Template
 from relay.contracts.values import (
     Algorithm,
@@ -39,7 +39,7 @@ from relay.contracts.values import (
     ValueTemplate,
     mistake,
 )
-from relay.event_types import DEFAULT_GRAMMAR
+from relay.core.grammars import DEFAULT_GRAMMAR
 
 SPREAD = "..."
 """The name of a body's member in whose place the members of `data` stand themselves."""

@@ -6,7 +6,7 @@ from relay.contracts.document import SPREADS, Body
 from relay.contracts.fields import RENDERING_READERS, Rendering
 from relay.contracts.js import LossyNumber, NotJson, canonical
 from relay.contracts.lookups import members_of
-from relay.contracts.sentences import pointer
+from relay.core.issues import pointer
 
 _SHOWN_CHARACTERS = 40
 
@@ -30,7 +30,7 @@ class Envelope:
         self._numbers = body.numbers or "refuse"
         self._own_names = frozenset(member.name for member in body.members if not member.is_spread)
         (carrier,) = (member for member in body.members if "data" in member.value.variables)
-        self._place = "" if carrier.is_spread else pointer([carrier.name])
+        self._place = "" if carrier.is_spread else pointer(carrier.name)
         self._readers = tuple((name, self._reader(name)) for name in sorted(self.template.variables))
 
     def render(self, event: Rendering) -> bytes:
@@ -65,4 +65,4 @@ class Envelope:
     def _refuse_taken(self, members: Mapping[str, object]) -> None:
         for name in members:
             if name in self._own_names:
-                raise Unrenderable(pointer([name]), "is set by the contract; leave it out")
+                raise Unrenderable(pointer(name), "is set by the contract; leave it out")

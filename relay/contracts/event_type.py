@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from relay import event_types
 from relay.contracts.fields import TEST_VARIABLES
 from relay.contracts.template import Template
+from relay.core import grammars
 
 TYPE_CHARACTERS = re.compile(r"[A-Za-z0-9_.:/-]*")
 """The widest that any grammar may be: safe in JSON and in headers."""
@@ -72,7 +72,7 @@ class Catalogue:
         """Whether a subscription covers a type; only its own name covers a deprecated one, and nothing a test."""
         listed = self.types.get(type)
         if listed is None or listed.is_selectable:
-            return event_types.matches(pattern, type)
+            return grammars.matches(pattern, type)
         return pattern == type and not listed.test_only
 
     def _suggestion(self, wrong: str, names: Iterable[str]) -> str:

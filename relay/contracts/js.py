@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 import orjson
 
-from relay.errors import RelayError
+from relay.core.errors import RelayError
 
 Numbers = Literal["refuse", "round"]
 

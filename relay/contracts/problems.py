@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from relay.contracts.document import ContractDocument
-from relay.errors import ConfigError
+from relay.core.errors import ConfigError
 
 KeyPath = tuple[int | str, ...]
 

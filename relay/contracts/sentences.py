@@ -1,10 +1,12 @@
 """Mistakes of a payload in plain sentences, from what the JSON Schema validator found."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
 from jsonschema_rs import ValidationError
+
+from relay.core.issues import pointer
 
 _SHOWN_CHARACTERS = 64
 _OPTIONS_MAX = 20
@@ -22,23 +24,18 @@ def faults_of(error: ValidationError, meant: str | None) -> Iterator[Fault]:
 
     `meant` is what the schema says in words about the place, for where its keywords say little.
     """
-    where, kind = pointer(error.instance_path), error.kind
+    where, kind = pointer(*error.instance_path), error.kind
     facts = kind.as_dict()
     if kind.name == "required":
-        yield Fault(where + pointer([facts["property"]]), "is missing")
+        yield Fault(where + pointer(facts["property"]), "is missing")
     elif kind.name in ("additionalProperties", "unevaluatedProperties"):
         for name in facts["unexpected"]:
-            yield Fault(where + pointer([name[:_SHOWN_CHARACTERS]]), "is not known here; leave it out")
+            yield Fault(where + pointer(name[:_SHOWN_CHARACTERS]), "is not known here; leave it out")
     elif meant is not None and kind.name in _TERSE:
         yield Fault(where, f"must be {meant}")
     else:
         say = _SENTENCES.get(kind.name)
         yield Fault(where, say(facts) if say else f"does not fit its schema ({kind.name})")
-
-
-def pointer(steps: Sequence[str | int]) -> str:
-    """Write a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 _FORMATS = {

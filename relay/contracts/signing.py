@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from relay.contracts.algorithms import ALGORITHMS, Sign
 from relay.contracts.document import ContractDocument, Signature
 from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers
-from relay.contracts.keys import decode_key
+from relay.contracts.keys import ALGORITHMS, Sign, decode_key
 from relay.contracts.template import Template
-from relay.errors import ConfigError
-from relay.model import Secret
+from relay.core.errors import ConfigError
+from relay.core.model import Secret
 
 CHOSEN = {"all": slice(0, 10), "first": slice(0, 1), "second": slice(1, 2)}
 """Which active secrets sign, newest first. Svix too carries ten signatures at most (reliability §4)."""

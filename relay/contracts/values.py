@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from relay.contracts.algorithms import ALGORITHMS
 from relay.contracts.fields import (
     BODY_VARIABLES,
     CONTENT_VARIABLES,
@@ -20,11 +19,11 @@ from relay.contracts.fields import (
     TIME_FORMATS,
     VALUE_VARIABLES,
 )
-from relay.contracts.keys import DECODERS
+from relay.contracts.keys import ALGORITHMS, DECODERS
 from relay.contracts.lookups import Lookup
 from relay.contracts.schema import Schema, SchemaError
 from relay.contracts.template import Part, Template, TemplateError
-from relay.durations import parse_duration_ms
+from relay.core.units import parse_duration_ms
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e]*")

@@ -13,21 +13,23 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from relay import log, problems
-from relay.clock import Clock
+from relay.api import problems
+from relay.api.problems import Problem, Refused
 from relay.contracts import Rendering, Unrenderable
-from relay.errors import CommitUnknown, RelayError
-from relay.ids import IdFactory
+from relay.core.access import Principal
+from relay.core.clock import Clock
+from relay.core.errors import CommitUnknown, RelayError
+from relay.core.ids import IdFactory
+from relay.core.issues import Issue
+from relay.core.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
+from relay.core.units import format_time, unix_us
 from relay.intake.enforcing import enforce, in_data
 from relay.intake.neighbours import Contract, Directory, Result, Store
 from relay.intake.ruling import Rules, claim, rules_for
 from relay.intake.screening import screen
 from relay.intake.submission import Submission, check, given_bytes, given_ms, read, read_batch
-from relay.metrics import Metrics
-from relay.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
-from relay.problems import Mistake, Problem, Refused
-from relay.times import format_time, unix_us
-from relay.tokens import Principal
+from relay.telemetry import log
+from relay.telemetry.metrics import Metrics
 
 _BREATH = 50
 """Items of a batch that are checked before other requests get a turn."""
@@ -64,7 +66,7 @@ class _Draft(NamedTuple):
     body: bytes
     rules: Rules
     idempotency: Idempotency | None
-    warnings: Sequence[Mistake]
+    warnings: Sequence[Issue]
 
 
 class Intake:
@@ -175,7 +177,7 @@ class Intake:
         try:
             application = self._directory.application_for(principal, posted.application)
         except RelayError as error:
-            raise _invalid([*mistakes, Mistake("/application", problems.spoken(error))]) from None
+            raise _invalid([*mistakes, Issue("/application", problems.spoken(error))]) from None
         contract = self._directory.contract(application)
         mistakes.extend(_misplaced(contract, posted))
         findings = enforce(contract, application.validation, posted)
@@ -184,15 +186,15 @@ class Intake:
         return self._freeze(posted, application, contract, now_ms, findings.warnings)
 
     def _unrenderable(
-        self, contract: Contract, posted: Submission, mistakes: Sequence[Mistake], now_ms: int
-    ) -> Iterator[Mistake]:
+        self, contract: Contract, posted: Submission, mistakes: Sequence[Issue], now_ms: int
+    ) -> Iterator[Issue]:
         """Find what else would be wrong with an event that is refused, so that its producer hears all at once."""
-        if any(mistake.pointer in _RENDERED for mistake in mistakes):
+        if any(mistake.path in _RENDERED for mistake in mistakes):
             return
         try:
             contract.render(_rendering(posted, "", now_ms, bytes(posted.data)))
         except Unrenderable as error:
-            yield Mistake(in_data(error.pointer), error.sentence)
+            yield Issue(in_data(error.pointer), error.sentence)
 
     def _freeze(
         self,
@@ -200,7 +202,7 @@ class Intake:
         application: Application,
         contract: Contract,
         now_ms: int,
-        warnings: Sequence[Mistake],
+        warnings: Sequence[Issue],
     ) -> _Draft:
         """Make the body: from here on its bytes do not change (invariant 6)."""
         data = bytes(posted.data)
@@ -211,7 +213,7 @@ class Intake:
         try:
             body = contract.render(rendering)
         except Unrenderable as error:
-            mistake = Mistake(in_data(error.pointer), error.sentence)
+            mistake = Issue(in_data(error.pointer), error.sentence)
             raise Refused(problems.lossy_number(mistake) if error.lossy else problems.invalid([mistake])) from None
         idempotency = claim(contract, application, posted, data)
         return _Draft(
@@ -253,19 +255,19 @@ def _rendering(posted: Submission, event_id: str, now_ms: int, data: bytes) -> R
     return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
 
 
-def _take_header(posted: Submission, key: str | None) -> Iterator[Mistake]:
+def _take_header(posted: Submission, key: str | None) -> Iterator[Issue]:
     """Let the header `Idempotency-Key` stand for the member."""
     if key is None:
         return
     if posted.idempotency_key is None:
         posted.idempotency_key = key
     elif posted.idempotency_key != key:
-        yield Mistake("/idempotency_key", "is not what the header Idempotency-Key says; send one of them")
+        yield Issue("/idempotency_key", "is not what the header Idempotency-Key says; send one of them")
 
 
-def _misplaced(contract: Contract, posted: Submission) -> Iterator[Mistake]:
+def _misplaced(contract: Contract, posted: Submission) -> Iterator[Issue]:
     if posted.ordering_key is not None and contract.ordering == "none":
-        yield Mistake("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
+        yield Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
 
 
 def _refuse_late(posted: Submission, expires_at_ms: int) -> None:
@@ -273,15 +275,15 @@ def _refuse_late(posted: Submission, expires_at_ms: int) -> None:
     deliver_at_ms = given_ms(posted.deliver_at)
     if posted.expires_at is None and deliver_at_ms is not None and deliver_at_ms >= expires_at_ms:
         sentence = f"must be before the links of this event expire, at {format_time(expires_at_ms)}"
-        raise _invalid([Mistake("/deliver_at", f"{sentence}; if they live longer, say so with expires_at")])
+        raise _invalid([Issue("/deliver_at", f"{sentence}; if they live longer, say so with expires_at")])
 
 
-def _invalid(mistakes: Iterable[Mistake], findings: Iterable[Mistake] = ()) -> Refused:
+def _invalid(mistakes: Iterable[Issue], findings: Iterable[Issue] = ()) -> Refused:
     """Keep the first mistake of each member: what follows is about the placeholder that took its place."""
-    by_pointer: dict[str, Mistake] = {}
+    by_pointer: dict[str, Issue] = {}
     for mistake in mistakes:
-        by_pointer.setdefault(mistake.pointer, mistake)
-    found = [mistake for mistake in dict.fromkeys(findings) if mistake.pointer not in by_pointer]
+        by_pointer.setdefault(mistake.path, mistake)
+    found = [mistake for mistake in dict.fromkeys(findings) if mistake.path not in by_pointer]
     return Refused(problems.invalid([*by_pointer.values(), *found]))
 
 
@@ -323,7 +325,7 @@ def _body(
         "duplicate": duplicate,
     }
     if draft.warnings:
-        body["warnings"] = [mistake._asdict() for mistake in draft.warnings]
+        body["warnings"] = [mistake.to_json() for mistake in draft.warnings]
     return body
 
 

@@ -6,17 +6,17 @@ How strictly is the application's choice: what `strict` refuses, `warn` accepts 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from relay.core.issues import Issue
+from relay.core.model import Validation
 from relay.intake.neighbours import Contract
 from relay.intake.submission import Submission
-from relay.model import Validation
-from relay.problems import Mistake
 
 
 class Findings(NamedTuple):
     """Mistakes that refuse an event, and mistakes that its producer is only told of."""
 
-    refusals: tuple[Mistake, ...] = ()
-    warnings: tuple[Mistake, ...] = ()
+    refusals: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
 
 NOTHING = Findings()
@@ -27,11 +27,11 @@ def enforce(contract: Contract, validation: Validation, posted: Submission) -> F
     fault = contract.check_type(posted.type)
     if fault is not None:
         lawful = contract.check_form(posted.type) is None
-        return _sorted([Mistake("/type", fault)], validation if lawful else Validation.STRICT)
+        return _sorted([Issue("/type", fault)], validation if lawful else Validation.STRICT)
     if validation is Validation.OFF or posted.type not in contract.types:
         return NOTHING
     faults = contract.check_data(posted.type, bytes(posted.data))
-    return _sorted([Mistake(in_data(pointer), sentence) for pointer, sentence in faults], validation)
+    return _sorted([Issue(in_data(pointer), sentence) for pointer, sentence in faults], validation)
 
 
 def in_data(pointer: str) -> str:
@@ -39,7 +39,7 @@ def in_data(pointer: str) -> str:
     return "/data" + pointer.encode("utf-8", "backslashreplace").decode()  # no UTF-8 holds a lone surrogate
 
 
-def _sorted(mistakes: Iterable[Mistake], validation: Validation) -> Findings:
+def _sorted(mistakes: Iterable[Issue], validation: Validation) -> Findings:
     if validation is Validation.STRICT:
         return Findings(refusals=tuple(mistakes))
     return Findings(warnings=tuple(mistakes)) if validation is Validation.WARN else NOTHING

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay.contracts import Fault, Rendering
-from relay.errors import RelayError
-from relay.model import Accepted, Application, Duplicate, NewEvent, NoDelivery
-from relay.tokens import Principal
+from relay.core.access import Principal
+from relay.core.errors import RelayError
+from relay.core.model import Accepted, Application, Duplicate, NewEvent, NoDelivery
 
 
 class Contract(Protocol):

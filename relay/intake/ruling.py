@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from relay.core.model import Application, Idempotency, Recall, Remembered
 from relay.intake.neighbours import Contract
 from relay.intake.submission import KEY_CHARACTERS_MAX, Submission, given_bytes
-from relay.model import Application, Idempotency, Recall, Remembered
 
 _DIGEST_BYTES = 16
 

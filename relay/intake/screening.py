@@ -3,8 +3,8 @@
 import re
 from itertools import accumulate
 
-from relay import problems
-from relay.problems import Refused
+from relay.api import problems
+from relay.api.problems import Refused
 
 # Possessive, and with its end optional, so that it never goes back: an unfinished string costs no more than a whole one.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)

@@ -8,10 +8,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from relay import problems
+from relay.api import problems
+from relay.api.problems import Refused
+from relay.core.issues import Issue, pointer
+from relay.core.units import unix_ms
 from relay.intake import slicing
-from relay.problems import Mistake, Refused
-from relay.times import unix_ms
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Reading(NamedTuple):
     """What was posted, with placeholders for members that have mistakes."""
 
     submission: Submission
-    mistakes: list[Mistake]
+    mistakes: list[Issue]
 
 
 def read(body: bytes | msgspec.Raw) -> Reading:
@@ -71,18 +72,18 @@ def read_batch(body: bytes) -> list[msgspec.Raw]:
     except _NOT_DECODED as error:
         items = _slices(slicing.items, body, error)
     if items is None:
-        raise Refused(problems.invalid([Mistake("", "must be a JSON array of events")]))
+        raise Refused(problems.invalid([Issue("", "must be a JSON array of events")]))
     return [msgspec.Raw(item) for item in items]
 
 
-def check(posted: Submission, now_ms: int) -> Iterator[Mistake]:
+def check(posted: Submission, now_ms: int) -> Iterator[Issue]:
     """Yield what is wrong with values whose types are right."""
     if posted.id is not None and not _ID.fullmatch(posted.id):
-        yield Mistake("/id", "must be 1 to 64 of A-Z a-z 0-9 _ and -")
+        yield Issue("/id", "must be 1 to 64 of A-Z a-z 0-9 _ and -")
     if posted.idempotency_key is not None and (fault := key_fault(posted.idempotency_key)):
-        yield Mistake("/idempotency_key", fault)
+        yield Issue("/idempotency_key", fault)
     if posted.ordering_key is not None and (fault := key_fault(posted.ordering_key)):
-        yield Mistake("/ordering_key", fault)
+        yield Issue("/ordering_key", fault)
     metadata = given_bytes(posted.metadata)
     if metadata is not None:
         yield from _check_metadata(metadata)
@@ -108,27 +109,27 @@ def given_ms(moment: datetime | None) -> int | None:
     return None if moment is None else unix_ms(moment)
 
 
-def _check_metadata(metadata: bytes) -> Iterator[Mistake]:
+def _check_metadata(metadata: bytes) -> Iterator[Issue]:
     if not metadata.startswith(b"{"):
-        yield Mistake("/metadata", _FIELDS["metadata"].must)
+        yield Issue("/metadata", _FIELDS["metadata"].must)
     if len(metadata) > METADATA_BYTES_MAX:
-        yield Mistake("/metadata", f"must be at most {METADATA_BYTES_MAX} bytes of JSON, not {len(metadata)}")
+        yield Issue("/metadata", f"must be at most {METADATA_BYTES_MAX} bytes of JSON, not {len(metadata)}")
 
 
-def _check_times(posted: Submission, now_ms: int) -> Iterator[Mistake]:
+def _check_times(posted: Submission, now_ms: int) -> Iterator[Issue]:
     timestamp_ms, deliver_at_ms, expires_at_ms = map(given_ms, (posted.timestamp, posted.deliver_at, posted.expires_at))
     if timestamp_ms is not None and not 0 <= timestamp_ms < _YEAR_9999_MS:
-        yield Mistake("/timestamp", "must be between 1970 and 9998")
+        yield Issue("/timestamp", "must be between 1970 and 9998")
     if deliver_at_ms is not None and deliver_at_ms > now_ms + DELIVER_AT_DAYS_MAX * _DAY_MS:
-        yield Mistake("/deliver_at", f"must be at most {DELIVER_AT_DAYS_MAX} days from now")
+        yield Issue("/deliver_at", f"must be at most {DELIVER_AT_DAYS_MAX} days from now")
     if expires_at_ms is None:
         return
     if expires_at_ms >= _YEAR_9999_MS:
-        yield Mistake("/expires_at", "must be before 9999")
+        yield Issue("/expires_at", "must be before 9999")
     if expires_at_ms <= now_ms:
-        yield Mistake("/expires_at", "must be in the future; leave it out for an event that does not expire")
+        yield Issue("/expires_at", "must be in the future; leave it out for an event that does not expire")
     elif deliver_at_ms is not None and expires_at_ms <= deliver_at_ms:
-        yield Mistake("/expires_at", "must be after deliver_at")
+        yield Issue("/expires_at", "must be after deliver_at")
 
 
 class _Field(NamedTuple):
@@ -192,8 +193,8 @@ def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> Reading:
     """Decode member by member, so that every mistake is found. `data` is taken as it is, whatever its strings hold."""
     if members is None:
         example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
-        raise Refused(problems.invalid([Mistake("", example)]))
-    mistakes = [Mistake(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
+        raise Refused(problems.invalid([Issue("", example)]))
+    mistakes = [Issue(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
     mistakes.extend(_unknown_members([name for name in members if name not in _FIELDS]))
     values: dict[str, Any] = {"type": "", "data": msgspec.Raw(bytes(members.get("data", b"null")))}
     for name, field in _FIELDS.items():
@@ -202,16 +203,16 @@ def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> Reading:
         try:
             values[name] = field.decoder.decode(members[name])
         except (msgspec.DecodeError, UnicodeDecodeError):
-            mistakes.append(Mistake(f"/{name}", field.must))
+            mistakes.append(Issue(f"/{name}", field.must))
     return Reading(Submission(**values), mistakes)
 
 
-def _unknown_members(names: Sequence[str]) -> Iterator[Mistake]:
+def _unknown_members(names: Sequence[str]) -> Iterator[Issue]:
     for name in names[:UNKNOWN_MAX]:
         shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
         shown = shown.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent back as it is
         near = get_close_matches(shown, _FIELDS, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"the members are {', '.join(_FIELDS)}"
-        yield Mistake("/" + shown.replace("~", "~0").replace("/", "~1"), f"is not a member of an event; {hint}")
+        yield Issue(pointer(shown), f"is not a member of an event; {hint}")
     if len(names) > UNKNOWN_MAX:
-        yield Mistake("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")
+        yield Issue("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")

@@ -3,7 +3,6 @@
 Read `store` for what there is to ask, `writer` for what happens when the power fails, then `accept` and `settle`.
 """
 
-from relay.store.applications import Created
 from relay.store.rows import (
     AcceptResult,
     ApplicationRow,
@@ -22,7 +21,8 @@ from relay.store.rows import (
     delivery_key,
     new_endpoint,
 )
-from relay.store.store import Store
+from relay.store.sqlite.applications import Created
+from relay.store.sqlite.store import Store
 
 __all__ = [
     "AcceptResult",

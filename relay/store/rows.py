@@ -1,13 +1,13 @@
-"""The values that go in and out of the store beside those of `relay.model`."""
+"""The values that go in and out of the store beside those of `relay.core.model`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from relay import ids
-from relay.errors import Conflict
-from relay.model import (
+from relay.core import ids
+from relay.core.errors import Conflict
+from relay.core.model import (
     Accepted,
     DeadReason,
     DeliveryKey,

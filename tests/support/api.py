@@ -17,18 +17,18 @@ from relay.api import applications, deliveries, endpoints, event_types, events, 
 from relay.api.auth import Authenticator
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
-from relay.clock import Now
 from relay.config import Config
 from relay.contracts import ContractCatalogue, Rendering
-from relay.courier import Request
-from relay.directory import Applications, Directory
-from relay.dispatch import Dispatch
-from relay.ids import IdFactory
-from relay.lanes import Lanes
-from relay.metrics import Metrics
-from relay.model import Accepted, NewEvent, Outcome
+from relay.core.access import Role, Token, TokenTable
+from relay.core.clock import Now
+from relay.core.ids import IdFactory
+from relay.core.model import Accepted, NewEvent, Outcome
+from relay.delivery.courier import Request
+from relay.dispatch.dispatch import Dispatch
+from relay.queue import Lanes
+from relay.registry import Applications, Directory
 from relay.store import Store, StoreSettings
-from relay.tokens import Role, Token, TokenTable
+from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.stack import until
 

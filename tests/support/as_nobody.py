@@ -11,7 +11,7 @@ import pkgutil
 import relay
 from relay.cli import main
 from relay.config import load
-from relay.store import migrate
+from relay.store.sqlite import migrate
 
 NOBODY = 65534
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from relay.clock import Now
+from relay.core.clock import Now
 
 
 class FakeClock:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from relay.ids import IdFactory
+from relay.api.problems import Problem, Refused
+from relay.core.access import Principal, Role
+from relay.core.ids import IdFactory
+from relay.core.model import Accepted, Validation
 from relay.intake import Answer, Intake, IntakeLimits
-from relay.metrics import Metrics
-from relay.model import Accepted, Validation
-from relay.problems import Problem, Refused
-from relay.tokens import Principal, Role
+from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeDirectory, FakeStore
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.cli import main
-from relay.dispatch import Dispatch
-from relay.model import Accepted, FrozenEvent, NewEvent
+from relay.core.model import Accepted, FrozenEvent, NewEvent
+from relay.dispatch.dispatch import Dispatch
 from relay.store import Store
 
 COMMIT_DELAY_S = 0.2

@@ -9,15 +9,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from relay.courier import Request
-from relay.directory import Directory
-from relay.dispatch import Dispatch
+from relay.core.ids import IdFactory
+from relay.core.model import Accepted, Application, Endpoint, Failure, NewEvent, Outcome
+from relay.delivery.courier import Request
+from relay.dispatch.dispatch import Dispatch
 from relay.housekeeping import Housekeeping
-from relay.ids import IdFactory
-from relay.lanes import Lanes
-from relay.metrics import Metrics
-from relay.model import Accepted, Application, Endpoint, Failure, NewEvent, Outcome
+from relay.queue import Lanes
+from relay.registry import Directory
 from relay.store import Store, StoreSettings
+from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.config import CONTRACTS, WHSEC, read, sound
 from tests.support.stores import Gate, gated

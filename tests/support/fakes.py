@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from relay.contracts import Contract, ContractCatalogue
-from relay.errors import Conflict, NotFound
-from relay.model import Accepted, Application, DueDelivery, Duplicate, FrozenEvent, NewEvent, NoDelivery, Origin
-from relay.tokens import Principal
+from relay.core.access import Principal
+from relay.core.errors import Conflict, NotFound
+from relay.core.model import Accepted, Application, DueDelivery, Duplicate, FrozenEvent, NewEvent, NoDelivery, Origin
 
 CONTRACTS = ContractCatalogue.load()
 

@@ -12,9 +12,9 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from relay.clock import Clock, SystemClock
 from relay.config import load
-from relay.service import Relay
+from relay.core.clock import Clock, SystemClock
+from relay.daemon.service import Relay
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, config_text
 

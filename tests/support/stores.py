@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.model import (
+from relay.core.model import (
     Accepted,
     DeadReason,
     DeliveryState,
@@ -22,7 +22,7 @@ from relay.model import (
     Settlement,
 )
 from relay.store import AcceptResult, EndpointRow, Store, StoreSettings
-from relay.store.writer import Answer, Job, Stage, Writer
+from relay.store.sqlite.writer import Answer, Job, Stage, Writer
 from tests.support.clock import FakeClock
 
 DAY_MS = 86_400_000

@@ -1,0 +1,263 @@
+"""What an HTTP client is told when something is wrong: RFC 9457 problems with stable `type` slugs.
+
+Each kind of problem has one constructor, so that a slug has one title and one status. No text here repeats what a
+client sent except names it needs to find its mistake.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable
+from relay.core.issues import Issue
+from relay.core.units import format_size
+
+CONTENT_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request was not done; `detail` ends with what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[Issue, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members of the problem document."""
+        document: dict[str, Any] = {
+            "type": self.type,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            document["errors"] = [mistake.to_json() for mistake in self.errors]
+        return document
+
+    def body(self) -> bytes:
+        """Return the problem document."""
+        return orjson.dumps(self.to_json())
+
+    def response(self) -> web.Response:
+        """Return the answer that carries this problem."""
+        return web.Response(status=self.status, body=self.body(), content_type=CONTENT_TYPE, headers=self.headers)
+
+
+class Refused(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def malformed_json(detail: str) -> Problem:
+    return Problem("malformed_json", "The body is not JSON", 400, detail)
+
+
+def bad_request(detail: str) -> Problem:
+    return Problem("bad_request", "The request cannot be read", 400, detail)
+
+
+def invalid(mistakes: Iterable[Issue]) -> Problem:
+    """Every mistake at once; the detail is the first one, so that a reader of one line learns something."""
+    errors = tuple(mistakes)
+    first = f"{errors[0].path}: {errors[0].message}" if errors[0].path else errors[0].message
+    more = f" ({len(errors) - 1} more in `errors`)" if len(errors) > 1 else ""
+    return Problem("invalid_request", "The request has mistakes", 422, first + more, errors)
+
+
+def lossy_number(mistake: Issue) -> Problem:
+    """A number that receivers would read as another one."""
+    detail = f"{mistake.path}: {mistake.message}"
+    return Problem("lossy_number", "A number would become another one", 422, detail, (mistake,))
+
+
+def unauthorized(detail: str) -> Problem:
+    headers = {"WWW-Authenticate": 'Bearer realm="relay"'}
+    return Problem("unauthorized", "A token is needed", 401, detail, headers=headers)
+
+
+def forbidden(detail: str) -> Problem:
+    return Problem("forbidden", "The token does not allow this", 403, detail)
+
+
+def operator_only(contract: str) -> Problem:
+    """The contract has the operator register endpoints, on request."""
+    detail = f"Under the contract {contract} the operator makes, changes and deletes endpoints. Ask them to do it."
+    return Problem("operator_only", "Endpoints are the operator's business here", 403, detail)
+
+
+def not_found(detail: str) -> Problem:
+    return Problem("not_found", "There is no such thing", 404, detail)
+
+
+def method_not_allowed(methods: Iterable[str]) -> Problem:
+    allowed = ", ".join(sorted(methods))
+    detail = f"This path takes {allowed}."
+    return Problem("method_not_allowed", "The path has no such method", 405, detail, headers={"Allow": allowed})
+
+
+def body_timeout(timeout_ms: int) -> Problem:
+    detail = f"The body did not arrive within {timeout_ms / 1000:g} s. Send it faster or in smaller pieces."
+    return Problem("request_timeout", "The body came too slowly", 408, detail)
+
+
+def conflict(code: str, detail: str) -> Problem:
+    return Problem(code, code.replace("_", " ").capitalize(), 409, detail)
+
+
+def body_too_large(max_bytes: int) -> Problem:
+    detail = f"A body may have {format_size(max_bytes)} (server.max_body). Send less, or a link to the data."
+    return Problem("body_too_large", "The body is too large", 413, detail)
+
+
+def batch_too_large(max_events: int) -> Problem:
+    detail = f"A batch may have {max_events} events. Send several batches."
+    return Problem("batch_too_large", "The batch has too many events", 413, detail)
+
+
+def unsupported_media(detail: str) -> Problem:
+    return Problem("unsupported_media_type", "The body's form is not taken", 415, detail)
+
+
+def expectation_failed() -> Problem:
+    detail = 'The only expectation known is "100-continue". Leave the Expect header out.'
+    return Problem("expectation_failed", "The Expect header is not understood", 417, detail)
+
+
+def unexpected() -> Problem:
+    detail = "The relay made a mistake, which its log describes. Repeat with the same idempotency key."
+    return Problem("internal_error", "Something went wrong here", 500, detail)
+
+
+def backlog_full(backlog: int, max_backlog: int) -> Problem:
+    detail = f"{backlog} deliveries wait, {max_backlog} may (storage.max_backlog). Repeat later; deliveries go on."
+    return _unavailable("backlog_full", "The backlog is full", detail, retry_after_s=30)
+
+
+def disk_low(free_bytes: int, min_free_bytes: int) -> Problem:
+    """The disk has less free space than `storage.min_free_disk` (Q10)."""
+    detail = (
+        f"{format_size(free_bytes >> 20 << 20)} of disk are free, {format_size(min_free_bytes)} must be "
+        "(storage.min_free_disk). Repeat later; deliveries go on."
+    )
+    return _unavailable("disk_low", "The disk is nearly full", detail, retry_after_s=30, status=507)
+
+
+def draining() -> Problem:
+    return _unavailable("draining", "The relay is stopping", "Repeat in a few seconds.", retry_after_s=5)
+
+
+def store_unavailable(detail: str) -> Problem:
+    return _unavailable("store_unavailable", "The database takes no writes", detail, retry_after_s=5)
+
+
+def outcome_unknown() -> Problem:
+    """A commit failed, so the write may be there or not (invariant 5)."""
+    detail = "Nobody knows whether this was stored. Repeat it with the same idempotency key: it will count once."
+    return _unavailable("outcome_unknown", "The outcome is unknown", detail, retry_after_s=1)
+
+
+def too_many_connections(max_connections: int) -> Problem:
+    detail = f"{max_connections} connections are open (server.max_connections). Keep connections and reuse them."
+    return _unavailable("too_many_connections", "Too many connections", detail, retry_after_s=1)
+
+
+def from_error(error: RelayError) -> Problem:
+    """Say one of our own errors over HTTP."""
+    match error:
+        case NotFound():
+            return not_found(spoken(error))
+        case Conflict():
+            return conflict(error.code, spoken(error))
+        case CommitUnknown() | StoreDamaged():
+            return outcome_unknown()
+        case StoreUnavailable():
+            return store_unavailable(spoken(error))
+        case _:
+            return bad_request(spoken(error))
+
+
+def spoken(error: RelayError) -> str:
+    """Return what is wrong and what to do as sentences."""
+    detail = error.detail.rstrip(".")
+    return f"{detail[:1].upper()}{detail[1:]}. {error.remedy}".strip()
+
+
+def from_http(error: web.HTTPException) -> Problem:
+    """Say one of aiohttp's own refusals as a problem, without the input that it may repeat."""
+    match error:
+        case web.HTTPNotFound():
+            return not_found("There is nothing at this path. docs/API.md lists every call.")
+        case web.HTTPMethodNotAllowed():
+            return method_not_allowed(error.allowed_methods)
+        case web.HTTPExpectationFailed():
+            return expectation_failed()
+        case _:
+            return Problem(f"http_{error.status}", error.reason, error.status, f"{error.reason}.")
+
+
+OnUnexpected = Callable[[str, BaseException], None]
+"""Told of an error that nobody foresaw: where ("POST /v1/events"), and what."""
+
+
+OnRefused = Callable[[str, Problem], None]
+"""Told of every problem that is answered: where, and which."""
+
+
+def middleware(
+    on_unexpected: OnUnexpected,
+    examine: Callable[[web.Request], Problem | None],
+    on_refused: OnRefused = lambda where, problem: None,
+) -> Middleware:
+    """Return the middleware that lets in what `examine` finds nothing against, and turns every error into a problem.
+
+    One layer does both: each costs every request its share.
+    """
+
+    @web.middleware
+    async def problems(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            problem = examine(request)
+            if problem is None:
+                return await handler(request)
+        except ConnectionError:
+            raise  # the client has gone: nobody is left to be told
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            problem = from_http(error)
+        except Exception as error:  # the boundary of a request
+            problem = _problem_of(error)
+            if problem is None:  # nobody foresaw it: log it, tell the client nothing of it
+                on_unexpected(_where(request), error)
+                problem = unexpected()
+        on_refused(_where(request), problem)
+        return problem.response()
+
+    return problems
+
+
+def _problem_of(error: Exception) -> Problem | None:
+    if isinstance(error, Refused):
+        return error.problem
+    return from_error(error) if isinstance(error, RelayError) else None
+
+
+def _where(request: web.Request) -> str:
+    return f"{request.method} {request.path}"
+
+
+def _unavailable(slug: str, title: str, detail: str, *, retry_after_s: int, status: int = 503) -> Problem:
+    return Problem(slug, title, status, detail, headers={"Retry-After": str(retry_after_s)})

@@ -1,0 +1,1 @@
+"""What every room stands on: time, ids, errors, units, grammars, addresses, access. The standard library only."""

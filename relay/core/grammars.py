@@ -1,0 +1,114 @@
+"""Names of event types, and the patterns with which endpoints subscribe to them."""
+
+import re
+
+TYPE_MAX = 256
+DEFAULT_GRAMMAR = r"[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)*"
+"""Parts of letters, digits and `_`, joined by dots (DESIGN §8)."""
+
+Grammar = str | re.Pattern[str]
+
+
+def check_type(name: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
+    """Say what is wrong with the name of an event type; None if the grammar takes it, whole.
+
+    `form` says the grammar in words, for the message.
+    """
+    if not name:
+        return 'an event type cannot be empty; name what happened, such as "render.completed"'
+    if len(name) > TYPE_MAX:
+        return f"an event type has at most {TYPE_MAX} characters, this one has {len(name)}; shorten it"
+    if not re.fullmatch(grammar, name):
+        return f"{name!r} is not an event type here; use {form or _form(grammar)}"
+    return None
+
+
+def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
+    """Say what is wrong with a subscription; it is `*`, an exact type, or `prefix.*`."""
+    if pattern == "*":
+        return None
+    prefix = pattern.removesuffix(".*")
+    if "*" in prefix:
+        return f'{pattern!r} has a * in a place where none is taken; write "*", "prefix.*" or an exact type'
+    # A grammar may take "a.b" and not "a", or the other way round: either makes `a` a prefix.
+    if prefix != pattern and re.fullmatch(grammar, f"{prefix}.x"):
+        return None
+    return check_type(prefix, grammar, form)
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    """Whether a checked subscription covers a type; `cut.*` covers `cut.done` and `cut.a.b`, not `cut`."""
+    if pattern == "*":
+        return True
+    if pattern.endswith(".*"):
+        return event_type.startswith(pattern[:-1])
+    return event_type == pattern
+
+
+def _form(grammar: Grammar) -> str:
+    text = grammar if isinstance(grammar, str) else grammar.pattern
+    if text == DEFAULT_GRAMMAR:
+        return "parts of letters, digits and _, joined by dots"
+    return f"the form {text}"
+
+
+NAME_MAX = 64
+VALUE_BYTES_MAX = 4096
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t -~]*")
+
+FORBIDDEN = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Headers that frame the request or say who sends it: the relay writes them itself."""
+
+FORBIDDEN_PREFIXES = ("proxy-", "webhook-", "svix-", "x-amz-", "x-goog-", "x-azure-", "x-fd-")
+"""Headers that receivers and clouds trust to come from the sender's or their own machinery."""
+
+
+def check_header(name: str, value: str) -> str | None:
+    """Say what is wrong with a configured header and what to do about it; None if it may be sent.
+
+    The value is never repeated in the answer: it may be a credential.
+    """
+    return check_header_name(name) or check_header_value(value)
+
+
+def check_header_name(name: str) -> str | None:
+    """Say what is wrong with a header's name; None if it may be sent."""
+    if not _NAME.fullmatch(name):
+        return "a header name is made of letters, digits and !#$%&'*+-.^_`|~; take out every other character"
+    if len(name) > NAME_MAX:
+        return f"a header name has at most {NAME_MAX} characters, this one has {len(name)}; shorten it"
+    if name.lower() in FORBIDDEN:
+        return f"{name} is written by the relay itself; remove it"
+    for prefix in FORBIDDEN_PREFIXES:
+        if name.lower().startswith(prefix):
+            return f"headers that begin with {prefix} are reserved; choose a name of your own, such as X-Auth"
+    return None
+
+
+def check_header_value(value: str) -> str | None:
+    """Say what is wrong with a header's value, without repeating it; None if it may be sent."""
+    if not _VALUE.fullmatch(value):
+        return "a header value holds visible ASCII, spaces and tabs only; encode everything else"
+    if len(value) > VALUE_BYTES_MAX:
+        return f"a header value has at most {VALUE_BYTES_MAX} bytes, this one has {len(value)}; shorten it"
+    if value != value.strip(" \t"):
+        return "a header value neither begins nor ends with a blank; take the blank away"
+    return None

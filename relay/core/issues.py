@@ -1,0 +1,45 @@
+"""One thing wrong with what a person wrote: the same value for the file, a contract, the API and the command line."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from relay.core.errors import RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """What is wrong, where, and what to do about it. No text here repeats a secret."""
+
+    path: str  # JSON pointer (RFC 6901) into what was written; "" is the whole
+    message: str
+    remedy: str = ""
+    place: str = ""  # where the text stands: "relay.toml:12", "env RELAY_SERVER__LISTEN"; "" for a request's body
+    value: str | None = None  # as written, secrets masked; None where showing it says nothing or too much
+    warning: bool = False  # it may be used all the same
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as the API writes it: a pointer, what is wrong and, where the message does not say, what to do."""
+        written = {"pointer": self.path, "message": self.message}
+        return written | {"remedy": self.remedy} if self.remedy else written
+
+
+class Invalid(RelayError):
+    """What a person wrote cannot be used; `issues` holds every mistake, at least one."""
+
+    exit_code = 65
+
+    def __init__(self, issues: Iterable[Issue]) -> None:
+        self.issues = tuple(issues)
+        super().__init__(self.issues[0].message, remedy=self.issues[0].remedy)
+
+
+def pointer(*keys: str | int) -> str:
+    """Return the JSON pointer of nested keys: `pointer("headers", "a/b")` is `/headers/a~1b`."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `Did you mean "…"?` for the closest known word, or nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f'Did you mean "{close[0]}"?' if close else ""

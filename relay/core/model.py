@@ -1,0 +1,423 @@
+"""The nouns of the relay: frozen values, states, and the one table of lawful moves between states.
+
+Times are unix milliseconds (`_ms`) unless a name says otherwise. Numbers called `ref` and `ordinal` are handles that the
+store gives out: compare and sort them, never compute with them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+from relay.core.units import Rate
+
+T = TypeVar("T")
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands."""
+
+    DUE = "due"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    DeliveryState.DUE: frozenset(DeliveryState),  # due → due is the next attempt
+    DeliveryState.DELIVERED: frozenset({DeliveryState.DUE}),  # a manual retry
+    DeliveryState.DEAD: frozenset({DeliveryState.DUE}),  # a manual retry
+    DeliveryState.CANCELLED: frozenset({DeliveryState.DUE, DeliveryState.DELIVERED}),  # a 2xx that was under way
+}
+
+
+class DeadReason(StrEnum):
+    """Why a delivery is a dead letter."""
+
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+    GONE = "gone"
+    ABORTED = "aborted"
+    OVERFLOW = "overflow"
+    ENDPOINT_DISABLED = "endpoint_disabled"
+    BLOCKED = "blocked"
+    CORRUPT = "corrupt"
+
+
+class NoDelivery(StrEnum):
+    """Why an event was stored without deliveries."""
+
+    NO_MATCH = "no_match"
+    FILTERED = "filtered"
+    SKIPPED = "skipped"
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint takes deliveries."""
+
+    ENABLED = "enabled"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+
+
+class DisabledBy(StrEnum):
+    """Who disabled an endpoint; a changed `url` clears every reason but `manual`."""
+
+    MANUAL = "manual"
+    GONE = "gone"  # answered 410
+    RECEIVER = "receiver"  # answered `webhook-delivery: disable`
+    FAILING = "failing"  # failed for `health.disable_after`
+
+
+class Origin(StrEnum):
+    """Where a definition comes from."""
+
+    FILE = "file"
+    API = "api"
+
+
+class Validation(StrEnum):
+    """What becomes of an event that its contract's catalogue does not allow."""
+
+    STRICT = "strict"  # refused
+    WARN = "warn"  # accepted, with a warning
+    OFF = "off"  # accepted
+
+
+class Failure(StrEnum):
+    """The class of an attempt that ended without a response, as shown to people and counted in metrics."""
+
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    BROKEN_RESPONSE = "broken_response"
+    BLOCKED_ADDRESS = "blocked_address"  # the URL names a forbidden address itself
+    BLOCKED_NAME = "blocked_name"  # the URL's host resolved to a forbidden address
+    INVALID_REQUEST = "invalid_request"  # a header or URL that cannot be sent at all
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """n delays are n + 1 attempts; each delay is multiplied by uniform(1 - jitter, 1 + jitter)."""
+
+    schedule_ms: tuple[int, ...]
+    jitter: float
+    max_age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """When an endpoint cools down and when it is disabled."""
+
+    failures: int = 10
+    cool_down_ms: int = 5_000
+    cool_down_max_ms: int = 900_000
+    disable_after_ms: int = 432_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One signing secret as configured (`whsec_…` or text). Newest first wherever several stand together."""
+
+    value: str = field(repr=False)
+    expires_at_ms: int | None = None  # the end of its overlap after a rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Whoever owns endpoints."""
+
+    ref: int
+    id: str
+    contract: str  # name of its contract
+    origin: Origin
+    present: bool = True  # False: it vanished from the file; its endpoints are held
+    features: Mapping[str, bool] = field(default_factory=dict)
+    validation: Validation = Validation.STRICT
+    name: str = ""  # for people
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A receiver, with every setting resolved (endpoint > application > contract > `[delivery]`)."""
+
+    ref: int
+    id: str
+    application: Application
+    origin: Origin
+    url: str
+    event_types: tuple[str, ...]
+    concurrency: int
+    timeout_ms: int
+    retry: RetryPolicy
+    health: HealthPolicy
+    created_at_ms: int
+    updated_at_ms: int
+    secrets: tuple[Secret, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    rate: Rate | None = None
+    description: str = ""
+    state: EndpointState = EndpointState.ENABLED
+    disabled_by: DisabledBy | None = None
+    state_since_ms: int = 0
+    present: bool = True  # False: it vanished from the file; its deliveries are held
+
+    @property
+    def held(self) -> bool:
+        """Whether its due deliveries wait."""
+        return self.state is not EndpointState.ENABLED or not self.present or not self.application.present
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is remembered about an endpoint's failures; a success resets it to the default. Persisted."""
+
+    failures: int = 0  # consecutive health failures
+    first_failed: int | None = None  # ordinal of the first delivery that failed in this run of failures
+    several: bool = False  # a second delivery failed too
+    failing_since_ms: int | None = None
+    failure_days: int = 0  # distinct UTC days with a failure in this run
+    last_failure_ms: int | None = None
+    last_failure: str = ""  # "503", "timeout", "dns" …
+    cool_down_ms: int = 0  # the present step; 0 while warm
+    cool_until_ms: int = 0
+    not_before_ms: int = 0  # from Retry-After
+
+
+class DeliveryKey(NamedTuple):
+    """Names one delivery: the event and the endpoint it is owed to."""
+
+    event: int  # ordinal
+    endpoint: int  # ref
+
+
+@dataclass(frozen=True, slots=True)
+class DueDelivery:
+    """A delivery that is owed: what a lane holds. Ordered by (due_ms, event) within its endpoint."""
+
+    event: int  # ordinal of the event; with the endpoint it names the delivery
+    endpoint: int  # ref
+    due_ms: int
+    series: int
+    attempts: int  # made so far, over all series
+    series_attempts: int  # made so far in this series
+    budget_from_ms: int  # `max_age` counts from here: the latest of created, deliver_at, last manual retry
+    manual: bool = False  # retried by hand: goes past cool-down and Retry-After
+    forced: bool = False  # by hand and although it may have expired: the next attempt goes past `expires_at` too
+
+    @property
+    def key(self) -> DeliveryKey:
+        return DeliveryKey(self.event, self.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenEvent:
+    """What an attempt needs of an event: the bytes frozen at accept and what is signed with them."""
+
+    ordinal: int
+    id: str
+    type: str
+    application: int  # ref
+    created_at_ms: int
+    expires_at_ms: int | None
+    body: bytes = field(repr=False)
+    checksum: int = 0  # CRC-32 of the body, as stored
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A claim on a key within an application."""
+
+    key: bytes  # 16 bytes: a digest of the kind of key and the key
+    fingerprint: bytes  # 16 bytes: a digest of type and data as received
+    derived: bool = False  # made from the contract's template, not given
+
+
+class Remembered(NamedTuple):
+    """What an event leaves behind for later ones of its application."""
+
+    key: str
+    value: str
+
+
+class Recall(NamedTuple):
+    """An event that is sent only if something is remembered under `key`."""
+
+    key: str
+    otherwise: str  # why it is held back if nothing is
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event as intake hands it to the store."""
+
+    id: str
+    id_given: bool  # the producer chose the id: it must be unique in the relay
+    application: int  # ref
+    type: str
+    body: bytes = field(repr=False)
+    created_at_ms: int
+    timestamp_ms: int
+    targets: tuple[int, ...]  # endpoint refs
+    reason: NoDelivery | None = None  # set when there are no targets
+    reason_detail: str = ""
+    deliver_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    ordering_key: str | None = None
+    order_strictly: bool = True  # what follows by the ordering key waits for the end, not for the first attempt only
+    metadata: bytes | None = field(default=None, repr=False)  # JSON object as received
+    idempotency: Idempotency | None = None
+    recall: Recall | None = None  # decided when it is stored, against what was stored before it
+    remember: Remembered | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The event is durable."""
+
+    event: FrozenEvent
+    due: tuple[DueDelivery, ...]  # those that lanes must know
+    deliveries: int  # rows committed as due; overflowed ones are not counted
+    reason: NoDelivery | None = None  # why there are none
+    reason_detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The key (or the given id) was there before; nothing was stored."""
+
+    event_id: str
+    type: str
+    created_at_ms: int
+    deliveries: int
+    differs: bool  # the fingerprint is another one
+
+
+class HeaderPair(NamedTuple):
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to. A value, never an exception."""
+
+    started_at_ms: int
+    duration_ms: int
+    status: int | None = None  # None: no response
+    failure: Failure | None = None
+    detail: str = ""  # one line for people; no secrets, no query string
+    address: str | None = None  # the address dialled
+    retry_after_ms: int | None = None  # from the response, already a duration; None when absent or nonsense
+    control: str | None = None  # the response's `webhook-delivery` header: "abort-message" or "disable"
+    response_headers: tuple[HeaderPair, ...] = ()
+    response_body: bytes = field(default=b"", repr=False)  # at most 16 KiB
+
+
+class Trigger(StrEnum):
+    """Why an attempt was made."""
+
+    SCHEDULED = "scheduled"
+    MANUAL = "manual"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the end of an attempt changes; one compare-and-set on (delivery, state due, series)."""
+
+    delivery: DueDelivery
+    state: DeliveryState
+    outcome: Outcome | None  # None: ended without an attempt (expired, corrupt, endpoint_disabled)
+    due_ms: int | None = None  # with state `due`
+    reason: DeadReason | None = None  # with state `dead`
+    keep_response: bool = True  # response headers and body are kept for failures and tests only
+
+
+class Settled(NamedTuple):
+    """What became of a settlement: `applied` is False when the delivery had moved on meanwhile."""
+
+    applied: bool
+    due: DueDelivery | None  # the delivery as it is now, when it is due again
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """An event as people see it."""
+
+    id: str
+    type: str
+    application: str
+    created_at_ms: int
+    timestamp_ms: int
+    deliver_at_ms: int | None
+    expires_at_ms: int | None
+    ordering_key: str | None
+    metadata: bytes | None
+    reason: NoDelivery | None
+    reason_detail: str
+    body: bytes | None = field(default=None, repr=False)  # None in lists
+    body_bytes: int = 0
+    deliveries: Mapping[str, int] = field(default_factory=dict)  # state → count
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One attempt as people see it."""
+
+    id: str
+    number: int
+    series: int
+    trigger: Trigger
+    started_at_ms: int
+    duration_ms: int
+    status: int | None
+    failure: str | None
+    detail: str
+    address: str | None
+    response_headers: tuple[HeaderPair, ...]
+    response_body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """A delivery as people see it."""
+
+    id: str
+    event_id: str
+    event_type: str
+    application: str
+    endpoint: str
+    endpoint_ref: int
+    state: DeliveryState
+    reason: DeadReason | None
+    due_ms: int | None
+    attempts: int
+    series: int
+    created_at_ms: int
+    finished_at_ms: int | None
+    expires_at_ms: int | None
+    cancelled_by: str | None = None
+    timeline: tuple[AttemptView, ...] | None = None  # None in lists
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """Dead letters of one endpoint that died of one reason."""
+
+    endpoint: str
+    application: str
+    reason: DeadReason
+    count: int
+    oldest_ms: int
+    newest_ms: int
+    newest_delivery: str  # an example to look at
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list, newest first; `next` names where the following page starts."""
+
+    data: tuple[T, ...]
+    next: str | None

@@ -1,0 +1,1 @@
+"""The process: its life from open to close, signals, the service manager."""

@@ -1,0 +1,269 @@
+"""The daemon's process: configuration and logging, signals, the service manager, and the exit code."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from relay.api.services import Reload
+from relay.config import Config, Loaded, load, render_problems
+from relay.config.places import find_config_file, state_folder
+from relay.core.access import Role, Token
+from relay.core.clock import SystemClock
+from relay.core.errors import CannotStart, ConfigError, RelayError, StoreUnavailable
+from relay.daemon.service import Relay, exit_code
+from relay.daemon.systemd import Notifier, watchdog_interval_ms
+from relay.telemetry import log
+from relay.telemetry.log import Logging
+
+ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
+ADMIN_TOKEN_BYTES = 32
+
+STATUS_EVERY_MS = 1_000
+GC_THRESHOLDS = (20_000, 20, 100)
+"""Every attempt makes a few hundred objects and hardly a cycle: the default (700) spends a sixth of the time looking."""
+
+LOOP_LAG_MAX_MS = 2_000
+"""A loop that wakes later than this does not feed the watchdog."""
+
+WRITER_PATIENCE_S = 5.0
+"""A writer thread that takes longer for a round trip does not feed the watchdog."""
+
+STOPPED_AT_ONCE = 1
+"""Exit code after a second signal: what was under way was cut off; nothing is lost."""
+
+Say = Callable[[str], None]
+
+
+def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str, str], say: Say) -> int:
+    """Run the daemon until a signal or a fatal error; return the exit code.
+
+    `say` shows a line to whoever started it. Raises ConfigError, CannotStart, AlreadyRunning or StoreDamaged when it
+    cannot start; each says what to do.
+    """
+    path = find_config_file(config_path, env)
+
+    def reread() -> Loaded:
+        return load(path, env, flags)
+
+    loaded = reread()
+    if loaded.config is None:
+        raise ConfigError(render_problems(loaded.problems))
+    gc.set_threshold(*GC_THRESHOLDS)
+    _allow_many_files()
+    logging = _configure_logging(loaded.config, env)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_Process(loaded, reread, env, say, logging).run())
+    finally:
+        logging.close()
+
+
+class _Process:
+    """One run of the daemon. Owner of the signals and of what the service manager is told."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        reread: Callable[[], Loaded],
+        env: Mapping[str, str],
+        say: Say,
+        logging: Logging,
+    ) -> None:
+        assert loaded.config is not None
+        self._loaded = loaded
+        self._env = env
+        self._say = say
+        self._clock = SystemClock()
+        self._notifier = Notifier(env.get("NOTIFY_SOCKET"))
+        self._log = structlog.get_logger("relay.daemon")
+        self._token, token_path = _admin_token(loaded.config, env)
+        self._token_path = token_path
+        self._relay = Relay(
+            loaded,
+            reread=reread,
+            extra_tokens=() if self._token is None else (self._token,),
+            clock=self._clock,
+            dropped_lines=lambda: logging.dropped,
+        )
+        self._asked_to_stop = asyncio.Event()
+        self._reloads: set[asyncio.Future[None]] = set()  # under way
+
+    async def run(self) -> int:
+        self._announce_start()
+        await self._relay.start()
+        gc.freeze()  # what start-up made stays: no collection has to look at it again
+        self._listen_to_signals()
+        self._notifier.ready(self._status())
+        self._greet()
+        beating = asyncio.create_task(self._beat())
+        try:
+            return await self._serve()
+        finally:
+            beating.cancel()
+            self._notifier.close()
+
+    async def _serve(self) -> int:
+        stopped = asyncio.create_task(self._asked_to_stop.wait())
+        failed = asyncio.create_task(self._relay.wait())
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        failed.cancel()
+        self._log.info(log.SERVICE_STOPPING)
+        self._notifier.stopping()
+        self._notifier.extend_timeout(self._relay.config.delivery.drain_timeout_ms + 10_000)
+        await self._relay.stop()
+        error = self._relay.fatal  # it may have come while the rest drained
+        if error is not None:
+            self._say(f"relay stops: {error}")
+        return exit_code(error)
+
+    # -- signals ---------------------------------------------------------------------------------------------------
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _stop(self) -> None:
+        if self._asked_to_stop.is_set():
+            os._exit(STOPPED_AT_ONCE)  # the second signal: at once; what was accepted is on the disk
+        self._asked_to_stop.set()
+
+    def _hang_up(self) -> None:
+        if not self._asked_to_stop.is_set():
+            task = asyncio.ensure_future(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading(self._clock.mono_ms())
+        try:
+            result = await self._relay.reload()
+        except RelayError as error:
+            self._log.error(log.CONFIG_REFUSED, error=str(error))
+            self._notifier.ready(f"reload refused: {error.detail}")
+        except Exception as bug:  # the service manager must hear the end of it, or it takes the reload for under way
+            self._log.error(log.TASK_FAILED, exc_info=bug)
+            self._notifier.ready("reload failed: see the log")
+        else:
+            self._report(result)
+
+    def _report(self, result: Reload) -> None:
+        if not result.applied:
+            self._log.error(log.CONFIG_REFUSED, problems=render_problems(result.problems))
+            self._notifier.ready("reload refused: the configuration has mistakes")
+            return
+        self._log.info(log.CONFIG_RELOADED, changed=result.changed, needs_restart=result.needs_restart)
+        self._notifier.ready(self._status())
+
+    # -- the service manager ---------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Tell the service manager how things stand, and feed its watchdog while loop and writer really turn."""
+        interval_ms = watchdog_interval_ms(self._env, os.getpid())
+        fed_ms = 0.0
+        while self._notifier.enabled:
+            before_ms = self._clock.mono_ms()
+            await asyncio.sleep(STATUS_EVERY_MS / 1000)
+            lag_ms = self._clock.mono_ms() - before_ms - STATUS_EVERY_MS
+            self._notifier.status(self._status())
+            due = interval_ms is not None and self._clock.mono_ms() - fed_ms >= interval_ms - STATUS_EVERY_MS
+            if due and lag_ms < LOOP_LAG_MAX_MS and await self._writer_turns():
+                self._notifier.watchdog()
+                fed_ms = self._clock.mono_ms()
+
+    async def _writer_turns(self) -> bool:
+        """Whether the writer answers; that it cannot write, on a full disk, is an answer: a restart would not help."""
+        try:
+            async with asyncio.timeout(WRITER_PATIENCE_S):
+                await self._relay.store.ping()
+        except TimeoutError:
+            return False
+        except StoreUnavailable:
+            pass
+        return True
+
+    def _status(self) -> str:
+        lanes = self._relay.dispatch.lanes
+        return f"{self._relay.store.backlog} due, {lanes.in_flight} in flight"
+
+    # -- the first words -------------------------------------------------------------------------------------------
+
+    def _announce_start(self) -> None:
+        where = self._loaded.path or "none: defaults and the environment"
+        self._log.info(log.CONFIG_LOADED, path=str(where))
+        for problem in self._loaded.problems:
+            self._log.warning(log.CONFIG_WARNING, problem=render_problems([problem]))
+
+    def _greet(self) -> None:
+        if self._token is None:
+            return
+        tcp = next((address for address in self._relay.addresses if not address.startswith("unix:")), None)
+        self._say(f"No token is configured, so one for an admin was written to {self._token_path}.")
+        if tcp is not None:
+            self._say(
+                f'Try: curl -H "Authorization: Bearer $(cat {self._token_path})" -H "Content-Type: application/json" '
+                f'-d \'{{"type": "hello.world", "data": {{"n": 1}}}}\' http://{tcp}/v1/events'
+            )
+
+
+def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, Path]:
+    """Return a token for whoever can read the state folder, made at the first start, if none is configured."""
+    path = state_folder(env) / ADMIN_TOKEN_FILE
+    if config.tokens:
+        return None, path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists() or not path.read_text().strip():
+            _write_token(path)
+        secret = path.read_text().strip()
+    except OSError as error:
+        raise CannotStart(
+            f"The admin token {path} cannot be written or read: {error.strerror}.",
+            remedy="Configure a [[token]], or make the state folder writable.",
+        ) from None
+    return Token("admin-token", Role.ADMIN, None, secret), path
+
+
+def _write_token(path: Path) -> None:
+    """Write a token whole or not at all: the name appears with the text in it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(ADMIN_TOKEN_BYTES) + "\n")
+    draft.replace(path)
+
+
+def _configure_logging(config: Config, env: Mapping[str, str]) -> Logging:
+    return log.configure(
+        format=config.log.format,
+        level=config.log.level,
+        stream=sys.stderr,
+        wall_ms=SystemClock().wall_ms,
+        journal="JOURNAL_STREAM" in env,
+        colors="NO_COLOR" not in env,
+    )
+
+
+def _allow_many_files() -> None:
+    """Every connection is a file: take as many as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

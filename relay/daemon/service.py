@@ -1,0 +1,370 @@
+"""The composition root and the life of the daemon: open → recover → listen → serve → drain → close.
+
+The only place that constructs adapters, and the only one below the command line that reads the environment, the system's
+clock and its randomness. Starting is synchronous: when `start` returns, the relay listens. Stopping is a contract
+(invariant 12): stop intake, stop starting, wait for what runs, leave the rest due, close; safe twice, safe before start.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from relay import __version__
+from relay.api import applications, deliveries, endpoints, event_types, events, ingest, problems, status
+from relay.api.auth import Authenticator
+from relay.api.body import BodyLimits
+from relay.api.listen import Listeners
+from relay.api.problems import Problem
+from relay.api.server import INTAKE, ServerLimits, build_app, serve
+from relay.api.services import Reload, Services
+from relay.config import Config, Loaded, reload_changes
+from relay.core.access import Role, Token, TokenTable
+from relay.core.clock import Clock, Now, SystemClock
+from relay.core.errors import Conflict, RelayError, StoreDamaged
+from relay.core.ids import IdFactory
+from relay.core.netguard import Guard
+from relay.delivery.courier import Courier, CourierSettings
+from relay.delivery.resolver import Resolver
+from relay.dispatch.dispatch import Dispatch
+from relay.housekeeping import Housekeeping
+from relay.intake import Intake, IntakeLimits
+from relay.queue import Lanes
+from relay.registry import Applications, Directory
+from relay.store import Store, StoreSettings
+from relay.telemetry import log
+from relay.telemetry.metrics import Metrics
+
+INTAKE_CALLS = frozenset({f"POST {path}" for path in INTAKE})
+"""Where refusals are counted as events that were refused."""
+
+Reread = Callable[[], Loaded]
+"""Reads the configuration anew, from wherever it came."""
+
+
+class Relay:
+    """One relay. Owner of its configuration, its background tasks and everything they work with."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        reread: Reread,
+        extra_tokens: tuple[Token, ...] = (),
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        dropped_lines: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration."""
+        assert loaded.config is not None
+        self.config: Config = loaded.config
+        self.config_path: Path | None = loaded.path
+        self.stopping = False
+        self.clock = clock or SystemClock()
+        self.started: Now = self.clock.now()
+        self.metrics = Metrics(__version__)
+        self._contracts = loaded.contracts
+        self._reread = reread
+        self._extra_tokens = extra_tokens
+        self._rng = rng or Random(os.urandom(32))  # noqa: S311 - jitter and ids, no secrets
+        self._random_bytes = random_bytes
+        self._dropped_lines = dropped_lines
+        self._tokens = TokenTable(_tokens(self.config, extra_tokens), self.clock.wall_ms)
+        self._ids = IdFactory(self.clock.wall_ms, self._rng.getrandbits)
+        self._opened = contextlib.AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended: asyncio.Future[BaseException | None] | None = None
+        self._reloading = asyncio.Lock()
+        self._log = structlog.get_logger("relay.service")
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open, recover, listen. Raises CannotStart, AlreadyRunning, StoreDamaged or ConfigError, and then holds nothing."""
+        self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._open_store()
+            await self._open_delivery()
+            await self._listen()
+        except BaseException:
+            self._ended = None
+            await self._opened.aclose()
+            raise
+        for work in (
+            self.dispatch.run(),
+            self.housekeeping.watch(),
+            self.housekeeping.audit(),
+            self.housekeeping.prune(),
+            self.housekeeping.summarise(),
+        ):
+            self._run(work)
+        self._log.info(log.SERVICE_READY, version=__version__, addresses=self.addresses, due=self.store.backlog)
+
+    async def _open_store(self) -> None:
+        storage = self.config.storage
+        settings = StoreSettings(
+            path=storage.path, durability=storage.durability, endpoint_backlog=storage.endpoint_backlog
+        )
+        self.store = await Store.open(settings, self.clock)
+        self._opened.push_async_callback(self.store.close)
+        self.store.on_fatal(self._fail)
+        self._log.info(log.STORE_OPENED, **_plain(self.store.facts._asdict()))
+        if self.store.facts.unclean:
+            self._log.warning(log.STORE_UNCLEAN, path=str(storage.path))
+
+    async def _open_delivery(self) -> None:
+        delivery = self.config.delivery
+        self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
+        self.applications = Applications(
+            self.directory, self.store, self._tokens, self.clock, self._ids, self._random_bytes
+        )
+        self.dispatch = Dispatch(
+            store=self.store,
+            directory=self.directory,
+            courier=await self._open_courier(),
+            lanes=Lanes(delivery.concurrency, self._rng),
+            clock=self.clock,
+            rng=self._rng,
+            metrics=self.metrics,
+            on_fatal=self._fail,
+            log_all=self.config.log.deliveries == "all",
+        )
+        self.housekeeping = Housekeeping(
+            store=self.store,
+            directory=self.directory,
+            dispatch=self.dispatch,
+            clock=self.clock,
+            metrics=self.metrics,
+            retention=self.config.storage.retention,
+            min_free_disk_bytes=self.config.storage.min_free_disk_bytes,
+        )
+        await self.directory.apply(self.config)
+        await self.applications.load_keys()
+        await self.housekeeping.watch_once()
+
+    async def _open_courier(self) -> Courier:
+        """Open a courier for the present `[delivery]`. One that it replaces ends with the relay, after its last attempt."""
+        delivery = self.config.delivery
+        guard = Guard(delivery.allow_networks)
+        resolver = Resolver(guard, self.clock)
+        self._opened.push_async_callback(resolver.close)
+        settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
+        courier = Courier(self.clock, guard, resolver, settings)
+        await courier.start()
+        self._opened.push_async_callback(courier.close)
+        return courier
+
+    async def _listen(self) -> None:
+        server = self.config.server
+        self.intake = Intake(
+            directory=self.directory,
+            store=self.store,
+            clock=self.clock,
+            ids=self._ids,
+            on_accepted=self.dispatch.hand_over,
+            metrics=self.metrics,
+            limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
+        )
+        limits = ServerLimits(
+            body=BodyLimits(max_bytes=server.max_body_bytes, timeout_ms=server.body_timeout_ms),
+            max_connections=server.max_connections,
+            head_timeout_ms=server.head_timeout_ms,
+        )
+        services = Services(
+            clock=self.clock,
+            ids=self._ids,
+            store=self.store,
+            directory=self.directory,
+            applications=self.applications,
+            dispatch=self.dispatch,
+            metrics=self.metrics,
+            daemon=self,
+        )
+        parts = (events, event_types, deliveries, endpoints, applications, status)
+        routes = [route for part in parts for route in part.routes(services)]
+        authenticator = Authenticator(self._tokens, os.getuid())
+        app = build_app(
+            [*ingest.routes(self.intake), *routes],
+            authenticator,
+            self.admission,
+            limits,
+            self._unexpected,
+            on_refused=self._refused,
+        )
+        self._listeners: Listeners = await serve(app, server.listen, limits, self._unexpected)
+        self._opened.push_async_callback(self._listeners.close)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the ports that were bound."""
+        return self._listeners.addresses
+
+    @property
+    def disk_low(self) -> bool:
+        return self.housekeeping.gate.disk_low
+
+    @property
+    def disk_free_bytes(self) -> int:
+        return self.housekeeping.gate.free_bytes
+
+    @property
+    def log_lines_dropped(self) -> int:
+        return self._dropped_lines()
+
+    @property
+    def loop_lag_ms(self) -> float:
+        return self.housekeeping.loop_lag_ms
+
+    @property
+    def fatal(self) -> BaseException | None:
+        """What ended it, if anything did."""
+        return self._ended.result() if self._ended is not None and self._ended.done() else None
+
+    def admission(self) -> Problem | None:
+        """Say why no events are taken at the moment (Q10); None when they are."""
+        storage = self.config.storage
+        if self.stopping:
+            return problems.draining()
+        if not self.store.healthy:
+            return problems.store_unavailable("The database takes no writes at the moment.")
+        if self.disk_low:
+            return problems.disk_low(self.disk_free_bytes, storage.min_free_disk_bytes)
+        if self.store.backlog >= storage.max_backlog:
+            return problems.backlog_full(self.store.backlog, storage.max_backlog)
+        return None
+
+    def _unexpected(self, request: str, error: BaseException) -> None:
+        self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
+
+    def _refused(self, where: str, problem: Problem) -> None:
+        if where in INTAKE_CALLS:
+            self.metrics.rejected(problem.type)
+
+    async def reload(self) -> Reload:
+        """Read the configuration anew and take it over whole, or change nothing and say why.
+
+        A mistake in it is an answer; what only the database knows, an id that is taken, raises ConfigError.
+        """
+        async with self._reloading:
+            if self.stopping:
+                raise Conflict("stopping", "the relay is stopping", remedy="It reads its configuration when it starts.")
+            applied = False
+            try:
+                result = await self._reload(self._reread())
+                applied = result.applied
+                return result
+            finally:
+                self.metrics.reloaded(successful=applied)
+
+    async def _reload(self, loaded: Loaded) -> Reload:
+        if loaded.config is None:
+            return Reload(applied=False, problems=loaded.problems)
+        plan = reload_changes(self.config, loaded.config)
+        config = loaded.config.model_copy(
+            update={
+                "server": self.config.server,
+                "storage": _reloadable_storage(self.config, loaded.config),
+                "log": self.config.log,
+            }
+        )
+        tokens = _tokens(config, self._extra_tokens)
+        TokenTable(tokens)  # refuses doubled secrets before anything changes
+        contracts = self.directory.contracts.differing(loaded.contracts)
+        await self.directory.apply(config, loaded.contracts)
+        self._tokens.replace(tokens)
+        await self._take_over(config)
+        changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))
+        return Reload(True, changed, tuple(plan.needs_restart), loaded.problems)
+
+    async def _take_over(self, config: Config) -> None:
+        old, self.config = self.config.delivery, config
+        new = config.delivery
+        self.housekeeping.retention = config.storage.retention
+        self.dispatch.lanes.set_global_limit(new.concurrency)
+        if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
+            self.dispatch.courier = await self._open_courier()
+        self.dispatch.kick()
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    async def wait(self) -> BaseException | None:
+        """Wait until something fatal happens; return it."""
+        assert self._ended is not None, "start comes first"
+        return await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Drain and close: intake first, then what runs, at most `drain_timeout`; the rest stays due."""
+        if self.stopping or self._ended is None:
+            return
+        self.stopping = True
+        async with self._reloading:
+            pass  # one that was under way is over, and none follows
+        await self._listeners.close()
+        self.dispatch.stop_starting()
+        # What a damaged database will not record is not waited for: it stays due.
+        damaged = isinstance(self.fatal, StoreDamaged)
+        cut = await self.dispatch.drain(0 if damaged else self.config.delivery.drain_timeout_ms)
+        if cut:
+            self._log.warning(log.DRAIN_CUT, attempts=cut)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._opened.aclose()
+        self._log.info(log.SERVICE_STOPPED, due=self.store.backlog)
+
+    async def abandon(self) -> None:
+        """End as a crash would: cut everything off, write nothing more. For tests of what survives."""
+        self.stopping = True
+        await self.dispatch.drain(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.abandon()
+        await self._opened.aclose()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(error)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A dead background task stops the process instead of limping on (invariant 12)."""
+        if task.cancelled():
+            return
+        error = task.exception() or RuntimeError("a background task ended by itself")
+        self._log.error(log.TASK_FAILED, exc_info=error)
+        self._fail(error)
+
+
+def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
+    configured = [
+        Token(token.name, Role(token.role), token.application, token.secret.get_secret_value())
+        for token in config.tokens
+    ]
+    return [*configured, *extra]
+
+
+def _reloadable_storage(old: Config, new: Config) -> Any:
+    """Of `[storage]` only the retention follows a reload; the rest needs a restart."""
+    return old.storage.model_copy(update={"retention": new.storage.retention})
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in facts.items()}
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Return the exit code that a fatal error ends the daemon with."""
+    return error.exit_code if isinstance(error, RelayError) else int(error is not None)

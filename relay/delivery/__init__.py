@@ -1,0 +1,1 @@
+"""One HTTP attempt at a time: names resolved, addresses guarded, a request out, an outcome back."""

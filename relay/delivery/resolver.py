@@ -1,0 +1,212 @@
+"""Names to addresses without letting one dead name delay another (Q16).
+
+`socket.getaddrinfo` blocks a thread for as long as a name server keeps silent, and nothing can call it back. So every
+lookup has a thread of its own, counted by the standing of its name: proven (the last lookup worked), unknown (never looked
+up), suspect (the last one failed, or it has been running for long). Suspects never take the places of the others. The
+threads are daemons: a lookup that hangs does not keep the process from ending.
+"""
+
+import asyncio
+import contextlib
+import math
+import socket
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from relay.core.clock import Clock
+from relay.core.netguard import ForbiddenAddress, Guard
+
+FRESH_MS = 60_000
+"""How long an answer serves without being asked for again."""
+STALE_MS = 600_000
+"""How long it serves while a new one is being looked up or cannot be had."""
+FAILED_MS = 5_000
+"""How long a failure stands before the name is looked up again."""
+PATIENCE_MS = 1_000
+"""A lookup that runs for longer turns suspect and frees its place."""
+MAX_ADDRESSES = 16
+MAX_NAMES = 10_000
+
+
+class Standing(StrEnum):
+    """What is known of a name. Each standing has places of its own."""
+
+    PROVEN = "proven"
+    UNKNOWN = "unknown"
+    SUSPECT = "suspect"
+
+
+PLACES = {Standing.PROVEN: 8, Standing.UNKNOWN: 8, Standing.SUSPECT: 8}
+"""A lookup is started while fewer of its standing are running."""
+MAX_THREADS = 48
+"""… and fewer than this in all: those that turned suspect while they ran have left their places to others."""
+
+GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+@dataclass(slots=True, eq=False)
+class _Name:
+    """What is known of one host name. Owned by the event loop's thread, as everything here."""
+
+    host: str
+    standing: Standing = Standing.UNKNOWN
+    addresses: tuple[tuple[int, str], ...] = ()  # (family, address), in getaddrinfo's order
+    refused: ForbiddenAddress | None = None  # what the answer held
+    answered_ms: float = -math.inf
+    failure: tuple[int, str] = (socket.EAI_AGAIN, "the resolver was closed")
+    failed_ms: float = -math.inf
+    lookup: "_Lookup | None" = None  # queued or running
+
+
+@dataclass(slots=True, eq=False)
+class _Lookup:
+    """One question to the name servers, shared by everybody who asks meanwhile."""
+
+    name: _Name
+    standing: Standing  # whose place it holds
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Resolver(AbstractResolver):
+    """The relay's own resolver, in the form that aiohttp takes."""
+
+    def __init__(self, guard: Guard, clock: Clock, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
+        self._guard = guard
+        self._clock = clock
+        self._getaddrinfo = getaddrinfo
+        self._names: OrderedDict[str, _Name] = OrderedDict()  # least recently asked for first
+        self._queues: dict[Standing, deque[_Lookup]] = {standing: deque() for standing in Standing}
+        self._running: Counter[Standing] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of `host`; an answer less than ten minutes old is given at once.
+
+        Raises `socket.gaierror` when there is none, and `ForbiddenAddress` when any of them may not be dialled: choosing
+        the permitted ones out of a mixed answer would let its owner probe for what is forbidden (reliability §3.1).
+        """
+        name = self._name(host)
+        self._refresh(name)
+        if name.lookup and not self._servable(name):
+            await name.lookup.done.wait()
+        if not self._servable(name):
+            raise socket.gaierror(*name.failure)
+        if name.refused:
+            raise ForbiddenAddress(name.refused.address, name.refused.reason)
+        return [_result(host, port, *pair) for pair in name.addresses if family in (socket.AF_UNSPEC, pair[0])]
+
+    async def close(self) -> None:
+        """Let go of everybody who waits. Threads that hang are left to end with the process."""
+        for queue in self._queues.values():
+            queue.clear()
+        for task in self._tasks:
+            task.cancel()
+        for name in self._names.values():
+            if name.lookup:
+                name.lookup.done.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _name(self, host: str) -> _Name:
+        name = self._names.setdefault(host, _Name(host))
+        self._names.move_to_end(host)
+        if len(self._names) > MAX_NAMES:
+            self._names.popitem(last=False)
+        return name
+
+    def _refresh(self, name: _Name) -> None:
+        now_ms = self._clock.mono_ms()
+        if name.lookup or now_ms - name.answered_ms < FRESH_MS or now_ms - name.failed_ms < FAILED_MS:
+            return
+        name.lookup = _Lookup(name, name.standing)
+        self._queues[name.standing].append(name.lookup)
+        self._start_lookups()
+
+    def _servable(self, name: _Name) -> bool:
+        return self._clock.mono_ms() - name.answered_ms < STALE_MS
+
+    def _start_lookups(self) -> None:
+        for standing, queue in self._queues.items():
+            while queue and self._running[standing] < PLACES[standing] and self._running.total() < MAX_THREADS:
+                self._start(queue.popleft())
+
+    def _start(self, lookup: _Lookup) -> None:
+        self._running[lookup.standing] += 1
+        loop = asyncio.get_running_loop()
+        try:
+            threading.Thread(target=self._ask, args=(lookup, loop), name="resolver", daemon=True).start()
+        except RuntimeError:
+            loop.call_soon(
+                self._finish, lookup, socket.gaierror(socket.EAI_AGAIN, "no thread left to look the name up")
+            )
+        task = loop.create_task(self._lose_patience(lookup))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _ask(self, lookup: _Lookup, loop: asyncio.AbstractEventLoop) -> None:
+        """Run in a thread of its own; everything else here runs in the event loop's."""
+        answer: Sequence[tuple[Any, ...]] | OSError
+        try:
+            answer = self._getaddrinfo(lookup.name.host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        except OSError as error:
+            answer = error
+        except Exception:  # a name that cannot be encoded raises UnicodeError, not gaierror
+            answer = socket.gaierror(socket.EAI_NONAME, "not a host name")
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(self._finish, lookup, answer)
+
+    async def _lose_patience(self, lookup: _Lookup) -> None:
+        await self._clock.wait(lookup.done, PATIENCE_MS)
+        if lookup.done.is_set():
+            return
+        self._running[lookup.standing] -= 1
+        lookup.standing = lookup.name.standing = Standing.SUSPECT
+        self._running[lookup.standing] += 1
+        self._start_lookups()
+
+    def _finish(self, lookup: _Lookup, answer: Sequence[tuple[Any, ...]] | OSError) -> None:
+        self._running[lookup.standing] -= 1
+        self._learn(lookup.name, answer)
+        lookup.name.lookup = None
+        lookup.done.set()
+        self._start_lookups()
+
+    def _learn(self, name: _Name, answer: Sequence[tuple[Any, ...]] | OSError) -> None:
+        now_ms = self._clock.mono_ms()
+        addresses = () if isinstance(answer, OSError) else _addresses(answer)
+        if not addresses:
+            name.standing, name.failed_ms = Standing.SUSPECT, now_ms
+            name.failure = _failure(answer)
+            return
+        name.standing, name.answered_ms = Standing.PROVEN, now_ms
+        name.addresses = addresses[:MAX_ADDRESSES]
+        name.refused = self._first_forbidden(addresses)
+
+    def _first_forbidden(self, addresses: tuple[tuple[int, str], ...]) -> ForbiddenAddress | None:
+        for _, address in addresses:
+            if reason := self._guard.forbidden(address):
+                return ForbiddenAddress(address, reason)
+        return None
+
+
+def _addresses(answer: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, str], ...]:
+    pairs = ((family, address[0]) for family, _, _, _, address in answer if family in (socket.AF_INET, socket.AF_INET6))
+    return tuple(dict.fromkeys(pairs))
+
+
+def _failure(answer: Sequence[tuple[Any, ...]] | OSError) -> tuple[int, str]:
+    if isinstance(answer, OSError):
+        return answer.errno or socket.EAI_FAIL, answer.strerror or "the lookup failed"
+    return socket.EAI_NONAME, "the name has no addresses"
+
+
+def _result(host: str, port: int, family: int, address: str) -> ResolveResult:
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=socket.IPPROTO_TCP, flags=flags)

@@ -1,0 +1,1 @@
+"""What tells people about mistakes in signatures. The daemon runs without it."""

@@ -1,0 +1,332 @@
+"""The receiver's side: is this request what a contract would have sent, and if not, why not.
+
+The headers are read backwards through the contract's templates to learn id, time and signatures; then the body is signed
+again with each secret and compared. When nothing fits, the usual mistakes are tried one by one (`suspicions`).
+"""
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import product
+
+from relay.contracts.contract import Contract
+from relay.contracts.document import Kind, Signature
+from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers, parse_time_ms
+from relay.contracts.keys import Sign
+from relay.contracts.signing import SigningKey, signing_keys
+from relay.contracts.template import Template, stem
+from relay.core.model import Secret
+from relay.core.units import format_duration
+from relay.diagnosis import suspicions
+from relay.diagnosis.backwards import read_backwards, shape
+
+TOLERANCE_MS = 300_000
+"""How far a timestamp may be from now, both ways: what all official Standard Webhooks libraries take."""
+
+_TOLD = frozenset({"id", "type", "attempt", "timestamp"})  # what only the headers can tell
+_SECOND_MS = 1000
+
+
+class Verdict(StrEnum):
+    """Stable words for what `verify` found."""
+
+    VERIFIED = "verified"
+    MISSING_HEADER = "missing_header"
+    MALFORMED_HEADER = "malformed_header"
+    WRONG_SIGNATURE = "wrong_signature"
+    EXPIRED_SECRET = "expired_secret"  # noqa: S105 - a verdict, no secret
+    STALE = "stale"
+    CANNOT_TELL = "cannot_tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found, and a sentence that says why or why not."""
+
+    verdict: Verdict
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is Verdict.VERIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    contract: Contract
+    secrets: tuple[Secret, ...] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)  # by lower-case name
+    body: bytes = field(repr=False)
+    now_ms: int
+    tolerance_ms: int
+    constants: Mapping[str, bytes]
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        return self.contract.document.signature
+
+    @property
+    def time_format(self) -> str:
+        return self.contract.document.timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One signature as received, and what the headers tell about the message."""
+
+    kind: Kind
+    sig: bytes
+    told: Mapping[str, str]
+    time_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A received signature and a secret that could have made it."""
+
+    claim: _Claim
+    key: SigningKey
+    secret: Secret
+
+
+class _Refused(Exception):
+    def __init__(self, verdict: Verdict, reason: str) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.reason = reason
+
+
+def verify(
+    contract: Contract,
+    secrets: Sequence[Secret],
+    headers: Mapping[str, str],
+    body: bytes,
+    now_ms: int,
+    tolerance_ms: int = TOLERANCE_MS,
+    *,
+    url: str = "",
+    endpoint_id: str = "",
+) -> Verification:
+    """Check a request as its receiver should; `url` and `endpoint_id` are needed where the contract signs them.
+
+    One right signature, under a secret that is active at `now_ms`, suffices. ConfigError if a secret cannot be a key.
+    """
+    by_name = {name.lower(): value for name, value in headers.items()}
+    constants = _constants(url, endpoint_id)
+    request = _Request(contract, tuple(secrets), by_name, body, now_ms, tolerance_ms, constants)
+    for entry in request.signatures:
+        signing_keys(entry, secrets, constants)  # an impossible secret is the caller's mistake, whatever was received
+    try:
+        return Verification(Verdict.VERIFIED, _examine(request))
+    except _Refused as refused:
+        return Verification(refused.verdict, refused.reason)
+
+
+def _constants(url: str, endpoint_id: str) -> dict[str, bytes]:
+    """Return what is known about the endpoint; a variable that was not given stays one."""
+    values = endpoint_values(url, endpoint_id)
+    unknown = ({"url", "path"} if not url else set()) | ({"endpoint_id"} if not endpoint_id else set())
+    return {name: value for name, value in values.items() if name not in unknown}
+
+
+def _examine(request: _Request) -> str:
+    """Return why the request is right; _Refused says why it is not."""
+    if not request.contract.signs:
+        raise _Refused(Verdict.CANNOT_TELL, f"The contract {request.contract.name!r} signs nothing.")
+    if not request.secrets:
+        raise _Refused(Verdict.CANNOT_TELL, "Without a secret nothing can be verified.")
+    _check_shown_secret(request)
+    told = _told_by_headers(request)
+    refusals = []
+    for entry in request.signatures:
+        try:
+            return _check_signature(request, entry, told)
+        except _Refused as refused:
+            refusals.append(refused)
+    if refusals:
+        raise refusals[0]
+    return "The secret is the right one. This contract does not sign the body."
+
+
+def _check_shown_secret(request: _Request) -> None:
+    for name, template in request.contract.document.headers.items():
+        if "secret" not in template.variables:
+            continue
+        shown = _read_header(request, name, template)["secret"].encode("utf-8", "replace")
+        active = [secret for secret in request.secrets if not _expired(secret.expires_at_ms, request.now_ms)]
+        if not any(hmac.compare_digest(secret.value.encode(), shown) for secret in active):
+            raise _Refused(Verdict.WRONG_SIGNATURE, f"{name} shows another secret than the one given.")
+
+
+def _told_by_headers(request: _Request) -> dict[str, str]:
+    """Read the plain headers that tell something a signature covers."""
+    told: dict[str, str] = {}
+    signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _TOLD
+    for name, template in request.contract.document.headers.items():
+        if signed & _subjects(template.variables):
+            told |= _read_header(request, name, template)
+    return told
+
+
+def _subjects(variables: Iterable[str]) -> set[str]:
+    """Return what variables are about, whatever their format; {event} is another word for {type}."""
+    return {"type" if variable == "event" else stem(variable) for variable in variables}
+
+
+def _read_header(request: _Request, name: str, template: Template) -> dict[str, str]:
+    text = request.headers.get(name.lower())
+    if text is None:
+        raise _Refused(Verdict.MISSING_HEADER, f"The header {name} is missing.{_alike(name, request.headers)}")
+    values = _read(request, template, text)
+    if values is None:
+        reason = f"{name} is {text[:200]!r}, which is not of the form {shape(template)!r}."
+        raise _Refused(Verdict.MALFORMED_HEADER, reason)
+    return values
+
+
+def _alike(name: str, received: Iterable[str]) -> str:
+    ending = name.lower().rpartition("-")[2]
+    alike = sorted(other for other in received if other.endswith(ending))
+    return f" There is {', '.join(alike)}: another contract?" if alike else ""
+
+
+def _read(request: _Request, template: Template, text: str) -> dict[str, str] | None:
+    return read_backwards(template.bind(request.constants), text, request.time_format)
+
+
+def _check_signature(request: _Request, entry: Signature, told: Mapping[str, str]) -> str:
+    pairs = _pairs(request, entry, _claims(request, entry, told))
+    for pair in pairs:
+        _check_known(pair, entry)
+        if _is_right(request, entry, pair):
+            return _check_circumstances(request, pair)
+    raise _Refused(Verdict.WRONG_SIGNATURE, _why(request, entry, pairs) + _besides(request, pairs[0].claim))
+
+
+def _claims(request: _Request, entry: Signature, told: Mapping[str, str]) -> list[_Claim]:
+    """Take a signature header apart."""
+    if entry.unsigned is not None and request.headers.get(entry.header.lower()) == entry.unsigned:
+        raise _Refused(Verdict.MISSING_HEADER, f"{entry.header} says that the sender had no secret.")
+    whole = {**told, **_read_header(request, entry.header, entry.value)}
+    pieces = whole["sigs"].split(entry.join) if entry.join else [whole["sigs"]]
+    claims = []
+    for kind, piece in product(entry.kinds, pieces):
+        seen = _read(request, kind.each, piece)
+        if seen is not None:
+            claims.append(_claim(request, kind, {**whole, **seen}))
+    if not claims:
+        raise _Refused(Verdict.MALFORMED_HEADER, _no_claim(entry))
+    return claims
+
+
+def _no_claim(entry: Signature) -> str:
+    forms = " or ".join(repr(shape(kind.each)) for kind in entry.kinds)
+    return f"{entry.header} holds no signature of the form {forms} (with {entry.join!r} between several)."
+
+
+def _claim(request: _Request, kind: Kind, told: Mapping[str, str]) -> _Claim:
+    time_ms = None
+    for variable, text in told.items():
+        if stem(variable) == "timestamp":
+            time_ms = _time_ms(text, variable.partition(":")[2] or request.time_format)
+    return _Claim(kind, told["sig"].encode("utf-8", "replace"), told, time_ms)
+
+
+def _time_ms(text: str, time_format: str) -> int:
+    try:
+        return parse_time_ms(text, time_format)
+    except ValueError:
+        raise _Refused(Verdict.MALFORMED_HEADER, f"The timestamp {text!r} is not of the form {time_format}.") from None
+
+
+def _pairs(request: _Request, entry: Signature, claims: Iterable[_Claim]) -> list[_Pair]:
+    keys = signing_keys(entry, request.secrets, request.constants)
+    pairs = [
+        _Pair(claim, key, secret)
+        for claim, (key, secret) in product(claims, zip(keys, request.secrets, strict=True))
+        if entry.kind_of(secret.value) is claim.kind
+    ]
+    if not pairs:
+        reason = f"{entry.header} holds no signature of the kind that the given secret makes."
+        raise _Refused(Verdict.WRONG_SIGNATURE, reason)
+    return pairs
+
+
+def _check_known(pair: _Pair, entry: Signature) -> None:
+    covered = _subjects(pair.key.content.variables) & (_TOLD | {"url", "path", "endpoint_id"})
+    unknown = covered - _subjects(pair.claim.told)
+    if unknown:
+        listed = ", ".join(sorted(unknown))
+        raise _Refused(Verdict.CANNOT_TELL, f"{entry.header} covers the {listed}, which no header tells; give it.")
+
+
+def _is_right(request: _Request, entry: Signature, pair: _Pair) -> bool:
+    content = _signed(request, pair, pair.key.content, request.body)
+    return hmac.compare_digest(ENCODINGS[entry.encoding](pair.key.sign(content)), pair.claim.sig)
+
+
+def _signed(request: _Request, pair: _Pair, content: Template, body: bytes) -> bytes:
+    """Return what the sender signed if `body` is what it sent; the headers' own text stands as it is."""
+    told = pair.claim.told
+    kind_of_event = told.get("event", told.get("type", ""))
+    attempt = int(told.get("attempt", "1"))
+    message = Message(told.get("id", ""), kind_of_event, pair.claim.time_ms or 0, body, attempt)
+    values = {name: read(message) for name, read in message_readers(request.time_format, content.variables)}
+    verbatim = {name: text.encode("utf-8", "replace") for name, text in told.items() if stem(name) in _TOLD}
+    return content.render({**values, **verbatim})
+
+
+def _check_circumstances(request: _Request, pair: _Pair) -> str:
+    """Look at the time of a signature that is right."""
+    if _expired(pair.key.expires_at_ms, request.now_ms):
+        raise _Refused(Verdict.EXPIRED_SECRET, "The signature is right, but its secret was rotated out.")
+    timed = any(stem(variable) == "timestamp" for variable in pair.key.content.variables)
+    stale = _staleness(request, pair.claim) if timed else ""
+    if stale:
+        raise _Refused(Verdict.STALE, f"The signature is right, but {stale}")
+    return "The signature is right."
+
+
+def _expired(expires_at_ms: int | None, now_ms: int) -> bool:
+    return expires_at_ms is not None and expires_at_ms <= now_ms
+
+
+def _staleness(request: _Request, claim: _Claim) -> str:
+    age_ms = request.now_ms - (request.now_ms if claim.time_ms is None else claim.time_ms)
+    if abs(age_ms) <= request.tolerance_ms:
+        return ""
+    distance = format_duration(abs(age_ms) // _SECOND_MS * _SECOND_MS)
+    limit = format_duration(request.tolerance_ms)
+    if age_ms < 0:
+        return f"its timestamp is {distance} in the future (limit {limit}): one of the two clocks is wrong."
+    return f"its timestamp is {distance} old (limit {limit}): a replayed or stored request, or a wrong clock."
+
+
+def _besides(request: _Request, claim: _Claim) -> str:
+    stale = _staleness(request, claim)
+    return f" Besides, {stale}" if stale else ""
+
+
+def _why(request: _Request, entry: Signature, pairs: Iterable[_Pair]) -> str:
+    """Try what usually goes wrong, until the received signature comes out."""
+    for pair in pairs:
+        signs: list[tuple[str, Sign]] = [("", pair.key.sign)]
+        signs += suspicions.key_readings(pair.claim.kind, pair.secret.value)
+        contents = [("", pair.key.content), (suspicions.BODY_ALONE.format(shape(entry.content)), Template(("body",)))]
+        bodies = [("", request.body), *suspicions.body_readings(request.body)]
+        for (key_words, sign), (content_words, content), (body_words, body) in product(signs, contents, bodies):
+            raw = sign(_signed(request, pair, content, body))
+            for encoding_words, encode in suspicions.encodings(entry):
+                if hmac.compare_digest(encode(raw), pair.claim.sig):
+                    return " ".join(filter(None, (key_words, content_words, body_words, encoding_words)))
+    return _no_idea(request.contract, request.body)
+
+
+def _no_idea(contract: Contract, body: bytes) -> str:
+    if contract.may_have_rendered(body):
+        return "No given secret makes this signature: it is another endpoint's or an old one, or the body was changed."
+    return (
+        f"No given secret makes this signature, and the body has not the form of the contract {contract.name!r}: "
+        "it was probably changed after it was signed; if not, the secret is another one."
+    )

@@ -1,0 +1,41 @@
+"""The one cache of frozen events (Q1): what an attempt sends, kept while memory allows."""
+
+from collections import OrderedDict
+
+from relay.core.model import FrozenEvent
+
+ENTRY_BYTES = 600
+"""What an entry costs beside its body: the object, its strings and its place in the table."""
+
+
+class EventCache:
+    """Frozen events by ordinal, least recently used out first. Owner of the bytes it counts."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._events: OrderedDict[int, FrozenEvent] = OrderedDict()
+        self.bytes = 0
+
+    def put(self, event: FrozenEvent) -> None:
+        """Remember an event; one larger than the whole cache is not kept."""
+        if event.ordinal in self._events or _cost(event) > self._bytes_max:
+            return
+        self._events[event.ordinal] = event
+        self.bytes += _cost(event)
+        while self.bytes > self._bytes_max:
+            _, oldest = self._events.popitem(last=False)
+            self.bytes -= _cost(oldest)
+
+    def get(self, ordinal: int) -> FrozenEvent | None:
+        """Return the event, or None when it has to be read."""
+        event = self._events.get(ordinal)
+        if event is not None:
+            self._events.move_to_end(ordinal)
+        return event
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+
+def _cost(event: FrozenEvent) -> int:
+    return len(event.body) + ENTRY_BYTES

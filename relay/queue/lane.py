@@ -1,0 +1,220 @@
+"""One endpoint's lane: what may start now, how many at once, and how often (Q4, Q5).
+
+Four gates stand before a start, and each is asked of its own: the endpoint is not held, the *window* has room, the
+*rate* allows one more, and the delivery's time has come. That time is max(its due time, cool-down, `Retry-After`);
+while the endpoint cools down only one scheduled attempt runs at a time, the probe. Deliveries retried by hand go past
+cool-down, `Retry-After` and probes, never past the other gates (Q13).
+
+The window starts at 2, grows by one for each success, halves once for each failed round, and starts over at 1 when the
+endpoint cools down. A round ends with a halving: failures of attempts that started before it do not halve again.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from relay.core.clock import Now
+from relay.core.model import DueDelivery, Health, HealthPolicy
+from relay.core.units import Rate
+from relay.queue import health as health_rules
+from relay.queue.memory import Memory
+from relay.queue.rate import RateWindow
+from relay.queue.retry import Classification, HealthEffect
+
+WINDOW_START = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """What an endpoint's configuration says about its lane."""
+
+    concurrency: int
+    rate: Rate | None
+    held: bool  # paused, disabled or vanished: nothing starts, nothing is kept in memory
+    policy: HealthPolicy
+
+
+class Running(NamedTuple):
+    """An attempt under way."""
+
+    started_ms: float  # monotonic
+    round: int  # the lane's round when it started
+    probe: bool
+
+
+class Lane:
+    """State of one endpoint's lane. Owner: the choice among lanes, whose marks are the last block of fields."""
+
+    __slots__ = (
+        "_rate",
+        "_round",
+        "health",
+        "hungry",
+        "memory",
+        "opens_ms",
+        "parked",
+        "probe",
+        "queued",
+        "ref",
+        "removed",
+        "running",
+        "settings",
+        "slow",
+        "suspect",
+        "turn",
+        "window",
+    )
+
+    def __init__(self, ref: int, settings: LaneSettings, memory: Memory) -> None:
+        self.ref = ref
+        self.memory = memory
+        self.settings = settings
+        self.running: dict[int, Running] = {}  # by event, oldest first
+        self.window = WINDOW_START
+        self._round = 0
+        self._rate = None if settings.rate is None else RateWindow(settings.rate)
+        self.health = Health()
+        self.opens_ms = 0  # of `health`: the wall time before which nothing scheduled starts
+        self.probe: int | None = None  # the event whose attempt is the probe
+
+        self.removed = False  # deleted; it stays until its held deliveries are settled
+        self.queued = False  # waits for its turn
+        self.parked = False  # … among the suspects
+        self.turn = 0
+        self.hungry = False  # waits to be asked whether it wants a refill
+        self.suspect = False  # counts against the suspects' share of slots
+        self.slow = False  # its oldest attempt runs for too long
+
+    @property
+    def cooling(self) -> bool:
+        return self.health.cool_down_ms > 0
+
+    def configure(self, settings: LaneSettings) -> None:
+        """Take other settings. More attempts than the new concurrency may be running: they finish."""
+        self.settings = settings
+        if settings.rate is None:
+            self._rate = None
+        elif self._rate is None:
+            self._rate = RateWindow(settings.rate)
+        else:
+            self._rate.change(settings.rate)
+
+    def become(self, health: Health) -> None:
+        """Take another health."""
+        self.health = health
+        self.opens_ms = health_rules.opens_ms(health)
+
+    def mend_clock(self, now_ms: int) -> None:
+        """Shorten waits that a wall clock since stepped back has set too far ahead (Q15)."""
+        self.become(health_rules.within_reach(self.health, now_ms, self.settings.policy))
+
+    def next_start(self, now: Now, limit: int) -> DueDelivery | None:
+        """Return what may start at `now`, with at most `limit` attempts at once."""
+        if not self.has_room(limit):
+            return None
+        if self._rate is not None and self._rate.free_at_ms(now.mono_ms) > now.mono_ms:
+            return None
+        by_hand = self.memory.manual.first()
+        if by_hand is not None and by_hand.due_ms <= now.wall_ms:
+            return by_hand
+        oldest = self.memory.scheduled.first()
+        if oldest is None or now.wall_ms < oldest.due_ms or now.wall_ms < self.opens_ms or self.probing:
+            return None
+        return oldest
+
+    def waits_until(self, now: Now, limit: int) -> tuple[float | None, float | None]:
+        """Return the wall or the monotonic time at which to ask `next_start` again.
+
+        Neither when no time will help: the end of an attempt will, or news.
+        """
+        if not self.has_room(limit):
+            return None, None
+        times = []
+        by_hand, oldest = self.memory.manual.first(), self.memory.scheduled.first()
+        if by_hand is not None:
+            times.append(by_hand.due_ms)
+        if oldest is not None and not self.probing:
+            times.append(max(oldest.due_ms, self.opens_ms))
+        if not times:
+            return None, None
+        if min(times) > now.wall_ms or self._rate is None:
+            return min(times), None
+        return None, self._rate.free_at_ms(now.mono_ms)
+
+    def why_waiting(self, now: Now, limit: int) -> str:
+        """Say what stands before the next start; "" when nothing here does, or nothing waits."""
+        if self.settings.held:
+            return "endpoint held"
+        if self.next_start(now, limit) is not None or (self.memory.live and not self.memory.waiting):
+            return ""
+        if not self.memory.waiting:
+            return "reading the queue"
+        if not self.has_room(limit):
+            return "window full"
+        return self._why_not_now(now, limit)
+
+    def room(self, limit: int) -> int:
+        """Return how many attempts may run at once: no more than the window, the configuration, and `limit`."""
+        return min(self.window, self.settings.concurrency, limit)
+
+    def has_room(self, limit: int) -> bool:
+        """Whether one more attempt may run."""
+        return len(self.running) < self.room(limit)
+
+    @property
+    def probing(self) -> bool:
+        """Whether scheduled deliveries wait for the outcome of the probe."""
+        return self.probe is not None and self.cooling
+
+    def start(self, delivery: DueDelivery, now: Now) -> bool:
+        """Start an attempt; return whether it is the probe."""
+        probe = self.cooling and not delivery.manual
+        if probe:
+            self.probe = delivery.event
+        if self._rate is not None:
+            self._rate.note(now.mono_ms)
+        self.memory.hold(delivery)
+        self.running[delivery.event] = Running(now.mono_ms, self._round, probe)
+        return probe
+
+    def finish(self, event: int, verdict: Classification, now: Now, limit: int, rng: Random) -> Health | None:
+        """End an attempt; return the endpoint's health when it changed."""
+        attempt = self.stop(event)
+        self._resize(attempt, verdict.health, min(self.settings.concurrency, limit))
+        was = self.health
+        health = health_rules.after(was, verdict, event, now.wall_ms, self.settings.policy, rng, probe=attempt.probe)
+        if health is was:
+            return None
+        self.become(health)
+        if health.cool_down_ms and not was.cool_down_ms:
+            self.window = 1
+        return health
+
+    def stop(self, event: int) -> Running:
+        """End an attempt that taught nothing."""
+        if self.probe == event:
+            self.probe = None
+        return self.running.pop(event)
+
+    def oldest_start_ms(self) -> float | None:
+        """Return when the oldest running attempt started (monotonic)."""
+        return next(iter(self.running.values())).started_ms if self.running else None
+
+    def _why_not_now(self, now: Now, limit: int) -> str:
+        wall_ms, mono_ms = self.waits_until(now, limit)
+        if mono_ms is not None:
+            return "rate limit"
+        if wall_ms is None:
+            return "waiting for the probe"
+        if wall_ms > self.opens_ms:
+            return "not due yet"
+        return (
+            "cooling down" if self.health.cool_until_ms >= self.health.not_before_ms else "asked to wait by Retry-After"
+        )
+
+    def _resize(self, attempt: Running, effect: HealthEffect, limit: int) -> None:
+        if effect is HealthEffect.SUCCESS:
+            self.window = min(self.window + 1, max(limit, 1))
+        elif effect is not HealthEffect.NONE and attempt.round == self._round:
+            self.window = max(self.window // 2, 1)
+            self._round += 1

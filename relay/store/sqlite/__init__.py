@@ -1,0 +1,1 @@
+"""SQLite behind the store: one writing connection in a thread of our own, readers that cannot write."""

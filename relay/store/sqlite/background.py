@@ -1,0 +1,107 @@
+"""Writes that nobody waits for: health as it changes, and the end of what a deleted endpoint still owed.
+
+A write that fails is tried again by `resume`, which the store calls when writing works again; after a crash the health
+is as old as its last commit, and the deletions are found in the file.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+
+from relay.core.clock import Clock
+from relay.core.model import Health
+from relay.store.sqlite import edits, endpoints
+from relay.store.sqlite.counts import Counts
+from relay.store.sqlite.writer import Job, Stage, Writer
+
+CANCEL_STEP = 500
+"""Due deliveries of a deleted endpoint that one transaction cancels."""
+
+
+class HealthSaver:
+    """Owner of the healths that are not committed yet; only the latest of an endpoint is written."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._pending: dict[int, Health] = {}
+        self._saving = False
+
+    def save(self, ref: int, health: Health) -> None:
+        """Write an endpoint's health with one of the next commits."""
+        self._pending[ref] = health
+        self.resume()
+
+    def forget(self, ref: int) -> None:
+        """Drop what is pending: a newer health of this endpoint is written by somebody else."""
+        self._pending.pop(ref, None)
+
+    def resume(self) -> None:
+        """Submit what is pending, unless a write is under way: its end submits the rest."""
+        if not self._saving and self._pending:
+            self._saving = True
+            self._writer.submit(Job(Stage.EDIT, self._write, done=self._saved, failed=self._failed))
+
+    def finish(self) -> None:
+        """Submit what is pending for the last time."""
+        if self._pending:
+            self._writer.submit(Job(Stage.EDIT, self._write))
+
+    def _write(self, connection: sqlite3.Connection) -> dict[int, Health]:
+        written = dict(self._pending)  # one step of the interpreter: the event loop may add to it meanwhile
+        endpoints.save_healths(connection, written)
+        return written
+
+    def _saved(self, written: dict[int, Health]) -> None:
+        self._saving = False
+        for ref, health in written.items():
+            if self._pending.get(ref) is health:
+                del self._pending[ref]
+        self.resume()
+
+    def _failed(self) -> None:
+        self._saving = False
+
+
+class Deletions:
+    """Owner of the list of deleted endpoints; cancels what is due of them, each step submitted by the one before."""
+
+    def __init__(self, writer: Writer, counts: Counts, clock: Clock) -> None:
+        self._writer = writer
+        self._counts = counts
+        self._clock = clock
+        self._deleted: set[int] = set()
+        self._cancelling: set[int] = set()
+
+    def add(self, refs: Iterable[int]) -> None:
+        """Begin with endpoints whose deletion is committed."""
+        self._deleted.update(refs)
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on with whatever is left."""
+        for ref in self._deleted:
+            self._go_on(ref)
+
+    def accepted(self, targets: Iterable[int]) -> None:
+        """Cancel what was matched before a deletion and stored after it."""
+        for ref in self._deleted.intersection(targets):
+            self._go_on(ref)
+
+    def _go_on(self, ref: int) -> None:
+        if ref in self._cancelling or self._counts.due[ref] <= 0:
+            return
+        self._cancelling.add(ref)
+        now_ms = self._clock.wall_ms()
+
+        def cancel(connection: sqlite3.Connection) -> int:
+            return edits.cancel_deleted(connection, ref, now_ms, CANCEL_STEP)
+
+        def cancelled(count: int) -> None:
+            self._cancelling.discard(ref)
+            self._counts.cancelled(ref, count)
+            if count:
+                self._go_on(ref)
+
+        def failed() -> None:
+            self._cancelling.discard(ref)
+
+        self._writer.submit(Job(Stage.EDIT, cancel, done=cancelled, failed=failed))

@@ -1,0 +1,179 @@
+"""Filtered lists, newest first, in pages. A page looks at a bounded number of rows: when few of them pass the filter it
+comes out short, and `next` says where to go on.
+
+Rows are walked in the order of an index, so a page costs what it looks at and no more: events by their time of creation;
+dead letters and (while they are few) due deliveries by their own small indexes, everything else through its event.
+"""
+
+from typing import Any, NamedTuple
+
+from relay.core.errors import Conflict
+from relay.core.model import DeliveryState, DeliveryView, EventView, Page
+from relay.store.rows import DeliveryFilter, EventFilter
+from relay.store.sqlite.reader import Reader
+from relay.store.sqlite.reads import DELIVERY_COLUMNS, DELIVERY_JOINS, EVENT_COLUMNS, delivery_view, event_views
+from relay.store.sqlite.settle import CODES
+
+EXAMINED_MAX = 10_000
+"""Rows that one page looks at."""
+
+_LAST = (1 << 62, 1 << 62, 1 << 62)  # a place behind every row
+
+
+class Place(NamedTuple):
+    """Where a page ended: everything from here on was shown."""
+
+    created_ms: int
+    ordinal: int
+    endpoint: int = 0
+
+    def write(self) -> str:
+        return ".".join(str(part) for part in self)
+
+    @classmethod
+    def read(cls, cursor: str | None) -> "Place":
+        """Read a cursor; Conflict `invalid_cursor` for one that we did not write."""
+        if cursor is None:
+            return cls(*_LAST)
+        parts = cursor.split(".")
+        if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
+            raise Conflict("invalid_cursor", "this cursor is none of ours", remedy="Start again without it.")
+        return cls(*map(int, parts))
+
+
+class Walk(NamedTuple):
+    """A way through the rows, led by one index."""
+
+    lead: str  # the table and its index
+    rest: str  # what is looked up for each row
+    key: tuple[str, str]  # the columns that the index is walked by, downwards
+    within: str  # what always holds of the lead
+    after: str  # where the page starts; the parameters are those of its Place
+    by_time: bool = True  # `since` and `until` are bounds of the index
+
+
+_AFTER_EVENT = "(e.created_at, e.ordinal) < (:created_ms, :ordinal)"
+_AFTER_DELIVERY = "(d.event, d.endpoint) < (:ordinal, :endpoint)"
+
+_EVENTS = Walk("event e INDEXED BY event_created", "", ("e.created_at", "e.ordinal"), "true", _AFTER_EVENT)
+
+_BY_EVENT = _EVENTS._replace(
+    rest="CROSS JOIN delivery d ON d.event = e.ordinal",
+    within="(e.created_at, e.ordinal) <= (:created_ms, :ordinal)",
+    after=f"({_AFTER_EVENT} OR d.endpoint < :endpoint)",
+)
+
+_DEAD = Walk(
+    lead="delivery d INDEXED BY delivery_dead",
+    rest="CROSS JOIN event e ON e.ordinal = d.event",
+    key=("d.event", "d.endpoint"),
+    within=f"d.state = 2 AND {_AFTER_DELIVERY}",
+    after="true",
+    by_time=False,
+)
+
+_DUE = _DEAD._replace(lead="delivery d INDEXED BY delivery_due", within=f"d.state = 0 AND {_AFTER_DELIVERY}")
+
+
+class Conditions:
+    """A filter on its way to SQL."""
+
+    def __init__(self, place: Place) -> None:
+        self.parameters: dict[str, Any] = place._asdict()
+        self.clauses: list[str] = []
+
+    def add(self, clause: str, value: object) -> None:
+        """Add a clause, with `{}` where its value stands; None asks for nothing."""
+        if value is None:
+            return
+        name = f"p{len(self.parameters)}"
+        self.parameters[name] = value
+        self.clauses.append(clause.format(f":{name}"))
+
+    def add_times(self, since_ms: int | None, until_ms: int | None) -> None:
+        """Ask for events created within a time."""
+        self.add("e.created_at >= {}", since_ms)
+        self.add("e.created_at < {}", until_ms)
+
+
+async def list_events(
+    reader: Reader, wanted: EventFilter, cursor: str | None, limit: int, examined_max: int = EXAMINED_MAX
+) -> Page[EventView]:
+    """List events, newest first."""
+    conditions = Conditions(Place.read(cursor))
+    conditions.add_times(wanted.since_ms, wanted.until_ms)
+    end = await _end(reader, _EVENTS, conditions, examined_max)
+    conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
+    conditions.add("e.type = {}", wanted.type)
+    conditions.add("e.reason = {}", wanted.reason)
+    joins = "CROSS JOIN application a ON a.ref = e.application"
+    rows = await reader.fetch(_select(EVENT_COLUMNS, _EVENTS, joins, conditions, "", limit + 1), conditions.parameters)
+    shown = rows[:limit]
+    following = _following(len(rows) > limit, [Place(row[3], row[12]) for row in shown], end)
+    return Page(tuple(await event_views(reader, shown)), following)
+
+
+async def list_deliveries(
+    reader: Reader,
+    wanted: DeliveryFilter,
+    cursor: str | None,
+    limit: int,
+    *,
+    few_due: bool,
+    examined_max: int = EXAMINED_MAX,
+) -> Page[DeliveryView]:
+    """List deliveries, those of the newest event first; `few_due` says that the due ones may be sorted."""
+    walk = _walk(wanted, few_due)
+    conditions = Conditions(Place.read(cursor))
+    if walk.by_time:
+        conditions.add_times(wanted.since_ms, wanted.until_ms)
+    end = await _end(reader, walk, conditions, examined_max)
+    if not walk.by_time:
+        conditions.add_times(wanted.since_ms, wanted.until_ms)
+    conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
+    conditions.add("d.endpoint IN (SELECT ref FROM endpoint WHERE id = {})", wanted.endpoint)
+    conditions.add("d.state = {}", None if wanted.state is None else CODES[wanted.state])
+    conditions.add("d.reason = {}", wanted.reason)
+    conditions.add("e.type = {}", wanted.type)
+    order = ", d.endpoint DESC" if walk is _BY_EVENT else ""
+    rows = await reader.fetch(
+        _select(DELIVERY_COLUMNS, walk, DELIVERY_JOINS, conditions, order, limit + 1), conditions.parameters
+    )
+    shown = rows[:limit]
+    following = _following(len(rows) > limit, [Place(row[11], row[0], row[1]) for row in shown], end)
+    return Page(tuple(delivery_view(row) for row in shown), following)
+
+
+def _walk(wanted: DeliveryFilter, few_due: bool) -> Walk:
+    if wanted.state is DeliveryState.DEAD or wanted.reason is not None:
+        return _DEAD
+    return _DUE if wanted.state is DeliveryState.DUE and few_due else _BY_EVENT
+
+
+async def _end(reader: Reader, walk: Walk, conditions: Conditions, examined_max: int) -> Place | None:
+    """Find the last row that the page may look at, and stop the walk there; None when there are fewer."""
+    lead = walk._replace(rest="", after="true" if walk is _BY_EVENT else walk.after)
+    statement = _select(", ".join(walk.key), lead, "", conditions, "", 1)
+    found = await reader.fetch(f"{statement} OFFSET {examined_max - 1:d}", conditions.parameters)
+    if not found:
+        return None
+    first, second = found[0]
+    conditions.parameters |= {"end_first": first, "end_second": second}
+    conditions.clauses.append(f"({', '.join(walk.key)}) >= (:end_first, :end_second)")
+    return Place(first, second) if walk.by_time else Place(0, first, second)
+
+
+def _select(columns: str, walk: Walk, joins: str, conditions: Conditions, order: str, rows: int) -> str:
+    descending = ", ".join(f"{column} DESC" for column in walk.key)
+    return (
+        f"SELECT {columns} FROM {walk.lead} {walk.rest} {joins} "
+        f"WHERE {' AND '.join([walk.within, walk.after, *conditions.clauses])} "
+        f"ORDER BY {descending}{order} LIMIT {rows:d}"
+    )
+
+
+def _following(full: bool, places: list[Place], end: Place | None) -> str | None:
+    """Say where the next page starts: behind the last row shown, or behind the last one looked at."""
+    if full:
+        return places[-1].write()
+    return None if end is None else end.write()

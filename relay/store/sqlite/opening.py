@@ -1,0 +1,228 @@
+"""Opening the database: one owner, the right kind of file on the right kind of disk, settings read back.
+
+Everything that can be wrong with the file, its folder or its disk becomes one clear line with a remedy. A damaged file
+is never moved aside or replaced: for a queue that would be losing it in silence.
+"""
+
+import fcntl
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from relay.core.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
+from relay.store.rows import StoreFacts, StoreSettings
+from relay.store.sqlite import migrate
+from relay.store.sqlite.failures import Trouble, judge
+
+SQLITE_MIN = (3, 40, 0)
+
+CHECK_BYTES = 2 << 30
+"""Above this a file is not checked after an unclean stop: 1 GiB takes half a second, and nothing can cut it short."""
+
+_NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"}
+_NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
+_SYNCHRONOUS = {"full": (2, "full"), "normal": (1, "normal")}
+
+
+class Opened(NamedTuple):
+    """A connection ready for the writer."""
+
+    connection: sqlite3.Connection
+    facts: StoreFacts
+
+
+class Lock:
+    """The lock file beside the database. Owner of its descriptor; closing it lets go."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def take(cls, path: Path) -> "Lock":
+        """Become the only daemon on this database; AlreadyRunning names the other one."""
+        lock_path = path.with_name(path.name + ".lock")
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise AlreadyRunning(
+                f"Another relay{f' (process {owner})' if owner else ''} is using {path}.",
+                remedy="Stop it first, or give this one a `storage.path` of its own.",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let another daemon have it. Safe twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def prepare(path: Path, mounts: str | None = None) -> Lock:
+    """Make the folder, refuse network disks, take the lock. `mounts` is the text of /proc/self/mountinfo."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_network(path, _read_mounts() if mounts is None else mounts)
+        return Lock.take(path)
+    except OSError as error:
+        raise CannotStart(
+            f"{path} cannot be used: {error.strerror} ({error.filename or path.parent}).",
+            remedy="Create the folder, give it to the user that runs relay, or change `storage.path`.",
+        ) from error
+
+
+def open_writer(settings: StoreSettings) -> Opened:
+    """Open, check, migrate; the caller holds the lock. CannotStart or StoreDamaged say what to do."""
+    _refuse_old_sqlite()
+    try:
+        _create(settings.path)
+        connection = sqlite3.connect(settings.path, isolation_level=None, timeout=5, cached_statements=256)
+    except (OSError, sqlite3.Error) as error:
+        raise _explain(settings.path, error) from error
+    try:
+        return Opened(connection, _set_up(connection, settings))
+    except sqlite3.Error as error:
+        connection.close()
+        raise _explain(settings.path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def reader_uri(path: Path) -> str:
+    """Address the database for a connection that cannot write."""
+    return f"file:{quote(str(path.absolute()))}?mode=ro"
+
+
+def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFacts:
+    path = settings.path
+    migrate.refuse_foreign(connection, path)
+    if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # can only be chosen now
+    word = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    level = _configure(connection, settings)
+    if (word, level) != ("wal", _SYNCHRONOUS[settings.durability][0]):
+        raise CannotStart(
+            f"{path} answers journal_mode={word}, synchronous={level}: what it acknowledges would not be durable.",
+            remedy="Put the database on a local disk.",
+        )
+    unclean = migrate.unclean(connection)
+    checked = unclean and _check(path)
+    backup = migrate.migrate(connection, path)
+    connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
+    return StoreFacts(
+        path=path,
+        sqlite_version=sqlite3.sqlite_version,
+        journal_mode=word,
+        synchronous=_SYNCHRONOUS[settings.durability][1],
+        schema_version=migrate.newest(),
+        unclean=unclean,
+        checked=checked,
+        backup=backup,
+    )
+
+
+def _configure(connection: sqlite3.Connection, settings: StoreSettings) -> int:
+    """Set what a connection does not remember by itself; the answer is `synchronous` as read back."""
+    for pragma in (
+        f"synchronous = {_SYNCHRONOUS[settings.durability][1].upper()}",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+        "cell_size_check = ON",
+        "temp_store = MEMORY",  # a full /tmp must not look like a full disk
+        "journal_size_limit = 67108864",
+        "cache_size = -16384",
+        f"wal_autocheckpoint = {settings.checkpoint_pages:d}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    level: int = connection.execute("PRAGMA synchronous").fetchone()[0]
+    return level
+
+
+def _create(path: Path) -> None:
+    """Make a new file private from its first byte; SQLite gives its WAL the same mode."""
+    try:
+        # Only when it is new: closing a descriptor of a database that is open drops SQLite's locks on it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+
+
+def _check(path: Path) -> bool:
+    """Look for damage after an unclean stop; False when the file is too large to look at now."""
+    if path.stat().st_size > CHECK_BYTES:
+        return False
+    with closing(sqlite3.connect(reader_uri(path), uri=True, isolation_level=None)) as reader:
+        found = [row[0] for row in reader.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        raise _damaged(path, " ".join(" ".join(found).split()))
+    return True
+
+
+def _explain(path: Path, error: Exception) -> RelayError:
+    if judge(error) is Trouble.DAMAGE:
+        return _damaged(path, str(error))
+    reason = _permission(path) or str(error)
+    return CannotStart(
+        f"{path} cannot be opened: {reason}.",
+        remedy="Give the file and its folder to the user that runs relay, or change `storage.path`.",
+    )
+
+
+def _damaged(path: Path, what: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} is damaged or no database: {what}.",
+        remedy="relay never replaces it by itself: check the disk, then restore a backup of it, or move the file away "
+        "to start with an empty one.",
+    )
+
+
+def _permission(path: Path) -> str | None:
+    if path.is_dir():
+        return "it is a folder"
+    for place, mode, right in (
+        (path, os.R_OK | os.W_OK, "read and write it"),
+        (path.parent, os.W_OK, "write in its folder"),
+    ):
+        if place.exists() and not os.access(place, mode):
+            return f"this user may not {right}"
+    return None
+
+
+def _refuse_old_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+    if version < SQLITE_MIN:
+        raise CannotStart(
+            f"This Python has SQLite {'.'.join(map(str, version))}; relay needs {'.'.join(map(str, SQLITE_MIN))}.",
+            remedy="Use the Python of a newer distribution.",
+        )
+
+
+def _refuse_network(path: Path, mounts: str) -> None:
+    kind = filesystem(os.stat(path.parent).st_dev, mounts)
+    if kind in _NETWORK:
+        raise CannotStart(
+            f"{path} lies on a network file system ({kind}), where SQLite can lose what it acknowledged.",
+            remedy="Set `storage.path` to a local disk.",
+        )
+
+
+def filesystem(device: int, mounts: str) -> str | None:
+    """Find the type of the file system that is mounted from a device, in the text of /proc/self/mountinfo."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) > 2 and fields[2] == wanted:
+            return after.split()[0]
+    return None
+
+
+def _read_mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text("utf-8", "replace")

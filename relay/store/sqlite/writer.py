@@ -1,0 +1,351 @@
+"""The one thread that writes: what has queued up while the last commit ran forms the next transaction.
+
+A group runs accepts, then settles, then edits, inside one BEGIN IMMEDIATE … COMMIT; nobody hears of success before the
+commit has returned, and a lone write is not delayed. One connection does all writes and all checkpoints (SQLite
+3.7.0–3.51.2 can lose commits when two connections do). What can go wrong, and what the callers then hear:
+
+- an item that the database refuses: the group is rolled back and run again by halves, down to the guilty one, which
+  fails alone;
+- the machine refuses (disk full, locked): nothing was kept, every item fails with StoreUnavailable;
+- COMMIT fails: nobody knows, every item fails with CommitUnknown;
+- an I/O error or corruption: likewise, and the writer stops for good and tells `on_fatal`.
+
+A submitted job is never recalled: cancelling the future only stops somebody from hearing the answer.
+"""
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from relay.core.errors import CommitUnknown, RelayError, StoreDamaged, StoreUnavailable
+from relay.store.sqlite.failures import Trouble, judge
+
+T = TypeVar("T")
+
+GROUP_BYTES = 8 << 20
+"""A group ends when it is about this large, so that one transaction cannot take seconds."""
+
+GROUP_JOBS = 1_024
+
+
+class Stage(IntEnum):
+    """When a job's turn comes within its group."""
+
+    ACCEPT = 0
+    SETTLE = 1
+    EDIT = 2
+    OUTSIDE = 3  # after the commit and in no transaction: checkpoints, giving space back
+
+
+class Job(Generic[T]):
+    """One write under way. `done` and `failed` run in the event loop, whatever became of the future."""
+
+    __slots__ = ("done", "failed", "future", "size", "stage", "work")
+
+    def __init__(
+        self,
+        stage: Stage,
+        work: Any,  # what the stage's function takes; for EDIT and OUTSIDE a function of the connection
+        *,
+        size: int = 500,  # bytes it adds to a group, roughly
+        done: Callable[[Any], T] | None = None,  # turns the work's result into the answer
+        failed: Callable[[], None] | None = None,
+        future: asyncio.Future[T] | None = None,  # None: nobody waits
+    ) -> None:
+        self.stage = stage
+        self.work = work
+        self.size = size
+        self.done = done
+        self.failed = failed
+        self.future = future
+
+
+class Answer(NamedTuple):
+    """What became of a job, on its way back to the event loop."""
+
+    job: Job[Any]
+    result: Any
+    error: Exception | None
+
+
+class CommitFailed(Exception):
+    """COMMIT raised: whether the group was kept is unknown."""
+
+
+Batch = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+"""Runs all accepts, or all settles, of a group; one result for each, in order."""
+
+
+class Writer:
+    """Owner of the writing connection. Everything public is called from the event loop."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        accept: Batch,
+        settle: Batch,
+        on_fatal: Callable[[StoreDamaged], None],
+    ) -> None:
+        self._connect = connect
+        self._batches = {Stage.ACCEPT: accept, Stage.SETTLE: settle}
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="relay-writer", daemon=True)
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._closing = False  # owned by the loop: no more jobs are taken
+        self._abandoned = False  # set by the loop, read by the thread
+        self._broken: StoreDamaged | None = None  # set by the thread once, before it answers
+        self._troubled = False  # owned by the thread: something but an item failed in this group
+        self._group_jobs: list[Job[Any]] = []  # owned by the thread: taken and not yet answered
+        self._wrote = False  # owned by the thread: a commit of this group changed something
+        self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
+
+    async def start(self) -> None:
+        """Open the connection in the thread; what `connect` raises is raised here."""
+        self._thread.start()
+        await self._started
+
+    def submit(self, job: Job[Any]) -> None:
+        """Queue a job for the next group; a writer that is closed or broken fails it at once."""
+        if self._closing or self._broken is not None:
+            self._answer([Answer(job, None, self._refusal())], None)
+            return
+        self._queue.put(job)
+
+    async def close(self) -> None:
+        """Finish what was submitted, then close the connection. Safe twice."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        await asyncio.shield(self._stopped)
+
+    async def abandon(self) -> None:
+        """Stop as a crash would: what is not committed is lost, nobody is answered, nothing is tidied up."""
+        self._abandoned = True
+        await self.close()
+
+    # -- in the event loop -------------------------------------------------------------------------------------------
+
+    def _answer(self, answers: Sequence[Answer], healthy: bool | None) -> None:
+        if healthy is not None:
+            self.healthy = healthy
+        for job, result, error in answers:
+            value, error = self._take_in(job, result, error)
+            future = job.future
+            if future is None or future.done():
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+    def _take_in(self, job: Job[Any], result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
+        """Let a job follow its result in memory; a bug there must not keep others from their answers."""
+        try:
+            if error is not None:
+                if job.failed is not None:
+                    job.failed()
+                return None, error
+            return result if job.done is None else job.done(result), None
+        except Exception as bug:
+            self._loop.call_exception_handler({"message": "a write was committed but not followed", "exception": bug})
+            return None, bug
+
+    def _refusal(self) -> StoreUnavailable:
+        if self._broken is not None:
+            return StoreUnavailable("The database has failed and relay is stopping.", remedy="See the log.")
+        return StoreUnavailable("The database is closed.", remedy="Try again when relay is up.")
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as error:
+            self._tell(_settle_future, self._started, error)
+            self._tell(_settle_future, self._stopped, None)
+            return
+        self._tell(_settle_future, self._started, None)
+        try:
+            self._work_through(connection)
+        except BaseException as error:  # a bug of ours: without this thread nothing can be promised any more
+            self._broken = StoreDamaged(f"The writer has stopped: {error!r}.", remedy="This is a bug; restart relay.")
+            self._tell(self._on_fatal, self._broken)
+            answers = _fail(self._group_jobs, self._unknown(error)) + _fail(self._left_over(), self._refusal())
+            self._tell(self._answer, answers, False)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+            self._tell(_settle_future, self._stopped, None)
+
+    def _work_through(self, connection: sqlite3.Connection) -> None:
+        open_for_more = True
+        while open_for_more and not self._abandoned:
+            jobs, open_for_more = self._take()
+            if self._abandoned:
+                return
+            self._group_jobs = jobs
+            answers, healthy = self._perform(connection, jobs)
+            self._group_jobs = []
+            if answers and not self._abandoned:
+                self._tell(self._answer, answers, healthy)
+
+    def _left_over(self) -> list[Job[Any]]:
+        """Empty the queue: whoever waits for one of these would wait for ever."""
+        left: list[Job[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._queue.get_nowait()
+                left += [] if job is None else [job]
+        return left
+
+    def _take(self) -> tuple[list[Job[Any]], bool]:
+        """Wait for a job, then take what else is there, up to a group's size; False when the end was queued."""
+        jobs: list[Job[Any]] = []
+        size = 0
+        job = self._queue.get()
+        while job is not None:
+            jobs.append(job)
+            size += job.size
+            if size >= GROUP_BYTES or len(jobs) >= GROUP_JOBS:
+                return jobs, True
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return jobs, True
+        return jobs, False
+
+    def _perform(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> tuple[list[Answer], bool | None]:
+        """Run a group and then what stands outside of it; the second value is what is known of the health now."""
+        inside = [job for job in jobs if job.stage is not Stage.OUTSIDE]
+        self._troubled = self._wrote = False
+        answers = self._group(connection, inside) if inside else []
+        answers += [self._outside(connection, job) for job in jobs if job.stage is Stage.OUTSIDE]
+        return answers, False if self._troubled else self._wrote or None
+
+    def _group(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+        if self._broken is not None:
+            return _fail(jobs, self._refusal())
+        try:
+            return self._transaction(connection, jobs)
+        except CommitFailed as error:
+            _roll_back(connection)
+            return _fail(jobs, self._unknown(error.__cause__))
+        except Exception as error:
+            _roll_back(connection)
+            return self._after_failure(connection, jobs, error)
+
+    def _transaction(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+        before = connection.total_changes
+        connection.execute("BEGIN IMMEDIATE")
+        answers = self._run_jobs(connection, jobs)
+        if self._abandoned:
+            raise CommitFailed
+        try:
+            self.commit(connection)
+        except sqlite3.Error as error:
+            raise CommitFailed from error
+        self._wrote |= connection.total_changes > before
+        return answers
+
+    def _run_jobs(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
+        answers: list[Answer] = []
+        for stage, run in self._batches.items():
+            chosen = [job for job in jobs if job.stage is stage]
+            if chosen:
+                results = run(connection, [job.work for job in chosen])
+                answers += [Answer(job, result, None) for job, result in zip(chosen, results, strict=True)]
+        return answers + [_edit(connection, job) for job in jobs if job.stage is Stage.EDIT]
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        """Make the group durable; a test may stand in the way."""
+        connection.execute("COMMIT")
+
+    def _after_failure(
+        self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]], error: Exception
+    ) -> list[Answer]:
+        trouble = judge(error)
+        if trouble is Trouble.DAMAGE:
+            return _fail(jobs, self._unknown(error))
+        if trouble is Trouble.MACHINE:
+            self._troubled = True
+            return _fail(jobs, _unavailable(error))
+        if len(jobs) > 1:  # by halves: one guilty item among a thousand costs twenty commits, not a thousand
+            half = len(jobs) // 2
+            return self._group(connection, jobs[:half]) + self._group(connection, jobs[half:])
+        return _fail(jobs, _refused(error) if isinstance(error, sqlite3.Error) else error)
+
+    def _unknown(self, error: BaseException | None) -> CommitUnknown:
+        self._troubled = True
+        if error is not None and judge(error) is Trouble.DAMAGE:
+            self._broken = StoreDamaged(
+                f"The database reports {error}.",
+                remedy="Check the disk; relay stops so that the service manager starts it on what the disk really holds.",
+            )
+            self._tell(self._on_fatal, self._broken)
+        return CommitUnknown(
+            f"The database could not confirm the write: {error}.", remedy="Repeat it with the same idempotency key."
+        )
+
+    def _outside(self, connection: sqlite3.Connection, job: Job[Any]) -> Answer:
+        if self._broken is not None:
+            return Answer(job, None, self._refusal())
+        try:
+            return Answer(job, job.work(connection), None)
+        except Exception as error:
+            _roll_back(connection)
+            return Answer(job, None, error)
+
+    def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to hear it
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _edit(connection: sqlite3.Connection, job: Job[Any]) -> Answer:
+    """Run one edit so that its failure undoes it alone."""
+    connection.execute("SAVEPOINT edit")
+    try:
+        result = job.work(connection)
+    except RelayError as error:
+        connection.execute("ROLLBACK TO edit")
+        connection.execute("RELEASE edit")
+        return Answer(job, None, error)
+    connection.execute("RELEASE edit")
+    return Answer(job, result, None)
+
+
+def _fail(jobs: Sequence[Job[Any]], error: Exception) -> list[Answer]:
+    return [Answer(job, None, error) for job in jobs]
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # After SQLITE_FULL and I/O errors SQLite has rolled back by itself and says so; it advises to try all the same.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The database takes no writes now: {error}.", remedy="Check free disk space and permissions; try again."
+    )
+
+
+def _refused(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"The database refused this write: {error}.", remedy="This is a bug; nothing was stored.")
+
+
+def _settle_future(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,262 @@
+"""What the relay counts, and how Prometheus reads it.
+
+Counting is adding to plain numbers on the event loop's thread, because it happens several times for each delivery. The
+numbers become metric families only when somebody asks for them.
+"""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from relay.core.model import DeadReason, DeliveryState, EndpointState, Outcome, Trigger
+
+ENDPOINTS_MAX = 200
+"""Endpoints with a label of their own; the rest are counted together as `other`."""
+
+OTHER = "other"
+
+ATTEMPT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300, 3_600, 21_600, 86_400, 432_000)
+COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+
+Labels = tuple[str, ...]
+
+_STATUS_CLASSES = ("", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The gauges at the moment somebody asks. None: not known, so not shown."""
+
+    due: int
+    dead: int
+    in_flight: int
+    ready: bool
+    database_bytes: int
+    wal_bytes: int
+    disk_free_bytes: int
+    uptime_s: float
+    oldest_due_s: float | None = None
+    loop_lag_s: float | None = None
+    log_lines_dropped: int = 0
+    endpoint_states: Mapping[str, EndpointState] = field(default_factory=dict)
+
+
+class Histogram:
+    """How often a duration fell between which bounds."""
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self._bounds_ms = tuple(bound * 1_000 for bound in bounds_s)
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum_ms = 0.0
+
+    def add(self, duration_ms: float) -> None:
+        self._counts[bisect_left(self._bounds_ms, duration_ms)] += 1
+        self._sum_ms += duration_ms
+
+    def family(self, name: str, documentation: str) -> Metric:
+        """Write it in seconds, with cumulative buckets."""
+        bounds = [str(bound / 1_000) for bound in self._bounds_ms] + ["+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self._sum_ms / 1_000)
+
+
+class Metrics:
+    """The counters. Owner of every number in them; only the event loop's thread calls it."""
+
+    def __init__(self, version: str, *, endpoints_max: int = ENDPOINTS_MAX) -> None:
+        self._version = version
+        self._endpoints_max = endpoints_max
+        self._labels: dict[str, str] = {}
+        self._accepted = 0
+        self._deduplicated = 0
+        self._warned = 0
+        self._rejected: Counter[str] = Counter()
+        self._attempts: defaultdict[Labels, int] = defaultdict(int)
+        self._tests: Counter[str] = Counter()
+        self._finished: defaultdict[Labels, int] = defaultdict(int)
+        self._dead: Counter[str] = Counter()
+        self._retries = 0
+        self._audit_repairs = 0
+        self._reload_failed = False
+        self._attempt_ms = Histogram(ATTEMPT_BOUNDS_S)
+        self._latency_ms = Histogram(LATENCY_BOUNDS_S)
+        self._commit_ms = Histogram(COMMIT_BOUNDS_S)
+        self._summarised: Mapping[str, int] = {}
+
+    # -- counting --------------------------------------------------------------------------------------------------
+
+    def accepted(self, events: int = 1) -> None:
+        """Count events that became durable."""
+        self._accepted += events
+
+    def deduplicated(self) -> None:
+        """Count an event that was there before."""
+        self._deduplicated += 1
+
+    def warned(self) -> None:
+        """Count an event that was accepted although it is not what its contract says."""
+        self._warned += 1
+
+    def rejected(self, reason: str) -> None:
+        """Count an event that was refused; `reason` is the slug of the problem."""
+        self._rejected[reason] += 1
+
+    def committed(self, duration_ms: float) -> None:
+        """Count the time from handing an event to the store to its commit."""
+        self._commit_ms.add(duration_ms)
+
+    def attempt(self, endpoint: str, outcome: Outcome, trigger: Trigger = Trigger.SCHEDULED) -> None:
+        """Count one attempt; tests are counted apart."""
+        if trigger is Trigger.TEST:
+            self._tests[_result(outcome)] += 1
+            return
+        self._attempts[self._label(endpoint), _result(outcome)] += 1
+        self._attempt_ms.add(outcome.duration_ms)
+
+    def delivered(self, endpoint: str, latency_ms: float) -> None:
+        """Count a delivery and the time since its event was accepted."""
+        self._finished[self._label(endpoint), DeliveryState.DELIVERED] += 1
+        self._latency_ms.add(latency_ms)
+
+    def dead(self, endpoint: str, reason: DeadReason, deliveries: int = 1) -> None:
+        """Count dead letters."""
+        self._finished[self._label(endpoint), DeliveryState.DEAD] += deliveries
+        self._dead[reason] += deliveries
+
+    def cancelled(self, endpoint: str, deliveries: int = 1) -> None:
+        """Count cancelled deliveries."""
+        self._finished[self._label(endpoint), DeliveryState.CANCELLED] += deliveries
+
+    def retry_scheduled(self, endpoint: str) -> None:
+        """Count a failed attempt that will be followed by another."""
+        self._retries += 1
+
+    def audit_repair(self) -> None:
+        """Count a due delivery that no lane knew of: each one is a bug (invariant 8)."""
+        self._audit_repairs += 1
+
+    def reloaded(self, *, successful: bool) -> None:
+        """Remember whether the last reload was taken over."""
+        self._reload_failed = not successful
+
+    def _label(self, endpoint: str) -> str:
+        label = self._labels.get(endpoint)
+        if label is not None:
+            return label
+        if len(self._labels) >= self._endpoints_max:
+            return OTHER
+        self._labels[endpoint] = endpoint
+        return endpoint
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, int]:
+        """Count what happened since this was last asked."""
+        totals = {
+            "accepted": self._accepted,
+            "deduplicated": self._deduplicated,
+            "rejected": self._rejected.total(),
+            "delivered": self._finished_as(DeliveryState.DELIVERED),
+            "retries": self._retries,
+            "dead": self._dead.total(),
+        }
+        before, self._summarised = self._summarised, totals
+        return {name: total - before.get(name, 0) for name, total in totals.items()}
+
+    def exposition(self, readings: Readings, accept: str) -> tuple[bytes, str]:
+        """Write every metric for Prometheus: the text and its content type, OpenMetrics when `accept` asks for it."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Families([*self._counters(), *self._histograms(), *self._gauges(readings)]))
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    def _counters(self) -> Iterator[Metric]:
+        yield _counter("events_accepted", "Events made durable.", self._accepted)
+        yield _counter("events_deduplicated", "Events that were there before.", self._deduplicated)
+        yield _counter("events_warned", "Events accepted with mistakes.", self._warned)
+        yield _counters("events_rejected", "Events refused.", ("reason",), _keyed(self._rejected))
+        yield _counters("attempts", "Delivery attempts.", ("endpoint", "result"), self._attempts)
+        yield _counters("test_attempts", "Attempts made as a test.", ("result",), _keyed(self._tests))
+        yield _counters("deliveries_finished", "Deliveries that ended.", ("endpoint", "outcome"), self._finished)
+        yield _counters("dead_letters", "Deliveries that died.", ("reason",), _keyed(self._dead))
+        yield _counter("retries_scheduled", "Failed attempts that will be repeated.", self._retries)
+        yield _counter("lane_audit_repairs", "Due deliveries no lane knew of; each is a bug.", self._audit_repairs)
+
+    def _histograms(self) -> Iterator[Metric]:
+        yield self._attempt_ms.family("relay_attempt_duration_seconds", "Time of one attempt, DNS to last byte.")
+        yield self._latency_ms.family("relay_delivery_latency_seconds", "Time from accept to a 2xx answer.")
+        yield self._commit_ms.family("relay_ingest_commit_seconds", "Time until an accepted event is durable.")
+
+    def _gauges(self, readings: Readings) -> Iterator[Metric]:
+        states: dict[Labels, int] = {("due",): readings.due, ("dead",): readings.dead}
+        yield _gauges("deliveries", "Deliveries by state.", ("state",), states)
+        yield _gauges("endpoint_state", "Endpoints by state.", ("endpoint", "state"), self._states(readings))
+        yield _gauges("build_info", "The version that runs.", ("version",), {(self._version,): 1})
+        yield _gauge("inflight", "Attempts under way.", readings.in_flight)
+        yield _gauge("ready", "Whether intake is open.", readings.ready)
+        yield _gauge("uptime_seconds", "Time since start.", readings.uptime_s)
+        yield _gauge("db_bytes", "Size of the database.", readings.database_bytes)
+        yield _gauge("wal_bytes", "Size of the write-ahead log.", readings.wal_bytes)
+        yield _gauge("disk_free_bytes", "Free space beside the database.", readings.disk_free_bytes)
+        yield _gauge("config_last_reload_successful", "Whether the last reload was taken.", not self._reload_failed)
+        yield _counter("log_lines_dropped", "Log lines lost to a stuck stream.", readings.log_lines_dropped)
+        if readings.oldest_due_s is not None:
+            yield _gauge("oldest_due_seconds", "How long the oldest due delivery has been due.", readings.oldest_due_s)
+        if readings.loop_lag_s is not None:
+            yield _gauge("event_loop_lag_seconds", "How late the event loop ran last.", readings.loop_lag_s)
+
+    def _states(self, readings: Readings) -> Mapping[Labels, float]:
+        return Counter((self._label(endpoint), state.value) for endpoint, state in readings.endpoint_states.items())
+
+    def _finished_as(self, state: DeliveryState) -> int:
+        return sum(count for (_, outcome), count in self._finished.items() if outcome == state)
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _result(outcome: Outcome) -> str:
+    """The class of an outcome: `2xx` … `5xx`, or the failure."""
+    if outcome.failure is not None:
+        return outcome.failure.value
+    status = outcome.status or 0
+    return _STATUS_CLASSES[status // 100] if 100 <= status < 600 else OTHER
+
+
+def _keyed(counts: Mapping[str, int]) -> dict[Labels, int]:
+    return {(key,): count for key, count in counts.items()}
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(f"relay_{name}", documentation, value=value)
+
+
+def _counters(name: str, documentation: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:
+    family = CounterMetricFamily(f"relay_{name}", documentation, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"relay_{name}", documentation, value=value)
+
+
+def _gauges(name: str, documentation: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:
+    family = GaugeMetricFamily(f"relay_{name}", documentation, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
