@@ -187,11 +187,11 @@ async def test_submitted_in_one_turn_of_the_loop(tmp_path: Path) -> None:
     async with opened(tmp_path, writer=gated(gate)) as relay:
         ref = await relay.endpoint()
         gate.hold()
-        holding = relay.store.sqlite.accept([relay.event()])
+        holding = relay.store.accept([relay.event()])
         await gate.reached()
-        early = relay.store.sqlite.accept([asking(relay, ref)])
-        taught = relay.store.sqlite.accept([teaching(relay, ref)])
-        late = relay.store.sqlite.accept([asking(relay, ref)])
+        early = relay.store.accept([asking(relay, ref)])
+        taught = relay.store.accept([teaching(relay, ref)])
+        late = relay.store.accept([asking(relay, ref)])
         assert relay.store.due_count(ref) == 3
         commits = gate.commits
         gate.let_go()
@@ -210,7 +210,7 @@ async def test_a_memory_that_only_reads_would_be_late(tmp_path: Path, monkeypatc
     monkeypatch.setattr(remembered, "_hold_back", lambda connection, entry, said: hold_back(connection, entry, {}))
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
-        results = await relay.store.sqlite.accept([teaching(relay, ref), asking(relay, ref)])
+        results = await relay.store.accept([teaching(relay, ref), asking(relay, ref)])
         assert is_held_back(results[1])
 
 
@@ -221,7 +221,7 @@ async def test_a_failed_commit_teaches_nothing(tmp_path: Path) -> None:
         ref = await relay.endpoint()
         gate.error = sqlite_error(13, "database or disk is full")
         with pytest.raises(CommitUnknown):
-            await relay.store.sqlite.accept([teaching(relay, ref)])
+            await relay.store.accept([teaching(relay, ref)])
         gate.error = None
         assert is_held_back(await relay.offer(asking(relay, ref)))
 
@@ -254,7 +254,7 @@ async def test_the_memory_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         for name in ("a", "b", "c", "a", "d", "e"):
-            relay.core.clock.advance(1)
+            relay.clock.advance(1)
             await relay.offer(teaching(relay, ref, name))
         kept = [name for name in "abcde" if not is_held_back(await relay.offer(asking(relay, ref, name)))]
         assert kept == ["a", "d", "e"]
@@ -267,14 +267,14 @@ async def test_memories_fade(tmp_path: Path) -> None:
     kept = Kept(memory_ms=DAY_MS)
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
-        await relay.store.sqlite.accept([teaching(relay, ref, f"old-{number}") for number in range(7)])
-        relay.core.clock.advance(DAY_MS)
+        await relay.store.accept([teaching(relay, ref, f"old-{number}") for number in range(7)])
+        relay.clock.advance(DAY_MS)
         await relay.offer(teaching(relay, ref, "old-3"))
         await relay.offer(teaching(relay, ref, "young"))
-        relay.core.clock.advance(1)
+        relay.clock.advance(1)
         removed: list[Pruned] = []
         while not removed or removed[-1].more:
-            removed.append(await relay.store.sqlite.prune(relay.core.clock.wall_ms(), kept, limit=4))
+            removed.append(await relay.store.prune(relay.clock.wall_ms(), kept, limit=4))
         assert sum(pruned.memories for pruned in removed) == 6
         assert not is_held_back(await relay.offer(asking(relay, ref, "old-3")))
         assert not is_held_back(await relay.offer(asking(relay, ref, "young")))

@@ -157,7 +157,7 @@ def test_every_command_of_a_message_exists() -> None:
         for command in INLINE_COMMAND.findall(text):
             plain = re.sub(r"\{[^}]*\}", "X", command)
             assert fault(plain) is None, f"{name}: {command}: {fault(plain)}"
-    unit = (ROOT / "systemd" / "relay.daemon.service").read_text()
+    unit = (ROOT / "systemd" / "relay.service").read_text()
     for command in re.findall(r"bin/(relay (?!&&)[a-z][^&\n]*)", unit):
         assert fault(command) is None, command
 

@@ -65,9 +65,7 @@ async def test_an_unknown_type_is_refused(contract: str, event_type: str, says: 
 async def test_missing_data_is_one_mistake() -> None:
     """What stands in for data that are not there is not checked as well."""
     problem = await Desk(contract="roughy").refusal('{"type": "cut.completed"}')
-    assert [(mistake.pointer, mistake.message) for mistake in problem.errors] == [
-        ("/data", "is missing: it must be JSON")
-    ]
+    assert [(mistake.path, mistake.message) for mistake in problem.errors] == [("/data", "is missing: it must be JSON")]
 
 
 async def test_open_contracts_take_everything() -> None:
@@ -160,7 +158,7 @@ async def test_a_name_with_a_lone_surrogate_can_be_told() -> None:
         await desk.send("video.delete", '{"videoContext": "x", "wochitVideoId": "6", "\\ud83d": 1}')
     (mistake,) = caught.value.problem.errors
     assert isinstance(mistake, Issue)
-    assert json.loads(caught.value.problem.body())["errors"][0]["pointer"] == mistake.pointer
+    assert json.loads(caught.value.problem.body())["errors"][0]["pointer"] == mistake.path
 
 
 async def test_the_relay_enforces_what_the_file_says(tmp_path: Path) -> None:

@@ -194,9 +194,9 @@ async def test_a_delay_beyond_the_links_is_refused() -> None:
 async def dead_and_expired(relay: Relay) -> tuple[int, str]:
     """Make a delivery that died, whose event has expired since."""
     ref = await relay.endpoint()
-    due = await relay.due(ref, expires_at_ms=relay.core.clock.wall_ms() + 1_000)
+    due = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1_000)
     await relay.dead(due)
-    relay.core.clock.advance(1_000)
+    relay.clock.advance(1_000)
     return ref, delivery_id(due.key)
 
 
@@ -210,7 +210,7 @@ async def test_the_mark_is_kept_until_the_attempt_ends(tmp_path: Path) -> None:
         forced = await relay.store.retry_delivery(name, force=True)
         assert (forced.manual, forced.forced) == (True, True)
         assert (await relay.store.refill(ref, 0, 0, 10)).rows == [forced]
-        settled = await relay.again(forced, relay.core.clock.wall_ms() + 5)
+        settled = await relay.again(forced, relay.clock.wall_ms() + 5)
         assert settled.due is not None
         assert not settled.due.forced
         (row,) = (await relay.store.refill(ref, 0, 0, 10)).rows
@@ -222,8 +222,8 @@ async def test_what_is_held_ends_unless_it_was_forced(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         ref, name = await dead_and_expired(relay)
         forced = await relay.store.retry_delivery(name, force=True)
-        waiting = await relay.due(ref, expires_at_ms=relay.core.clock.wall_ms() + 1)
-        relay.core.clock.advance(1)
-        ended = await relay.store.end_held(ref, 0, relay.core.clock.wall_ms(), DeadReason.EXHAUSTED)
+        waiting = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1)
+        relay.clock.advance(1)
+        ended = await relay.store.end_held(ref, 0, relay.clock.wall_ms(), DeadReason.EXHAUSTED)
         assert ended == [waiting.key]
         assert (await relay.store.audit_due(ref, 10)) == [forced]

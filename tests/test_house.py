@@ -160,7 +160,7 @@ def test_the_unit_waits_longer_than_the_drain() -> None:
     """systemd's `TimeoutStopSec` is above the default `drain_timeout`, or it would kill a draining relay."""
     from relay.config import Config
 
-    unit = (ROOT / "systemd" / "relay.daemon.service").read_text()
+    unit = (ROOT / "systemd" / "relay.service").read_text()
     match = re.search(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)
     assert match is not None
     assert int(match[1]) * 1000 > Config().delivery.drain_timeout_ms + 5_000

@@ -126,7 +126,7 @@ async def test_every_mistake_is_reported_at_once(desk: Desk) -> None:
         "/type", "/tpye", "/id", "/idempotency_key", "/timestamp", "/expires_at", "/metadata", "/application",
     }  # fmt: skip
     assert len(problem.errors) == 8
-    messages = {mistake.pointer: mistake.message for mistake in problem.errors}
+    messages = {mistake.path: mistake.message for mistake in problem.errors}
     assert messages["/tpye"] == 'is not a member of an event; did you mean "type"?'
     assert messages["/type"].startswith("is missing")
     assert "2026-11-22T08:30:00Z" in messages["/timestamp"]
@@ -223,7 +223,7 @@ async def test_many_unknown_members_make_a_short_answer(desk: Desk) -> None:
     problem = await desk.refusal(json.dumps({"type": "a.b", "data": 1, **members}))
     assert len(problem.errors) == 21
     assert problem.errors[-1].message == "has 9980 more members that an event does not have"
-    assert max(len(mistake.pointer) for mistake in problem.errors) < 70
+    assert max(len(mistake.path) for mistake in problem.errors) < 70
 
 
 async def test_depth_is_limited_before_decoding(desk: Desk) -> None:

@@ -65,7 +65,7 @@ class Town:
 
     def due(self, *names: str) -> int:
         """How many deliveries of some endpoints are due."""
-        directory, store = self.stack.relay.registry, self.stack.relay.store
+        directory, store = self.stack.relay.directory, self.stack.relay.store
         return sum(store.due_count(directory.endpoint(name).ref) for name in names)
 
     def running(self, *names: str) -> int:
@@ -73,8 +73,8 @@ class Town:
         return sum(self.view(name).running for name in names)
 
     def view(self, name: str) -> Any:
-        ref = self.stack.relay.registry.endpoint(name).ref
-        return self.stack.relay.dispatch.dispatch.lanes.snapshot(ref, self.stack.clock.now())
+        ref = self.stack.relay.directory.endpoint(name).ref
+        return self.stack.relay.dispatch.lanes.snapshot(ref, self.stack.clock.now())
 
 
 @asynccontextmanager

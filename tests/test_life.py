@@ -104,7 +104,7 @@ async def test_what_is_cut_off_stays_due_and_costs_no_attempt(tmp_path: Path) ->
         await receiver.wait_for(1)
         with capture_logs() as lines:
             stopping = asyncio.create_task(stack.stop())
-            await until(lambda: stack.relay.dispatch.dispatch._starting is False)
+            await until(lambda: stack.relay.dispatch._starting is False)
             await turns()
             stack.fake.advance(DRAIN_MS)
             await stopping

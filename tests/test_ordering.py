@@ -361,9 +361,9 @@ async def test_what_is_held_too_long_lets_pass(tmp_path: Path) -> None:
         relay.store.on_promoted(promoted.extend)
         ref = await relay.endpoint()
         first = await relay.due(ref, ordering_key="k")
-        relay.core.clock.advance(10)
+        relay.clock.advance(10)
         second = await relay.accept(ref, ordering_key="k")
-        await relay.store.end_held(ref, first.due_ms + 5, relay.core.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED)
+        await relay.store.end_held(ref, first.due_ms + 5, relay.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED)
         assert [due.event for due in promoted] == [second.event.ordinal]
 
 
@@ -398,13 +398,13 @@ async def test_a_promotion_that_nobody_heard_of_is_told_again(
         second = await relay.accept(ref, ordering_key="k", order_strictly=False)
         outcome = None if state is DeliveryState.DEAD else relay.outcome(500)
         reason = DeadReason.EXPIRED if state is DeliveryState.DEAD else None
-        due_ms = relay.core.clock.wall_ms() + 5 if state is DeliveryState.DUE else None
+        due_ms = relay.clock.wall_ms() + 5 if state is DeliveryState.DUE else None
         settlement = Settlement(first, state, outcome, due_ms, reason)
         lies.append(True)
         with pytest.raises(CommitUnknown):
-            await relay.store.sqlite.settle(settlement)
+            await relay.store.settle(settlement)
         assert heard == []
-        await relay.store.sqlite.settle(settlement)
+        await relay.store.settle(settlement)
         assert [due.event for due in heard] == [second.event.ordinal]
 
 
@@ -438,9 +438,9 @@ class Follower:
         due = self.known.pop(event)
         if event not in self.started:
             self.started.append(event)
-        due_ms = self.relay.core.clock.wall_ms() + 1 if state is DeliveryState.DUE else None
+        due_ms = self.relay.clock.wall_ms() + 1 if state is DeliveryState.DUE else None
         reason = DeadReason.EXHAUSTED if state is DeliveryState.DEAD else None
-        settled = await self.relay.store.sqlite.settle(Settlement(due, state, self.relay.outcome(500), due_ms, reason))
+        settled = await self.relay.store.settle(Settlement(due, state, self.relay.outcome(500), due_ms, reason))
         if settled.due is not None:
             self.hear([settled.due])
 
@@ -490,7 +490,7 @@ async def follow(folder: Path, steps: list[tuple[Any, ...]]) -> None:
         follower = Follower(relay, await relay.endpoint())
         relay.store.on_promoted(follower.hear)
         for name, *arguments in steps:
-            relay.core.clock.advance(1)
+            relay.clock.advance(1)
             await getattr(follower, name)(*arguments)
             await follower.check()
         follower.check_order()

@@ -387,7 +387,7 @@ async def test_an_application_keeps_its_contract_while_deliveries_are_due(tmp_pa
         await stack.call("POST", f"/v1/deliveries/{delivery['id']}/cancel")
         stack.write_config(extra=tenant("roughy", receiver.url).replace("secret", 'event_types = ["*"]\nsecret'))
         assert (await stack.call("POST", "/v1/reload"))[0] == 200
-        assert stack.relay.registry.applications["tenant"].contract == "roughy"
+        assert stack.relay.directory.applications["tenant"].contract == "roughy"
 
 
 async def test_a_contract_that_cannot_sign_for_what_is_there_is_refused(tmp_path: Path) -> None:

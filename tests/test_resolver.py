@@ -340,9 +340,9 @@ def test_process_ends_beside_a_stuck_lookup() -> None:
     """A `getaddrinfo` that never returns does not keep the process from ending (Q16, invariant 12)."""
     program = """
 import asyncio, threading
-from relay.clock import SystemClock
-from relay.guard import Guard
-from relay.resolver import Resolver
+from relay.core.clock import SystemClock
+from relay.core.netguard import Guard
+from relay.delivery.resolver import Resolver
 
 async def main():
     asked = asyncio.Event()

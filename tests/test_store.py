@@ -66,7 +66,7 @@ async def answered_before_commit(folder: Path, make: object) -> bool:
         await outside(relay.store, lambda connection: None)  # a hasty writer may still be at the commit
         gate.hold()
         event = relay.event(ref)
-        accepting = relay.store.sqlite.accept([event])
+        accepting = relay.store.accept([event])
         await gate.reached()
         await asyncio.sleep(0)  # an answer that was sent before the commit has arrived by now
         answered = accepting.done()
@@ -95,12 +95,12 @@ async def test_what_is_queued_up_goes_in_one_transaction(tmp_path: Path) -> None
         ref = await relay.endpoint()
         due = await relay.due(ref)
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event(ref)])
+        first = relay.store.accept([relay.event(ref)])
         await gate.reached()
         health = Health(failures=3)
         relay.store.save_health(ref, health)
-        settling = relay.store.sqlite.settle(Settlement(due, DeliveryState.DELIVERED, relay.outcome(200)))
-        accepting = [relay.store.sqlite.accept([relay.event(ref)]) for _ in range(5)]
+        settling = relay.store.settle(Settlement(due, DeliveryState.DELIVERED, relay.outcome(200)))
+        accepting = [relay.store.accept([relay.event(ref)]) for _ in range(5)]
         commits = gate.commits
         gate.let_go()
         await asyncio.gather(first, settling, *accepting)
@@ -114,11 +114,11 @@ async def test_a_bad_item_fails_alone(tmp_path: Path) -> None:
     async with opened(tmp_path, writer=gated(gate)) as relay:
         ref = await relay.endpoint()
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event(ref)])
+        first = relay.store.accept([relay.event(ref)])
         await gate.reached()
-        good = relay.store.sqlite.accept([relay.event(ref)])
-        bad = relay.store.sqlite.accept([relay.event(ref, reason="nonsense")])
-        also_good = relay.store.sqlite.accept([relay.event(ref)])
+        good = relay.store.accept([relay.event(ref)])
+        bad = relay.store.accept([relay.event(ref, reason="nonsense")])
+        also_good = relay.store.accept([relay.event(ref)])
         gate.let_go()
         await asyncio.gather(first, good, also_good)
         with pytest.raises(StoreUnavailable, match="refused"):
@@ -133,10 +133,10 @@ async def test_an_edit_that_is_refused_undoes_itself_alone(tmp_path: Path) -> No
     async with opened(tmp_path, writer=gated(gate)) as relay:
         ref = await relay.endpoint()
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event(ref)])
+        first = relay.store.accept([relay.event(ref)])
         await gate.reached()
         refused = asyncio.ensure_future(relay.store.delete_endpoint(99))
-        accepting = relay.store.sqlite.accept([relay.event(ref)])
+        accepting = relay.store.accept([relay.event(ref)])
         await asyncio.sleep(0)
         gate.let_go()
         with pytest.raises(NotFound):
@@ -152,7 +152,7 @@ async def test_a_submitted_write_is_not_recalled(tmp_path: Path) -> None:
         ref = await relay.endpoint()
         gate.hold()
         event = relay.event(ref)
-        accepting = relay.store.sqlite.accept([event])
+        accepting = relay.store.accept([event])
         await gate.reached()
         accepting.cancel()
         gate.let_go()
@@ -169,7 +169,7 @@ async def test_a_repeat_is_answered_with_the_first_event(tmp_path: Path) -> None
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         events = [relay.event(ref, idempotency=key("k")) for _ in range(3)]
-        first, *repeats = await relay.store.sqlite.accept(events)
+        first, *repeats = await relay.store.accept(events)
         assert isinstance(first, Accepted)
         known = Duplicate(events[0].id, events[0].type, events[0].created_at_ms, 1, differs=False)
         assert repeats == [known, known]
@@ -202,7 +202,7 @@ async def test_a_given_id_is_unique(tmp_path: Path) -> None:
     """Q8: a given id acts as a key; with another key, or from another application, it is taken."""
     async with opened(tmp_path) as relay:
         given = relay.event(id="order-1", id_given=True, idempotency=key("id order-1"))
-        first, second = await relay.store.sqlite.accept([given, given])
+        first, second = await relay.store.accept([given, given])
         assert isinstance(first, Accepted)
         assert isinstance(second, Duplicate)
         assert isinstance(await relay.offer(given), Duplicate)
@@ -217,7 +217,7 @@ async def test_a_refused_event_does_not_touch_its_neighbours(tmp_path: Path) -> 
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.accept(ref, idempotency=key("old"))
-        results = await relay.store.sqlite.accept(
+        results = await relay.store.accept(
             [
                 relay.event(ref),
                 relay.event(ref, idempotency=key("old")),
@@ -233,12 +233,12 @@ async def test_a_repeat_is_known_after_pruning(tmp_path: Path) -> None:
     """Q8: a repeat of an event that was pruned is still answered as a repeat, and its ordinal is never used again."""
     async with opened(tmp_path) as relay:
         first = await relay.accept(idempotency=key("k"))
-        relay.core.clock.advance(31 * DAY_MS)
-        await relay.store.sqlite.prune(relay.core.clock.wall_ms(), Kept())
+        relay.clock.advance(31 * DAY_MS)
+        await relay.store.prune(relay.clock.wall_ms(), Kept())
         assert await relay.store.find_event(first.event.id) is None
         assert isinstance(await relay.offer(relay.event(idempotency=key("k"))), Duplicate)
         await relay.store.abandon()
-        clock = relay.core.clock
+        clock = relay.clock
     async with opened(tmp_path, clock) as relay:
         assert (await relay.accept()).event.ordinal > first.event.ordinal
 
@@ -268,7 +268,7 @@ async def test_a_full_backlog_of_a_refused_batch_is_given_back(tmp_path: Path) -
         for _ in range(4):
             await relay.offer(relay.event(ref, idempotency=key("k")))
             with pytest.raises(StoreUnavailable):
-                await relay.store.sqlite.accept([relay.event(ref, reason="nonsense")])
+                await relay.store.accept([relay.event(ref, reason="nonsense")])
         assert relay.store.due_count(ref) == 1
 
 
@@ -279,7 +279,7 @@ async def test_a_later_delivery_waits_for_its_predecessor(tmp_path: Path) -> Non
         relay.store.on_promoted(promoted.extend)
         ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         first = await relay.due(ref, ordering_key="cut-1")
-        second, third = await relay.store.sqlite.accept([relay.event(ref, ordering_key="cut-1") for _ in range(2)])
+        second, third = await relay.store.accept([relay.event(ref, ordering_key="cut-1") for _ in range(2)])
         assert isinstance(second, Accepted)
         assert isinstance(third, Accepted)
         assert (second.due, second.deliveries) == ((), 1)
@@ -318,7 +318,7 @@ async def test_an_attempt_is_recorded_with_its_delivery(tmp_path: Path) -> None:
             response_body=b"no",
             address="192.0.2.1",
         )
-        settled = await relay.store.sqlite.settle(Settlement(due, DeliveryState.DUE, failed, due_ms=due.due_ms + 9))
+        settled = await relay.store.settle(Settlement(due, DeliveryState.DUE, failed, due_ms=due.due_ms + 9))
         assert settled.applied
         assert settled.due == replace(due, due_ms=due.due_ms + 9, attempts=1, series_attempts=1)
         await relay.delivered(settled.due)
@@ -329,7 +329,7 @@ async def test_an_attempt_is_recorded_with_its_delivery(tmp_path: Path) -> None:
         assert (view.state, view.attempts, view.finished_at_ms) == (
             DeliveryState.DELIVERED,
             2,
-            relay.core.clock.wall_ms(),
+            relay.clock.wall_ms(),
         )
         assert (first.number, first.status, first.response_body, len(first.detail)) == (1, 500, b"no", 500)
         assert (first.response_headers, first.address) == ((HeaderPair("Server", "nginx"),), "192.0.2.1")
@@ -343,7 +343,7 @@ async def test_a_settlement_without_an_attempt_counts_none(tmp_path: Path) -> No
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
-        await relay.store.sqlite.settle(Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.CORRUPT))
+        await relay.store.settle(Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.CORRUPT))
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
         assert (view.state, view.reason, view.attempts) == (DeliveryState.DEAD, DeadReason.CORRUPT, 0)
@@ -396,8 +396,8 @@ async def test_the_same_settlement_again_changes_nothing_twice(tmp_path: Path) -
     async with opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         settlement = Settlement(due, DeliveryState.DUE, relay.outcome(500), due_ms=due.due_ms + 5)
-        first = await relay.store.sqlite.settle(settlement)
-        assert await relay.store.sqlite.settle(settlement) == first
+        first = await relay.store.settle(settlement)
+        assert await relay.store.settle(settlement) == first
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
         assert view.attempts == 1
@@ -410,10 +410,10 @@ async def test_two_settlements_of_one_delivery_in_one_group(tmp_path: Path) -> N
         ref = await relay.endpoint()
         due = await relay.due(ref)
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event(ref)])
+        first = relay.store.accept([relay.event(ref)])
         await gate.reached()
-        again = relay.store.sqlite.settle(Settlement(due, DeliveryState.DUE, relay.outcome(500), due_ms=due.due_ms))
-        done = relay.store.sqlite.settle(Settlement(due, DeliveryState.DELIVERED, relay.outcome(200)))
+        again = relay.store.settle(Settlement(due, DeliveryState.DUE, relay.outcome(500), due_ms=due.due_ms))
+        done = relay.store.settle(Settlement(due, DeliveryState.DELIVERED, relay.outcome(200)))
         gate.let_go()
         await first
         assert ((await again).applied, (await done).applied) == (True, True)
@@ -427,7 +427,7 @@ async def test_responses_of_a_delivery_are_bounded(tmp_path: Path) -> None:
         for _ in range(7):
             assert due is not None
             outcome = relay.outcome(500, response_body=b"x" * 20_000)
-            due = (await relay.store.sqlite.settle(Settlement(due, DeliveryState.DUE, outcome, due_ms=due.due_ms))).due
+            due = (await relay.store.settle(Settlement(due, DeliveryState.DUE, outcome, due_ms=due.due_ms))).due
         assert due is not None
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
@@ -442,4 +442,4 @@ async def test_settling_what_was_pruned_is_no_error(tmp_path: Path) -> None:
         due = replace(await relay.due(await relay.endpoint()), event=99)
         assert not (await relay.delivered(due)).applied
         unsent = Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.EXPIRED)
-        assert not (await relay.store.sqlite.settle(unsent)).applied
+        assert not (await relay.store.settle(unsent)).applied

@@ -39,9 +39,9 @@ async def test_a_retry_of_a_due_delivery_keeps_its_series(tmp_path: Path) -> Non
         due = await relay.due(ref)
         delayed = (await relay.again(due, due.due_ms + DAY_MS)).due
         assert delayed is not None
-        relay.core.clock.advance(1_000)
+        relay.clock.advance(1_000)
         retried = await relay.store.retry_delivery(delivery_id(due.key))
-        now_ms = relay.core.clock.wall_ms()
+        now_ms = relay.clock.wall_ms()
         assert retried == replace(delayed, due_ms=now_ms, budget_from_ms=now_ms, manual=True)
         assert (await relay.store.refill(ref, 0, 0, 10)).rows == [retried]
         assert relay.store.due_count(ref) == 1
@@ -60,7 +60,7 @@ async def test_a_retry_of_an_ended_delivery_begins_a_series(tmp_path: Path, end:
             await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
         else:
             reason = DeadReason.GONE if end is DeliveryState.DEAD else None
-            await relay.store.sqlite.settle(Settlement(due, end, relay.outcome(200), reason=reason))
+            await relay.store.settle(Settlement(due, end, relay.outcome(200), reason=reason))
         retried = await relay.store.retry_delivery(delivery_id(due.key))
         assert (retried.series, retried.series_attempts, retried.manual) == (2, 0, True)
         assert retried.attempts == (0 if end is DeliveryState.CANCELLED else 1)
@@ -77,8 +77,8 @@ async def test_what_cannot_be_retried_or_cancelled_says_why(tmp_path: Path) -> N
         for unknown in ("dlv_1", "nonsense", delivery_id(DeliveryKey(5, 5)), "dlv_" + "u" * 18, "dlv_" + "Z" * 18):
             with pytest.raises(NotFound):
                 await relay.store.retry_delivery(unknown)
-        short = await relay.due(ref, expires_at_ms=relay.core.clock.wall_ms() + 10)
-        relay.core.clock.advance(10)
+        short = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 10)
+        relay.clock.advance(10)
         with pytest.raises(Conflict, match="expired"):
             await relay.store.retry_delivery(delivery_id(short.key))
         due = await relay.due(ref)
@@ -94,15 +94,15 @@ async def test_held_deliveries_end_with_their_budget(tmp_path: Path) -> None:
     """Q6, Q9: what was held beyond its budget is dead with the given reason, what expired is dead as expired."""
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
-        start_ms = relay.core.clock.wall_ms()
+        start_ms = relay.clock.wall_ms()
         old = [await relay.due(ref) for _ in range(3)]
-        relay.core.clock.advance(10_000)
+        relay.clock.advance(10_000)
         young = await relay.due(ref)
-        short = await relay.due(ref, expires_at_ms=relay.core.clock.wall_ms() + 1)
-        relay.core.clock.advance(5)
+        short = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1)
+        relay.clock.advance(5)
         ended: list[DeliveryKey] = []
         while keys := await relay.store.end_held(
-            ref, start_ms + 5_000, relay.core.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED, 2
+            ref, start_ms + 5_000, relay.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED, 2
         ):
             assert len(keys) <= 2
             ended += keys
@@ -122,8 +122,8 @@ async def test_a_held_head_gives_way_in_order(tmp_path: Path) -> None:
         ref = await relay.endpoint()
         first = await relay.due(ref, ordering_key="cut")
         second = await relay.accept(ref, ordering_key="cut")
-        relay.core.clock.advance(10)
-        now_ms = relay.core.clock.wall_ms()
+        relay.clock.advance(10)
+        now_ms = relay.clock.wall_ms()
         assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED) == [first.key]
         assert [due.event for due in promoted] == [second.event.ordinal]
         assert len(await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED)) == 1
@@ -245,7 +245,7 @@ async def sweep(relay: Relay, kept: Kept | None = None, limit: int = 500) -> lis
     steps = []
     more = True
     while more:
-        pruned = await relay.store.sqlite.prune(relay.core.clock.wall_ms(), kept or Kept(), limit)
+        pruned = await relay.store.prune(relay.clock.wall_ms(), kept or Kept(), limit)
         steps.append((pruned.events, pruned.deliveries, pruned.attempts, pruned.keys))
         more = pruned.more
     return steps
@@ -260,14 +260,14 @@ async def test_only_finished_events_are_pruned(tmp_path: Path) -> None:
         late = await relay.due(ref)
         await relay.dead(await relay.due(ref))
         waiting = await relay.due(ref)
-        relay.core.clock.advance(20 * DAY_MS)
+        relay.clock.advance(20 * DAY_MS)
         await relay.delivered(late)
-        relay.core.clock.advance(11 * DAY_MS)
+        relay.clock.advance(11 * DAY_MS)
         assert await sweep(relay) == [(2, 2, 0, 0)]  # their attempts went with them
         assert relay.store.dead_count(ref) == 0
         assert (await relay.store.find_delivery(delivery_id(waiting.key))) is not None
         assert (await relay.store.find_delivery(delivery_id(late.key))) is not None
-        relay.core.clock.advance(20 * DAY_MS)
+        relay.clock.advance(20 * DAY_MS)
         assert (await sweep(relay))[0][0] == 1
     assert look(tmp_path, "SELECT count(*) FROM attempt") == [(0,)]
 
@@ -277,8 +277,8 @@ async def test_attempts_go_before_their_events(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         outcome = relay.outcome(500, response_body=b"no")
-        await relay.store.sqlite.settle(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE))
-        relay.core.clock.advance(15 * DAY_MS)
+        await relay.store.settle(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE))
+        relay.clock.advance(15 * DAY_MS)
         assert await sweep(relay) == [(0, 0, 1, 0)]
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
@@ -290,7 +290,7 @@ async def test_keys_are_forgotten_in_the_end(tmp_path: Path) -> None:
     """Q8, Q14: a key that was pruned may be used again, for another event."""
     async with opened(tmp_path) as relay:
         await relay.accept(idempotency=key("k"))
-        relay.core.clock.advance(91 * DAY_MS)
+        relay.clock.advance(91 * DAY_MS)
         await sweep(relay)
         await relay.accept(idempotency=key("k", "other"))
         assert await sweep(relay) == [(0, 0, 0, 0)]
@@ -302,9 +302,9 @@ async def test_pruning_takes_small_steps(tmp_path: Path) -> None:
         refs = [await relay.endpoint(f"ep_{n}") for n in range(6)]
         stays = await relay.accept(refs[0])
         for _ in range(10):
-            for due in (await relay.accept(*refs, idempotency=key(str(relay.core.clock.wall_ms())))).due:
+            for due in (await relay.accept(*refs, idempotency=key(str(relay.clock.wall_ms())))).due:
                 await relay.delivered(due)
-        relay.core.clock.advance(200 * DAY_MS)
+        relay.clock.advance(200 * DAY_MS)
         steps = await sweep(relay, limit=4)
         assert sum(step[0] for step in steps) == 10
         assert all(step[0] <= 4 and step[1] <= 16 for step in steps)
@@ -317,7 +317,7 @@ async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         for _ in range(60):
             await relay.accept(body=b"x" * 50_000)
-        relay.core.clock.advance(31 * DAY_MS)
+        relay.clock.advance(31 * DAY_MS)
         for _ in range(3):
             await sweep(relay)
         await relay.store.close()

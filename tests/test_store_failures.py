@@ -20,7 +20,7 @@ async def test_a_failed_commit_is_unknown(tmp_path: Path) -> None:
         due = await relay.due(ref)
         gate.error = sqlite_error(sqlite3.SQLITE_FULL, "database or disk is full")
         with pytest.raises(CommitUnknown, match="same idempotency key"):
-            await relay.store.sqlite.accept([relay.event(ref)])
+            await relay.store.accept([relay.event(ref)])
         with pytest.raises(CommitUnknown):
             await relay.delivered(due)
         assert not relay.store.healthy
@@ -38,7 +38,7 @@ async def test_a_full_disk_before_the_commit_keeps_nothing(tmp_path: Path) -> No
         ref = await relay.endpoint()
         await fill(relay.store)
         with pytest.raises(StoreUnavailable, match="full") as failed:
-            await relay.store.sqlite.accept([relay.event(ref, body=b"x" * 200_000)])
+            await relay.store.accept([relay.event(ref, body=b"x" * 200_000)])
         assert not isinstance(failed.value, CommitUnknown)
         assert not relay.store.healthy
         assert relay.store.due_count(ref) == 0
@@ -97,8 +97,8 @@ async def test_a_bug_in_the_writer_stops_the_store(tmp_path: Path, monkeypatch: 
             raise SystemError("a bug")
 
         monkeypatch.setattr(relay.store._writer, "_perform", broken)
-        writing = relay.store.sqlite.accept([relay.event()])
-        waiting = relay.store.sqlite.accept([relay.event()])
+        writing = relay.store.accept([relay.event()])
+        waiting = relay.store.accept([relay.event()])
         assert "a bug" in (await told).detail
         with pytest.raises(CommitUnknown):  # the group it died in: nobody knows
             await writing
@@ -125,9 +125,9 @@ async def test_what_waits_behind_an_io_error_fails_too(tmp_path: Path) -> None:
     gate = Gate()
     async with opened(tmp_path, writer=gated(gate)) as relay:
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event()])
+        first = relay.store.accept([relay.event()])
         await gate.reached()
-        behind = relay.store.sqlite.accept([relay.event()])
+        behind = relay.store.accept([relay.event()])
         after = asyncio.ensure_future(outside(relay.store, lambda connection: None))
         await asyncio.sleep(0)
         gate.error = sqlite_error(sqlite3.SQLITE_IOERR)
@@ -155,9 +155,9 @@ async def test_a_bug_after_a_commit_keeps_nobody_waiting(tmp_path: Path) -> None
         first = await relay.due(ref, ordering_key="cut")
         await relay.accept(ref, ordering_key="cut")
         gate.hold()
-        holding = relay.store.sqlite.accept([relay.event()])
+        holding = relay.store.accept([relay.event()])
         await gate.reached()
-        settling = relay.store.sqlite.settle(Settlement(first, DeliveryState.DELIVERED, relay.outcome(200)))
+        settling = relay.store.settle(Settlement(first, DeliveryState.DELIVERED, relay.outcome(200)))
         editing = asyncio.ensure_future(relay.store.load_endpoints())
         await asyncio.sleep(0)
         gate.let_go()
@@ -173,10 +173,10 @@ async def test_a_group_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     gate = Gate()
     async with opened(tmp_path, writer=gated(gate)) as relay:
         gate.hold()
-        first = relay.store.sqlite.accept([relay.event()])
+        first = relay.store.accept([relay.event()])
         await gate.reached()
         commits = gate.commits
-        rest = [relay.store.sqlite.accept([relay.event()]) for _ in range(25)]
+        rest = [relay.store.accept([relay.event()]) for _ in range(25)]
         gate.let_go()
         await asyncio.gather(first, *rest)
         assert gate.commits - commits == 3
@@ -196,7 +196,7 @@ async def test_a_closed_store_refuses(tmp_path: Path) -> None:
         await relay.store.close()
         await relay.store.close()
         with pytest.raises(StoreUnavailable, match="closed"):
-            await relay.store.sqlite.accept([relay.event()])
+            await relay.store.accept([relay.event()])
         with pytest.raises(StoreUnavailable, match="closed"):
             await relay.store.find_event("evt_1")
 
@@ -205,7 +205,7 @@ async def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
     """Invariant 12: closing waits for every submitted write; the file is then whole without its WAL."""
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
-        writes = [relay.store.sqlite.accept([relay.event(ref)]) for _ in range(50)]
+        writes = [relay.store.accept([relay.event(ref)]) for _ in range(50)]
         relay.store.save_health(ref, Health(failures=1))
         relay.store.save_health(ref, Health(failures=2))
         await relay.store.close()

@@ -174,7 +174,7 @@ async def test_a_file_of_somebody_else(tmp_path: Path) -> None:
         pass
     script = (
         "import asyncio, os, sys\nfrom pathlib import Path\nfrom relay.core.clock import SystemClock\n"
-        "from relay.core.errors import CannotStart\nfrom relay.store import Store, StoreSettings, migrate\n"
+        "from relay.core.errors import CannotStart\nfrom relay.store import Store, StoreSettings\nfrom relay.store.sqlite import migrate\n"
         "migrate.steps()\n"  # while this user may still read it
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "try: asyncio.run(Store.open(StoreSettings(path=Path(sys.argv[1])), SystemClock()))\n"

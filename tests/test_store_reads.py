@@ -39,14 +39,14 @@ async def test_a_refill_reads_in_order_from_a_key(tmp_path: Path) -> None:
 async def test_an_event_comes_back_as_it_was_accepted(tmp_path: Path) -> None:
     """Invariant 6: the frozen event read later equals the one handed over after the commit."""
     async with opened(tmp_path) as relay:
-        accepted = await relay.accept(expires_at_ms=relay.core.clock.wall_ms() + 99)
+        accepted = await relay.accept(expires_at_ms=relay.clock.wall_ms() + 99)
         assert await relay.store.read_event(accepted.event.ordinal) == accepted.event
 
 
 async def test_deliver_at_delays(tmp_path: Path) -> None:
     """Q6: a delivery is due at `deliver_at`, and its budget counts from there."""
     async with opened(tmp_path) as relay:
-        at_ms = relay.core.clock.wall_ms() + 500
+        at_ms = relay.clock.wall_ms() + 500
         due = await relay.due(await relay.endpoint(), deliver_at_ms=at_ms)
         assert (due.due_ms, due.budget_from_ms) == (at_ms, at_ms)
 
@@ -62,8 +62,8 @@ async def test_events_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
             reason = NoDelivery.NO_MATCH if number % 2 else None
             await relay.accept(*targets, type=f"t.{number % 2}", reason=reason, **changes)
             if number % 2:
-                relay.core.clock.advance(1)
-        start_ms = relay.core.clock.wall_ms() - 6
+                relay.clock.advance(1)
+        start_ms = relay.clock.wall_ms() - 6
         everything = await pages(relay, EventFilter(), 5)
         assert [view.id for view in everything] == [f"evt_{n:06d}" for n in range(12, 0, -1)]
         assert [
@@ -245,7 +245,7 @@ async def test_failures_of_an_attempt_are_kept_by_name(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         outcome = replace(relay.outcome(0), status=None, failure=Failure.TIMEOUT)
-        await relay.store.sqlite.settle(Settlement(due, DeliveryState.DUE, outcome, due_ms=due.due_ms))
+        await relay.store.settle(Settlement(due, DeliveryState.DUE, outcome, due_ms=due.due_ms))
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
         assert view.timeline is not None

@@ -13,7 +13,7 @@ import pytest
 from relay.config import DeliveryConfig
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
 
-UNIT = Path(__file__).parents[1] / "systemd" / "relay.daemon.service"
+UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
 
 
 class Manager:
@@ -155,11 +155,11 @@ def test_unit_gives_the_folders_that_the_daemon_looks_for() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing to say about the unit."""
-    unit = tmp_path / "relay.daemon.service"
+    unit = tmp_path / "relay.service"
     # The checker looks for the program itself, which is not installed where tests run.
     unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", "/bin/true").replace("User=relay", "User=root"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=50, check=False
     )
-    complaints = [line for line in done.stderr.splitlines() if "relay.daemon.service" in line]
+    complaints = [line for line in done.stderr.splitlines() if "relay.service" in line]
     assert (done.returncode, complaints) == (0, [])

@@ -69,4 +69,4 @@ class Desk:
 
 
 def pointers(problem: Problem) -> list[str]:
-    return [mistake.pointer for mistake in problem.errors]
+    return [mistake.path for mistake in problem.errors]
