@@ -14,7 +14,7 @@ COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench crash clean
+.PHONY: help demo check lint types cover test bench shape crash clean
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
@@ -22,6 +22,7 @@ help:
 	@echo "make test [ARGS=...]     the tests alone"
 	@echo "make crash [N=500]       kill -9 under load, N times"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline"
+	@echo "make shape [ARGS=...]    sizes of the code, and what one delivery passes"
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,6 +57,9 @@ test: $(STAMP) $(NODE_STAMP)
 
 crash: $(STAMP)
 	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
+
+shape: $(STAMP)
+	@$(BIN)/python bench/shape.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.run $(ARGS)
