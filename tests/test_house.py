@@ -3,9 +3,8 @@
 import ast
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-
-import pytest
 
 import relay
 
@@ -46,6 +45,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
 
 LINES_MAX = 60
 FILE_LINES_MAX = 450
+FILE_LINES_MIN = 40
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -78,39 +78,60 @@ def label(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=label)
-def test_imports_point_down(path: Path) -> None:
+ROOMS = [(path, room(path)) for path in MODULES if room(path) != "__init__"]
+"""Every module with its room; the package's own `__init__` stands in none."""
+
+
+def test_imports_point_down() -> None:
     """A room imports only from lower floors and from the neighbours that the design names."""
-    own = room(path)
-    if own == "__init__":
-        return
-    for name in imports(path):
-        if not name.startswith("relay."):
-            continue
-        other = name.split(".")[1]
-        if other in ("__version__", own):
-            continue
-        allowed = floor(other) < floor(own) or other in NEIGHBOURS.get(own, frozenset())
-        assert allowed, f"{label(path)} (floor {floor(own)}) must not import relay.{other} (floor {floor(other)})"
+    wrong = [
+        f"{label(path)} (floor {floor(own)}) must not import relay.{other} (floor {floor(other)})"
+        for path, own in ROOMS
+        for other in {name.split(".")[1] for name in imports(path) if name.startswith("relay.")}
+        if other not in ("__version__", own)
+        if floor(other) >= floor(own) and other not in NEIGHBOURS.get(own, frozenset())
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=label)
-def test_each_technology_has_its_rooms(path: Path) -> None:
+def test_each_technology_has_its_rooms() -> None:
     """Nothing outside `store` knows SQLite, and so on for every outside library with an owner."""
-    for name in imports(path):
-        rooms = OUTSIDE.get(name.split(".")[0])
-        assert rooms is None or room(path) in rooms, f"{label(path)} must not import {name}"
+    wrong = [
+        f"{label(path)} must not import {name}"
+        for path, own in ROOMS
+        for name in imports(path)
+        if own not in OUTSIDE.get(name.split(".")[0], frozenset({own}))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=label)
-def test_functions_and_files_stay_short(path: Path) -> None:
+def test_functions_and_files_stay_short() -> None:
     """No function is longer than 60 lines and no file longer than 450."""
-    text = path.read_text()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert lines <= LINES_MAX, f"{label(path)}:{node.lineno} {node.name} has {lines} lines"
-    assert text.count("\n") <= FILE_LINES_MAX, f"{label(path)} has {text.count(chr(10))} lines"
+    wrong = []
+    for path in MODULES:
+        text = path.read_text()
+        if text.count("\n") > FILE_LINES_MAX:
+            wrong.append(f"{label(path)} has {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LINES_MAX:
+                    wrong.append(f"{label(path)}:{node.lineno} {node.name} has {lines} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+SMALL: Mapping[str, str] = {
+    "__main__.py": "the interpreter asks for it by this name",
+}
+"""Files under 40 lines, each with its reason; the `__init__` of a package may be short."""
+
+
+def test_no_file_is_too_small_for_an_idea() -> None:
+    """A file under 40 lines is usually part of another; those that stand are named with their reason."""
+    small = {
+        label(path) for path in MODULES if path.name != "__init__.py" and path.read_text().count("\n") < FILE_LINES_MIN
+    }
+    assert small == set(SMALL)
 
 
 BANNED = re.compile(
@@ -120,17 +141,79 @@ BANNED = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=label)
-def test_no_clock_randomness_or_environment_below_the_service(path: Path) -> None:
-    """Nothing below the service reads the system's clock, its randomness or the environment."""
-    if floor_or_none(path) is None or room(path) in ("daemon", "cli", "__main__") or label(path) == "core/clock.py":
-        return
-    found = BANNED.search(path.read_text())
-    assert found is None, f"{label(path)}: {found and found.group()} must come in by the constructor"
+def test_no_clock_randomness_or_environment_below_the_daemon() -> None:
+    """Nothing below the daemon reads the system's clock, its randomness or the environment."""
+    wrong = [
+        f"{label(path)}: {found.group()} must come in by the constructor"
+        for path, own in ROOMS
+        if own not in ("daemon", "cli", "__main__") and label(path) != "core/clock.py"
+        if (found := BANNED.search(path.read_text())) is not None
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-def floor_or_none(path: Path) -> int | None:
-    return None if room(path) == "__init__" else floor(room(path))
+DIALECT = frozenset(
+    [
+        "bury",
+        "buried",
+        "shed",
+        "stir",
+        "stirred",
+        "hungry",
+        "hunger",
+        "appetite",
+        "told",
+        "heard",
+        "neighbours",
+        "suspicion",
+        "suspicions",
+        "suspect",
+        "suspects",
+    ]
+) | {"sentences"}
+"""Words of a private dialect, for which the field has its own: evict, refill, reserve, doubtful, schema error."""
+
+
+def test_names_are_the_words_of_the_field() -> None:
+    """No name of a file, function, class or variable is in a private dialect."""
+    wrong = [
+        f"{label(path)}: {name}"
+        for path in MODULES
+        for name in sorted(names(path))
+        if not DIALECT.isdisjoint(re.findall(r"[a-z]+", re.sub(r"([A-Z])", r"_\1", name).lower()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def names(path: Path) -> set[str]:
+    """Every name that a file gives, and its own."""
+    found = {path.stem}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+    return found
+
+
+ELSEWHERE = re.compile(
+    r"\bDESIGN\b|\b(?:reliability|store|style|peers|ecosystem|findings)(?:\.md)? §|\b(?:style|peers|ecosystem|findings|reliability)\.md\b"
+)
+
+
+def test_nothing_outside_the_repository_is_cited() -> None:
+    """A rule stands where it acts and in docs/; no text refers to documents that a reader does not have."""
+    texts = [*MODULES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "config.example.toml"]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found.group()}"
+        for path in texts
+        if (found := ELSEWHERE.search(path.read_text())) is not None
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_only_the_command_line_prints_or_exits() -> None:
