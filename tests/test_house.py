@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import relay
+from relay.core.model import TRANSITIONS, Failure, Outcome
+from relay.queue.retry import Action, HealthEffect, classify
 
 ROOT = Path(relay.__file__).parent.parent
 PACKAGE = ROOT / "relay"
@@ -267,11 +269,67 @@ def test_every_function_named_in_the_delivery_document_exists() -> None:
         assert re.search(rf"def {name}\(", source), f"docs/DELIVERY.md names {name}(), which does not exist"
 
 
-def test_the_outcome_table_of_the_document_is_the_code() -> None:
-    """The table in docs/DELIVERY.md lists every transition of `model.TRANSITIONS`."""
-    from relay.core.model import TRANSITIONS
-
+def test_every_transition_is_documented() -> None:
+    """docs/DELIVERY.md lists every transition of `model.TRANSITIONS`, and no other."""
     document = (ROOT / "docs" / "DELIVERY.md").read_text()
-    for state, successors in TRANSITIONS.items():
-        for successor in successors:
-            assert f"`{state}` → `{successor}`" in document, f"{state} → {successor}"
+    written = {(before, after) for before, after in re.findall(r"`([a-z]+)` → `([a-z]+)`", document)}
+    assert written == {(before.value, after.value) for before, afters in TRANSITIONS.items() for after in afters}
+
+
+Row = tuple[str, str]  # what becomes of the delivery, and of the endpoint, in the words of the table
+
+
+def outcome_table() -> dict[tuple[str, str], Row]:
+    """Read the table of docs/DELIVERY.md: (status, family or failure; the header beside it) → its row."""
+    document = (ROOT / "docs" / "DELIVERY.md").read_text()
+    rows = re.findall(
+        r"^\| (`.+) \| (.+) \| (.+) \|$", document.partition("## 3.")[2].partition("## 4.")[0], re.MULTILINE
+    )
+    table = {}
+    for cell, delivery, endpoint in rows:
+        for outcomes, _, header in re.findall(r"((?:`[^`:-]+`(?:, )?)+)( with `([^`]+)`)?", cell):
+            *plain, last = re.findall(r"`([^`]+)`", outcomes)
+            together = len(re.findall(" with ", cell)) == 1
+            table |= {(outcome, header if together else ""): (delivery, endpoint) for outcome in plain}
+            table[last, header] = (delivery, endpoint)
+    return table
+
+
+EFFECTS = {
+    HealthEffect.SUCCESS: "health success",
+    HealthEffect.FAILURE: "health failure",
+    HealthEffect.THROTTLED: "asked to wait",
+    HealthEffect.NONE: "",
+}
+
+
+def described(outcome: Outcome) -> Row:
+    """Say what the code makes of an outcome in the words of the table."""
+    verdict = classify(outcome)
+    delivery = {Action.DELIVERED: "delivered", Action.RETRY: "retry", Action.DEAD: f"dead `{verdict.reason}`"}[
+        verdict.action
+    ]
+    effects = [EFFECTS[verdict.health], "disabled" if verdict.disable else ""]
+    return delivery, ", ".join(filter(None, effects)) or "unchanged"
+
+
+def test_the_outcome_table_of_the_document_is_the_code() -> None:
+    """For every status, failure and control header the table of docs/DELIVERY.md says what `classify` does."""
+    table = outcome_table()
+
+    def documented(name: str, header: str) -> Row:
+        family = f"{name[0]}xx"
+        return next(table[key] for key in ((name, header), (family, header), (name, ""), (family, "")) if key in table)
+
+    headers: dict[str, dict[str, object]] = {
+        "": {},
+        "Retry-After": {"retry_after_ms": 7_000},
+        "webhook-delivery: disable": {"control": "disable"},
+        "webhook-delivery: abort-message": {"control": "abort-message"},
+    }
+    for header, values in headers.items():
+        for status in range(200, 600):
+            found = described(Outcome(0, 1, status=status, **values))  # type: ignore[arg-type]
+            assert found == documented(str(status), header), (status, header)
+    for failure in Failure:
+        assert described(Outcome(0, 1, failure=failure)) == documented(failure.value, ""), failure
