@@ -12,7 +12,7 @@ from relay.api.problems import Refused
 from relay.config import Config
 from relay.config.fields import Filled, RateLimit, whole
 from relay.config.model import Overrides
-from relay.config.registration import address_fault, header_fault, selection_fault
+from relay.config.registration import address_faults, header_fault, selection_fault
 from relay.contracts import Contract
 from relay.core.issues import Issue, pointer
 from relay.core.model import Endpoint
@@ -96,9 +96,8 @@ def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition |
 
 def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Issue]:
     contract = rules.contract
-    wrong = address_fault(endpoint.url, contract.registration, rules.config.delivery)
-    if wrong:
-        yield Issue("/url", wrong)
+    for fault in address_faults(endpoint.url, contract.registration, rules.config.delivery):
+        yield Issue("/url", fault)
     missing = selection_fault(contract.registration, given="event_types" in endpoint.model_fields_set)
     if missing:
         yield Issue("/event_types", missing)

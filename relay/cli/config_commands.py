@@ -131,9 +131,9 @@ def _usual_path() -> Path:
 def _refuse_wrong_url(url: str | None) -> None:
     from relay.core.urls import check_url
 
-    wrong = url and check_url(url, allow_http=False, allow_private=False)
-    if wrong:
-        fail(f"--url: {wrong}.", Exit.USAGE)
+    faults = check_url(url, allow_http=False, allow_private=False) if url else ()
+    if faults:
+        fail(f"--url: {'. And: '.join(faults)}.", Exit.USAGE)
 
 
 def _contents(url: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from relay.config.listeners import is_local
 from relay.config.locate import KeyPath
 from relay.config.model import ApplicationConfig, Config, EndpointConfig, Section
-from relay.config.registration import address_fault, header_fault, selection_fault
+from relay.config.registration import address_faults, header_fault, selection_fault
 from relay.config.report import Severity, did_you_mean, one_of
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.units import format_duration
@@ -156,11 +156,12 @@ def _contracts(subject: Subject) -> Iterator[Finding]:
 def _addresses(subject: Subject) -> Iterator[Finding]:
     for path, endpoint in _endpoints(subject):
         url, contract = endpoint.url, _contract_at(subject, path)
-        wrong = address_fault(url, contract.registration if contract else Registration(), subject.config.delivery)
-        if wrong:
-            always = check_url(url, allow_http=True, allow_private=True)
-            yield Finding((*path, "url"), *_sentence(wrong), () if always else (*_ALLOWANCES, _contract_of(path)))
-        elif url.lower().startswith("http:") and not subject.dev:
+        faults = address_faults(url, contract.registration if contract else Registration(), subject.config.delivery)
+        always = check_url(url, allow_http=True, allow_private=True)
+        for wrong in faults:
+            rests_on = () if wrong in always else (*_ALLOWANCES, _contract_of(path))
+            yield Finding((*path, "url"), *_sentence(wrong), rests_on)
+        if not faults and url.lower().startswith("http:") and not subject.dev:
             message = "payloads go to this endpoint unencrypted"
             yield Finding((*path, "url"), message, "Use https where the receiver has it.", severity=Severity.WARNING)
 

@@ -9,8 +9,8 @@ from relay.core.grammars import check_header
 from relay.core.urls import check_url, literal_address
 
 
-def address_fault(url: str, rules: Registration, delivery: DeliveryConfig) -> str | None:
-    """Say what is wrong with an endpoint's URL and what to do about it; None if it may be registered.
+def address_faults(url: str, rules: Registration, delivery: DeliveryConfig) -> tuple[str, ...]:
+    """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be registered.
 
     A contract that does not ask for a public address lets names of this network and any port through. What a name
     resolves to is judged at every attempt, and whatever a contract says, only `delivery.allow_networks` opens a network.

@@ -1,7 +1,8 @@
-"""Which addresses may be dialled. Webhook URLs come from strangers: nothing inside our network answers to them.
+"""Which addresses are public, asked when an endpoint is registered and again whenever one is dialled.
 
-The networks are listed here one by one, because `ipaddress.is_global` calls NAT64, 6to4 and multicast addresses global and
-its verdict depends on the Python version (reliability §0.7).
+Webhook URLs come from strangers: nothing inside our network answers to them. The networks are listed here one by one,
+because `ipaddress.is_global` calls NAT64, 6to4 and multicast addresses global and its verdict depends on the Python
+version.
 """
 
 import socket
@@ -56,6 +57,25 @@ _NOT_PUBLIC: tuple[tuple[Network, str], ...] = tuple(
 )
 
 
+def as_dialled(address: Address) -> Address:
+    """Return the IPv4 address where the kernel would dial IPv4 for an IPv6 one (`::ffff:127.0.0.1`)."""
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))  # without its zone id
+    return address
+
+
+def why_not_public(address: Address) -> str | None:
+    """Say what kind of address this is when it is not a public one; None for a public address."""
+    if address in _NAT64:  # on a network with DNS64 this is how public IPv4 hosts are reached
+        return why_not_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    for network, name in _NOT_PUBLIC:
+        if address in network:
+            return name
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST_V6:
+        return "reserved"
+    return None
+
+
 class ForbiddenAddress(Exception):
     """A connection would have gone to an address that is not allowed.
 
@@ -79,14 +99,14 @@ class Guard:
     def forbidden(self, address: str) -> str | None:
         """Say why `address` (text, with or without a zone id) must not be dialled; None when it may be."""
         try:
-            parsed = _as_dialled(ip_address(address.partition("%")[0]))
+            parsed = as_dialled(ip_address(address.partition("%")[0]))
         except ValueError:
             return "not an IP address"
         if any(parsed in network for network in self._allowed):
             return None
         if parsed in self._own:
             return "this host"
-        return _why_not_public(parsed)
+        return why_not_public(parsed)
 
     def socket_factory(self, addr_info: AddrInfo) -> socket.socket:
         """Open a socket for an address that may be dialled; `ForbiddenAddress` otherwise.
@@ -97,21 +117,3 @@ class Guard:
         if reason := self.forbidden(address[0]):
             raise ForbiddenAddress(address[0], reason)
         return socket.socket(family=family, type=kind, proto=protocol)
-
-
-def _as_dialled(address: Address) -> Address:
-    """Return the IPv4 address where the kernel would dial IPv4 for an IPv6 one (`::ffff:127.0.0.1`)."""
-    if isinstance(address, IPv6Address):
-        return address.ipv4_mapped or IPv6Address(int(address))  # without its zone id
-    return address
-
-
-def _why_not_public(address: Address) -> str | None:
-    if address in _NAT64:  # on a network with DNS64 this is how public IPv4 hosts are reached
-        return _why_not_public(IPv4Address(int(address) & 0xFFFFFFFF))
-    for network, name in _NOT_PUBLIC:
-        if address in network:
-            return name
-    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST_V6:
-        return "reserved"
-    return None

@@ -1,12 +1,18 @@
-"""The address of an endpoint, as far as its text tells (reliability §3.1, step 1).
+"""The address of an endpoint: what its text must be like, and what of it goes on the wire.
 
 What a name resolves to is the guard's business, at the moment of dialling. Here stands what can be refused when somebody
-writes the URL down. The rules are stricter than browsers': what two parsers could read in two ways is not taken at all.
+writes the URL down. The rules are stricter than browsers': what two parsers could read in two ways is not taken at all,
+and what is taken goes out byte for byte.
 """
 
 import ipaddress
 import re
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from relay.core.netguard import Address, as_dialled, why_not_public
 
 URL_MAX = 2048
 HOST_MAX = 253
@@ -14,30 +20,56 @@ HOST_MAX = 253
 _ORDINARY_PORTS = (80, 443)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNSAFE = re.compile(r"[^!-~]|[\"<>\\^`{|}]")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC_LABEL = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".home.arpa")
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+class Target(NamedTuple):
+    """What a request needs of a URL."""
+
+    scheme: str
+    host: str  # a name in lower case, or an address without brackets
+    port: int
+    authority: str  # the value of the `Host` header: without a port that the scheme implies
+    path: str  # path and query, exactly as they were registered
 
 
-def check_url(url: str, *, allow_http: bool, allow_private: bool) -> str | None:
-    """Say what is wrong with an endpoint's URL and what to do about it; None if it may be configured.
+def check_url(url: str, *, allow_http: bool, allow_private: bool) -> tuple[str, ...]:
+    """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be configured.
 
     `allow_private` lets through what stays on this host or its networks: localhost, single-label names, addresses that
-    are not public, and ports below 1024. The sentence never repeats the URL: it may hold a credential.
+    are not public, and ports below 1024. No sentence repeats the URL: it may hold a credential.
     """
-    if len(url) > URL_MAX:
-        return f"a URL has at most {URL_MAX} characters, this one has {len(url)}; shorten it"
-    unsafe = _UNSAFE.search(url)
-    if unsafe:
-        return f"it holds the character {unsafe[0]!r}; {_spelling(url)}"
-    if "#" in url:
-        return "the part after # is never sent; remove it"
+    faults = list(_text_faults(url))
     parts = _split(url)
     if parts is None:
-        return 'it cannot be read as a URL; write it like "https://example.com/hooks"'
-    return _check_parts(parts, allow_http) or _check_place(parts, allow_private)
+        return tuple(faults) or ('it cannot be read as a URL; write it like "https://example.com/hooks"',)
+    faults += _parts_faults(parts, allow_http)
+    host = parts.hostname or ""
+    if parts.scheme in _DEFAULT_PORTS and host and not _UNSAFE.search(host):
+        faults += _place_faults(host, parts.port, allow_private)
+    return tuple(faults)
+
+
+def parse_target(url: str) -> Target:
+    """Take a URL apart for the wire. `ValueError` says why a request line cannot carry it, and does not repeat it."""
+    faults = check_url(url, allow_http=True, allow_private=True)
+    if faults:
+        raise ValueError(faults[0])
+    parts = urlsplit(url)
+    host, default = parts.hostname or "", _DEFAULT_PORTS[parts.scheme]
+    port = parts.port or default
+    path = url[len(parts.scheme) + len("://") + len(parts.netloc) :]
+    shown = f"[{host}]" if ":" in host else host
+    return Target(
+        scheme=parts.scheme,
+        host=host,
+        port=port,
+        authority=shown if port == default else f"{shown}:{port}",
+        path=path if path.startswith("/") else f"/{path}",
+    )
 
 
 def masked(url: str) -> str:
@@ -51,8 +83,16 @@ def masked(url: str) -> str:
 
 
 def literal_address(url: str) -> Address | None:
-    """Return the IP address that a checked URL names itself; None when it names a host."""
-    return _address(urlsplit(url).hostname or "")
+    """Return the IP address that a checked URL names itself, as it is dialled; None when it names a host."""
+    return host_address(urlsplit(url).hostname or "")
+
+
+def host_address(host: str) -> Address | None:
+    """Return the IP address that a URL's host is; None for a name."""
+    try:
+        return None if "%" in host else as_dialled(ipaddress.ip_address(host))
+    except ValueError:
+        return None
 
 
 def _split(url: str) -> SplitResult | None:
@@ -63,34 +103,47 @@ def _split(url: str) -> SplitResult | None:
         return None
 
 
-def _check_parts(parts: SplitResult, allow_http: bool) -> str | None:
+def _text_faults(url: str) -> Iterator[str]:
+    if len(url) > URL_MAX:
+        yield f"a URL has at most {URL_MAX} characters, this one has {len(url)}; shorten it"
+    unsafe = dict.fromkeys(_UNSAFE.findall(url))
+    if unsafe:
+        characters = ", ".join(map(repr, unsafe))
+        yield f"it holds the character{'s' if len(unsafe) > 1 else ''} {characters}; {_spelling(url)}"
+    if _BROKEN_ESCAPE.search(url):
+        yield "a % in it is not followed by two hexadecimal digits; write %25 for the character % itself"
+    if "#" in url:
+        yield "the part after # is never sent; remove it"
+
+
+def _parts_faults(parts: SplitResult, allow_http: bool) -> Iterator[str]:
     if parts.scheme not in _DEFAULT_PORTS:
-        return 'only https addresses are taken; write it like "https://example.com/hooks"'
+        yield 'only https addresses are taken; write it like "https://example.com/hooks"'
     if parts.scheme == "http" and not allow_http:
-        return "http would send payloads unprotected; use https, or set delivery.allow_http = true"
+        yield "http would send payloads unprotected; use https, or set delivery.allow_http = true"
     if "@" in parts.netloc:
-        return "a URL must not hold a user name or password; put the credential into a header of the endpoint"
-    if not parts.hostname:
-        return 'the host is missing; write it like "https://example.com/hooks"'
-    return None
+        yield "a URL must not hold a user name or password; put the credential into a header of the endpoint"
+    if parts.scheme in _DEFAULT_PORTS and not parts.hostname:
+        yield 'the host is missing; write it like "https://example.com/hooks"'
 
 
-def _check_place(parts: SplitResult, allow_private: bool) -> str | None:
-    host = parts.hostname or ""
-    address = _address(host)
-    wrong = None if address else _check_name(host)
-    if wrong or allow_private:
-        return wrong
-    if address and not _is_public(address):
-        return f"{address} is not a public address; list its network in delivery.allow_networks if it is meant"
-    if not address and _is_private_name(host):
-        return f"{host} names something on this network; list that network in delivery.allow_networks if it is meant"
-    if parts.port is not None and parts.port < 1024 and parts.port not in _ORDINARY_PORTS:
-        return f"port {parts.port} belongs to another service; use 443, 80, or a port from 1024 on"
-    return None
+def _place_faults(host: str, port: int | None, allow_private: bool) -> Iterator[str]:
+    address = host_address(host)
+    wrong = None if address else _name_fault(host)
+    if wrong:
+        yield wrong
+    if allow_private:
+        return
+    kind = why_not_public(address) if address else None
+    if kind:
+        yield f"{host} is not a public address ({kind}); list its network in delivery.allow_networks if it is meant"
+    if not address and not wrong and _is_private_name(host):
+        yield f"{host} names something on this network; list that network in delivery.allow_networks if it is meant"
+    if port is not None and port < 1024 and port not in _ORDINARY_PORTS:
+        yield f"port {port} belongs to another service; use 443, 80, or a port from 1024 on"
 
 
-def _check_name(host: str) -> str | None:
+def _name_fault(host: str) -> str | None:
     name = host.removesuffix(".")
     if ":" in host or "%" in host:
         return "the address between [ and ] is not an IPv6 address without zone; correct it"
@@ -109,31 +162,32 @@ def _is_private_name(host: str) -> bool:
     return "." not in name or f".{name}".endswith(_PRIVATE_SUFFIXES)
 
 
-def _is_public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return _is_public(address.ipv4_mapped)
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
-def _address(host: str) -> Address | None:
-    if "%" in host:
-        return None
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
 def _spelling(url: str) -> str:
     """How to write a URL that holds a character outside the safe ones: hosts as IDNA, all else percent-encoded."""
     try:
         host = urlsplit(url).hostname or ""
-        ascii_host = host.encode("idna").decode()
-    except (ValueError, UnicodeError):
+    except ValueError:
         return "percent-encode it"
-    if host.isascii() or _address(ascii_host):
+    ascii_host = host if host.isascii() else _ascii_host(host)
+    if host.isascii() or ascii_host is None:
         return "percent-encode it, or take it out"
     return f"write the host in its ASCII form, {ascii_host!r}"
+
+
+def _ascii_host(host: str) -> str | None:
+    """Return a host name as IDNA 2008 writes it; None where it holds what no name may hold.
+
+    Python's own codec is IDNA 2003, under which `faß.de` would become `fass.de`, another owner's name.
+    """
+    name = unicodedata.normalize("NFC", host.lower())
+    if name != unicodedata.normalize("NFKC", name) or not all(_is_letter(character) for character in name):
+        return None
+    labels = name.removesuffix(".").split(".")
+    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
+
+
+def _is_letter(character: str) -> bool:
+    return character in "-." or character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 def _masked_query(query: str) -> str:

@@ -45,6 +45,7 @@ LARGE_BODY_BYTES = 1 << 20  # beyond this aiohttp wants a stream
 MAX_TARGETS = 4096
 MAX_REASON = 160
 MAX_SECONDS_DIGITS = 10
+MAX_SECONDS = 10**MAX_SECONDS_DIGITS  # three centuries: whoever reads it has a limit of an hour or so
 
 CONTROL_HEADER = "webhook-delivery"
 CONTROLS = frozenset({"abort-message", "disable"})
@@ -290,7 +291,8 @@ def parse_retry_after(value: str, now_ms: int) -> int | None:
     """Read a `Retry-After` header, seconds or a date (RFC 9110 §10.2.3), as milliseconds from now; None for nonsense."""
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return int(text) * 1000 if len(text) <= MAX_SECONDS_DIGITS else None
+        digits = text.lstrip("0")
+        return 1000 * (int(digits or "0") if len(digits) <= MAX_SECONDS_DIGITS else MAX_SECONDS)
     try:
         date = parsedate_to_datetime(text)
         at_ms = date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000
