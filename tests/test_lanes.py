@@ -13,6 +13,7 @@ from relay.core.model import DeliveryKey, DueDelivery, Health, HealthPolicy
 from relay.core.units import Rate
 from relay.queue import Lanes, LaneSettings, LaneView, Refill
 from relay.queue.alarms import Alarms
+from relay.queue.health import SUSPENSION_MAX_MS, SUSPENSION_MS, Suspension
 from relay.queue.rate import RateWindow
 from relay.queue.retry import Action, Classification, HealthEffect
 
@@ -66,6 +67,9 @@ class Road:
 
     def finish(self, event: int, verdict: Classification = SUCCESS, ref: int = 1) -> Health | None:
         return self.lanes.finished(DeliveryKey(event, ref), verdict, self.now)
+
+    def suspend(self, event: int, ref: int = 1) -> Suspension | None:
+        return self.lanes.suspend(due(event, ref), "KeyError", self.now)
 
     def settle(self, event: int, again: DueDelivery | None = None, ref: int = 1) -> None:
         self.lanes.settled(DeliveryKey(event, ref), again, self.now)
@@ -828,3 +832,67 @@ def test_alarms_that_move_leave_little_behind() -> None:
     assert len(alarms._heap) <= 67
     assert list(alarms.ring(2)) == [1]
     assert (alarms.first_ms(), 1 in alarms) == (None, False)
+
+
+# -- suspension: a mistake of our own in an attempt --------------------------------------------------------------------
+
+
+def test_a_suspended_endpoint_waits_and_then_probes() -> None:
+    """H1: nothing starts for a minute, then one attempt alone; when it runs through, everything starts again."""
+    road = Road()
+    road.lane()
+    road.offer(due(1), due(2), due(3))
+    assert road.take() == [1, 2]
+    suspension = road.suspend(1)
+    assert suspension == Suspension("KeyError", WALL_MS, WALL_MS + SUSPENSION_MS, SUSPENSION_MS, SUSPENSION_MS)
+    road.end(2)  # it began before, and proves nothing
+    assert (road.take(), road.lanes.next_wake(road.now)) == ([], SUSPENSION_MS)
+    assert road.view().why_waiting == "suspended by a mistake of relay's own"
+    assert road.view().suspension == suspension
+
+    road.pass_time(SUSPENSION_MS)
+    (start,) = road.lanes.take(road.now)
+    assert (start.delivery, start.suspension) == (due(1), suspension)
+    assert (road.take(), road.lanes.next_wake(road.now)) == ([], None)  # the others wait for its end
+    road.end(1)
+    assert road.view().suspension is None
+    assert road.take() == [3]
+
+
+def test_a_suspension_doubles_up_to_a_quarter_of_an_hour() -> None:
+    """H1: each probe that fails in the same way makes the next wait twice as long, and no longer than 15 minutes."""
+    road = Road()
+    road.lane()
+    road.offer(due(1))
+    waits = []
+    for _ in range(6):
+        assert road.take() == [1]
+        suspension = road.suspend(1)
+        assert suspension is not None
+        waits.append(suspension.length_ms)
+        assert suspension.since_ms == WALL_MS
+        road.pass_time(suspension.length_ms)
+    assert waits == [60_000, 120_000, 240_000, 480_000, SUSPENSION_MAX_MS, SUSPENSION_MAX_MS]
+
+
+def test_attempts_begun_before_a_suspension_say_nothing_new() -> None:
+    """H1: of several attempts that fail at once the first suspends, and the others are only due again."""
+    road = Road()
+    road.lane()
+    road.offer(due(1), due(2))
+    road.take()
+    assert road.suspend(1) is not None
+    assert road.suspend(2) is None
+    assert (road.lanes.in_flight, road.view().waiting) == (0, 2)
+
+
+def test_an_edit_ends_a_suspension() -> None:
+    """H1: other settings may have mended what was behind it, so there is no wait for the probe."""
+    road = Road()
+    road.lane(rate=Rate(5, 1_000))
+    road.offer(due(1))
+    road.take()
+    road.suspend(1)
+    assert road.take() == []
+    road.lane()
+    assert (road.take(), road.view().suspension) == ([1], None)

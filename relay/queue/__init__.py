@@ -6,7 +6,8 @@ Whoever holds a `Lanes` owns it; it is called from one thread.
 """
 
 from relay.queue.choice import Lanes, LaneView, Start
+from relay.queue.health import Suspension
 from relay.queue.lane import LaneSettings
 from relay.queue.refills import Refill
 
-__all__ = ["LaneSettings", "LaneView", "Lanes", "Refill", "Start"]
+__all__ = ["LaneSettings", "LaneView", "Lanes", "Refill", "Start", "Suspension"]

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from relay.core.clock import Now
 from relay.core.model import DeliveryKey, DueDelivery, Health
 from relay.queue.alarms import Alarms
+from relay.queue.health import Suspension
 from relay.queue.lane import Lane, LaneSettings
 from relay.queue.memory import Memory
 from relay.queue.refills import Refill, Refills
@@ -43,6 +44,7 @@ class Start(NamedTuple):
 
     delivery: DueDelivery
     probe: bool
+    suspension: Suspension | None = None  # what this attempt ends if it runs through
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class LaneView:
     health: Health
     cool_until_ms: int  # 0 when it does not cool down
     why_waiting: str  # "" when nothing waits, or nothing stands in its way
+    suspension: Suspension | None = None
 
 
 class Lanes:
@@ -135,14 +138,20 @@ class Lanes:
 
     # News of deliveries.
 
-    def offer(self, items: Iterable[DueDelivery], now: Now) -> None:
-        """Hear of deliveries that a commit made due, or due at another time (Q13)."""
+    def offer(self, items: Iterable[DueDelivery], now: Now) -> int:
+        """Hear of deliveries that a commit made due, or due at another time (Q13).
+
+        Return how many more wait in memory now: 0 when the database alone keeps them, for their lanes are behind or held.
+        """
+        more = 0
         for delivery in items:
             lane = self._lanes.get(delivery.endpoint)
             if lane is not None:
                 before = lane.memory.waiting
                 lane.memory.offer(delivery)
+                more += lane.memory.waiting - before
                 self._resized(lane, before)
+        return more
 
     def drop(self, keys: Iterable[DeliveryKey]) -> None:
         """Hear of deliveries that a commit ended without an attempt: cancelled, expired, dead by an edit."""
@@ -181,6 +190,16 @@ class Lanes:
         self._free_slot(lane)
         lane.stop(key.event)
         self._after_finish(lane, now)
+
+    def suspend(self, delivery: DueDelivery, cause: str, now: Now) -> Suspension | None:
+        """Hear that a mistake of our own ended an attempt: its endpoint waits, and the delivery is due as it was.
+
+        Return the suspension when it begins, or begins anew after its probe. O(log n) in the lane's deliveries.
+        """
+        suspension = self._lanes[delivery.endpoint].suspend(cause, now)
+        self.finished_unsent(delivery.key, now)
+        self.settled(delivery.key, delivery, now)
+        return suspension
 
     def settled(self, key: DeliveryKey, due: DueDelivery | None, now: Now) -> None:
         """Hear that the settle of a finished attempt is committed, and what is due of the delivery now."""
@@ -255,6 +274,7 @@ class Lanes:
             health=lane.health,
             cool_until_ms=lane.health.cool_until_ms,
             why_waiting=lane.why_waiting(now, self._share) or self._why_no_turn(lane),
+            suspension=lane.suspension,
         )
 
     @property
@@ -289,7 +309,7 @@ class Lanes:
             self._set_alarm(lane, now)
             return None
         self._take_slot(lane, now)
-        start = Start(delivery, lane.start(delivery, now))
+        start = Start(delivery, lane.start(delivery, now), lane.suspension)
         self._stir(lane)
         return start
 

@@ -4,14 +4,19 @@ How many attempts run at once is another mechanism, the lane's window; neither i
 only ever delays: waiting burns no attempts. It doubles once for each failed probe and ends with any success.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
+from relay.core.clock import Now
 from relay.core.model import Failure, Health, HealthPolicy, Outcome
 from relay.queue.retry import NOT_BEFORE_MAX_MS, Classification, HealthEffect
 
 JITTER = 0.2
 """A cool-down lasts its step × uniform(1 - JITTER, 1 + JITTER), so that endpoints do not come back in step."""
+
+SUSPENSION_MS = 60_000
+SUSPENSION_MAX_MS = 15 * 60_000
+"""How long an endpoint is suspended at first, and at most."""
 
 DISABLE_FAILURES = 10
 DISABLE_DAYS = 3
@@ -122,3 +127,25 @@ class Reachability:
         """Whether more than half of the active endpoints, and at least two, fail at DNS or connect."""
         active = [failure in _OURS for at_ms, failure in self._latest.values() if mono_ms - at_ms <= ACTIVE_MS]
         return len(active) >= ENDPOINTS_MIN and sum(active) * 2 > len(active)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """A mistake of our own stands between an endpoint and its deliveries; its receiver did nothing wrong.
+
+    Nothing starts there for a while, then one attempt shows whether the mistake is still there. Kept in memory only: a
+    restart is a chance for it to be gone.
+    """
+
+    cause: str  # the class of the error; its text may hold secrets, and stands masked in the log
+    since_ms: int  # when the first attempt failed so
+    until_ms: int  # when one attempt may start
+    until_mono_ms: float  # the same on the clock that never steps: this one decides
+    length_ms: int
+
+
+def suspend(present: Suspension | None, cause: str, now: Now) -> Suspension:
+    """Return the suspension that follows a mistake; `present` is the one whose probe made it, and half as long."""
+    length_ms = SUSPENSION_MS if present is None else min(2 * present.length_ms, SUSPENSION_MAX_MS)
+    since_ms = now.wall_ms if present is None else present.since_ms
+    return Suspension(cause, since_ms, now.wall_ms + length_ms, now.mono_ms + length_ms, length_ms)

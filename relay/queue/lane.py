@@ -3,7 +3,8 @@
 Four gates stand before a start, and each is asked of its own: the endpoint is not held, the *window* has room, the
 *rate* allows one more, and the delivery's time has come. That time is max(its due time, cool-down, `Retry-After`);
 while the endpoint cools down only one scheduled attempt runs at a time, the probe. Deliveries retried by hand go past
-cool-down, `Retry-After` and probes, never past the other gates (Q13).
+cool-down, `Retry-After` and probes, never past the other gates (Q13). A suspension closes the lane whole; when its time
+is over one attempt at a time may start, until one runs through.
 
 The window starts at 2, grows by one for each success, halves once for each failed round, and starts over at 1 when the
 endpoint cools down. A round ends with a halving: failures of attempts that started before it do not halve again.
@@ -17,6 +18,7 @@ from relay.core.clock import Now
 from relay.core.model import DueDelivery, Health, HealthPolicy
 from relay.core.units import Rate
 from relay.queue import health as health_rules
+from relay.queue.health import Suspension
 from relay.queue.memory import Memory
 from relay.queue.rate import RateWindow
 from relay.queue.retry import Classification, HealthEffect
@@ -61,6 +63,7 @@ class Lane:
         "settings",
         "slow",
         "suspect",
+        "suspension",
         "turn",
         "window",
     )
@@ -76,6 +79,7 @@ class Lane:
         self.health = Health()
         self.opens_ms = 0  # of `health`: the wall time before which nothing scheduled starts
         self.probe: int | None = None  # the event whose attempt is the probe
+        self.suspension: Suspension | None = None  # while a mistake of our own stands in the way
 
         self.removed = False  # deleted; it stays until its held deliveries are settled
         self.queued = False  # waits for its turn
@@ -90,8 +94,12 @@ class Lane:
         return self.health.cool_down_ms > 0
 
     def configure(self, settings: LaneSettings) -> None:
-        """Take other settings. More attempts than the new concurrency may be running: they finish."""
+        """Take other settings. More attempts than the new concurrency may be running: they finish.
+
+        An edit ends a suspension: it may have mended what was behind it.
+        """
         self.settings = settings
+        self.suspension = None
         if settings.rate is None:
             self._rate = None
         elif self._rate is None:
@@ -112,7 +120,7 @@ class Lane:
         """Return what may start at `now`, with at most `limit` attempts at once."""
         if not self.has_room(limit):
             return None
-        if self._rate is not None and self._rate.free_at_ms(now.mono_ms) > now.mono_ms:
+        if (self._rate is not None or self.suspension is not None) and self._admits_ms(now) > now.mono_ms:
             return None
         by_hand = self.memory.manual.first()
         if by_hand is not None and by_hand.due_ms <= now.wall_ms:
@@ -137,9 +145,9 @@ class Lane:
             times.append(max(oldest.due_ms, self.opens_ms))
         if not times:
             return None, None
-        if min(times) > now.wall_ms or self._rate is None:
+        if min(times) > now.wall_ms:
             return min(times), None
-        return None, self._rate.free_at_ms(now.mono_ms)
+        return None, self._admits_ms(now)
 
     def why_waiting(self, now: Now, limit: int) -> str:
         """Say what stands before the next start; "" when nothing here does, or nothing waits."""
@@ -149,12 +157,16 @@ class Lane:
             return ""
         if not self.memory.waiting:
             return "reading the queue"
+        if self.suspension is not None:
+            return "suspended by a mistake of relay's own"
         if not self.has_room(limit):
             return "window full"
         return self._why_not_now(now, limit)
 
     def room(self, limit: int) -> int:
         """Return how many attempts may run at once: no more than the window, the configuration, and `limit`."""
+        if self.suspension is not None:
+            return 1
         return min(self.window, self.settings.concurrency, limit)
 
     def has_room(self, limit: int) -> bool:
@@ -180,6 +192,8 @@ class Lane:
     def finish(self, event: int, verdict: Classification, now: Now, limit: int, rng: Random) -> Health | None:
         """End an attempt; return the endpoint's health when it changed."""
         attempt = self.stop(event)
+        if self.suspension is not None and attempt.started_ms >= self.suspension.until_mono_ms:
+            self.suspension = None  # it ran through
         self._resize(attempt, verdict.health, min(self.settings.concurrency, limit))
         was = self.health
         health = health_rules.after(was, verdict, event, now.wall_ms, self.settings.policy, rng, probe=attempt.probe)
@@ -196,6 +210,14 @@ class Lane:
             self.probe = None
         return self.running.pop(event)
 
+    def suspend(self, cause: str, now: Now) -> Suspension | None:
+        """Suspend the endpoint, or go on for longer; None when an attempt begun before says nothing new."""
+        present = self.suspension
+        if present is not None and now.mono_ms < present.until_mono_ms:
+            return None
+        self.suspension = health_rules.suspend(present, cause, now)
+        return self.suspension
+
     def oldest_start_ms(self) -> float | None:
         """Return when the oldest running attempt started (monotonic)."""
         return next(iter(self.running.values())).started_ms if self.running else None
@@ -211,6 +233,11 @@ class Lane:
         return (
             "cooling down" if self.health.cool_until_ms >= self.health.not_before_ms else "asked to wait by Retry-After"
         )
+
+    def _admits_ms(self, now: Now) -> float:
+        """Return the monotonic time from which the rate, and a suspension, allow one more start."""
+        free_ms = now.mono_ms if self._rate is None else self._rate.free_at_ms(now.mono_ms)
+        return free_ms if self.suspension is None else max(free_ms, self.suspension.until_mono_ms)
 
     def _resize(self, attempt: Running, effect: HealthEffect, limit: int) -> None:
         if effect is HealthEffect.SUCCESS:
