@@ -323,3 +323,77 @@ async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
         await relay.store.close()
         assert relay.store.file_sizes().database < 1_000_000
         assert relay.store.free_disk_bytes() > 0
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+async def test_after_a_step_back_nothing_waits_longer_than_its_own_delay(tmp_path: Path) -> None:
+    """H13, Q15: due times that a clock since stepped back set too far ahead move to the attempt's own delay."""
+    async with opened(tmp_path) as relay:
+        ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
+        ahead_ms = relay.clock.wall_ms()
+        fresh = await relay.due(ref)
+        appointed = await relay.due(ref, deliver_at_ms=ahead_ms + 5_000)
+        retried = await relay.store.retry_delivery(delivery_id((await relay.due(ref)).key))
+        failed = (await relay.again(await relay.due(ref), ahead_ms + 9_000)).due
+        elsewhere = await relay.due(other)
+        assert failed is not None
+        relay.clock.step_wall(-8 * 3_600_000)
+        now_ms = relay.clock.wall_ms()
+
+        moved: list[DueDelivery] = []
+        place, steps = None, 0
+        while steps == 0 or place is not None:
+            moved_now, place = await relay.store.pull_forward(ref, [now_ms, now_ms + 3_000], place, limit=2)
+            moved += moved_now
+            steps += 1
+        assert {due.event: due.due_ms for due in moved} == {
+            fresh.event: now_ms,
+            retried.event: now_ms,
+            failed.event: now_ms + 3_000,
+        }
+        assert steps == 3
+        rows = (await relay.store.refill(ref, 0, 0, 10)).rows
+        assert {(row.event, row.due_ms) for row in rows} == {(due.event, due.due_ms) for due in [*moved, appointed]}
+        assert (await relay.store.refill(other, 0, 0, 10)).rows == [elsewhere]
+
+
+async def test_the_time_of_the_last_commits_is_noted(tmp_path: Path) -> None:
+    """H12, Q15: a heartbeat rides on commits, at most one a minute; a start finds the last one."""
+    async with opened(tmp_path) as relay:
+        assert relay.store.heartbeat_ms is None
+        clock, first_ms = relay.clock, relay.clock.wall_ms()
+        await relay.accept()
+        clock.advance(59_000)
+        await relay.accept()
+        await relay.store.abandon()
+    async with opened(tmp_path, clock) as relay:
+        assert relay.store.heartbeat_ms == first_ms
+        clock.advance(1_000)
+        await relay.store.ping()  # changes nothing, so nothing is noted
+        await relay.store.abandon()
+    async with opened(tmp_path, clock) as relay:
+        assert relay.store.heartbeat_ms == first_ms
+        await relay.accept(id="evt_after")
+        await relay.store.abandon()
+    async with opened(tmp_path, clock) as relay:
+        assert relay.store.heartbeat_ms == first_ms + 60_000
+
+
+async def test_a_clock_that_is_not_trusted_leaves_no_heartbeat(tmp_path: Path) -> None:
+    """H12, Q15: a second start under a wrong clock still sees that it jumped; one that stepped back is noted anew."""
+    async with opened(tmp_path) as relay:
+        clock, first_ms = relay.clock, relay.clock.wall_ms()
+        await relay.accept()
+        clock.step_wall(60 * DAY_MS)
+        relay.store.trust_clock(trusted=False)
+        await relay.accept()
+        await relay.store.abandon()
+    async with opened(tmp_path, clock) as relay:
+        assert relay.store.heartbeat_ms == first_ms
+        await relay.accept(id="evt_ahead")
+        clock.step_wall(-60 * DAY_MS)
+        await relay.accept(id="evt_after")
+    async with opened(tmp_path, clock) as relay:
+        assert relay.store.heartbeat_ms == first_ms

@@ -128,6 +128,17 @@ class RefillResult(NamedTuple):
     events: list[FrozenEvent]
 
 
+DueKey = tuple[int, int]
+"""A place among the due deliveries of an endpoint: (due_ms, event)."""
+
+
+class PulledForward(NamedTuple):
+    """What one step made due earlier, and where the next goes on; None when there is no more."""
+
+    moved: list[DueDelivery]
+    next: DueKey | None
+
+
 class FileSizes(NamedTuple):
     """Bytes on disk."""
 

@@ -17,6 +17,42 @@ CANCEL_STEP = 500
 """Due deliveries of a deleted endpoint that one transaction cancels."""
 
 
+HEARTBEAT_MS = 60_000
+"""The time is noted at most this often."""
+
+
+class Heartbeat:
+    """Notes the time with the commits, so that a start can see whether the wall clock jumped (Q15).
+
+    Lives in the writer's thread, but for `trusted`. A note whose commit failed is made again a minute later.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._noted_ms: int | None = None
+        self.found_ms: int | None = None
+        self.trusted = True  # set by the event loop
+
+    def resume(self, connection: sqlite3.Connection) -> None:
+        """Read what was noted last; O(1)."""
+        row = connection.execute("SELECT value FROM meta WHERE name = 'heartbeat'").fetchone()
+        self.found_ms = self._noted_ms = None if row is None else row[0]
+
+    def beat(self, connection: sqlite3.Connection) -> None:
+        """Note the time in a transaction that changed something, at most once a minute; O(1)."""
+        now_ms = self._clock.wall_ms()
+        recent = self._noted_ms is not None and abs(now_ms - self._noted_ms) < HEARTBEAT_MS
+        if recent or not self.trusted:
+            return
+        self._noted_ms = now_ms
+        connection.execute(
+            """
+            INSERT INTO meta (name, value) VALUES ('heartbeat', ?)
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
+            (now_ms,),
+        )
+
+
 class HealthSaver:
     """Owner of the healths that are not committed yet; only the latest of an endpoint is written."""
 

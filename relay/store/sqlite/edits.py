@@ -4,12 +4,12 @@ Mass edits move at most `limit` rows in a transaction; what is left is found by 
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
-from relay.store.rows import delivery_key
+from relay.store.rows import DueKey, PulledForward, delivery_key
 from relay.store.sqlite.order import due_delivery, promote
 from relay.store.sqlite.settle import STATES
 
@@ -46,6 +46,15 @@ _EXPIRED = """
     SELECT event, endpoint FROM delivery INDEXED BY delivery_expiry
     WHERE endpoint = ? AND state = 0 AND expires_at IS NOT NULL AND expires_at <= ? AND manual < 2
     ORDER BY expires_at LIMIT ?"""
+
+_WAITING = """
+    SELECT d.event, d.due, d.attempts, iif(d.manual, 0, d.series_attempts), d.manual = 0 AND e.deliver_at IS NOT NULL
+    FROM delivery d INDEXED BY delivery_due CROSS JOIN event e ON e.ordinal = d.event
+    WHERE d.endpoint = ? AND d.state = 0 AND (d.due, d.event) > (?, ?) ORDER BY d.due, d.event LIMIT ?"""
+
+_PULL = """
+    UPDATE delivery SET due = ? WHERE event = ? AND endpoint = ?
+    RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
 
 
 class Retried(NamedTuple):
@@ -108,6 +117,20 @@ def end_held(
         chosen = (ref, budget_before_ms, budget_before_ms, limit - len(rows))
         rows += _end(connection, _OVER_BUDGET, chosen, reason, now_ms)
     return Ended([DeliveryKey(row[0], row[1]) for row in rows], _promote(connection, rows))
+
+
+def pull_forward(
+    connection: sqlite3.Connection, ref: int, latest_ms: Sequence[int], place: DueKey | None, limit: int
+) -> PulledForward:
+    """Look at up to `limit` deliveries that are due after `place` and make due earlier those that wait too long."""
+    after = place or (min(latest_ms), 1 << 62)
+    rows = connection.execute(_WAITING, (ref, *after, limit)).fetchall()
+    moved = []
+    for event, due_ms, attempts, step, appointed in rows:
+        bound_ms = latest_ms[min(step, len(latest_ms) - 1)]
+        if due_ms > bound_ms and not (appointed and attempts == 0):
+            moved.append(due_delivery(connection.execute(_PULL, (bound_ms, event, ref)).fetchone()))
+    return PulledForward(moved, (rows[-1][1], rows[-1][0]) if len(rows) == limit else None)
 
 
 def _end(

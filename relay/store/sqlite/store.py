@@ -31,10 +31,12 @@ from relay.core.model import (
 from relay.store.rows import (
     AcceptResult,
     DeliveryFilter,
+    DueKey,
     EndpointRow,
     EventFilter,
     FileSizes,
     Pruned,
+    PulledForward,
     RefillResult,
     Retention,
     StoreFacts,
@@ -43,7 +45,7 @@ from relay.store.rows import (
 )
 from relay.store.sqlite import applications, edits, endpoints, lists, opening, reads
 from relay.store.sqlite.accept import AcceptBatch, Acceptor
-from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver
+from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat
 from relay.store.sqlite.counts import Counts, count
 from relay.store.sqlite.prune import Pruner, PruneResult, give_space_back
 from relay.store.sqlite.reader import Reader
@@ -68,8 +70,13 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor()
         self._pruner = Pruner()
+        self._heartbeat = Heartbeat(clock)
         self._writer = writer_type(
-            self._connect, accept=self._acceptor.accept, settle=settle, on_fatal=self._report_fatal
+            self._connect,
+            accept=self._acceptor.accept,
+            settle=settle,
+            on_fatal=self._report_fatal,
+            before_commit=self._heartbeat.beat,
         )
         self._lock: opening.Lock | None = None
         self._readers: list[Reader] = []
@@ -124,6 +131,7 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         """Open the writer's connection, in its thread."""
         connection, self.facts = opening.open_writer(self._settings)
+        self._heartbeat.resume(connection)
         self._counts = count(connection)
         self._acceptor.resume(connection)
         return connection
@@ -140,6 +148,15 @@ class Store:
     def healthy(self) -> bool:
         """False from a commit that failed to the next that wrote something."""
         return self._writer.healthy
+
+    @property
+    def heartbeat_ms(self) -> int | None:
+        """When a commit was last noted before this start, in unix ms; None in a new database (Q15)."""
+        return self._heartbeat.found_ms
+
+    def trust_clock(self, *, trusted: bool) -> None:
+        """Note the time of commits only while the wall clock is trusted, so that a second start still sees a jump."""
+        self._heartbeat.trusted = trusted
 
     def on_fatal(self, callback: Callable[[StoreDamaged], None]) -> None:
         """Call `callback`, once, when the database reports an I/O error or corruption (invariant 5)."""
@@ -345,6 +362,21 @@ class Store:
             return result.keys
 
         return await self._edit(end, ended)
+
+    async def pull_forward(
+        self, ref: int, latest_ms: Sequence[int], place: DueKey | None = None, limit: int = CANCEL_STEP
+    ) -> PulledForward:
+        """Make what waits too long due earlier, after the wall clock stepped back (Q15); O(limit), whatever is due.
+
+        `latest_ms[n]` is the latest lawful due time of a delivery with n attempts in its series; the last one is for
+        all beyond. A first attempt and a manual retry go by `latest_ms[0]`; what waits for its `deliver_at` is left
+        alone. The result names what moved, for the lanes, and the place from which the next step goes on (None: done).
+        """
+
+        def step(connection: sqlite3.Connection) -> PulledForward:
+            return edits.pull_forward(connection, ref, latest_ms, place, limit)
+
+        return await self._edit(step)
 
     async def prune(self, now_ms: int, retention: Retention, limit: int = 500) -> Pruned:
         """Remove some of what is older than its retention (Q14); `more` until the sweep has come to its end."""

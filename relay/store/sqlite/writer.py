@@ -91,8 +91,11 @@ class Writer:
         accept: Batch,
         settle: Batch,
         on_fatal: Callable[[StoreDamaged], None],
+        before_commit: Callable[[sqlite3.Connection], None],
     ) -> None:
+        """`before_commit` runs in the transaction of each group that changed something."""
         self._connect = connect
+        self._before_commit = before_commit
         self._batches = {Stage.ACCEPT: accept, Stage.SETTLE: settle}
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -249,6 +252,8 @@ class Writer:
         answers = self._run_jobs(connection, jobs)
         if self._abandoned:
             raise CommitFailed
+        if connection.total_changes > before:
+            self._before_commit(connection)
         try:
             self.commit(connection)
         except sqlite3.Error as error:
