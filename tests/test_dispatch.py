@@ -383,7 +383,7 @@ def failing_for_days(house: Engine, name: str) -> None:
     ref = house.endpoint(name).ref
     from relay.dispatch.dispatch import lane_settings
 
-    house.dispatch.lanes.configure(ref, lane_settings(house.endpoint(name)), sick, 0)
+    house.dispatch.lanes.configure(ref, lane_settings(house.endpoint(name)), sick, 0, house.clock.now())
 
 
 async def test_days_of_failure_disable(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.model import Health, HealthPolicy
-from relay.queue.health import JITTER, after, opens_ms, should_disable, within_reach
+from relay.queue.health import JITTER, after, clamped, opens_ms, should_disable
 from relay.queue.retry import NOT_BEFORE_MAX_MS, Action, Classification, HealthEffect
 
 DAY_MS = 86_400_000
@@ -147,7 +147,7 @@ def test_waits_beyond_reach_are_shortened() -> None:
     far = Health(
         failures=10, cool_down_ms=5_000, cool_until_ms=NOW_MS + 365 * DAY_MS, not_before_ms=NOW_MS + 9 * DAY_MS
     )
-    near = within_reach(far, NOW_MS, POLICY)
+    near = clamped(far, NOW_MS, POLICY)
     assert near.cool_until_ms == NOW_MS + round(POLICY.cool_down_max_ms * (1 + JITTER))
     assert near.not_before_ms == NOW_MS + NOT_BEFORE_MAX_MS
-    assert within_reach(near, NOW_MS, POLICY) is near
+    assert clamped(near, NOW_MS, POLICY) is near

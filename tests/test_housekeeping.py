@@ -30,7 +30,8 @@ def forget(house: Engine, name: str, event: int) -> None:
     lanes = house.dispatch.lanes
     lane = lanes._lanes[house.endpoint(name).ref]
     lane.memory.scheduled.remove(event)
-    lanes._refills.count(-1)
+    lane.memory.waiting -= 1
+    lanes._changed(lane)
 
 
 # -- the audit (invariant 8) -------------------------------------------------------------------------------------------
@@ -321,7 +322,7 @@ async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> N
 
         endpoint, now_ms = house.endpoint("first"), house.clock.wall_ms()
         cold = Health(failures=12, several=True, cool_down_ms=5_000, cool_until_ms=now_ms + 5_000)
-        house.dispatch.lanes.configure(endpoint.ref, lane_settings(endpoint), cold, 0)
+        house.dispatch.lanes.configure(endpoint.ref, lane_settings(endpoint), cold, 0, house.clock.now())
         house.run(house.housekeeping.watch)
         await house.post()
         await turns()

@@ -22,11 +22,9 @@ from relay.core.model import DeliveryKey, DueDelivery, Health, HealthPolicy
 from relay.core.units import Rate
 from relay.queue import Lanes, LaneSettings, Refill, Start
 from relay.queue import health as health_rules
-from relay.queue.alarms import Alarms
-from relay.queue.choice import SLOW_MS
-from relay.queue.lane import Lane
+from relay.queue.lane import Lane, RateLimit
+from relay.queue.lanes import SLOW_MS
 from relay.queue.memory import Memory, Read
-from relay.queue.rate import RateWindow
 from relay.queue.refills import READS_MAX
 from relay.queue.retry import Action, Classification, HealthEffect
 
@@ -74,6 +72,8 @@ class Row:
 class Attempt:
     start: Start
     started_ms: float
+    sent: bool = False
+    promised: bool = True  # chosen under the present rate
 
 
 @dataclass
@@ -112,7 +112,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.settles: list[Settle] = []
         self.readings: list[Reading] = []
         self.audits: dict[int, list[DueDelivery]] = {}
-        self.starts: dict[int, list[float]] = {ref: [] for ref in REFS}
+        self.sent: dict[int, list[float]] = {ref: [] for ref in REFS}
         for ref in sorted(self.existing):
             self.configure(ref, self.health[ref])
 
@@ -125,7 +125,7 @@ class LanesMachine(RuleBasedStateMachine):
         return max(self.global_limit // 4, 1)
 
     def configure(self, ref: int, health: Health | None = None) -> None:
-        self.lanes.configure(ref, self.lane_settings[ref], health, len(self.due_rows(ref)))
+        self.lanes.configure(ref, self.lane_settings[ref], health, len(self.due_rows(ref)), self.now)
 
     def due_rows(self, ref: int) -> list[DueDelivery]:
         due = [row.delivery for key, row in self.rows.items() if key.endpoint == ref and row.due]
@@ -134,11 +134,17 @@ class LanesMachine(RuleBasedStateMachine):
     def write(self, delivery: DueDelivery) -> None:
         """Commit that a delivery is due; the news is on its way."""
         self.rows[delivery.key] = Row(delivery)
-        self.news.append((delivery.key, "due", lambda: self.lanes.offer([delivery], self.now)))
+        self.news.append((delivery.key, "due", lambda: self.lanes.offer([delivery])))
 
     def end(self, key: DeliveryKey) -> None:
         self.rows[key].due = False
         self.news.append((key, "ended", lambda: self.lanes.drop([key])))
+
+    def promise_rate(self, ref: int) -> None:
+        """From here on another rate is promised; what is under way now was chosen before."""
+        self.sent[ref].clear()
+        for attempt in self.running.values():
+            attempt.promised = attempt.promised and attempt.start.delivery.endpoint != ref
 
     def some_key(self, pick: int, *, due: bool | None = None) -> DeliveryKey | None:
         """Pick a delivery of an endpoint that exists, mostly a young one."""
@@ -181,7 +187,7 @@ class LanesMachine(RuleBasedStateMachine):
     @step(ref=REFS, concurrency=(1, 2, 3, 4), rate=(None, None, Rate(1, 1_000), Rate(3, 60_000)))
     def reconfigure(self, ref: int, concurrency: int, rate: Rate | None) -> None:
         if rate != self.lane_settings[ref].rate:
-            self.starts[ref].clear()  # a new rate is promised from here on
+            self.promise_rate(ref)  # a new rate is promised from here on
         self.lane_settings[ref] = replace(self.lane_settings[ref], concurrency=concurrency, rate=rate)
         if ref in self.existing:
             self.configure(ref)
@@ -201,7 +207,7 @@ class LanesMachine(RuleBasedStateMachine):
         else:
             self.existing.add(ref)
             self.health[ref] = Health()
-            self.starts[ref].clear()  # the rate is of the new one
+            self.promise_rate(ref)  # the rate is of the new one
             self.configure(ref, Health())
 
     # The dispatcher.
@@ -219,23 +225,43 @@ class LanesMachine(RuleBasedStateMachine):
                 self.news[place : place + 2] = reversed(self.news[place : place + 2])
                 return
 
-    @step()
-    def take(self) -> None:
-        """Start what may start, and find nothing left that could."""
+    @step(at_once=(True, False))
+    def take(self, at_once: bool = True) -> None:
+        """Start what may start, and find nothing left that could; `at_once` the requests go out too."""
         for start in self.lanes.take(self.now):
             self.check_start(start)
             self.running[start.delivery.key] = Attempt(start, self.mono_ms)
-            self.starts[start.delivery.endpoint].append(self.mono_ms)
+            if at_once:
+                self.send(len(self.running) - 1)
         for ref, lane in self.lanes._lanes.items():
             startable = lane.next_start(self.now, self.share) is not None
             barred = self.lanes.in_flight >= self.global_limit or (
-                self.suspect(ref) and self.suspects_running() >= self.share
+                self.doubtful(ref) and self.doubtful_running() >= self.share
             )
             assert barred or not startable, "take left something that could start"
+
+    @step("running", pick=PICKS)
+    def send(self, pick: int) -> None:
+        """Let the request of an attempt go out, as late as it likes."""
+        key = list(self.running)[pick % len(self.running)]
+        if self.running[key].sent:
+            return
+        self.running[key].sent = True
+        self.lanes.sent(key, self.now)
+        if not self.running[key].promised:
+            return
+        rate, sent = self.lane_settings[key.endpoint].rate, self.sent[key.endpoint]
+        sent.append(self.mono_ms)
+        if rate is not None:
+            for limit, period_ms in ((rate.starts, rate.period_ms), (-(-rate.starts * 1_000 // rate.period_ms), 1_000)):
+                recent = [at_ms for at_ms in sent if at_ms + period_ms > self.mono_ms]
+                assert len(recent) <= limit, "beyond the rate"
 
     @step("running", pick=PICKS, verdict=(*VERDICTS, "success", "failure", "unsent"), delay_ms=(None, 0, 700, 50_000))
     def finish(self, pick: int, verdict: str, delay_ms: int | None) -> None:
         key = list(self.running)[pick % len(self.running)]
+        if verdict != "unsent":
+            self.send(pick)
         started = self.running.pop(key).start.delivery
         if verdict == "unsent":
             self.lanes.finished_unsent(key, self.now)
@@ -262,7 +288,7 @@ class LanesMachine(RuleBasedStateMachine):
             elif settle.due is not settle.started:
                 row.delivery = settle.due
         now_due = row.delivery if row.due else None
-        self.news.append((key, "settled", lambda: self.lanes.settled(key, now_due, self.now)))
+        self.news.append((key, "settled", lambda: self.lanes.settled(key, now_due)))
 
     @step()
     def begin_refills(self) -> None:
@@ -287,7 +313,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.snapshot(pick)
         reading = self.readings.pop(pick)
         assert reading.rows is not None
-        self.lanes.refilled(reading.refill.ticket, reading.rows, self.now)
+        self.lanes.refilled(reading.refill.ticket, reading.rows)
 
     @step("readings", pick=PICKS)
     def fail_refill(self, pick: int) -> None:
@@ -327,7 +353,7 @@ class LanesMachine(RuleBasedStateMachine):
         if told or ms < 0:  # Small steps are not told of, and must do no harm; waits set too far ahead need telling.
             self.lanes.wall_stepped(self.now)
             self.health = {
-                ref: health_rules.within_reach(health, self.wall_ms, POLICY) for ref, health in self.health.items()
+                ref: health_rules.clamped(health, self.wall_ms, POLICY) for ref, health in self.health.items()
             }
 
     @step()
@@ -389,24 +415,21 @@ class LanesMachine(RuleBasedStateMachine):
         assert delivery.due_ms <= self.wall_ms, "started before it is due"
         assert len(self.running) < self.global_limit, "beyond the global limit"
         assert len(running) < min(lane.concurrency, self.share), "beyond the endpoint's concurrency"
-        assert not self.suspect(ref) or self.suspects_running() < self.share, "suspects beyond their share"
-        if lane.rate is not None:
-            recent = [t for t in self.starts[ref] if t + lane.rate.period_ms > self.mono_ms]
-            assert len(recent) < lane.rate.starts, "beyond the rate"
+        assert not self.doubtful(ref) or self.doubtful_running() < self.share, "doubtful endpoints beyond their share"
         assert start.probe == (health.cool_down_ms > 0 and not delivery.manual), "a probe is a probe"
         if not delivery.manual:
             assert self.wall_ms >= max(health.cool_until_ms, health.not_before_ms), "started in a cool-down"
             assert not (start.probe and any(self.running[k].start.probe for k in running)), "two probes at once"
 
-    def suspect(self, ref: int) -> bool:
+    def doubtful(self, ref: int) -> bool:
         started = [attempt.started_ms for key, attempt in self.running.items() if key.endpoint == ref]
         slow = bool(started) and min(started) + SLOW_MS <= self.mono_ms
         # A deleted endpoint with attempts under way is no longer told of, yet counts.
         health = self.health[ref] if ref in self.existing else self.lanes._lanes[ref].health
         return slow or health.failures > 0
 
-    def suspects_running(self) -> int:
-        return sum(self.suspect(key.endpoint) for key in self.running)
+    def doubtful_running(self) -> int:
+        return sum(self.doubtful(key.endpoint) for key in self.running)
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
@@ -418,7 +441,7 @@ class LanesMachine(RuleBasedStateMachine):
                 or not lane.memory.opened
                 or not row.due
                 or key in underway
-                or key.event in lane.memory.held
+                or key.event in lane.memory.reserved
             ):
                 continue
             delivery = row.delivery
@@ -437,8 +460,8 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.lanes.in_flight == len(self.running)
-        assert self.lanes._suspects_running == sum(
-            len(lane.running) for lane in self.lanes._lanes.values() if lane.suspect
+        assert self.lanes._doubtful_running == sum(
+            len(lane.running) for lane in self.lanes._lanes.values() if lane.doubtful
         )
 
 
@@ -455,7 +478,7 @@ def walk(seed: int, steps: int) -> None:
     """Play the machine with plain dice: far more steps a second, and no shrinking."""
     dice = Random(seed)
     machine = LanesMachine()
-    usual = [name for name in STEPS if name not in RARE]
+    usual = [name for name in STEPS if name not in RARE] + ["accept", "begin_refills"]
     for _ in range(steps):
         name = dice.choice(RARE if dice.random() < 0.1 else usual)
         needs, choices = STEPS[name]
@@ -477,12 +500,12 @@ def test_long_walks() -> None:
     walk_far(150)
 
 
-def forget_held(self: Memory, event: int, read: Read) -> bool:
+def forget_reserved(self: Memory, event: int, read: Read) -> bool:
     return event in read.touched or self._find(event) is not None
 
 
 def forget_touched(self: Memory, event: int, read: Read) -> bool:
-    return event in self.held or self._find(event) is not None
+    return event in self.reserved or self._find(event) is not None
 
 
 def forget_side(self: Memory, delivery: DueDelivery) -> None:
@@ -494,8 +517,8 @@ def forget_side(self: Memory, delivery: DueDelivery) -> None:
         self.waiting += 1
 
 
-def lose_news_of_held(self: Memory, delivery: DueDelivery, offer: Callable[..., None] = Memory.offer) -> None:
-    if delivery.event not in self.held:
+def lose_changes_of_reserved(self: Memory, delivery: DueDelivery, offer: Callable[..., None] = Memory.offer) -> None:
+    if delivery.event not in self.reserved:
         offer(self, delivery)
 
 
@@ -509,12 +532,12 @@ def close_but_read_on(self: Memory, close: Callable[..., None] = Memory.close) -
     self.read = read
 
 
-def stir_nobody(self: Lanes, lane: Lane) -> None:
-    self._refills.stir(lane)
+def queue_up_nobody(self: Lanes, lane: Lane) -> None:
+    self._refills.changed(lane)
 
 
 def take_all(self: Lanes, now: Now) -> list[Start]:
-    self._ring(now)
+    self._run_timers(now)
     turns = []
     while (lane := self._next_lane()) is not None:
         turns.append(self._turn(lane, now))
@@ -525,12 +548,12 @@ STALE = "audit found|started twice at once|started before its settle|no longer s
 LOST = "forgotten|could start|never started|not in memory"
 
 MISTAKES = {
-    "a refill that does not skip held ids": (Memory, "_knows_better", forget_held, STALE),
+    "a refill that does not skip reserved ids": (Memory, "_knows_better", forget_reserved, STALE),
     "a refill that believes rows older than the news": (Memory, "_knows_better", forget_touched, STALE),
-    "no side shelf": (Memory, "_keep", forget_side, LOST),
+    "no side buffer": (Memory, "_keep", forget_side, LOST),
     "room made without lowering the frontier": (Memory, "_lower", lambda self, key: None, LOST),
     "room made during a read without lowering its ceiling": (Memory, "_lower", forget_ceiling, LOST),
-    "news of held ids is lost": (Memory, "offer", lose_news_of_held, LOST),
+    "later states of reserved ids are lost": (Memory, "offer", lose_changes_of_reserved, LOST),
     "a pause that leaves the read under way valid": (
         Memory,
         "close",
@@ -538,12 +561,12 @@ MISTAKES = {
         f"held endpoint|miscounted|{LOST}|{STALE}",
     ),
     "a window without a wall": (Lane, "room", lambda self, limit: 99, "beyond the endpoint's concurrency"),
-    "a rate that always allows": (RateWindow, "free_at_ms", lambda self, mono_ms: mono_ms, "beyond the rate"),
+    "a rate that always allows": (RateLimit, "free_at_ms", lambda self, mono_ms: mono_ms, "beyond the rate"),
     "any number of probes": (Lane, "probing", False, "two probes at once"),
     "a start in a cool-down": (health_rules, "opens_ms", lambda health: 0, "in a cool-down"),
-    "alarms that never ring": (Alarms, "set", lambda self, lane, at_ms: None, LOST),
-    "news that gives no turn": (Lanes, "_stir", stir_nobody, LOST),
-    "suspects without bounds": (Lanes, "_suspects_may_start", True, "suspects beyond their share"),
+    "timers that never run out": (Lanes, "_set_timer", lambda self, lane, now: None, LOST),
+    "a change that gives no turn": (Lanes, "_changed", queue_up_nobody, LOST),
+    "doubtful endpoints without bounds": (Lanes, "_doubtful_may_start", True, "doubtful endpoints beyond their share"),
     "no global limit": (Lanes, "take", take_all, "beyond the global limit"),
 }
 

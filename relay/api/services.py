@@ -51,7 +51,9 @@ class Directory(Protocol):
     async def disable(self, endpoint_id: str) -> Endpoint: ...
 
 
-NO_LANE = LaneView(waiting=0, held=0, running=0, window=0, live=True, health=Health(), cool_until_ms=0, why_waiting="")
+NO_LANE = LaneView(
+    waiting=0, reserved=0, running=0, window=0, live=True, health=Health(), cool_until_ms=0, why_waiting=""
+)
 """What is seen of an endpoint that nothing was ever done for."""
 
 

@@ -157,7 +157,7 @@ class Dispatch:
 
     def offer(self, due: Iterable[DueDelivery]) -> None:
         """Take over deliveries that a commit made due."""
-        self.lanes.offer(due, self._clock.now())
+        self.lanes.offer(due)
         self._kick.set()
 
     def drop(self, keys: list[DeliveryKey]) -> None:
@@ -174,7 +174,7 @@ class Dispatch:
         else:
             ref = change.after.ref
             settings = lane_settings(change.after)
-            self.lanes.configure(ref, settings, change.health, self._store.due_count(ref))
+            self.lanes.configure(ref, settings, change.health, self._store.due_count(ref), self._clock.now())
             if change.health is not None:
                 self._cooling[ref] = change.health.cool_down_ms
         self._kick.set()
@@ -193,6 +193,9 @@ class Dispatch:
             self.lanes.finished_unsent(delivery.key, self._clock.now())
             await self._settle(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=unsent))
             return
+        if endpoint.rate is not None:
+            self.lanes.sent(delivery.key, self._clock.now())
+            self._kick.set()
         outcome = await self.courier.attempt(self._request(endpoint, event, delivery))
         decision = decide(
             outcome,
@@ -230,7 +233,7 @@ class Dispatch:
     def _let_go(self, delivery: DueDelivery, due: DueDelivery | None) -> None:
         """Event or endpoint were deleted, or the endpoint was held, while the event was read: `due` is what stays due."""
         self.lanes.finished_unsent(delivery.key, self._clock.now())
-        self.lanes.settled(delivery.key, due, self._clock.now())
+        self.lanes.settled(delivery.key, due)
         self._kick.set()
 
     def _request(self, endpoint: Endpoint, event: FrozenEvent, delivery: DueDelivery) -> Request:
@@ -266,7 +269,7 @@ class Dispatch:
 
     async def _settle(self, endpoint: Endpoint, event: FrozenEvent, settlement: Settlement) -> None:
         settled = await self._settle_until_committed(settlement)
-        self.lanes.settled(settlement.delivery.key, settled.due, self._clock.now())
+        self.lanes.settled(settlement.delivery.key, settled.due)
         self._kick.set()
         if settled.applied:
             self._report(endpoint, event, settlement)
@@ -343,7 +346,7 @@ class Dispatch:
         else:
             for event in result.events:
                 self._cache.put(event)
-            self.lanes.refilled(refill.ticket, result.rows, self._clock.now())
+            self.lanes.refilled(refill.ticket, result.rows)
         self._kick.set()
 
     # -- by hand ---------------------------------------------------------------------------------------------------

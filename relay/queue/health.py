@@ -41,8 +41,8 @@ def opens_ms(health: Health) -> int:
     return max(health.cool_until_ms, health.not_before_ms)
 
 
-def within_reach(health: Health, now_ms: int, policy: HealthPolicy) -> Health:
-    """Shorten waits that no rule could have set at `now_ms`: the wall clock has stepped back since (Q15)."""
+def clamped(health: Health, now_ms: int, policy: HealthPolicy) -> Health:
+    """Shorten waits to the longest that a rule could have set at `now_ms`: the clock was wrong when these were (Q15)."""
     cool_until_ms = min(health.cool_until_ms, now_ms + round(policy.cool_down_max_ms * (1 + JITTER)))
     not_before_ms = min(health.not_before_ms, now_ms + NOT_BEFORE_MAX_MS)
     if (cool_until_ms, not_before_ms) == (health.cool_until_ms, health.not_before_ms):

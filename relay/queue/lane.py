@@ -10,6 +10,8 @@ The window starts at 2, grows by one for each success, halves once for each fail
 endpoint cools down. A round ends with a halving: failures of attempts that started before it do not halve again.
 """
 
+import math
+from collections import deque
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -20,10 +22,14 @@ from relay.core.units import Rate
 from relay.queue import health as health_rules
 from relay.queue.health import Suspension
 from relay.queue.memory import Memory
-from relay.queue.rate import RateWindow
 from relay.queue.retry import Classification, HealthEffect
 
 WINDOW_START = 2
+
+RATE_GRAINS = 1_000
+"""A rate window remembers at most about so many moments, whatever its rate."""
+
+SECOND_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,91 @@ class LaneSettings:
     policy: HealthPolicy
 
 
+class RateWindow:
+    """Counts requests in an exact sliding window on the monotonic clock.
+
+    Limits above 1,000 count requests within a thousandth of the period as sent at the latest of them: never one too
+    many, and bounded memory.
+    """
+
+    __slots__ = ("_limit", "_moments", "_period_ms", "_total")
+
+    def __init__(self, limit: int, period_ms: int) -> None:
+        self._moments: deque[list[float]] = deque()  # [first, last, count], oldest first
+        self._total = 0
+        self.change(limit, period_ms)
+
+    def change(self, limit: int, period_ms: int) -> None:
+        """Allow another number from now on; what was counted stays counted."""
+        self._limit, self._period_ms = limit, period_ms
+
+    def room_at_ms(self, unsent: int, mono_ms: float) -> float:
+        """Return when the window has room for one more beside `unsent`; infinity when these alone fill it."""
+        while self._moments and self._moments[0][1] + self._period_ms <= mono_ms:
+            self._total -= int(self._moments.popleft()[2])
+        excess = self._total + unsent - self._limit + 1
+        if excess <= 0:
+            return mono_ms
+        for _, last_ms, count in self._moments:
+            excess -= int(count)
+            if excess <= 0:
+                return last_ms + self._period_ms
+        return math.inf
+
+    def note(self, mono_ms: float) -> None:
+        """Count a request that is sent now."""
+        self._total += 1
+        if self._limit > RATE_GRAINS and self._moments:
+            newest = self._moments[-1]
+            if mono_ms - newest[0] < self._period_ms / RATE_GRAINS:
+                newest[1:] = mono_ms, newest[2] + 1
+                return
+        self._moments.append([mono_ms, mono_ms, 1])
+
+
+class RateLimit:
+    """Allows `rate.starts` requests in any window of `rate.period_ms`, and their share, rounded up, in any second.
+
+    So `60/m` flows at one a second. A request counts from the moment it is sent; from its choice until then it counts
+    as if it were sent now, for nobody knows how long its way to the wire takes. So the limit holds on the wire too.
+    """
+
+    __slots__ = ("_second", "_unsent", "_whole")
+
+    def __init__(self, rate: Rate) -> None:
+        self._unsent: set[int] = set()  # events whose attempts are chosen, and not sent yet
+        self._whole = RateWindow(rate.starts, rate.period_ms)
+        self._second = RateWindow(_in_a_second(rate), SECOND_MS)
+
+    def change(self, rate: Rate) -> None:
+        """Limit by another rate from now on; requests already sent count too."""
+        self._whole.change(rate.starts, rate.period_ms)
+        self._second.change(_in_a_second(rate), SECOND_MS)
+
+    def free_at_ms(self, mono_ms: float) -> float:
+        """Return when one more may be chosen: `mono_ms` itself when it is now, infinity when one must be sent first."""
+        unsent = len(self._unsent)
+        return max(self._whole.room_at_ms(unsent, mono_ms), self._second.room_at_ms(unsent, mono_ms))
+
+    def choose(self, event: int) -> None:
+        """Count an attempt that is chosen."""
+        self._unsent.add(event)
+
+    def send(self, event: int, mono_ms: float) -> None:
+        """Count the request of an attempt as sent now."""
+        self._unsent.discard(event)
+        self._whole.note(mono_ms)
+        self._second.note(mono_ms)
+
+    def end(self, event: int) -> None:
+        """Count an attempt no longer that ended without being sent."""
+        self._unsent.discard(event)
+
+
+def _in_a_second(rate: Rate) -> int:
+    return math.ceil(rate.starts * SECOND_MS / rate.period_ms)
+
+
 class Running(NamedTuple):
     """An attempt under way."""
 
@@ -45,26 +136,27 @@ class Running(NamedTuple):
 
 
 class Lane:
-    """State of one endpoint's lane. Owner: the choice among lanes, whose marks are the last block of fields."""
+    """State of one endpoint's lane. `Lanes` owns it, and marks in the last block of fields where it stands."""
 
     __slots__ = (
-        "_rate",
         "_round",
+        "cooling",
+        "counted",
+        "doubtful",
         "health",
-        "hungry",
         "memory",
         "opens_ms",
-        "parked",
         "probe",
-        "queued",
+        "rate",
         "ref",
         "removed",
         "running",
         "settings",
+        "size_bound",
         "slow",
-        "suspect",
         "suspension",
         "turn",
+        "wants_refill",
         "window",
     )
 
@@ -75,23 +167,20 @@ class Lane:
         self.running: dict[int, Running] = {}  # by event, oldest first
         self.window = WINDOW_START
         self._round = 0
-        self._rate = None if settings.rate is None else RateWindow(settings.rate)
+        self.rate = None if settings.rate is None else RateLimit(settings.rate)
         self.health = Health()
+        self.cooling = False
         self.opens_ms = 0  # of `health`: the wall time before which nothing scheduled starts
         self.probe: int | None = None  # the event whose attempt is the probe
         self.suspension: Suspension | None = None  # while a mistake of our own stands in the way
 
-        self.removed = False  # deleted; it stays until its held deliveries are settled
-        self.queued = False  # waits for its turn
-        self.parked = False  # … among the suspects
-        self.turn = 0
-        self.hungry = False  # waits to be asked whether it wants a refill
-        self.suspect = False  # counts against the suspects' share of slots
-        self.slow = False  # its oldest attempt runs for too long
-
-    @property
-    def cooling(self) -> bool:
-        return self.health.cool_down_ms > 0
+        self.removed = False  # deleted; it stays until its reserved deliveries are settled
+        self.turn = 0  # its place among those that wait for their turn; 0 when it does not
+        self.counted = 0  # how many of its waiting deliveries the count over all lanes has
+        self.size_bound = 0  # it holds no more than this: see `Refills`
+        self.wants_refill = False  # waits to be asked how much it would read
+        self.doubtful = False  # counts against the share of slots of doubtful endpoints
+        self.slow = False  # its oldest attempt has been running for too long
 
     def configure(self, settings: LaneSettings) -> None:
         """Take other settings. More attempts than the new concurrency may be running: they finish.
@@ -101,26 +190,27 @@ class Lane:
         self.settings = settings
         self.suspension = None
         if settings.rate is None:
-            self._rate = None
-        elif self._rate is None:
-            self._rate = RateWindow(settings.rate)
+            self.rate = None
+        elif self.rate is None:
+            self.rate = RateLimit(settings.rate)
         else:
-            self._rate.change(settings.rate)
+            self.rate.change(settings.rate)
 
     def become(self, health: Health) -> None:
         """Take another health."""
         self.health = health
+        self.cooling = health.cool_down_ms > 0
         self.opens_ms = health_rules.opens_ms(health)
 
-    def mend_clock(self, now_ms: int) -> None:
-        """Shorten waits that a wall clock since stepped back has set too far ahead (Q15)."""
-        self.become(health_rules.within_reach(self.health, now_ms, self.settings.policy))
+    def clamp_waits(self, now_ms: int) -> None:
+        """Shorten a cool-down or `Retry-After` that lasts longer than any rule allows: the wall clock was wrong (Q15)."""
+        self.become(health_rules.clamped(self.health, now_ms, self.settings.policy))
 
     def next_start(self, now: Now, limit: int) -> DueDelivery | None:
         """Return what may start at `now`, with at most `limit` attempts at once."""
         if not self.has_room(limit):
             return None
-        if (self._rate is not None or self.suspension is not None) and self._admits_ms(now) > now.mono_ms:
+        if (self.rate is not None or self.suspension is not None) and self._admits_ms(now) > now.mono_ms:
             return None
         by_hand = self.memory.manual.first()
         if by_hand is not None and by_hand.due_ms <= now.wall_ms:
@@ -133,7 +223,8 @@ class Lane:
     def waits_until(self, now: Now, limit: int) -> tuple[float | None, float | None]:
         """Return the wall or the monotonic time at which to ask `next_start` again.
 
-        Neither when no time will help: the end of an attempt will, or news.
+        Neither when no time will help: the end or the sending of an attempt will, or news. The monotonic time is
+        infinite when the rate waits for requests that are chosen and not sent.
         """
         if not self.has_room(limit):
             return None, None
@@ -183,9 +274,9 @@ class Lane:
         probe = self.cooling and not delivery.manual
         if probe:
             self.probe = delivery.event
-        if self._rate is not None:
-            self._rate.note(now.mono_ms)
-        self.memory.hold(delivery)
+        if self.rate is not None:
+            self.rate.choose(delivery.event)
+        self.memory.reserve(delivery)
         self.running[delivery.event] = Running(now.mono_ms, self._round, probe)
         return probe
 
@@ -208,6 +299,8 @@ class Lane:
         """End an attempt that taught nothing."""
         if self.probe == event:
             self.probe = None
+        if self.rate is not None:
+            self.rate.end(event)
         return self.running.pop(event)
 
     def suspend(self, cause: str, now: Now) -> Suspension | None:
@@ -236,7 +329,7 @@ class Lane:
 
     def _admits_ms(self, now: Now) -> float:
         """Return the monotonic time from which the rate, and a suspension, allow one more start."""
-        free_ms = now.mono_ms if self._rate is None else self._rate.free_at_ms(now.mono_ms)
+        free_ms = now.mono_ms if self.rate is None else self.rate.free_at_ms(now.mono_ms)
         return free_ms if self.suspension is None else max(free_ms, self.suspension.until_mono_ms)
 
     def _resize(self, attempt: Running, effect: HealthEffect, limit: int) -> None:

@@ -1,24 +1,25 @@
 """What a lane knows of its endpoint's due deliveries: a bounded head of the queue that the database is (Q1–Q3).
 
-Deliveries are ordered by key, (due_ms, event). The whole of a lane's honesty is one number, the *frontier*, and one law:
+Deliveries are ordered by key, (due_ms, event). What a lane may rely on is one number, the *frontier*, and one law:
 
-    Every due row of the endpoint whose key is below the frontier is on a shelf here or held.
+    Every due row of the endpoint whose key is below the frontier is in memory: waiting here, or reserved.
 
-At `EVERYTHING` the lane is live: it knows all there is. At `NOTHING` it knows nothing. News above the frontier is left
-to the database; what must make room lowers the frontier to its own key; a refill reads from the frontier on and raises
-it. Three things keep the law while a refill's read is under way, for its rows may be older than what memory has heard
-since it began:
+At `EVERYTHING` the lane is live: it knows all there is. At `NOTHING` it knows nothing. A delivery above the frontier is
+left to the database; an eviction lowers the frontier to the key of what it evicts; a refill reads from the frontier on
+and raises it. Three things keep the law while a refill reads, for its rows may be older than what was committed since:
 
-- News above the frontier goes to a bounded *side* shelf, which keeps the smallest keys.
-- Whatever leaves memory or the side shelf for want of room lowers the read's *ceiling*, which the new frontier
-  cannot pass.
-- Every delivery that is held, or that memory heard news of (*touched*), is skipped in the rows: memory knows better.
+- A delivery above the frontier goes to a bounded *side buffer*, which keeps the smallest keys.
+- What is evicted from memory or from the side buffer lowers the *ceiling* of the read, which the new frontier cannot
+  pass.
+- Every delivery that is reserved, or that changed since the read began (*touched*), is skipped in the rows.
 
-A delivery is *held* from the start of its attempt until its settle is committed; after that, `touched` guards it
+A delivery is *reserved* from the start of its attempt until its settle is committed; after that, `touched` guards it
 against reads begun before (Q3). Deliveries retried by hand are kept even above the frontier: knowing more than the law
 asks does no harm, and they must not wait behind a backlog (Q13).
 
-News must arrive in the order of the commits it tells of. Owner of everything here: the lane.
+Changes must arrive in the order of their commits. Every operation costs O(log k) comparisons and at most one shift of a
+list, k being what the lane holds, 200 at most; evictions and merges cost that for each delivery they move. The lane
+owns everything here.
 """
 
 from bisect import bisect_left, insort
@@ -33,7 +34,7 @@ NOTHING: Key = (0, 0)
 EVERYTHING: Key = (1 << 63, 0)
 
 
-class Shelf:
+class SortedDeliveries:
     """Deliveries in key order, found by event."""
 
     __slots__ = ("by_event", "order")
@@ -72,17 +73,17 @@ class Shelf:
 
 @dataclass(slots=True)
 class Read:
-    """A read of the database under way, and what memory has heard since it began."""
+    """A read of the database under way, and what has changed since it began."""
 
     ticket: int
     limit: int
     ceiling: Key = EVERYTHING
-    side: Shelf = field(default_factory=Shelf)
+    side: SortedDeliveries = field(default_factory=SortedDeliveries)
     touched: set[int] = field(default_factory=set)
 
 
 class Memory:
-    """The head of one endpoint's queue. Closed, it keeps nothing but what is held."""
+    """The head of one endpoint's queue. Closed, it keeps nothing but what is reserved."""
 
     __slots__ = (
         "_lane_max",
@@ -90,10 +91,10 @@ class Memory:
         "_superseding",
         "audit",
         "frontier",
-        "held",
         "manual",
         "opened",
         "read",
+        "reserved",
         "scheduled",
         "waiting",
     )
@@ -101,13 +102,13 @@ class Memory:
     def __init__(self, *, lane_max: int, side_max: int) -> None:
         self._lane_max = lane_max
         self._side_max = side_max
-        self._superseding: dict[int, DueDelivery] = {}  # news of held deliveries, weighed when they settle
+        self._superseding: dict[int, DueDelivery] = {}  # later states of reserved deliveries, compared at their settle
         self.opened = False
         self.frontier = NOTHING
-        self.scheduled = Shelf()
-        self.manual = Shelf()  # retried by hand; perhaps above the frontier
-        self.waiting = 0  # on both shelves
-        self.held: dict[int, DueDelivery] = {}
+        self.scheduled = SortedDeliveries()
+        self.manual = SortedDeliveries()  # retried by hand; perhaps above the frontier
+        self.waiting = 0  # scheduled and manual together
+        self.reserved: dict[int, DueDelivery] = {}
         self.read: Read | None = None  # the refill under way; None again when its rows would be of no use
         self.audit: Read | None = None
 
@@ -130,43 +131,43 @@ class Memory:
         self.read = self.audit = None
 
     def offer(self, delivery: DueDelivery) -> None:
-        """Hear that a delivery is due, as just committed: a new one, or a known one with another due time."""
+        """Take in a delivery that a commit made due: a new one, or a known one with another due time."""
         event = delivery.event
-        if event in self.held:
+        if event in self.reserved:
             self._superseding[event] = _newest(self._superseding.get(event), delivery)
             return
         known = self._find(event)
         if known is not None and _version(delivery) < _version(known):
             return
         if known is not None:
-            self._take_out(event)
+            self._remove(event)
         if delivery.attempts or delivery.manual:  # else no older row of it can exist
             self._touch(event)
         if self.opened:
             self._keep(delivery)
             if self.waiting > self._lane_max:
-                self.shed(1)
+                self.evict(1)
 
     def drop(self, event: int) -> None:
-        """Hear that a delivery is no longer due. A held one stays held until its settle."""
+        """Take out a delivery that is no longer due. A reserved one stays reserved until its settle."""
         self._superseding.pop(event, None)
-        self._take_out(event)
+        self._remove(event)
         self._touch(event)
 
-    def hold(self, delivery: DueDelivery) -> None:
-        """Take a waiting delivery off its shelf: its attempt starts."""
-        shelf = self.manual if delivery.manual else self.scheduled
-        shelf.remove(delivery.event)
+    def reserve(self, delivery: DueDelivery) -> None:
+        """Reserve a waiting delivery: its attempt starts."""
+        deliveries = self.manual if delivery.manual else self.scheduled
+        deliveries.remove(delivery.event)
         self.waiting -= 1
-        self.held[delivery.event] = delivery
+        self.reserved[delivery.event] = delivery
 
     def release(self, event: int, due: DueDelivery | None) -> None:
-        """Hear that the settle of a held delivery is committed, and what is due of it now."""
-        started = self.held.pop(event)
+        """End the reservation of a delivery whose settle is committed; `due` is what is due of it now."""
+        started = self.reserved.pop(event)
         self._touch(event)
-        news = self._superseding.pop(event, None)
-        if news is not None and (due is not None or _version(news) > _version(started)):
-            due = _newest(due, news)
+        later = self._superseding.pop(event, None)
+        if later is not None and (due is not None or _version(later) > _version(started)):
+            due = _newest(due, later)
         if due is not None:
             self.offer(due)
 
@@ -185,7 +186,7 @@ class Memory:
         for row in rows:
             if not self._knows_better(row.event, read):
                 self._keep(row)
-        self.shed(self.waiting - self._lane_max)
+        self.evict(self.waiting - self._lane_max)
 
     def begin_audit(self) -> bool:
         """Note that an audit starts to read due rows; False when there is nothing to compare them with."""
@@ -200,21 +201,17 @@ class Memory:
         owed = (row for row in rows if (row.due_ms, row.event) < self.frontier)
         return [row for row in owed if not self._knows_better(row.event, audit)]
 
-    def shed(self, count: int) -> None:
+    def evict(self, count: int) -> None:
         """Leave `count` deliveries, those with the largest keys, to the database."""
         for _ in range(count):
-            shelf = self.scheduled if self.scheduled.order else self.manual
-            self._lower(shelf.pop_last())
+            deliveries = self.scheduled if self.scheduled.order else self.manual
+            self._lower(deliveries.pop_last())
             self.waiting -= 1
 
     @property
     def earliest_ms(self) -> int:
         """The earliest due time here; ask only where something is."""
-        return min(shelf.order[0][0] for shelf in (self.scheduled, self.manual) if shelf.order)
-
-    def known(self) -> set[int]:
-        """Return the events of all deliveries in memory."""
-        return {*self.held, *self.scheduled.by_event, *self.manual.by_event}
+        return min(deliveries.order[0][0] for deliveries in (self.scheduled, self.manual) if deliveries.order)
 
     def _find(self, event: int) -> DueDelivery | None:
         side = None if self.read is None else self.read.side.by_event.get(event)
@@ -238,9 +235,9 @@ class Memory:
             self.read.ceiling = min(self.read.ceiling, key)
 
     def _knows_better(self, event: int, read: Read) -> bool:
-        return event in self.held or event in read.touched or self._find(event) is not None
+        return event in self.reserved or event in read.touched or self._find(event) is not None
 
-    def _take_out(self, event: int) -> None:
+    def _remove(self, event: int) -> None:
         self.waiting -= self.scheduled.remove(event) + self.manual.remove(event)
         if self.read is not None:
             self.read.side.remove(event)
@@ -261,6 +258,6 @@ def _version(delivery: DueDelivery) -> tuple[int, int]:
     return delivery.series, delivery.attempts
 
 
-def _newest(known: DueDelivery | None, news: DueDelivery) -> DueDelivery:
-    """Return the later of two states of one delivery; `news` if they are of one age."""
-    return news if known is None or _version(news) >= _version(known) else known
+def _newest(known: DueDelivery | None, other: DueDelivery) -> DueDelivery:
+    """Return the later of two states of one delivery; `other` if neither is."""
+    return other if known is None or _version(other) >= _version(known) else known
