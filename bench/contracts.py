@@ -3,7 +3,7 @@
 import json
 import re
 
-from relay.contracts import Contract, ContractCatalogue
+from relay.contracts import Contract, ContractCatalogue, Payload
 
 MARK = "98761234"
 """Stands where the load puts a number; eight digits, so that ids keep their form."""
@@ -18,7 +18,7 @@ def example_event(name: str) -> tuple[str, str]:
     contract = _contract(name)
     listed = next(listed for listed in contract.types.values() if listed.is_selectable)
     data = listed.example.decode()
-    key = contract.idempotency_key(listed.name, listed.example)
+    key = contract.idempotency_key(listed.name, Payload(listed.example))
     mark = ""
     if key is not None:
         entity = key.removeprefix(f"{listed.name}:")

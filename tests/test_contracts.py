@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import ContractCatalogue, ContractError, Rendering
+from relay.contracts import ContractCatalogue, ContractError, Payload, Rendering
 from relay.contracts.template import Template, TemplateError
 from tests.support.contract_files import contract, standard
 
@@ -70,7 +70,7 @@ def test_standard_renders_the_standard_webhooks_body() -> None:
     """`{"type","timestamp","data"}` in that order; the data keep their bytes (invariant 6)."""
     data = b'{ "z": 30.0, "a":1e5, "n": 123456789012345678901, "s":"\\u00e4/ \xc3\xa4" }'
 
-    body = standard().render(Rendering("evt_1", "cut.done", 1_667_514_386_007, 1_700_000_000_000, data))
+    body = standard().render(Rendering("evt_1", "cut.done", 1_667_514_386_007, 1_700_000_000_000, Payload(data)))
 
     assert body == b'{"type":"cut.done","timestamp":"2022-11-03T22:26:26.007Z","data":' + data + b"}"
 
@@ -125,7 +125,7 @@ def test_envelopes_are_ordered_members_with_generated_fields() -> None:
         """,
     )
 
-    body = made.render(Rendering("evt_1", "cut.done", 1_500, 2_999, b"[1.0]"))
+    body = made.render(Rendering("evt_1", "cut.done", 1_500, 2_999, Payload(b"[1.0]")))
 
     assert list(json.loads(body).items()) == [
         ('id"', "evt_1"),

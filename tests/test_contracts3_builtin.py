@@ -10,7 +10,7 @@ import svix.webhooks
 import time_machine
 
 import relay
-from relay.contracts import Contract, ContractCatalogue, Rendering
+from relay.contracts import Contract, ContractCatalogue, Payload, Rendering
 from relay.core.model import Secret
 from tests.support import printed
 from tests.support.contract_files import built_in, without_blanks
@@ -27,7 +27,7 @@ def data_in(body: str, key: str) -> bytes:
 
 
 def rendered(contract: Contract, type: str, data: bytes, **changes: Any) -> bytes:
-    return contract.render(Rendering("evt_1", type, NOW_MS, NOW_MS, data)._replace(**changes))
+    return contract.render(Rendering("evt_1", type, NOW_MS, NOW_MS, Payload(data))._replace(**changes))
 
 
 def headers(contract: Contract, secret: str, body: bytes, *, id: str = "evt_1") -> dict[str, str]:
@@ -42,7 +42,7 @@ def changed(data: bytes, **members: Any) -> bytes:
 
 
 def sentences(contract: Contract, type: str, data: bytes) -> dict[str, str]:
-    return dict(contract.check_data(type, data))
+    return dict(contract.check_data(type, Payload(data)))
 
 
 # -- printed examples ----------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_rotor_is_rendered_as_printed() -> None:
         "order.finalized",
         1_676_293_782_654,
         NOW_MS,
-        data,
+        Payload(data),
         1_676_293_782_654_463,
     )
 
@@ -67,7 +67,8 @@ def test_rotor_is_rendered_as_printed() -> None:
     assert b'"created_at":"2023-02-13 13:09:42.654463"' in body
     for lexeme in (b'"progress":1.0', b'"frame_rate":30.0', b'"duration":8.0', b'"bitrate": 0', b'"error": null'):
         assert lexeme in body
-    assert built_in("rotor").render(event._replace(data=without_blanks(data.decode()))) == without_blanks(printed.ROTOR)
+    bare = Payload(without_blanks(data.decode()))
+    assert built_in("rotor").render(event._replace(data=bare)) == without_blanks(printed.ROTOR)
 
 
 def test_roughy_is_rendered_as_printed() -> None:
@@ -113,7 +114,7 @@ def test_every_printed_example_has_a_type_and_data_that_are_taken() -> None:
 
     for service, type, data in posted:
         assert built_in(service).check_type(type) is None
-        assert built_in(service).check_data(type, data) == []
+        assert built_in(service).check_data(type, Payload(data)) == []
     roughy = data_in(printed.ROUGHY, "data")
     assert set(sentences(built_in("roughy"), "cut.completed", roughy)) == {"/entity_id", "/asset_id"}
 
@@ -146,7 +147,7 @@ def test_the_canonical_vector_of_videoaiditor() -> None:
 
     assert len(body) == 369
     assert '"name":"café \u2028 \\ud83d","fps":30,"t":1e-7,"big":9007199254740992,"neg":0'.encode() in body
-    assert made.check_data("render.completed", data) == []
+    assert made.check_data("render.completed", Payload(data)) == []
     signature = headers(made, "your-webhook-secret", body)["X-Signature"]
     assert signature == "a527d7cae2ba6c69c4fe3368c5c480823297d28cbe635c04aad0ae771a9b508b"
 
@@ -235,7 +236,7 @@ def test_examples_are_lawful_and_render(service: str) -> None:
     made = built_in(service)
 
     for listed in made.types.values():
-        assert made.check_data(listed.name, listed.example) == []
+        assert made.check_data(listed.name, Payload(listed.example)) == []
         assert listed.schema is not None
         json.loads(rendered(made, listed.name, listed.example))
 
@@ -365,7 +366,9 @@ def test_rotor_has_one_event_for_an_order() -> None:
     made = built_in("rotor")
     data = made.types["order.finalized"].example
 
-    assert made.idempotency_key("order.finalized", data) == "order.finalized:49951b56-96ca-4bea-8cdb-c6875b33ce72"
+    assert (
+        made.idempotency_key("order.finalized", Payload(data)) == "order.finalized:49951b56-96ca-4bea-8cdb-c6875b33ce72"
+    )
     assert made.idempotency_differs == "duplicate"
     assert sentences(made, "order.finalized", data.replace(b'"type":"order"', b'"type":"orders"')) == {
         "/data/type": 'must be "order"'
@@ -377,7 +380,7 @@ def test_roughy_previous_state_belongs_to_asset_ready() -> None:
     made = built_in("roughy")
     ready, failed = made.types["asset.ready"].example, made.types["asset.failed"].example
 
-    assert made.check_data("asset.ready", changed(ready, previous_state="pending_payment")) == []
+    assert made.check_data("asset.ready", Payload(changed(ready, previous_state="pending_payment"))) == []
     assert sentences(made, "asset.ready", changed(ready, previous_state=...)) == {"/previous_state": "is missing"}
     assert sentences(made, "asset.ready", changed(ready, previous_state="ready")) == {
         "/previous_state": 'must be "processing" or "pending_payment"'
@@ -391,7 +394,7 @@ def test_roughy_never_sends_a_terminal_state_twice() -> None:
     """The key is type and entity; another body under it is a conflict, and the first one stays (ROU-18)."""
     made = built_in("roughy")
 
-    key = made.idempotency_key("cut.completed", b'{"asset_id":"a","entity_id":"e"}')
+    key = made.idempotency_key("cut.completed", Payload(b'{"asset_id":"a","entity_id":"e"}'))
 
     assert (key, made.idempotency_differs) == ("cut.completed:e", "conflict")
 
@@ -399,7 +402,7 @@ def test_roughy_never_sends_a_terminal_state_twice() -> None:
 def test_videoaiditor_has_one_terminal_event_for_a_render() -> None:
     """Both types share the render's id as their key, and the second one is a conflict (VAI-11)."""
     made = built_in("videoaiditor")
-    keys = {made.idempotency_key(type, listed.example) for type, listed in made.types.items()}
+    keys = {made.idempotency_key(type, Payload(listed.example)) for type, listed in made.types.items()}
 
     assert (keys, made.idempotency_differs) == ({"render-id"}, "conflict")
 
@@ -410,7 +413,7 @@ def test_videoaiditor_failures_have_an_error_and_no_output(output: Any) -> None:
     made = built_in("videoaiditor")
     data = changed(made.types["render.failed"].example, outputUrl=output)
 
-    assert made.check_data("render.failed", data) == []
+    assert made.check_data("render.failed", Payload(data)) == []
     assert json.loads(rendered(made, "render.failed", data))["data"] == json.loads(data)
     assert sentences(made, "render.failed", changed(data, error="")) == {"/error": "must not be empty"}
 
@@ -440,9 +443,9 @@ def test_wochit_drafts_need_the_feature_and_a_context(type: str, context: Any, d
     made = built_in("wochit")
     data = changed(made.types[type].example, videoContext=context)
 
-    reason = made.condition(type, data, {}, {"drafts": drafts}, {})
+    reason = made.condition(type, Payload(data), None, {"drafts": drafts}, {})
 
-    assert made.check_data(type, data) == []
+    assert made.check_data(type, Payload(data)) == []
     if not drafts:
         assert reason == 'the feature "drafts" is off for this application'
     elif context != CONTEXT:
@@ -468,7 +471,9 @@ def test_wochit_deleted_drafts_take_the_context_from_elsewhere(
     """`draft.delete` carries no context: metadata or an earlier draft must tell it, and it is not sent on (WOC-9)."""
     made = built_in("wochit")
 
-    reason = made.condition("draft.delete", DELETED, metadata, {"drafts": drafts}, remembered)
+    reason = made.condition(
+        "draft.delete", Payload(DELETED), Payload(json.dumps(metadata).encode()), {"drafts": drafts}, remembered
+    )
 
     assert (reason is None) is (drafts and is_known)
     if drafts and not is_known:
@@ -484,14 +489,14 @@ def test_wochit_remembers_the_contexts_of_drafts() -> None:
     made = built_in("wochit")
     saved = made.types["draft.new"].example
 
-    assert made.remembers("draft.new", saved, {}) == ("6094092472a9105747957aa3", CONTEXT)
-    assert made.remembers("draft.update", saved, {}) == ("6094092472a9105747957aa3", CONTEXT)
-    assert made.remembers("draft.new", changed(saved, videoContext=""), {}) is None
-    assert made.remembers("video.ready", made.types["video.ready"].example, {}) is None
-    assert made.recalls("draft.delete", DELETED) == "6094092472a9105747957aa3"
-    assert made.recalls("draft.new", saved) is None
-    assert made.recalls("draft.delete", b"{}") is None
-    assert made.recalls("unknown", DELETED) is None
+    assert made.remembers("draft.new", Payload(saved), None) == ("6094092472a9105747957aa3", CONTEXT)
+    assert made.remembers("draft.update", Payload(saved), None) == ("6094092472a9105747957aa3", CONTEXT)
+    assert made.remembers("draft.new", Payload(changed(saved, videoContext="")), None) is None
+    assert made.remembers("video.ready", Payload(made.types["video.ready"].example), None) is None
+    assert made.recalls("draft.delete", Payload(DELETED)) == "6094092472a9105747957aa3"
+    assert made.recalls("draft.new", Payload(saved)) is None
+    assert made.recalls("draft.delete", Payload(b"{}")) is None
+    assert made.recalls("unknown", Payload(DELETED)) is None
 
 
 def test_wochit_videos_go_out_without_a_context() -> None:
@@ -499,8 +504,8 @@ def test_wochit_videos_go_out_without_a_context() -> None:
     made = built_in("wochit")
     data = changed(made.types["video.ready"].example, videoContext=...)
 
-    assert made.check_data("video.ready", data) == []
-    assert made.condition("video.ready", data, {}, {}, {}) is None
+    assert made.check_data("video.ready", Payload(data)) == []
+    assert made.condition("video.ready", Payload(data), None, {}, {}) is None
 
 
 def test_wochit_failures_are_off_unless_switched_on() -> None:
@@ -509,8 +514,8 @@ def test_wochit_failures_are_off_unless_switched_on() -> None:
     data = made.types["video.failed"].example
 
     assert made.features == {"drafts", "failures"}
-    assert made.condition("video.failed", data, {}, {"drafts": True}, {}) is not None
-    assert made.condition("video.failed", data, {}, {"failures": True}, {}) is None
+    assert made.condition("video.failed", Payload(data), None, {"drafts": True}, {}) is not None
+    assert made.condition("video.failed", Payload(data), None, {"failures": True}, {}) is None
 
 
 def test_wochit_links_age() -> None:
@@ -526,10 +531,10 @@ def test_wochit_links_age() -> None:
 def test_wochit_updates_repeat() -> None:
     """Ready and deleted happen once for a video; saved drafts have no key (WOC-11)."""
     made = built_in("wochit")
-    keyed = {type for type, listed in made.types.items() if made.idempotency_key(type, listed.example)}
+    keyed = {type for type, listed in made.types.items() if made.idempotency_key(type, Payload(listed.example))}
 
     assert keyed == {"video.ready", "video.delete", "draft.delete"}
-    assert made.idempotency_key("draft.delete", DELETED) == "draft.delete:6094092472a9105747957aa3"
+    assert made.idempotency_key("draft.delete", Payload(DELETED)) == "draft.delete:6094092472a9105747957aa3"
 
 
 @pytest.mark.parametrize("title", ["“é” 😀", 'a "quoted" \\ title', "two\nlines\u2028", "\ud83d lone"])
@@ -541,8 +546,8 @@ def test_wochit_titles_survive(title: str) -> None:
     body = rendered(made, "video.ready", data)
 
     assert json.loads(body)["title"] == title
-    assert made.check_data("video.ready", data) == []
-    assert made.idempotency_key("video.ready", data) == "video.ready:6094092472a9105747957aa3"
+    assert made.check_data("video.ready", Payload(data)) == []
+    assert made.idempotency_key("video.ready", Payload(data)) == "video.ready:6094092472a9105747957aa3"
 
 
 def test_wochit_data_is_checked() -> None:
@@ -574,7 +579,7 @@ def test_editframe_renders_have_all_their_fields(field: str) -> None:
 
     assert len(json.loads(data)) == 13
     assert sentences(made, "render.created", changed(data, **{field: ...})) == {f"/{field}": "is missing"}
-    assert made.check_data("render.created", changed(data, metadata=None)) == []
+    assert made.check_data("render.created", Payload(changed(data, metadata=None))) == []
     assert set(sentences(made, "render.completed", data)) >= {"/completed_at", "/download_url", "/md5"}
 
 
@@ -584,8 +589,8 @@ def test_editframe_processes_videos_only() -> None:
     processing, ready = made.types["file.processing"].example, made.types["file.ready"].example
 
     assert sentences(made, "file.processing", changed(processing, type="image")) == {"/type": 'must be "video"'}
-    assert made.check_data("file.ready", changed(ready, type="caption", width=None, height=None)) == []
-    assert made.check_data("file.failed", changed(ready, status="failed", md5=None, byte_size=None)) == []
+    assert made.check_data("file.ready", Payload(changed(ready, type="caption", width=None, height=None))) == []
+    assert made.check_data("file.failed", Payload(changed(ready, status="failed", md5=None, byte_size=None))) == []
 
 
 def test_editframe_keeps_a_deprecated_type_out_of_wildcards() -> None:
@@ -625,8 +630,10 @@ def test_editframe_orders_first_attempts_by_entity() -> None:
     data = made.types["render.created"].example
 
     assert made.ordering == "first-attempt"
-    assert made.ordering_key("render.created", data) == "550e8400-e29b-41d4-a716-446655440000"
-    assert made.idempotency_key("render.created", data) == "render.created:550e8400-e29b-41d4-a716-446655440000"
+    assert made.ordering_key("render.created", Payload(data)) == "550e8400-e29b-41d4-a716-446655440000"
+    assert (
+        made.idempotency_key("render.created", Payload(data)) == "render.created:550e8400-e29b-41d4-a716-446655440000"
+    )
     assert made.idempotency_differs == "duplicate"
     assert {built_in(name).ordering for name in SERVICES if name != "editframe"} == {"none"}
 

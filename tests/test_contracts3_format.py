@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import Contract, ContractCatalogue, ContractError, NoExample, Rendering, Unrenderable
+from relay.contracts import Contract, ContractCatalogue, ContractError, NoExample, Payload, Rendering, Unrenderable
 from relay.contracts.lookups import Lookup
 from relay.contracts.schema import FAULTS_MAX, Schema, SchemaError
 from relay.contracts.template import TemplateError
+from relay.core.issues import Issue
 from tests.support.contract_files import contract, own, standard
 
 BODY = '[body]\nmembers = [{ name = "data", value = "{data}" }]\n'
@@ -18,7 +19,7 @@ LISTED = '[type."a.b"]\ndescription = "It happened."\nexample = "{}"\n'
 
 
 def render(made: Contract, data: bytes, type: str = "a.b") -> bytes:
-    return made.render(Rendering("evt_1", type, 1_000, 2_000, data))
+    return made.render(Rendering("evt_1", type, 1_000, 2_000, Payload(data)))
 
 
 def problems(folder: Path, **files: str) -> list[str]:
@@ -76,7 +77,7 @@ def test_flat_bodies_refuse_what_they_cannot_hold(data: bytes, pointer: str, sen
     with pytest.raises(Unrenderable) as caught:
         render(made, data)
 
-    assert (caught.value.pointer, caught.value.sentence) == (pointer, sentence)
+    assert caught.value.issues == (Issue(pointer, sentence),)
     assert sentence in str(caught.value)
 
 
@@ -89,8 +90,8 @@ def test_numbers_that_javascript_would_change_are_refused(name: str) -> None:
     with pytest.raises(Unrenderable) as caught:
         render(contract("", body=body), data)
 
-    assert caught.value.pointer == "/a/0/b"
-    assert "1234567890123456789012" in caught.value.sentence
+    assert caught.value.issues[0].path == "/a/0/b"
+    assert "1234567890123456789012" in caught.value.issues[0].message
     rounding = contract("", body=body.replace("[body]", '[body]\nnumbers = "round"'))
     assert b'{"b":1.2345678901234568e+21}' in render(rounding, data)
 
@@ -111,7 +112,7 @@ def test_data_that_is_no_json_cannot_be_canonical() -> None:
     with pytest.raises(Unrenderable) as caught:
         render(made, b"{")
 
-    assert caught.value.pointer == ""
+    assert caught.value.issues[0].path == ""
 
 
 def test_a_constant_member_is_text() -> None:
@@ -149,18 +150,19 @@ def test_a_constant_member_is_text() -> None:
 )
 def test_keys_are_read_from_data(text: str, data: bytes, found: str | None) -> None:
     """Text as it is, numbers as they are written; what is missing or empty makes no key."""
-    assert Lookup.compile(text, ("type", "data")).read("a.b", data) == found
+    assert Lookup.compile(text, ("type", "data")).read("a.b", Payload(data)) == found
 
 
 def test_facts_come_from_metadata_and_memory() -> None:
-    """Metadata are an object already; the memory is a text or nothing."""
-    metadata = {"a": {"b": 7, "c": 1.5, "d": False, "e": ["x"], "f": "x"}}
+    """Metadata are read like data; the memory is a text or nothing."""
+    metadata = Payload(b'{"a": {"b": 7, "c": 1.5, "d": false, "e": ["x"], "f": "x"}}')
+    nothing = Payload(b"{}")
 
-    found = [Lookup.compile(f"{{metadata.a.{name}}}", ("metadata",)).read("t", b"", metadata) for name in "bcdefg"]
+    found = [Lookup.compile(f"{{metadata.a.{name}}}", ("metadata",)).read("t", nothing, metadata) for name in "bcdefg"]
 
     assert found == ["7", "1.5", "false", None, "x", None]
     memory = Lookup.compile("{memory}", ("memory",))
-    assert (memory.read("t", b"", {}, "known"), memory.read("t", b"", {}, None)) == ("known", None)
+    assert (memory.read("t", nothing, None, "known"), memory.read("t", nothing)) == ("known", None)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +184,8 @@ def test_keys_are_templates_of_known_rooms(text: str, message: str) -> None:
 def test_both_ways_through_data_agree(members: dict[str, object]) -> None:
     """The fast way and the one for lone surrogates find the same text."""
     lookup = Lookup.compile("{data.id}", ("data",))
-    found = lookup.read("t", json.dumps({**members, "id": "x"}).encode())
-    slowly = lookup.read("t", json.dumps({**members, "id": "x", "\ud800": 1}).encode())
+    found = lookup.read("t", Payload(json.dumps({**members, "id": "x"}).encode()))
+    slowly = lookup.read("t", Payload(json.dumps({**members, "id": "x", "\ud800": 1}).encode()))
 
     assert found == slowly == "x"
 
@@ -199,15 +201,15 @@ def test_open_catalogues_may_list_types() -> None:
 
     assert made.check_type("any.thing") is None
     assert made.all_types is None
-    assert made.check_data("any.thing", b"1") == []
-    assert made.check_data("a.b", b"1") == [("", "must be an object")]
+    assert made.check_data("any.thing", Payload(b"1")) == []
+    assert made.check_data("a.b", Payload(b"1")) == [("", "must be an object")]
     assert (made.covers("*", "any.thing"), made.covers("*", "a.b"), made.covers("a.b", "a.b")) == (True, False, True)
     assert made.warn_subscription("a.b") == "'a.b' is deprecated"
     assert made.check_subscription("other.*") is None
-    assert made.condition("any.thing", b"{}", {}, {}, {}) is None
-    assert made.idempotency_key("any.thing", b"{}") is None
-    assert (made.ordering, made.ordering_key("a.b", b"{}")) == ("none", None)
-    assert made.remembers("a.b", b"{}", {}) is None
+    assert made.condition("any.thing", Payload(b"{}"), None, {}, {}) is None
+    assert made.idempotency_key("any.thing", Payload(b"{}")) is None
+    assert (made.ordering, made.ordering_key("a.b", Payload(b"{}"))) == ("none", None)
+    assert made.remembers("a.b", Payload(b"{}"), None) is None
 
 
 def test_closed_catalogues_take_listed_types_only() -> None:
@@ -345,7 +347,7 @@ EVERY_SENTENCE = {
 
 def test_every_mistake_in_data_is_a_sentence_with_a_pointer() -> None:
     """All of them at once, in plain words, without the payload's values."""
-    faults = dict(Schema.compile(EVERY_KEYWORD).faults(json.dumps(EVERY_DATA).encode(), allow_extra=False))
+    faults = dict(Schema.compile(EVERY_KEYWORD).faults(Payload(json.dumps(EVERY_DATA).encode()), allow_extra=False))
 
     assert {pointer: faults.get(pointer) for pointer in EVERY_SENTENCE} == EVERY_SENTENCE
     assert len(faults) >= len(EVERY_SENTENCE)
@@ -353,7 +355,9 @@ def test_every_mistake_in_data_is_a_sentence_with_a_pointer() -> None:
 
 def test_one_event_is_not_told_about_endless_mistakes() -> None:
     """A long array of wrong items does not make an endless answer."""
-    faults = Schema.compile({"items": {"type": "string"}}).faults(b"[" + b"1," * 1_000 + b"1]", allow_extra=False)
+    faults = Schema.compile({"items": {"type": "string"}}).faults(
+        Payload(b"[" + b"1," * 1_000 + b"1]"), allow_extra=False
+    )
 
     assert len(faults) == FAULTS_MAX
 
@@ -390,7 +394,7 @@ def test_patterns_take_linear_time() -> None:
     """A pattern that would bring a backtracking engine to its knees is harmless."""
     schema = Schema.compile({"pattern": "^(a+)+$"})
 
-    assert schema.faults(b'"' + b"a" * 100_000 + b'!"', allow_extra=False) != []
+    assert schema.faults(Payload(b'"' + b"a" * 100_000 + b'!"'), allow_extra=False) != []
 
 
 @pytest.mark.parametrize("data", [b'{"n":1e400}', b'{"n":' + b"9" * 5_000 + b"}", b'{"s":"\\ud83d"}', b'{"n":1,"n":2}'])
@@ -398,7 +402,7 @@ def test_every_json_text_can_be_checked(data: bytes) -> None:
     """Numbers beyond a double, lone surrogates and repeated keys are no reason to fail."""
     schema = Schema.compile({"type": "object", "properties": {"s": {"type": "string"}}})
 
-    assert schema.faults(data, allow_extra=False) == []
+    assert schema.faults(Payload(data), allow_extra=False) == []
 
 
 def test_extra_members_can_be_let_through() -> None:
@@ -406,12 +410,12 @@ def test_extra_members_can_be_let_through() -> None:
     schema = "schema = { properties = { a = { type = 'string' } }, additionalProperties = false }\n"
     strict, lenient = contract(LISTED + schema), contract('[types]\nextra_members = "allow"\n' + LISTED + schema)
 
-    assert strict.check_data("a.b", b'{"a":1,"z":1}') == [
+    assert strict.check_data("a.b", Payload(b'{"a":1,"z":1}')) == [
         ("/a", "must be a string"),
         ("/z", "is not known here; leave it out"),
     ]
-    assert lenient.check_data("a.b", b'{"a":1,"z":1}') == [("/a", "must be a string")]
-    assert lenient.check_data("a.b", b'{"z":1}') == []
+    assert lenient.check_data("a.b", Payload(b'{"a":1,"z":1}')) == [("/a", "must be a string")]
+    assert lenient.check_data("a.b", Payload(b'{"z":1}')) == []
 
 
 # -- mistakes in files ---------------------------------------------------------------------------------------------
@@ -566,11 +570,11 @@ def test_schemas_may_stand_in_files(tmp_path: Path) -> None:
     one = own(tmp_path, FILED.replace("PLACE", "own/s.json#/$defs/a"), "one")
     whole = own(tmp_path, FILED.replace("PLACE", "w.json"), "whole")
 
-    assert one.check_data("a.b", b'{"id":"x","tree":[[[]]]}') == [("/id", "must be an integer")]
+    assert one.check_data("a.b", Payload(b'{"id":"x","tree":[[[]]]}')) == [("/id", "must be an integer")]
     schema = one.types["a.b"].schema
     assert schema is not None
     assert set(schema["$defs"]) == {"id", "tree"}
-    assert whole.check_data("a.b", b"{}") == [("/id", "is missing")]
+    assert whole.check_data("a.b", Payload(b"{}")) == [("/id", "is missing")]
 
 
 @pytest.mark.parametrize(
@@ -611,7 +615,7 @@ def test_a_built_in_contract_can_be_extended(tmp_path: Path) -> None:
     assert list(made.types)[-1] == "draft.exit"
     assert made.features == {"drafts", "failures", "updates"}
     assert made.types["draft.update"].feature == "updates"
-    assert made.check_data("draft.update", b"{}") != []
+    assert made.check_data("draft.update", Payload(b"{}")) != []
     assert render(made, b'{"wochitVideoId":"1"}', "draft.exit") == b'{"type":"draft.exit","wochitVideoId":"1"}'
     assert made.description == "Wochit, March 2023"
 
@@ -621,7 +625,7 @@ def test_a_lenient_variant_takes_new_members(tmp_path: Path) -> None:
     made = own(tmp_path, 'extends = "editframe"\n[types]\nextra_members = "allow"\n', "editframe-2026")
     data = made.types["render.created"].example[:-1] + b',"expires_at":null}'
 
-    assert made.check_data("render.created", data) == []
+    assert made.check_data("render.created", Payload(data)) == []
     assert json.loads(render(made, data, "render.created"))["data"]["expires_at"] is None
 
 
@@ -700,9 +704,11 @@ def test_a_sixth_contract_needs_no_code(tmp_path: Path) -> None:
     made = own(tmp_path, text)
 
     assert render(made, b'{ "no": 7 }', "order:paid") == b'{"kind":"order:paid","no": 7}'
-    assert (made.ordering, made.ordering_key("order:paid", b'{"no":7}')) == ("strict", "7")
-    assert made.idempotency_key("order:paid", b'{"no":7}') == "order:paid/7"
+    assert (made.ordering, made.ordering_key("order:paid", Payload(b'{"no":7}'))) == ("strict", "7")
+    assert made.idempotency_key("order:paid", Payload(b'{"no":7}')) == "order:paid/7"
     assert made.link_age_ms("order:paid") == 3_600_000
-    assert made.condition("order:paid", b"{}", {}, {}, {}) == 'the feature "money" is off for this application'
-    assert made.check_data("order:paid", b"{}") == [("/no", "is missing")]
+    assert (
+        made.condition("order:paid", Payload(b"{}"), None, {}, {}) == 'the feature "money" is off for this application'
+    )
+    assert made.check_data("order:paid", Payload(b"{}")) == [("/no", "is missing")]
     assert made.needs_secret

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import Contract, Rendering
+from relay.contracts import Contract, Payload, Rendering
 from relay.core.errors import ConfigError
 from relay.core.model import Secret
 from relay.diagnosis.verifying import Verdict, Verification, verify
@@ -20,7 +20,9 @@ NOW_MS = 1_700_000_000_125
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 PAIR = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
-BODY = standard().render(Rendering("evt_1", "cut.done", NOW_MS, NOW_MS, '{"name": "ä", "n": [1, 2.5]}'.encode()))
+BODY = standard().render(
+    Rendering("evt_1", "cut.done", NOW_MS, NOW_MS, Payload('{"name": "ä", "n": [1, 2.5]}'.encode()))
+)
 URL = "https://example.com/hook?x=1"
 
 

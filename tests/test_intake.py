@@ -13,9 +13,9 @@ from relay.api.problems import Refused
 from relay.core.access import Principal, Role
 from relay.core.errors import CommitUnknown, Conflict
 from relay.core.model import NewEvent, NoDelivery, Validation
-from relay.intake import Answer, IntakeLimits
-from relay.intake.screening import is_deeper, screen
-from tests.support.desk import ACME, Desk, pointers
+from relay.intake import IntakeLimits
+from relay.intake.parse import is_deeper, screen
+from tests.support.desk import Answer, Desk, pointers
 from tests.support.fakes import FakeMatch, FakeStore
 
 ANYBODY = Principal("ops", Role.ADMIN)
@@ -425,7 +425,7 @@ async def test_a_long_batch_keeps_its_order(desk: Desk) -> None:
 async def test_a_wrong_batch_is_refused_whole(desk: Desk, body: bytes, status: int, slug: str) -> None:
     """What is no array, too long or no JSON has one answer for all of it."""
     with pytest.raises(Refused) as caught:
-        await desk.intake.accept_batch(ACME, body)
+        await desk.post_batch(body)
     assert (caught.value.problem.status, caught.value.problem.type) == (status, slug)
 
 
@@ -453,8 +453,8 @@ async def test_lone_surrogates_are_taken_as_they_are(desk: Desk) -> None:
 async def test_lone_surrogates_in_a_batch_harm_nobody(desk: Desk) -> None:
     """One item with a lone surrogate leaves the others as they are."""
     plain = '{"type": "a.b", "data": {"n": 1e5}}'
-    answer = await desk.intake.accept_batch(ACME, f'[{plain}, {{"type":"a.b","data":{SURROGATE}}} ,{plain}]'.encode())
-    assert [result["status"] for result in answer.body["results"]] == [202, 202, 202]
+    results = await desk.post_batch(f'[{plain}, {{"type":"a.b","data":{SURROGATE}}} ,{plain}]'.encode())
+    assert [result["status"] for result in results] == [202, 202, 202]
     bodies = [event.body for event in desk.store.events]
     assert bodies[1].endswith(b'"data":' + SURROGATE.encode() + b"}")
     assert bodies[0].endswith(b'{"n": 1e5}}')
@@ -503,7 +503,7 @@ async def test_another_value_with_a_lone_surrogate_is_422(desk: Desk, body: str)
     """JSON of another shape is understood and refused; so is a batch that is no array."""
     assert (await desk.refusal(body)).status == 422
     with pytest.raises(Refused) as caught:
-        await desk.intake.accept_batch(ACME, b'{"a": "\\ud83d"}')
+        await desk.post_batch(b'{"a": "\\ud83d"}')
     assert caught.value.problem.status == 422
 
 
@@ -556,11 +556,11 @@ async def test_matching_while_checking_would_reach_a_deleted_endpoint(
 
     def check_and_match(*request: Any) -> Any:
         draft = check(*request)
-        early[draft.event_id] = seal(draft)
+        early[draft.event.id] = seal(draft)
         return draft
 
     monkeypatch.setattr(desk.intake, "_check", check_and_match)
-    monkeypatch.setattr(desk.intake, "_seal", lambda draft: early[draft.event_id])
+    monkeypatch.setattr(desk.intake, "_seal", lambda draft: early[draft.event.id])
     events = await post_many(desk, deleted_during(desk))
     assert {event.targets for event in events} == {(10,), ()}
 

@@ -7,7 +7,16 @@ from aiohttp import web
 
 from relay.api import problems
 from relay.api.problems import Problem
-from relay.core.errors import CommitUnknown, ConfigError, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable
+from relay.core.errors import (
+    CommitUnknown,
+    ConfigError,
+    Conflict,
+    NotFound,
+    RelayError,
+    StoreDamaged,
+    StoreUnavailable,
+    spoken,
+)
 from relay.core.issues import Issue
 
 
@@ -53,7 +62,7 @@ def test_every_own_error_has_its_problem(error: RelayError, status: int, slug: s
 
 def test_an_error_is_spoken_as_sentences() -> None:
     """What is wrong and what to do are joined as two sentences."""
-    assert problems.spoken(NotFound("no event 'x'", remedy="List them.")) == "No event 'x'. List them."
+    assert spoken(NotFound("no event 'x'", remedy="List them.")) == "No event 'x'. List them."
 
 
 def test_an_unknown_outcome_asks_for_a_repetition_with_the_same_key() -> None:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import relay
-from relay.contracts import ContractCatalogue, Rendering, document, fields
+from relay.contracts import ContractCatalogue, Payload, Rendering, document, fields
 from relay.contracts.fields import ENCODINGS, TIME_FORMATS
 from relay.contracts.keys import ALGORITHMS
 from tests.support.contract_files import built_in
@@ -221,12 +221,14 @@ def test_the_contracts_of_the_page_work(tmp_path: Path) -> None:
     studio, newer = catalogue.get("studio"), catalogue.get("editframe-2026")
     assert studio is not None
     assert newer is not None
-    event = Rendering("evt_1", "cut.done", 1_700_000_000_000, 1_700_000_000_000, studio.types["cut.done"].example)
+    event = Rendering(
+        "evt_1", "cut.done", 1_700_000_000_000, 1_700_000_000_000, Payload(studio.types["cut.done"].example)
+    )
     assert studio.render(event).startswith(
         b'{"kind":"cut.done","at":"2023-11-14T22:13:20.000Z","cut":"c_1","seconds":30,'
     )
     newest = built_in("editframe").types["render.created"].example[:-1] + b',"expires_at":null}'
-    assert newer.check_data("render.created", newest) == []
+    assert newer.check_data("render.created", Payload(newest)) == []
 
 
 def test_the_page_names_every_built_in_contract() -> None:

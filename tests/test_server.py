@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
@@ -25,6 +25,8 @@ from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, CommitUnknown, NotFound
 from relay.core.ids import IdFactory
 from relay.intake import Intake
+from relay.registry import Directory
+from relay.store import Store
 from relay.telemetry.metrics import Metrics
 from tests.support.fakes import FakeDirectory, FakeStore
 
@@ -50,11 +52,12 @@ class House:
     async def open(self, *addresses: str) -> None:
         clock = SystemClock()
         intake = Intake(
-            directory=FakeDirectory.of("acme"),
-            store=self.store,
+            directory=cast(Directory, FakeDirectory.of("acme")),
+            store=cast(Store, self.store),
             clock=clock,
             ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=lambda _: None,
+            on_fatal=lambda error: None,
             metrics=Metrics("test"),
         )
         tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])

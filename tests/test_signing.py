@@ -15,7 +15,7 @@ import svix.webhooks
 import time_machine
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from relay.contracts import Contract, Rendering
+from relay.contracts import Contract, Payload, Rendering
 from relay.contracts.signing import SigningKey
 from relay.contracts.template import Template
 from relay.core.errors import ConfigError
@@ -332,7 +332,7 @@ def random_messages(count: int, seed: int) -> list[dict[str, Any]]:
         now_ms = rng.randrange(10**12, 4 * 10**12)
         spacing = rng.choice([(",", ":"), (", ", ": ")])
         data = json.dumps(random_json(rng), ensure_ascii=rng.random() < 0.5, separators=spacing).encode()
-        body = made.render(Rendering(f"evt_{number}", "cut.done", now_ms, now_ms, data))
+        body = made.render(Rendering(f"evt_{number}", "cut.done", now_ms, now_ms, Payload(data)))
         headers = headers_of(made, *secrets, id=f"evt_{number}", at=now_ms / 1000, body=body)
         messages.append({"secret": rng.choice(secrets), "headers": headers, "body": body.decode(), "now_ms": now_ms})
     return messages

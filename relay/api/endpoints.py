@@ -21,7 +21,7 @@ from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
 from relay.core.model import Application, Endpoint, EndpointState, Page
-from relay.intake.screening import screen
+from relay.intake.parse import screen
 from relay.registry.definition import EndpointDefinition
 from relay.telemetry import log
 

@@ -12,9 +12,11 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable
-from relay.core.issues import Issue
+from relay.contracts import Unrenderable
+from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable, spoken
+from relay.core.issues import Invalid, Issue
 from relay.core.units import format_size
+from relay.intake import BatchTooLarge, Malformed
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -120,11 +122,6 @@ def body_too_large(max_bytes: int) -> Problem:
     return Problem("body_too_large", "The body is too large", 413, detail)
 
 
-def batch_too_large(max_events: int) -> Problem:
-    detail = f"A batch may have {max_events} events. Send several batches."
-    return Problem("batch_too_large", "The batch has too many events", 413, detail)
-
-
 def unsupported_media(detail: str) -> Problem:
     return Problem("unsupported_media_type", "The body's form is not taken", 415, detail)
 
@@ -175,6 +172,14 @@ def too_many_connections(max_connections: int) -> Problem:
 def from_error(error: RelayError) -> Problem:
     """Say one of our own errors over HTTP."""
     match error:
+        case Unrenderable(lossy=True):
+            return lossy_number(error.issues[0])
+        case Invalid():
+            return invalid(error.issues)
+        case Malformed():
+            return malformed_json(spoken(error))
+        case BatchTooLarge():
+            return Problem("batch_too_large", "The batch has too many events", 413, spoken(error))
         case NotFound():
             return not_found(spoken(error))
         case Conflict():
@@ -185,12 +190,6 @@ def from_error(error: RelayError) -> Problem:
             return store_unavailable(spoken(error))
         case _:
             return bad_request(spoken(error))
-
-
-def spoken(error: RelayError) -> str:
-    """Return what is wrong and what to do as sentences."""
-    detail = error.detail.rstrip(".")
-    return f"{detail[:1].upper()}{detail[1:]}. {error.remedy}".strip()
 
 
 def from_http(error: web.HTTPException) -> Problem:

@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import msgspec
-
 from relay.api import problems
 from relay.api.objects import parse_object, raw_member, unknown_members
 from relay.api.problems import Refused
-from relay.contracts import Contract, NoExample, Rendering, Unrenderable
+from relay.contracts import Contract, NoExample, Payload, Rendering
 from relay.core.issues import Issue
 from relay.core.model import Application, FrozenEvent
-from relay.intake.enforcing import enforce, in_data
-from relay.intake.submission import Submission
+from relay.intake import rules
 
 
 class Sample(NamedTuple):
@@ -39,21 +36,19 @@ def read_sample(body: bytes, contract: Contract, application: Application, endpo
     facts = {"endpoint_id": endpoint_id, "application_id": application.id}
     data = raw_member(body, "data")
     event_type = _own_type(contract, facts) if named is None else named
-    findings = enforce(contract, application.validation, Submission(event_type, msgspec.Raw(data or b"null")))
-    refusals, warnings = (_about(data, found) for found in findings)
-    if mistakes or refusals:
-        raise Refused(problems.invalid([*mistakes, *refusals]))
+    found = rules.enforce(contract, application.validation, event_type, Payload(data or b"null"))
+    # What is said about data that were not given is left out: an example will be taken.
+    found = [issue for issue in found if data is not None or issue.path == "/type"]
+    mistakes += [issue for issue in found if not issue.warning]
+    if mistakes:
+        raise Refused(problems.invalid(mistakes))
     sample = _example(contract, named, facts) if data is None else Sample(event_type, data)
-    return sample._replace(warnings=warnings)
+    return sample._replace(warnings=tuple(found))
 
 
 def freeze(sample: Sample, contract: Contract, application: Application, event_id: str, now_ms: int) -> FrozenEvent:
-    """Render a sample as intake renders an event; Refused for what cannot be in the contract's body."""
-    try:
-        body = contract.render(Rendering(event_id, sample.type, now_ms, now_ms, sample.data))
-    except Unrenderable as misfit:
-        mistake = Issue(in_data(misfit.pointer), misfit.sentence)
-        raise Refused(problems.lossy_number(mistake) if misfit.lossy else problems.invalid([mistake])) from None
+    """Render a sample as intake renders an event; Unrenderable for what cannot be in the contract's body."""
+    body = rules.freeze(contract, Rendering(event_id, sample.type, now_ms, now_ms, Payload(sample.data)))
     return FrozenEvent(
         ordinal=0,
         id=event_id,
@@ -64,11 +59,6 @@ def freeze(sample: Sample, contract: Contract, application: Application, event_i
         body=body,
         checksum=crc32(body),
     )
-
-
-def _about(data: bytes | None, found: tuple[Issue, ...]) -> tuple[Issue, ...]:
-    """Leave out what is said about data that were not given: an example will be taken."""
-    return tuple(mistake for mistake in found if data is not None or mistake.path == "/type")
 
 
 def _own_type(contract: Contract, facts: Mapping[str, str]) -> str:

@@ -9,14 +9,14 @@ from aiohttp import hdrs, web
 from relay import __version__
 from relay.api.auth import require
 from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, worst
-from relay.api.problems import Problem, Refused, spoken
+from relay.api.problems import Problem, Refused
 from relay.api.query import Query
 from relay.api.render import Json, health, json_response, moment
 from relay.api.services import Reload, Services
 from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
 from relay.core.access import Right
-from relay.core.errors import ConfigError
+from relay.core.errors import ConfigError, spoken
 from relay.core.issues import Issue
 from relay.core.model import Endpoint
 from relay.telemetry import log

@@ -7,6 +7,7 @@ from relay.contracts.envelope import Unrenderable
 from relay.contracts.event_type import EventType
 from relay.contracts.fields import Rendering
 from relay.contracts.listing import describe_catalogue, describe_type, why_unlisted
+from relay.contracts.payload import Payload
 from relay.contracts.problems import ContractError, ContractProblem
 from relay.contracts.sentences import Fault
 from relay.contracts.signing import Signer
@@ -19,6 +20,7 @@ __all__ = [
     "EventType",
     "Fault",
     "NoExample",
+    "Payload",
     "Registration",
     "Rendering",
     "Signer",

@@ -1,17 +1,17 @@
 """Which events are held back, and the small memory that some of them need."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from relay.contracts.document import ListedType, Memory
 from relay.contracts.lookups import Lookup
+from relay.contracts.payload import Payload
 
 
 def held_back(
     listed: ListedType,
     type: str,
-    data: bytes,
-    metadata: Mapping[str, Any],
+    data: Payload,
+    metadata: Payload | None,
     features: Mapping[str, bool],
     memory: str | None,
 ) -> str | None:
@@ -23,7 +23,7 @@ def held_back(
     return _lacking(listed.needs)
 
 
-def remembered_of(memory: Memory, type: str, data: bytes, metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+def remembered_of(memory: Memory, type: str, data: Payload, metadata: Payload | None) -> tuple[str, str] | None:
     """Return the key and the value that an event leaves in the memory."""
     if type not in memory.types:
         return None

@@ -8,6 +8,7 @@ from relay.contracts.document import ContractDocument, ListedType
 from relay.contracts.envelope import Envelope, Unrenderable
 from relay.contracts.event_type import TYPE_CHARACTERS, test_data
 from relay.contracts.fields import Rendering
+from relay.contracts.payload import Payload
 from relay.contracts.problems import KeyPath
 from relay.core import grammars
 
@@ -124,19 +125,20 @@ def _examples(document: ContractDocument) -> Iterator[Finding]:
             yield from _samples(document, name, "test", test_data(listed.test, _SAMPLE_FACTS))
 
 
-def _samples(document: ContractDocument, name: str, key: str, data: bytes) -> Iterator[Finding]:
+def _samples(document: ContractDocument, name: str, key: str, text: bytes) -> Iterator[Finding]:
+    data = Payload(text)
     place: KeyPath = ("type", name, key)
     allow_extra = document.types.extra_members == "allow"
     faults = listed_faults(document.type[name], data, allow_extra=allow_extra)
     try:
         Envelope(document.body).render(Rendering("evt_1", name, 0, 0, data))
     except Unrenderable as error:
-        faults.append((error.pointer, error.sentence))
+        faults += [(issue.path, issue.message) for issue in error.issues]
     for pointer, sentence in faults:
         yield Finding(place, f"at {pointer}: {sentence}" if pointer else sentence, "Mend it, or the schema.")
 
 
-def listed_faults(listed: ListedType, data: bytes, *, allow_extra: bool) -> list[tuple[str, str]]:
+def listed_faults(listed: ListedType, data: Payload, *, allow_extra: bool) -> list[tuple[str, str]]:
     if listed.data_schema is None:
         return []
     return [(fault.pointer, fault.sentence) for fault in listed.data_schema.faults(data, allow_extra=allow_extra)]

@@ -1,7 +1,6 @@
 """One contract: what an application's receivers were promised, ready for use."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from relay.contracts.conditions import held_back, remembered_of
 from relay.contracts.document import ContractDocument, Kind, ListedType, Signature
@@ -9,6 +8,7 @@ from relay.contracts.envelope import Envelope
 from relay.contracts.event_type import TYPE_CHARACTERS, Catalogue, EventType, test_data
 from relay.contracts.fields import Rendering
 from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, untidy
+from relay.contracts.payload import Payload
 from relay.contracts.sentences import Fault
 from relay.contracts.signing import CHOSEN, Signer
 from relay.core import grammars
@@ -97,7 +97,7 @@ class Contract:
 
     # -- one event -------------------------------------------------------------------------------------------------
 
-    def check_data(self, type: str, data: bytes) -> list[Fault]:
+    def check_data(self, type: str, data: Payload) -> list[Fault]:
         """Return every mistake in an event's data: JSON pointer inside data, and a sentence."""
         listed = self.document.type.get(type)
         if listed is None or listed.data_schema is None:
@@ -115,12 +115,12 @@ class Contract:
         assert isinstance(last, bytes)
         return body.startswith(first) and body.endswith(last)
 
-    def ordering_key(self, type: str, data: bytes) -> str | None:
+    def ordering_key(self, type: str, data: Payload) -> str | None:
         """Return what an event is ordered by if its producer named nothing."""
         key = self.document.ordering.key
         return None if key is None else key.read(type, data)
 
-    def idempotency_key(self, type: str, data: bytes) -> str | None:
+    def idempotency_key(self, type: str, data: Payload) -> str | None:
         """Return the key of an event whose producer gave none (Q8)."""
         listed = self.document.type.get(type)
         key = None if listed is None else listed.idempotency_key
@@ -136,8 +136,8 @@ class Contract:
     def condition(
         self,
         type: str,
-        data: bytes,
-        metadata: Mapping[str, Any],
+        data: Payload,
+        metadata: Payload | None,
         features: Mapping[str, bool],
         remembered: Mapping[str, str],
     ) -> str | None:
@@ -152,12 +152,12 @@ class Contract:
         memory = None if key is None else remembered.get(key)
         return held_back(listed, type, data, metadata, features, memory)
 
-    def remembers(self, type: str, data: bytes, metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+    def remembers(self, type: str, data: Payload, metadata: Payload | None) -> tuple[str, str] | None:
         """Return key and value that this event leaves in the memory, be it held back or not."""
         memory = self.document.memory
         return None if memory is None else remembered_of(memory, type, data, metadata)
 
-    def recalls(self, type: str, data: bytes) -> str | None:
+    def recalls(self, type: str, data: Payload) -> str | None:
         """Return the key under which `condition` wants to know what was remembered."""
         listed, memory = self.document.type.get(type), self.document.memory
         if listed is None or memory is None or not any("memory" in need.variables for need in listed.needs):

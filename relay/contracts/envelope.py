@@ -5,19 +5,17 @@ from collections.abc import Callable, Mapping
 from relay.contracts.document import SPREADS, Body
 from relay.contracts.fields import RENDERING_READERS, Rendering
 from relay.contracts.js import LossyNumber, NotJson, canonical
-from relay.contracts.lookups import members_of
-from relay.core.issues import pointer
+from relay.contracts.payload import Payload
+from relay.core.issues import Invalid, Issue, pointer
 
 _SHOWN_CHARACTERS = 40
 
 
-class Unrenderable(ValueError):
-    """These data cannot be put into the contract's body."""
+class Unrenderable(Invalid):
+    """These data cannot be put into the contract's body; its one issue points into them."""
 
-    def __init__(self, pointer: str, sentence: str, *, lossy: bool = False) -> None:
-        super().__init__(f"{pointer}: {sentence}" if pointer else sentence)
-        self.pointer = pointer  # inside data
-        self.sentence = sentence
+    def __init__(self, issue: Issue, *, lossy: bool = False) -> None:
+        super().__init__([issue])
         self.lossy = lossy  # a number would become another one
 
 
@@ -44,9 +42,9 @@ class Envelope:
         except LossyNumber as lossy:
             shown = lossy.literal[:_SHOWN_CHARACTERS] + ("…" if len(lossy.literal) > _SHOWN_CHARACTERS else "")
             sentence = f"the number {shown} would be another one in JavaScript, so it cannot be signed; send it as text"
-            raise Unrenderable(lossy.pointer.removeprefix(self._place), sentence, lossy=True) from None
+            raise Unrenderable(Issue(lossy.pointer.removeprefix(self._place), sentence), lossy=True) from None
         except NotJson as error:
-            raise Unrenderable("", str(error)) from None
+            raise Unrenderable(Issue("", str(error))) from None
 
     def _reader(self, variable: str) -> Callable[[Rendering], bytes]:
         if variable not in SPREADS:
@@ -54,15 +52,15 @@ class Envelope:
         before, after = b"," * variable.startswith(","), b"," * variable.endswith(",")
         return lambda event: self._spread(event.data, before, after)
 
-    def _spread(self, data: bytes, before: bytes, after: bytes) -> bytes:
-        members = members_of(data)
+    def _spread(self, data: Payload, before: bytes, after: bytes) -> bytes:
+        members = data.members
         if members is None:
-            raise Unrenderable("", "must be an object: its members become those of the body")
+            raise Unrenderable(Issue("", "must be an object: its members become those of the body"))
         self._refuse_taken(members)
-        inside = data.strip(b" \t\r\n")[1:-1].strip(b" \t\r\n")
+        inside = data.raw.strip(b" \t\r\n")[1:-1].strip(b" \t\r\n")
         return before + inside + after if inside else b""
 
     def _refuse_taken(self, members: Mapping[str, object]) -> None:
         for name in members:
             if name in self._own_names:
-                raise Unrenderable(pointer(name), "is set by the contract; leave it out")
+                raise Unrenderable(Issue(pointer(name), "is set by the contract; leave it out"))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from relay.contracts.payload import Payload
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,7 +33,7 @@ class Rendering(NamedTuple):
     type: str
     timestamp_ms: int  # when it happened, as the producer says
     created_at_ms: int  # when it was accepted
-    data: bytes  # one JSON value, exactly as received
+    data: Payload
     timestamp_us: int | None = None  # `timestamp_ms` to the microsecond, where the producer said so
 
 
@@ -146,7 +148,7 @@ RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
     "id:uuid": lambda event: _uuid(event.id),
     "type": lambda event: event.type.encode(),
     "event": lambda event: event.type.encode(),
-    "data": lambda event: event.data,
+    "data": lambda event: event.data.raw,
     **{f"timestamp:{name}": _happened_reader(write) for name, write in TIME_FORMATS.items()},
     **{f"created_at:{name}": _created_reader(write) for name, write in TIME_FORMATS.items()},
     "timestamp:naive_us": _happened_us,

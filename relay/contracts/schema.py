@@ -1,13 +1,12 @@
 """JSON Schema for the data of events: compiled once, patterns in linear time, no references to elsewhere."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import orjson
 from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
 
+from relay.contracts.payload import Payload
 from relay.contracts.sentences import Fault, faults_of
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -92,9 +91,9 @@ class Schema:
             raise SchemaError(where, error.message, _remedy(error.message)) from None
         return cls(document, validator)
 
-    def faults(self, data: bytes, *, allow_extra: bool) -> list[Fault]:
+    def faults(self, data: Payload, *, allow_extra: bool) -> list[Fault]:
         """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
-        instance = _load(data)
+        instance = data.value
         if self._validator.is_valid(instance):
             return []
         return list(dict.fromkeys(islice(self._faults(instance, allow_extra), FAULTS_MAX)))
@@ -122,21 +121,3 @@ def _remedy(message: str) -> str:
 
 def _pointer(path: Sequence[str | int]) -> str:
     return "".join(f"/{step}" for step in path)
-
-
-def _load(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:  # lone surrogates, and numbers beyond a double
-        return _encodable(json.loads(data, parse_int=float))
-
-
-def _encodable(value: Any) -> Any:
-    """Put a character in the place of each lone surrogate: the validator encodes every string and name."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {_encodable(name): _encodable(item) for name, item in value.items()}
-    return value

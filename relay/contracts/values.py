@@ -153,10 +153,14 @@ def _schema(value: object) -> Schema:
 def _json_bytes(value: object) -> bytes:
     text = _text(value).strip()
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise mistake(f"is not JSON: {error}", "Mend it.") from None
     return text.encode()
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _lookup(value: object, rooms: Collection[str]) -> Lookup:

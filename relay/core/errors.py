@@ -12,6 +12,12 @@ class RelayError(Exception):
         self.remedy = remedy
 
 
+def spoken(error: RelayError) -> str:
+    """Return what is wrong and what to do as sentences."""
+    detail = error.detail.rstrip(".")
+    return f"{detail[:1].upper()}{detail[1:]}. {error.remedy}".strip()
+
+
 class ConfigError(RelayError):
     """The configuration cannot be used."""
 

@@ -1,5 +1,10 @@
-"""Events in: from the bytes a producer posted to rows that are committed, and the answer that says so."""
+"""Events in: from the bytes a producer posted to rows that are committed.
 
-from relay.intake.accepting import Answer, Intake, IntakeLimits
+In reading order: `parse` reads the bytes, `rules` holds the event against its contract and freezes its body, and `intake`
+hands it to the store and says what became of it. Nothing here knows HTTP.
+"""
 
-__all__ = ["Answer", "Intake", "IntakeLimits"]
+from relay.intake.intake import Intake, IntakeLimits, Receipt
+from relay.intake.parse import BatchTooLarge, Malformed
+
+__all__ = ["BatchTooLarge", "Intake", "IntakeLimits", "Malformed", "Receipt"]

@@ -18,7 +18,7 @@ from relay.api.auth import Authenticator
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config
-from relay.contracts import ContractCatalogue, Rendering
+from relay.contracts import ContractCatalogue, Payload, Rendering
 from relay.core.access import Role, Token, TokenTable
 from relay.core.clock import Now
 from relay.core.ids import IdFactory
@@ -216,7 +216,7 @@ class Api:
         owner = self.directory.applications[application]
         match = self.directory.match(owner, type)
         event_id, now_ms = self.ids.new("evt"), self.clock.wall_ms()
-        body = self.directory.contract(owner).render(Rendering(event_id, type, now_ms, now_ms, data))
+        body = self.directory.contract(owner).render(Rendering(event_id, type, now_ms, now_ms, Payload(data)))
         (accepted,) = await self.store.accept(
             [
                 NewEvent(

@@ -2,20 +2,35 @@
 
 import json
 import random
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
 
+from relay.api import ingest, problems
 from relay.api.problems import Problem, Refused
 from relay.core.access import Principal, Role
+from relay.core.errors import RelayError, StoreUnavailable
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, Validation
-from relay.intake import Answer, Intake, IntakeLimits
+from relay.intake import Intake, IntakeLimits
+from relay.registry import Directory
+from relay.store import Store
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeDirectory, FakeStore
 
 ACME = Principal("render-api", Role.PRODUCER, "acme")
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What a producer reads."""
+
+    status: int
+    body: dict[str, Any]
+    location: str | None = None
 
 
 class Desk:
@@ -35,19 +50,23 @@ class Desk:
             "acme", "beta", contract=contract, validation=validation, features=features or {}
         )
         self.handed_over: list[Accepted] = []
+        self.fatal: list[BaseException] = []
         self.metrics = Metrics("test")
         self.intake = Intake(
-            directory=self.directory,
-            store=self.store,
+            directory=cast(Directory, self.directory),
+            store=cast(Store, self.store),
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=self.handed_over.append,
+            on_fatal=self.fatal.append,
             metrics=self.metrics,
             limits=limits,
         )
 
     async def post(self, body: str | bytes, principal: Principal = ACME, key: str | None = None) -> Answer:
-        return await self.intake.accept_one(principal, body.encode() if isinstance(body, str) else body, key)
+        text = body.encode() if isinstance(body, str) else body
+        receipt = await self._refusing(self.intake.accept_one(principal, text, key))
+        return Answer(ingest.status_of(receipt), ingest.describe(receipt), f"/v1/events/{receipt.event_id}")
 
     async def send(self, event_type: str, data: str | bytes, **members: Any) -> Answer:
         """Post one event whose data are JSON text."""
@@ -62,10 +81,20 @@ class Desk:
         return caught.value.problem
 
     async def batch(self, items: list[Any]) -> list[dict[str, Any]]:
-        answer = await self.intake.accept_batch(ACME, json.dumps(items).encode())
-        assert answer.status == 200
-        results: list[dict[str, Any]] = answer.body["results"]
-        return results
+        return await self.post_batch(json.dumps(items).encode())
+
+    async def post_batch(self, body: bytes) -> list[dict[str, Any]]:
+        results = await self._refusing(self.intake.accept_batch(ACME, body))
+        return [ingest.result(result) for result in results]
+
+    async def _refusing(self, accepting: Awaitable[T]) -> T:
+        """Turn what is wrong with a request into the problem that the API makes of it."""
+        try:
+            return await accepting
+        except StoreUnavailable:
+            raise
+        except RelayError as error:
+            raise Refused(problems.from_error(error)) from None
 
 
 def pointers(problem: Problem) -> list[str]:

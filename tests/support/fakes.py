@@ -69,13 +69,15 @@ class FakeStore:
             raise self.failure
         return [self._accept(event) for event in events]
 
-    def _accept(self, event: NewEvent) -> Accepted | Duplicate:
+    def _accept(self, event: NewEvent) -> Accepted | Duplicate | Conflict:
         claim = event.idempotency
         if claim is not None:
             first = self._claims.setdefault((event.application, claim.key), event)
             if first is not event:
                 assert first.idempotency is not None
                 differs = first.idempotency.fingerprint != claim.fingerprint
+                if differs and not claim.derived:
+                    return Conflict("idempotency_conflict", "the key was used for another event")
                 return Duplicate(first.id, first.type, first.created_at_ms, len(first.targets), differs)
         self.events.append(event)
         return accepted(event, len(self.events))

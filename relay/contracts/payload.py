@@ -1,16 +1,81 @@
-r"""Cutting JSON into slices that keep their bytes, where the fast decoder refuses: strings with lone surrogates.
+r"""JSON that keeps its bytes: a producer's payload, read where something must be known and never written anew.
 
-A string such as `"\ud83d"` is JSON, and what end users type holds them (WOC-14); no UTF-8 can, so decoders differ. What
-is cut out here is passed on as it was written. Slow: only documents that hold an escaped surrogate come here.
+The fast decoder refuses strings with lone surrogates. A string such as `"\ud83d"` is JSON, and what end users type holds
+them (WOC-14); no UTF-8 can, so decoders differ. Documents that hold one are cut into slices here, slowly, and what is
+cut out is passed on as it was written.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
+
+import msgspec
+import orjson
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BLANKS = re.compile(r"[ \t\n\r]*")
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
+
+
+class Payload:
+    """One JSON value: its exact bytes, decoded at the first need and once."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    @cached_property
+    def value(self) -> Any:
+        """The value as a validator wants it: numbers as doubles, a substitute in the place of each lone surrogate."""
+        try:
+            return orjson.loads(self.raw)
+        except orjson.JSONDecodeError:  # lone surrogates, and numbers beyond a double
+            return _encodable(json.loads(self.raw, parse_int=float))
+
+    @cached_property
+    def members(self) -> Mapping[str, bytes | msgspec.Raw] | None:
+        """The members of an object as slices; None for another value."""
+        try:
+            return _MEMBERS.decode(self.raw)
+        except msgspec.ValidationError:
+            return None
+        except msgspec.DecodeError:  # a lone surrogate in some string, which msgspec takes for malformed
+            return members(self.raw)
+
+    def text(self, steps: Sequence[str]) -> str | None:
+        """Return what stands at the end of member names, a number as it is written; None for nothing that is text."""
+        found = self
+        for step in steps:
+            raw = (found.members or {}).get(step)
+            if raw is None:
+                return None
+            found = Payload(bytes(raw))
+        return _as_text(found.raw)
+
+
+def _as_text(raw: bytes) -> str | None:
+    if raw[:1] in (b"{", b"[", b"n"):
+        return None
+    if not raw.startswith(b'"'):
+        return raw.decode()
+    try:
+        return _TEXT.decode(raw)
+    except msgspec.DecodeError:  # lone surrogates stay escapes, so that every text can be stored
+        text: str = json.loads(raw)
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _encodable(value: Any) -> Any:
+    """Put a character in the place of each lone surrogate: the validator encodes every string and name."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(item) for name, item in value.items()}
+    return value
 
 
 class Malformed(ValueError):

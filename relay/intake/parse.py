@@ -1,18 +1,22 @@
-"""What a producer may post, decoded at once when it is right and explained member by member when it is not."""
+"""From the bytes of a request to an event as posted: UTF-8, depth, JSON, then member by member.
+
+An event is decoded at once when it is right, and explained member by member when it is not. Its payload stays the exact
+slice of the body.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from relay.api import problems
-from relay.api.problems import Refused
-from relay.core.issues import Issue, pointer
+from relay.contracts import payload
+from relay.core.errors import RelayError
+from relay.core.issues import Invalid, Issue, pointer
 from relay.core.units import unix_ms
-from relay.intake import slicing
 
 T = TypeVar("T")
 
@@ -28,10 +32,50 @@ _SHOWN_CHARACTERS = 64
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VISIBLE = re.compile(rf"[!-~]{{1,{KEY_CHARACTERS_MAX}}}")
 
+# Possessive, and with its end optional, so that it never goes back: an unfinished string costs no more than a whole one.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+class Malformed(RelayError):
+    """The body is no JSON in UTF-8, or is nested too deeply."""
+
+
+class BatchTooLarge(RelayError):
+    """A batch has more events than are taken at once."""
+
+
+def screen(body: bytes, max_depth: int) -> None:
+    """Raise Malformed for what is not UTF-8, or nested deeper than `max_depth` arrays and objects.
+
+    The JSON decoder skips over strings it only passes on, and recurses without a limit of ours.
+    """
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"The body is not UTF-8 (byte {error.start}).") from None
+    if is_deeper(body, max_depth):
+        detail = f"The body is nested too deeply; {max_depth} levels are allowed (server.max_depth)"
+        raise Malformed(detail, remedy="Send flatter data.")
+
+
+def is_deeper(body: bytes, max_depth: int) -> bool:
+    """Whether JSON text opens more than `max_depth` arrays and objects inside one another.
+
+    No text is deeper than the number of its opening brackets, which settles most cases. The exact count holds up to the
+    first error of what is no JSON, and there the decoder stops.
+    """
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return False
+    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth
+
+
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class Submission(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Posted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One event as posted. `data` and `metadata` are the exact slices of the body, which must stay in memory."""
 
     type: str
@@ -46,37 +90,33 @@ class Submission(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ordering_key: str | None = None
 
 
-class Reading(NamedTuple):
-    """What was posted, with placeholders for members that have mistakes."""
-
-    submission: Submission
-    mistakes: list[Issue]
-
-
-def read(body: bytes | msgspec.Raw) -> Reading:
-    """Decode one event; Refused (400) for what is not JSON. Other mistakes are listed, all of them."""
+def read(body: bytes | msgspec.Raw) -> tuple[Posted, list[Issue]]:
+    """Decode one event; Malformed for what is not JSON. All other mistakes are listed, and placeholders take their place."""
     try:
-        return Reading(_EVENT.decode(body), [])
+        return _EVENT.decode(body), []
     except msgspec.ValidationError:
         return _explain(_members(body))
     except _NOT_DECODED as error:
-        return _explain(_slices(slicing.members, bytes(body), error))
+        return _explain(_slices(payload.members, bytes(body), error))
 
 
-def read_batch(body: bytes) -> list[msgspec.Raw]:
-    """Split a JSON array into its items; Refused for what is not one."""
+def read_batch(body: bytes, max_items: int) -> Sequence[msgspec.Raw]:
+    """Split a JSON array into its items; Malformed or Invalid for what is not one, BatchTooLarge for too many."""
     try:
-        return _BATCH.decode(body)
+        items = _BATCH.decode(body)
     except msgspec.ValidationError:
         items = None
     except _NOT_DECODED as error:
-        items = _slices(slicing.items, body, error)
+        slices = _slices(payload.items, body, error)
+        items = None if slices is None else [msgspec.Raw(item) for item in slices]
     if items is None:
-        raise Refused(problems.invalid([Issue("", "must be a JSON array of events")]))
-    return [msgspec.Raw(item) for item in items]
+        raise Invalid([Issue("", "must be a JSON array of events")])
+    if len(items) > max_items:
+        raise BatchTooLarge(f"A batch may have {max_items} events", remedy="Send several batches.")
+    return items
 
 
-def check(posted: Submission, now_ms: int) -> Iterator[Issue]:
+def check(posted: Posted, now_ms: int) -> Iterator[Issue]:
     """Yield what is wrong with values whose types are right."""
     if posted.id is not None and not _ID.fullmatch(posted.id):
         yield Issue("/id", "must be 1 to 64 of A-Z a-z 0-9 _ and -")
@@ -116,7 +156,7 @@ def _check_metadata(metadata: bytes) -> Iterator[Issue]:
         yield Issue("/metadata", f"must be at most {METADATA_BYTES_MAX} bytes of JSON, not {len(metadata)}")
 
 
-def _check_times(posted: Submission, now_ms: int) -> Iterator[Issue]:
+def _check_times(posted: Posted, now_ms: int) -> Iterator[Issue]:
     timestamp_ms, deliver_at_ms, expires_at_ms = map(given_ms, (posted.timestamp, posted.deliver_at, posted.expires_at))
     if timestamp_ms is not None and not 0 <= timestamp_ms < _YEAR_9999_MS:
         yield Issue("/timestamp", "must be between 1970 and 9998")
@@ -153,15 +193,12 @@ _MUST = {
     "ordering_key": f"must be text: 1 to {KEY_CHARACTERS_MAX} visible ASCII characters",
 }
 _REQUIRED = ("type", "data")
-_EVENT = msgspec.json.Decoder(Submission)
+_EVENT = msgspec.json.Decoder(Posted)
 _BATCH = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FIELDS: Mapping[str, _Field] = {
-    field.name: _Field(msgspec.json.Decoder(field.type), _MUST[field.name])
-    for field in msgspec.structs.fields(Submission)
+    field.name: _Field(msgspec.json.Decoder(field.type), _MUST[field.name]) for field in msgspec.structs.fields(Posted)
 }
-
-
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -171,29 +208,28 @@ def _members(body: bytes | msgspec.Raw) -> Mapping[str, bytes | msgspec.Raw] | N
     except msgspec.ValidationError:
         return None
     except _NOT_DECODED as error:
-        return _slices(slicing.members, bytes(body), error)
+        return _slices(payload.members, bytes(body), error)
 
 
 def _slices(cut: Callable[[bytes], T], body: bytes, error: Exception) -> T:
-    """Cut up what the decoder refused for a lone surrogate alone; Refused for what is no JSON."""
+    """Cut up what the decoder refused for a lone surrogate alone; Malformed for what is no JSON."""
     # The decoder's words name positions, never content.
     reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
-    if slicing.may_hold_surrogates(body):
+    if payload.may_hold_surrogates(body):
         try:
             return cut(body)
-        except slicing.Malformed as malformed:
+        except payload.Malformed as malformed:
             reason = str(malformed)
         except RecursionError:
             reason = "JSON is nested too deeply"
-    detail = f"{reason}. Send one JSON value, in UTF-8 without a byte order mark."
-    raise Refused(problems.malformed_json(detail)) from None
+    raise Malformed(reason, remedy="Send one JSON value, in UTF-8 without a byte order mark.") from None
 
 
-def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> Reading:
+def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> tuple[Posted, list[Issue]]:
     """Decode member by member, so that every mistake is found. `data` is taken as it is, whatever its strings hold."""
     if members is None:
         example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
-        raise Refused(problems.invalid([Issue("", example)]))
+        raise Invalid([Issue("", example)])
     mistakes = [Issue(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
     mistakes.extend(_unknown_members([name for name in members if name not in _FIELDS]))
     values: dict[str, Any] = {"type": "", "data": msgspec.Raw(bytes(members.get("data", b"null")))}
@@ -204,7 +240,7 @@ def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> Reading:
             values[name] = field.decoder.decode(members[name])
         except (msgspec.DecodeError, UnicodeDecodeError):
             mistakes.append(Issue(f"/{name}", field.must))
-    return Reading(Submission(**values), mistakes)
+    return Posted(**values), mistakes
 
 
 def _unknown_members(names: Sequence[str]) -> Iterator[Issue]:

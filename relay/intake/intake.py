@@ -1,0 +1,326 @@
+"""Intake: checks what was posted, freezes the body, hands the event to the store, and answers after the commit.
+
+A write that was submitted is never recalled (invariant 3): what follows a commit hangs on the commit itself, not on the
+request, whose client may have gone. A mistake of our own there ends the process (invariant 12): an event that is stored
+and that nobody knows of must not be possible.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from relay.contracts import Contract, Payload, Rendering, Unrenderable
+from relay.core.access import Principal
+from relay.core.clock import Clock
+from relay.core.errors import CommitUnknown, RelayError, spoken
+from relay.core.ids import IdFactory
+from relay.core.issues import Invalid, Issue
+from relay.core.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
+from relay.core.units import format_time, unix_us
+from relay.intake.parse import Posted, check, given_bytes, given_ms, read, read_batch, screen
+from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
+from relay.registry import Directory
+from relay.store import AcceptResult, Store
+from relay.telemetry import log
+from relay.telemetry.metrics import Metrics
+
+_BREATH = 50
+"""Items of a batch that are checked before other requests get a turn."""
+
+_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp"})
+"""Members that the body is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """What a producer may send at once."""
+
+    max_depth: int = 200
+    max_batch: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a producer learns of an event that was taken; of a repetition, it is about the first one."""
+
+    event_id: str
+    type: str
+    application: str
+    created_at_ms: int
+    deliveries: int
+    warnings: Sequence[Issue] = ()
+    duplicate: bool = False
+    differs: bool = False  # a repetition with other data
+    reason: NoDelivery | None = None  # why there are no deliveries
+    reason_detail: str = ""
+
+
+class _Draft(NamedTuple):
+    """An event that is sound and whose body is frozen; it lacks only where it goes."""
+
+    posted: Posted
+    metadata: Payload | None
+    application: Application
+    event: Rendering
+    body: bytes
+    rules: Rules
+    idempotency: Idempotency | None
+    warnings: Sequence[Issue]
+
+
+class Intake:
+    """Takes events in. Holds no events: what is between the check and the commit is the store's.
+
+    An event costs O(1) beyond its own bytes and its deliveries.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        store: Store,
+        clock: Clock,
+        ids: IdFactory,
+        on_accepted: Callable[[Accepted], None],
+        on_fatal: Callable[[BaseException], None],
+        metrics: Metrics,
+        limits: IntakeLimits | None = None,
+    ) -> None:
+        self._directory = directory
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._on_accepted = on_accepted
+        self._on_fatal = on_fatal
+        self._metrics = metrics
+        self._log = structlog.get_logger("relay.intake")
+        self.limits = limits or IntakeLimits()
+
+    async def accept_one(self, principal: Principal, body: bytes, key: str | None = None) -> Receipt:
+        """Accept the event in `body`; `key` is the header `Idempotency-Key`.
+
+        Returns once it is committed. Malformed, Invalid or Conflict for what is wrong with it, StoreUnavailable when the
+        store did not take it, CommitUnknown when nobody knows.
+        """
+        screen(body, self.limits.max_depth)
+        (receipt,) = await self._commit([self._check(principal, body, key)])
+        if isinstance(receipt, RelayError):
+            raise receipt
+        return receipt
+
+    async def accept_batch(self, principal: Principal, body: bytes) -> Sequence[Receipt | RelayError]:
+        """Accept a JSON array of events: each is answered for itself, and the sound ones commit together."""
+        screen(body, self.limits.max_depth + 1)
+        checked = await self._check_all(principal, read_batch(body, self.limits.max_batch))
+        drafts = [item for item in checked if isinstance(item, _Draft)]
+        receipts = iter(await self._commit(drafts) if drafts else ())
+        return [item if isinstance(item, RelayError) else next(receipts) for item in checked]
+
+    async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Draft | RelayError]:
+        checked: list[_Draft | RelayError] = []
+        for number, item in enumerate(items, 1):
+            try:
+                checked.append(self._check(principal, item, None))
+            except RelayError as refusal:
+                checked.append(refusal)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+        return checked
+
+    # -- one event: read, checked against its contract, frozen ---------------------------------------------------------
+
+    def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Draft:
+        posted, issues = read(body)
+        now_ms = self._clock.wall_ms()
+        issues.extend(_take_header(posted, key))
+        issues.extend(check(posted, now_ms))
+        try:
+            application = self._directory.application_for(principal, posted.application)
+        except RelayError as error:
+            raise _invalid([*issues, Issue("/application", spoken(error))]) from None
+        contract = self._directory.contract(application)
+        issues.extend(_misplaced(contract, posted))
+        data = Payload(bytes(posted.data))
+        found = enforce(contract, application.validation, posted.type, data)
+        refusals = [issue for issue in found if not issue.warning]
+        if issues or refusals:
+            refusals.extend(_unrenderable(contract, posted, data, issues, now_ms))
+            raise _invalid(issues, refusals)
+        return self._freeze(posted, data, application, contract, now_ms, found)
+
+    def _freeze(
+        self,
+        posted: Posted,
+        data: Payload,
+        application: Application,
+        contract: Contract,
+        now_ms: int,
+        warnings: Sequence[Issue],
+    ) -> _Draft:
+        given = given_bytes(posted.metadata)
+        metadata = None if given is None else Payload(given)
+        rules = rules_for(contract, application, posted, data, metadata, now_ms)
+        if rules.expires_at_ms is not None:
+            _refuse_late(posted, rules.expires_at_ms)
+        event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
+        body = freeze(contract, event)
+        key = idempotency(contract, application, posted, data)
+        return _Draft(posted, metadata, application, event, body, rules, key, warnings)
+
+    # -- the commit, and what follows it -------------------------------------------------------------------------------
+
+    async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Receipt | RelayError]:
+        # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
+        committing = asyncio.ensure_future(self._store.accept([self._seal(draft) for draft in drafts]))
+        answer: asyncio.Future[Sequence[Receipt | RelayError]] = committing.get_loop().create_future()
+        committing.add_done_callback(partial(self._committed, answer, drafts, self._clock.mono_ms()))
+        return await answer  # cancelling the request cancels this future and nothing else
+
+    def _committed(
+        self,
+        answer: asyncio.Future[Sequence[Receipt | RelayError]],
+        drafts: Sequence[_Draft],
+        began_ms: float,
+        committing: asyncio.Future[Sequence[AcceptResult]],
+    ) -> None:
+        """Hand over what is durable, then answer the request, if it still waits."""
+        error = CommitUnknown("the write was given up") if committing.cancelled() else committing.exception()
+        receipts: list[Receipt | RelayError] = []
+        if error is None:
+            try:
+                self._metrics.committed(self._clock.mono_ms() - began_ms)
+                receipts = [self._hand_over(*pair) for pair in zip(drafts, committing.result(), strict=True)]
+            except Exception as mistake:  # what is stored is not handed over: the next start reads it from the database
+                error = mistake
+                self._on_fatal(mistake)
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(receipts)
+        else:
+            answer.set_exception(error)
+
+    def _hand_over(self, draft: _Draft, result: AcceptResult) -> Receipt | RelayError:
+        if isinstance(result, Accepted):
+            self._metrics.accepted()
+            self._on_accepted(result)
+            if draft.warnings:
+                self._warn(draft)
+            return _receipt(draft, result)
+        if isinstance(result, Duplicate):
+            self._metrics.deduplicated()
+            return _repetition(draft, result)
+        return result
+
+    def _warn(self, draft: _Draft) -> None:
+        facts = {"event_id": draft.event.id, "event_type": draft.event.type, "application": draft.application.id}
+        self._metrics.warned()
+        self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(draft.warnings))
+
+    def _seal(self, draft: _Draft) -> NewEvent:
+        """Make the event: it goes where it matches now, unless it is filtered."""
+        posted, event, rules = draft.posted, draft.event, draft.rules
+        match = self._directory.match(draft.application, event.type)
+        filtered = rules.filtered is not None
+        deliver_at_ms, expires_at_ms = given_ms(posted.deliver_at), given_ms(posted.expires_at)
+        return NewEvent(
+            id=event.id,
+            id_given=posted.id is not None,
+            application=draft.application.ref,
+            type=event.type,
+            body=draft.body,
+            created_at_ms=event.created_at_ms,
+            timestamp_ms=event.timestamp_ms,
+            targets=() if filtered else match.targets,
+            reason=NoDelivery.FILTERED if filtered else match.reason,
+            reason_detail=match.detail if rules.filtered is None else rules.filtered,
+            deliver_at_ms=deliver_at_ms if deliver_at_ms is not None and deliver_at_ms > event.created_at_ms else None,
+            expires_at_ms=rules.expires_at_ms if expires_at_ms is None else expires_at_ms,
+            ordering_key=rules.ordering_key,
+            order_strictly=rules.order_strictly,
+            metadata=None if draft.metadata is None else draft.metadata.raw,
+            idempotency=draft.idempotency,
+            recall=rules.recall,
+            remember=rules.remember,
+        )
+
+
+def _take_header(posted: Posted, key: str | None) -> Iterator[Issue]:
+    """Let the header `Idempotency-Key` stand for the member."""
+    if key is None:
+        return
+    if posted.idempotency_key is None:
+        posted.idempotency_key = key
+    elif posted.idempotency_key != key:
+        yield Issue("/idempotency_key", "is not what the header Idempotency-Key says; send one of them")
+
+
+def _misplaced(contract: Contract, posted: Posted) -> Iterator[Issue]:
+    if posted.ordering_key is not None and contract.ordering == "none":
+        yield Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
+
+
+def _unrenderable(
+    contract: Contract, posted: Posted, data: Payload, issues: Sequence[Issue], now_ms: int
+) -> Iterator[Issue]:
+    """Find what else would be wrong with an event that is refused, so that its producer learns all at once."""
+    if any(issue.path in _RENDERED for issue in issues):
+        return
+    try:
+        freeze(contract, _rendering(posted, "", now_ms, data))
+    except Unrenderable as error:
+        yield from error.issues
+
+
+def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload) -> Rendering:
+    if posted.timestamp is None:
+        return Rendering(event_id, posted.type, now_ms, now_ms, data)
+    timestamp_us = unix_us(posted.timestamp)
+    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
+
+
+def _refuse_late(posted: Posted, expires_at_ms: int) -> None:
+    """Refuse what would expire before it may be sent."""
+    deliver_at_ms = given_ms(posted.deliver_at)
+    if posted.expires_at is None and deliver_at_ms is not None and deliver_at_ms >= expires_at_ms:
+        sentence = f"must be before the links of this event expire, at {format_time(expires_at_ms)}"
+        raise Invalid([Issue("/deliver_at", f"{sentence}; if they live longer, say so with expires_at")])
+
+
+def _invalid(issues: Sequence[Issue], found: Sequence[Issue] = ()) -> Invalid:
+    """Keep the first issue of each member: what follows is about the placeholder that took its place."""
+    by_pointer: dict[str, Issue] = {}
+    for issue in issues:
+        by_pointer.setdefault(issue.path, issue)
+    return Invalid([*by_pointer.values(), *(issue for issue in dict.fromkeys(found) if issue.path not in by_pointer)])
+
+
+def _receipt(draft: _Draft, result: Accepted) -> Receipt:
+    return Receipt(
+        event_id=draft.event.id,
+        type=draft.event.type,
+        application=draft.application.id,
+        created_at_ms=draft.event.created_at_ms,
+        deliveries=result.deliveries,
+        warnings=draft.warnings,
+        reason=result.reason,
+        reason_detail=result.reason_detail,
+    )
+
+
+def _repetition(draft: _Draft, first: Duplicate) -> Receipt:
+    return Receipt(
+        event_id=first.event_id,
+        type=first.type,
+        application=draft.application.id,
+        created_at_ms=first.created_at_ms,
+        deliveries=first.deliveries,
+        warnings=draft.warnings,
+        duplicate=True,
+        differs=first.differs,
+    )

@@ -1,0 +1,129 @@
+"""What a contract says about an event: what is wrong with it, what is added to it, and the body that is frozen."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+from relay.contracts import Contract, Payload, Rendering, Unrenderable
+from relay.core.issues import Issue
+from relay.core.model import Application, Idempotency, Recall, Remembered, Validation
+from relay.intake.parse import KEY_CHARACTERS_MAX, Posted
+
+_DIGEST_BYTES = 16
+
+
+def enforce(contract: Contract, validation: Validation, event_type: str, data: Payload) -> Sequence[Issue]:
+    """Hold an event against the catalogue: a type of it, and data as that type's schema says.
+
+    How strictly is the application's choice: what `strict` refuses, `warn` accepts with a warning, and `off` does not
+    look at. A type of unlawful form is refused in any case.
+    """
+    warns = validation is Validation.WARN
+    fault = contract.check_type(event_type)
+    if fault is not None:
+        lawful = contract.check_form(event_type) is None
+        if lawful and validation is Validation.OFF:
+            return ()
+        return (Issue("/type", fault, warning=lawful and warns),)
+    if validation is Validation.OFF or event_type not in contract.types:
+        return ()
+    return [
+        Issue(in_data(pointer), message, warning=warns) for pointer, message in contract.check_data(event_type, data)
+    ]
+
+
+def in_data(pointer: str) -> str:
+    """Return the pointer into the request of a pointer into its `data`."""
+    return "/data" + pointer.encode("utf-8", "backslashreplace").decode()  # no UTF-8 holds a lone surrogate
+
+
+def freeze(contract: Contract, event: Rendering) -> bytes:
+    """Make the body, whose bytes do not change from here on (invariant 6); Unrenderable for what it cannot carry."""
+    try:
+        return contract.render(event)
+    except Unrenderable as error:
+        (issue,) = error.issues
+        raise Unrenderable(replace(issue, path=in_data(issue.path)), lossy=error.lossy) from None
+
+
+class Rules(NamedTuple):
+    """What holds for one event by its contract."""
+
+    expires_at_ms: int | None = None  # when its links expire
+    ordering_key: str | None = None
+    order_strictly: bool = True
+    filtered: str | None = None  # why it is not sent, whatever is remembered
+    recall: Recall | None = None  # why it is not sent unless something is remembered
+    remember: Remembered | None = None
+
+
+NO_RULES = Rules()
+
+
+def rules_for(
+    contract: Contract, application: Application, posted: Posted, data: Payload, metadata: Payload | None, now_ms: int
+) -> Rules:
+    """Look up what the contract says about an event. What the producer says itself goes before all of it."""
+    if posted.type not in contract.types and contract.ordering == "none":
+        return NO_RULES
+    filtered, recall = _condition(contract, application, posted.type, data, metadata)
+    remembers = contract.remembers(posted.type, data, metadata)
+    link_age_ms = contract.link_age_ms(posted.type)
+    return Rules(
+        expires_at_ms=None if link_age_ms is None else now_ms + link_age_ms,
+        ordering_key=_ordering_key(contract, posted, data),
+        order_strictly=contract.ordering == "strict",
+        filtered=filtered,
+        recall=recall,
+        remember=None if remembers is None else Remembered(bounded(remembers[0]), remembers[1]),
+    )
+
+
+def idempotency(contract: Contract, application: Application, posted: Posted, data: Payload) -> Idempotency | None:
+    """Return what makes a repetition of this event one (Q8).
+
+    That is the key that the producer gave, else the id that it chose, else what the contract's template makes.
+    """
+    derived = False
+    if posted.idempotency_key is not None:
+        key = b"key\0" + posted.idempotency_key.encode()
+    elif posted.id is not None:
+        key = b"id\0" + posted.id.encode()
+    else:
+        made = contract.idempotency_key(posted.type, data)
+        if made is None:
+            return None
+        key = b"derived\0" + made.encode()
+        derived = contract.idempotency_differs == "duplicate"
+    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), data.raw))
+    return Idempotency(_digest(key), _digest(fingerprint), derived)
+
+
+def bounded(key: str) -> str:
+    """Return a key that is not longer than a producer's own may be: a digest stands for a longer one."""
+    return key if len(key) <= KEY_CHARACTERS_MAX else f"blake2b:{_digest(key.encode()).hex()}"
+
+
+def _condition(
+    contract: Contract, application: Application, event_type: str, data: Payload, metadata: Payload | None
+) -> tuple[str | None, Recall | None]:
+    """Decide what can be decided here; what hangs on the memory alone is decided when the event is stored."""
+    filtered = contract.condition(event_type, data, metadata, application.features, {})
+    key = None if filtered is None else contract.recalls(event_type, data)
+    if filtered is None or key is None:
+        return filtered, None
+    if contract.condition(event_type, data, metadata, application.features, {key: "something"}) is not None:
+        return filtered, None
+    return None, Recall(bounded(key), filtered)
+
+
+def _ordering_key(contract: Contract, posted: Posted, data: Payload) -> str | None:
+    if posted.ordering_key is not None or contract.ordering == "none":
+        return posted.ordering_key
+    key = contract.ordering_key(posted.type, data)
+    return None if key is None else bounded(key)
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=_DIGEST_BYTES).digest()
