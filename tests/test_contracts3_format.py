@@ -180,7 +180,11 @@ def test_keys_are_templates_of_known_rooms(text: str, message: str) -> None:
         Lookup.compile(text, ("type", "data"))
 
 
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.floats(allow_nan=False), st.lists)))
+@given(
+    st.dictionaries(
+        st.text(), st.recursive(st.none() | st.text() | st.floats(allow_nan=False, allow_infinity=False), st.lists)
+    )
+)
 def test_both_ways_through_data_agree(members: dict[str, object]) -> None:
     """The fast way and the one for lone surrogates find the same text."""
     lookup = Lookup.compile("{data.id}", ("data",))
