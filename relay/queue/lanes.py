@@ -284,6 +284,11 @@ class Lanes:
         """
         return min((lane.memory.earliest_ms for lane in self._lanes.values() if lane.memory.waiting), default=None)
 
+    def known(self, ref: int) -> set[int]:
+        """Return the events whose deliveries to `ref` are in memory. O(200)."""
+        lane = self._lanes.get(ref)
+        return set() if lane is None else lane.memory.known()
+
     def snapshot(self, ref: int, now: Now) -> LaneView | None:
         """Show a lane as it is now. O(1)."""
         lane = self._lanes.get(ref)
