@@ -4,6 +4,7 @@ Each duty is one small step; the loops at the top only say how often. Nothing he
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ import structlog
 from relay.core.clock import Clock
 from relay.core.errors import StoreUnavailable
 from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import Dispatch
 from relay.registry import Directory
 from relay.store import Retention, Store
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
+from relay.telemetry.recurring import Recurring
 
 WATCH_EVERY_MS = 1_000
 SUMMARY_EVERY_MS = 10_000
@@ -73,6 +75,9 @@ class Housekeeping:
         self._writer_was_healthy = True
         self._never = asyncio.Event()
         self._log = structlog.get_logger("relay.housekeeping")
+        failed = (log.HOUSEKEEPING_FAILED, log.HOUSEKEEPING_RECOVERED)
+        self._disk_unseen = Recurring(self._log, clock, *failed)
+        self._failing = Recurring(self._log, clock, *failed)
 
     # -- the loops -------------------------------------------------------------------------------------------------
 
@@ -113,13 +118,15 @@ class Housekeeping:
         self._watch_disk()
         self._watch_wall_clock()
         await self._watch_writer()
+        self._failing.ended(quiet_ms=SUMMARY_EVERY_MS)
 
     def _watch_disk(self) -> None:
         try:
             free_bytes = self._store.free_disk_bytes()
         except OSError as error:  # the folder is out of sight: whether the database still works, its writer finds out
-            self._log.warning(log.HOUSEKEEPING_FAILED, error=str(error.strerror))
+            self._disk_unseen.happened(error=str(error.strerror))
             return
+        self._disk_unseen.ended()
         limit = self._min_free_disk_bytes * (READMIT if self.gate.disk_low else 1)
         disk_low = free_bytes < limit
         if disk_low != self.gate.disk_low:
@@ -166,26 +173,28 @@ class Housekeeping:
 
     async def end_held(self, endpoint: Endpoint) -> int:
         """End deliveries that an endpoint held beyond their budget (`max_age`) or past their expiry (Q6, Q9)."""
-        if self._dispatch.resting or not endpoint.held or not self._store.due_count(endpoint.ref):
+        if not self._dispatch.standing.clock_trusted or not endpoint.held or not self._store.due_count(endpoint.ref):
             return 0
         now_ms = self._clock.wall_ms()
         reason = DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
-        ended = 0
+        ended: Counter[DeadReason] = Counter()
         while self._directory.by_ref(endpoint.ref) is endpoint:  # else it may have been resumed between two steps
-            keys = await self._store.end_held(
+            step = await self._store.end_held(
                 endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
             )
-            if not keys:
+            if not step:
                 break
-            self._dispatch.drop(keys)
-            ended += len(keys)
-        if ended:
-            self._log.warning(log.HELD_ENDED, endpoint=endpoint.id, deliveries=ended)
-        return ended
+            for why, keys in step.items():
+                self._dispatch.drop(keys)
+                self._metrics.dead(endpoint.id, why, len(keys))
+                ended[why] += len(keys)
+        for why, count in ended.items():
+            self._log.warning(log.HELD_ENDED, endpoint=endpoint.id, reason=why.value, deliveries=count)
+        return ended.total()
 
     async def prune_once(self) -> bool:
         """Take one pruning step; True when there may be more to do at once."""
-        if self._dispatch.resting:
+        if not self._dispatch.standing.clock_trusted:
             return False
         pruned = await self._store.prune(self._clock.wall_ms(), self.retention, STEP_ROWS)
         if pruned.total:
@@ -199,5 +208,5 @@ class Housekeeping:
         try:
             return bool(await step)
         except StoreUnavailable as error:
-            self._log.warning(log.HOUSEKEEPING_FAILED, error=error.detail)
+            self._failing.happened(error=error.detail)
             return False

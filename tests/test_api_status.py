@@ -58,7 +58,7 @@ async def test_status_tells_what_an_operator_asks_first(tmp_path: Path) -> None:
 async def test_status_says_when_the_trouble_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When most active endpoints fail at DNS or connect, the headline says that it is us (Q9)."""
     async with Api(tmp_path) as api:
-        monkeypatch.setattr(api.dispatch, "local_trouble", lambda: True)
+        monkeypatch.setattr(api.dispatch.standing, "local_trouble", lambda: True)
         status = await api.get("/v1/status")
     assert status["local_trouble"] is True
     assert status["headline"].startswith("It is us, not them: ")

@@ -82,6 +82,7 @@ STATUS: dict[str, Any] = {
     "ready": True,
     "reasons": [],
     "local_trouble": False,
+    "suspended": [],
     "warnings": ["delivery.allow_http is set."],
     "due": 2,
     "oldest_due_s": 61.0,
@@ -98,7 +99,13 @@ STATUS: dict[str, Any] = {
     },
     "endpoints_total": 1,
     "worst": [
-        ENDPOINT | {"blocked": False, "waits_for": "cools down", "health": {"failures": 11, "last_failure": "503"}}
+        ENDPOINT
+        | {
+            "blocked": False,
+            "waits_for": "cools down",
+            "suspended": None,
+            "health": {"failures": 11, "last_failure": "503"},
+        }
     ],
     "endpoints": [],
 }
@@ -189,10 +196,14 @@ def test_status_is_one_screen(api: ApiStub) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [{"ready": False, "reasons": [{"code": "disk_low", "detail": "1MiB of disk are free"}]}, {"local_trouble": True}],
+    [
+        {"ready": False, "reasons": [{"code": "disk_low", "detail": "1MiB of disk are free"}]},
+        {"local_trouble": True},
+        {"suspended": ["primary"]},
+    ],
 )
 def test_status_exits_1_when_it_is_us(api: ApiStub, trouble: dict[str, Any]) -> None:
-    """Closed intake, or trouble on this host, exits 1, with --json as well."""
+    """Closed intake, trouble on this host, or a mistake of relay's own (H1) exits 1, with --json as well."""
     api.answer("GET", "/v1/status", STATUS | trouble)
     assert run("status").exit_code == Exit.FAILED
     result = run("status", "--json")

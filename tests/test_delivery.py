@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 import pytest
 from standardwebhooks import Webhook
+from structlog.testing import capture_logs
 
 from relay.core.units import parse_duration_ms
+from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import SECRET
 from tests.support.receiver import Answer, Receiver
@@ -343,3 +345,18 @@ async def test_a_blocked_endpoint_is_shown_as_blocked(tmp_path: Path) -> None:
     assert [line["blocked"] for line in before["endpoints"]] == [False]
     assert [line["blocked"] for line in after["worst"]] == [True]
     assert "failing" in after["headline"]
+
+
+async def test_what_overflows_is_counted_and_logged(tmp_path: Path) -> None:
+    """H15: a delivery that is dead at accept, for its endpoint's backlog is full, is in the metrics, and logged once."""
+    async with Receiver() as receiver:
+        house = Stack(tmp_path, clock=FakeClock(), endpoints={"full": receiver.url}, storage="endpoint_backlog = 1")
+        async with house:
+            assert (await house.call("POST", "/v1/webhook-endpoints/full/pause"))[0] == 200
+            with capture_logs() as lines:
+                for _ in range(3):
+                    await house.post()
+            _, metrics = await house.call("GET", "/metrics")
+            assert '\nrelay_dead_letters_total{reason="overflow"} 2.0\n' in metrics
+            (line,) = [line for line in lines if line["event"] == log.OVERFLOWED]
+            assert (line["endpoint"], line["log_level"]) == ("full", "warning")

@@ -13,7 +13,7 @@ from relay.core.errors import StoreUnavailable
 from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
 from relay.delivery.courier import Request
 from relay.dispatch.cache import ENTRY_BYTES, EventCache
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import CACHE_AHEAD_MS, Dispatch
 from relay.queue.health import ACTIVE_MS, Reachability
 from relay.telemetry import log
 from tests.support.clock import FakeClock
@@ -31,7 +31,7 @@ ONCE = 'retry = { schedule = ["5s"], jitter = 0.0 }'
 class Reckless(Dispatch):
     """Starts whatever is due, whether it can be recorded or not: what the tests of Q7 must catch."""
 
-    def _may_start(self) -> bool:
+    def _can_start(self) -> bool:
         return True
 
 
@@ -154,10 +154,12 @@ async def test_a_refill_is_read_again(tmp_path: Path) -> None:
 def fail_once(house: Engine, name: str) -> None:
     """Let the next call of a method of the store fail."""
     real: Callable[..., Any] = getattr(house.store, name)
+    errors = [StoreUnavailable("injected")]
 
     async def failing(*args: Any) -> Any:
-        setattr(house.store, name, real)
-        raise StoreUnavailable("injected")
+        if errors:
+            raise errors.pop()
+        return await real(*args)
 
     setattr(house.store, name, failing)
 
@@ -167,7 +169,7 @@ def fail_once(house: Engine, name: str) -> None:
 
 async def test_an_event_that_is_not_in_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the cache every attempt reads its body, and sends the same; a read that fails is tried again."""
-    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         fail_once(house, "read_event")
         with capture_logs() as lines:
@@ -195,6 +197,21 @@ def test_the_cache_keeps_what_was_used_last() -> None:
     cache.put(frozen(4, b"x" * 10))
     assert [ordinal for ordinal in (1, 2, 3, 4) if cache.get(ordinal)] == [1, 3, 4]
     assert cache.bytes == 3 * (ENTRY_BYTES + 10)
+
+
+async def test_the_cache_keeps_only_what_starts_soon(tmp_path: Path) -> None:
+    """H9: events without deliveries, held ones and those due much later take no room; one that starts does."""
+    async with engine(tmp_path, config("first", settings='event_types = ["a.b"]')) as house:
+        cache = house.dispatch._cache
+        await house.post("nobody.wants")
+        await house.post(deliver_at_ms=house.clock.wall_ms() + CACHE_AHEAD_MS + 1)
+        await house.directory.pause("first")
+        await house.post()
+        assert len(cache) == 0
+        await house.directory.resume("first")
+        house.run()
+        await until(lambda: len(house.courier.requests) == 1)
+        assert len(cache) == 1  # the delayed one was refilled too, and stays out
 
 
 def test_the_cache_keeps_nothing_larger_than_itself() -> None:
@@ -231,7 +248,7 @@ async def while_reading(house: Engine, change: Callable[[], Any]) -> Any:
 
 async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings are read at attempt start: a paused endpoint gets nothing, and later all of it, uncounted (Q9, Q11)."""
-    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         accepted = await while_reading(house, lambda: house.directory.pause("first"))
         await turns()
@@ -245,7 +262,7 @@ async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkey
 
 async def test_what_vanished_is_never_sent_unsigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that vanishes from the file between choice and attempt has no secret: nothing is sent (Q11)."""
-    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         await while_reading(house, lambda: house.apply(config()))
         await turns()
@@ -255,7 +272,7 @@ async def test_what_vanished_is_never_sent_unsigned(tmp_path: Path, monkeypatch:
 
 async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint deleted between choice and attempt gets nothing, and nothing fails."""
-    monkeypatch.setattr("relay.dispatch.dispatch.CACHE_BYTES", 0)
+    monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config()) as house:
         made = await add(house)
         accepted = await while_reading(house, lambda: house.directory.delete_endpoint(made))
@@ -273,17 +290,74 @@ async def add(house: Engine) -> str:
     return endpoint.id
 
 
-# -- an error of our own (invariant 12) --------------------------------------------------------------------------------
+# -- an error of our own (invariant 12); up to the settle see test_suspension -------------------------------------------
 
 
-async def test_an_error_in_an_attempt_is_fatal(tmp_path: Path) -> None:
-    """An attempt never raises; if one does it is our mistake, and the process is told to stop instead of limping on."""
+async def test_an_error_after_a_settle_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H1: what follows a commit may not be left half told: a mistake there stops the process, and suspends nobody."""
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("ours")
+
     async with engine(tmp_path, config("first")) as house:
-        house.courier.script = [RuntimeError("ours")]
+        monkeypatch.setattr(house.metrics, "delivered", refuse)
         house.run()
-        await house.post()
+        accepted = await house.post()
         await until(lambda: bool(house.fatal))
         assert str(house.fatal[0]) == "ours"
+        assert await house.states(accepted) == {"first": "delivered"}
+        assert house.metrics._attempt_errors == 0
+
+
+async def test_a_hand_over_that_fails_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H2: the event is stored: whoever hands it over hears of the error, the process stops, and the next start delivers."""
+
+    def refuse(*arguments: Any) -> int:
+        raise RuntimeError("ours")
+
+    async with engine(tmp_path, config("first")) as house:
+        monkeypatch.setattr(house.dispatch.lanes, "offer", refuse)
+        with pytest.raises(RuntimeError, match="ours"):
+            await house.post()
+        assert [str(error) for error in house.fatal] == ["ours"]
+    async with engine(tmp_path, config("first")) as house:
+        house.run()
+        await until(lambda: house.store.backlog == 0)
+        assert len(house.courier.requests) == 1
+
+
+# -- a full disk is a few lines ----------------------------------------------------------------------------------------
+
+
+async def test_a_long_outage_is_a_few_lines(tmp_path: Path) -> None:
+    """H7: 100 settles wait for a full disk for 60 s: one line when it begins, one every ten seconds, one when it ends."""
+    names = [f"e{number}" for number in range(50)]
+    async with engine(tmp_path, config(*names)) as house:
+        answers = [held_open() for _ in range(100)]
+        house.courier.script = list(answers)
+        house.run()
+        await house.post()
+        await house.post()
+        await until(lambda: len(house.courier.requests) == 100)
+        house.gate.error = DISK_FULL
+        with capture_logs() as lines:
+            for answer in answers:
+                answer.set_result(204)
+            for seconds in range(60):
+                await all_failed(house, (seconds + 1) * 100)
+                house.clock.advance(1_000)
+            house.gate.error = None
+            await passing(house.clock, lambda: house.store.backlog == 0)
+        assert 6 <= told(lines, log.SETTLE_FAILED) <= 8
+        (end,) = [line for line in lines if line["event"] == log.SETTLE_RECOVERED]
+        assert end["times"] >= 6_000
+        assert len([line for line in lines if line["log_level"] != "debug"]) < 12
+        assert house.fatal == []
+
+
+async def all_failed(house: Engine, times: int) -> None:
+    """Wait until settles have failed so many times in all."""
+    await until(lambda: house.dispatch.attempts._unsettled._total >= times)
 
 
 # -- tests by hand -----------------------------------------------------------------------------------------------------
@@ -295,7 +369,7 @@ async def test_a_test_delivery_counts_for_nothing(tmp_path: Path) -> None:
         house.run()
         house.courier.script = [500, 410]
         endpoint = house.endpoint("first")
-        outcomes = [await house.dispatch.test(endpoint, frozen(0, b"{}")) for _ in range(2)]
+        outcomes = [await house.dispatch.attempts.test(endpoint, frozen(0, b"{}")) for _ in range(2)]
         await turns()
         view = house.dispatch.lanes.snapshot(endpoint.ref, house.clock.now())
 
@@ -381,7 +455,7 @@ def failing_for_days(house: Engine, name: str) -> None:
     now_ms = house.clock.wall_ms()
     sick = Health(30, 1, True, now_ms - 6 * DAY_MS, 6, now_ms - DAY_MS, "503")
     ref = house.endpoint(name).ref
-    from relay.dispatch.dispatch import lane_settings
+    from relay.dispatch.loop import lane_settings
 
     house.dispatch.lanes.configure(ref, lane_settings(house.endpoint(name)), sick, 0, house.clock.now())
 
@@ -410,7 +484,7 @@ async def test_nothing_is_disabled_while_it_is_us(tmp_path: Path) -> None:
         answer.set_result(Failure.DNS)
         await until(lambda: house.metrics._retries == 3)
         await turns()
-        assert house.dispatch.local_trouble()
+        assert house.dispatch.standing.local_trouble()
         assert house.endpoint("first").state is EndpointState.ENABLED
 
 
@@ -516,6 +590,28 @@ async def test_a_cool_down_is_told_once_for_each_step(tmp_path: Path) -> None:
             await house.post()
             await until(lambda: house.metrics._retries == 2)
             house.clock.advance(10_000)
-            await until(lambda: house.store.backlog == 0)
+            await until(lambda: house.store.backlog == 0 and not house.dispatch._tasks)
         told = [line["event"] for line in lines if line["event"] in (log.ENDPOINT_COOLING, log.ENDPOINT_RECOVERED)]
         assert told == [log.ENDPOINT_COOLING, log.ENDPOINT_RECOVERED]
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_is_safe_twice_and_at_once(tmp_path: Path) -> None:
+    """H9: a second drain waits as the first does, the earliest deadline cuts, and a third finds nothing to do."""
+    async with engine(tmp_path, config("first")) as house:
+        house.courier.script = [held_open()]
+        house.run()
+        accepted = await house.post()
+        await until(lambda: len(house.courier.requests) == 1)
+        house.dispatch.stop_starting()
+        patient = asyncio.create_task(house.dispatch.drain(60_000))
+        hurried = asyncio.create_task(house.dispatch.drain(1_000))
+        await turns()
+        assert [patient.done(), hurried.done()] == [False, False]
+        house.clock.advance(1_000)
+        assert (await hurried, await patient) == (1, 0)
+        assert await house.dispatch.drain(60_000) == 0
+        assert await house.states(accepted) == {"first": "due"}
+        assert house.fatal == []

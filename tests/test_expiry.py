@@ -225,5 +225,5 @@ async def test_what_is_held_ends_unless_it_was_forced(tmp_path: Path) -> None:
         waiting = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1)
         relay.clock.advance(1)
         ended = await relay.store.end_held(ref, 0, relay.clock.wall_ms(), DeadReason.EXHAUSTED)
-        assert ended == [waiting.key]
+        assert ended == {DeadReason.EXPIRED: [waiting.key]}
         assert (await relay.store.audit_due(ref, 10)) == [forced]

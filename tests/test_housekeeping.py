@@ -97,6 +97,7 @@ async def test_a_held_delivery_ends_after_max_age(tmp_path: Path, move: str, sta
         assert await house.housekeeping.end_held(house.endpoint("first")) == 1
         assert await house.housekeeping.end_held(house.endpoint("second")) == 0
         assert await house.states(accepted) == {"first": state, "second": "due"}
+        assert house.metrics._dead == {state.removeprefix("dead "): 1}  # H15
 
 
 async def test_a_held_delivery_ends_at_its_expiry(tmp_path: Path) -> None:
@@ -109,6 +110,7 @@ async def test_a_held_delivery_ends_at_its_expiry(tmp_path: Path) -> None:
         house.clock.advance(1)
         assert await house.housekeeping.end_held(house.endpoint("first")) == 1
         assert await house.states(accepted) == {"first": "dead expired"}
+        assert house.metrics._dead == {"expired": 1}  # H15
 
 
 async def test_max_age_never_ends_what_was_not_tried_and_is_not_held(tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path:
         with capture_logs() as lines:
             house.clock.step_wall(step_ms)
             house.clock.advance(1_000)
-            await until(lambda: house.dispatch.resting)
+            await until(lambda: not house.dispatch.standing.clock_trusted)
         assert [line["step_ms"] for line in lines if line["event"] == log.WALL_CLOCK_STEPPED] == [step_ms]
 
         for _ in range(14):
@@ -300,7 +302,7 @@ async def test_a_small_step_is_no_step(tmp_path: Path, step_ms: int) -> None:
     async with engine(tmp_path, config("first")) as house:
         house.clock.step_wall(step_ms)
         await house.housekeeping.watch_once()
-        assert not house.dispatch.resting
+        assert house.dispatch.standing.clock_trusted
 
 
 async def test_a_step_wakes_what_is_due_by_the_new_time(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ async def test_a_step_wakes_what_is_due_by_the_new_time(tmp_path: Path) -> None:
 async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> None:
     """A cool-down that a step back has set days ahead is cut to what a rule could have set (Q15)."""
     async with engine(tmp_path, config("first")) as house:
-        from relay.dispatch.dispatch import lane_settings
+        from relay.dispatch.loop import lane_settings
 
         endpoint, now_ms = house.endpoint("first"), house.clock.wall_ms()
         cold = Health(failures=12, several=True, cool_down_ms=5_000, cool_until_ms=now_ms + 5_000)

@@ -90,6 +90,11 @@ class Road:
     def refilled(self, refill: Refill, rows: Sequence[DueDelivery] = ()) -> None:
         self.lanes.refilled(refill.ticket, rows)
 
+    def known(self, ref: int = 1) -> set[int]:
+        """The events of all deliveries to `ref` that are in memory."""
+        memory = self.lanes._lanes[ref].memory
+        return {*memory.reserved, *memory.scheduled.by_event, *memory.manual.by_event}
+
     def view(self, ref: int = 1) -> LaneView:
         view = self.lanes.snapshot(ref, self.now)
         assert view is not None
@@ -103,11 +108,11 @@ def test_a_new_delivery_starts_and_ends() -> None:
     road.offer(due(1))
     assert road.lanes.next_wake(road.now) == 0.0
     assert road.take() == [1]
-    assert (road.lanes.in_flight, road.lanes.known(1)) == (1, {1})
+    assert (road.lanes.in_flight, road.known(1)) == (1, {1})
     assert road.finish(1) is None
-    assert (road.lanes.in_flight, road.lanes.known(1)) == (0, {1})
+    assert (road.lanes.in_flight, road.known(1)) == (0, {1})
     road.settle(1)
-    assert (road.lanes.known(1), road.lanes.next_wake(road.now)) == (set(), None)
+    assert (road.known(1), road.lanes.next_wake(road.now)) == (set(), None)
 
 
 def test_the_oldest_due_time_is_known() -> None:
@@ -127,7 +132,7 @@ def test_the_oldest_starts_first() -> None:
     road.lane()
     road.offer(due(3), due(2), due(9, due_ms=WALL_MS - 1))
     road.lanes.take(road.now)
-    assert road.lanes.known(1) == {2, 3, 9}
+    assert road.known(1) == {2, 3, 9}
     assert [event for event in (2, 3, 9) if event in road.lanes._lanes[1].running] == [2, 9]
 
 
@@ -150,7 +155,7 @@ def test_what_has_no_lane_is_left_to_the_database() -> None:
     road.offer(due(1))
     road.lanes.drop([DeliveryKey(1, 1)])
     road.lanes.remove(1)
-    assert (road.take(), road.lanes.known(1), road.lanes.snapshot(1, road.now)) == ([], set(), None)
+    assert (road.take(), road.lanes.snapshot(1, road.now)) == ([], None)
     assert not road.lanes.begin_audit(1)
     assert road.lanes.audited(1, [due(1)], road.now) == []
 
@@ -281,56 +286,6 @@ def test_a_high_rate_is_exact_in_bounded_memory() -> None:
     assert all(later - earlier >= 1_000 for earlier, later in zip(made, made[5_000:], strict=False))
     assert made[-1] < 2_300
     assert len(limit._whole._moments) <= 1_001
-
-
-def test_a_rate_for_a_minute_flows() -> None:
-    """H21: `60/m` is not 60 at once but one a second; a rate that is no whole number a second is rounded up."""
-    for rate, in_a_second in ((Rate(60, 60_000), 1), (Rate(90, 60_000), 2), (Rate(10, 3_600_000), 1)):
-        limit, mono_ms, made = RateLimit(rate), 0.0, list[float]()
-        for event in range(10):
-            mono_ms = limit.free_at_ms(mono_ms)
-            limit.choose(event)
-            limit.send(event, mono_ms)
-            made.append(mono_ms)
-        assert made == [1_000 * (event // in_a_second) for event in range(10)]
-
-
-@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 900)), min_size=20, max_size=60), st.integers(1, 4))
-def test_a_rate_holds_where_requests_go_out(moves: list[tuple[int, int]], starts: int) -> None:
-    """H21: however long each attempt takes from its choice to the wire, no second has more than the rate allows."""
-    limit, mono_ms, sent, unsent = RateLimit(Rate(starts, 1_000)), 0.0, list[float](), dict[int, float]()
-    for event, (gap_ms, delay_ms) in enumerate(moves):
-        mono_ms += gap_ms
-        for late in sorted((late for late, at_ms in unsent.items() if at_ms <= mono_ms), key=lambda late: unsent[late]):
-            at_ms = unsent.pop(late)
-            limit.send(late, at_ms)
-            sent.append(at_ms)
-        if limit.free_at_ms(mono_ms) <= mono_ms:
-            limit.choose(event)
-            unsent[event] = mono_ms + delay_ms
-    assert all(later - earlier >= 1_000 for earlier, later in zip(sent, sent[starts:], strict=False))
-
-
-def test_an_attempt_that_is_chosen_and_not_sent_takes_its_share_of_the_rate() -> None:
-    """H21: until it is sent nobody knows which second it belongs to; when it never is, its place is free again."""
-    road = Road()
-    road.lane(rate=Rate(2, 1_000))
-    road.offer(*(due(event) for event in range(1, 6)))
-    first, second = road.lanes.take(road.now)
-    road.pass_time(1_500)
-    assert (road.lanes.take(road.now), road.lanes.next_wake(road.now)) == ([], None)
-    road.lanes.sent(first.delivery.key, road.now)
-    road.lanes.finished_unsent(second.delivery.key, road.now)
-    road.settle(2)
-    assert road.view().why_waiting == ""
-    (third,) = road.lanes.take(road.now)
-    road.lanes.sent(third.delivery.key, road.now)
-    road.end(1)
-    road.end(3)
-    assert (road.lanes.take(road.now), road.view().why_waiting) == ([], "rate limit")
-    assert road.lanes.next_wake(road.now) == 1_000
-    road.pass_time(1_000)
-    assert road.take() == [4, 5]
 
 
 def test_a_reload_does_not_forget_the_rate() -> None:
@@ -568,7 +523,7 @@ def test_a_paused_endpoint_keeps_nothing_and_resumes_from_the_database() -> None
     assert (road.view().waiting, road.view().why_waiting) == (0, "endpoint held")
     road.refilled(refill, [due(5)])
     road.offer(due(9))
-    assert (road.take(), road.lanes.known(1), road.lanes.next_refill(road.now)) == ([], {2, 3, 4}, None)
+    assert (road.take(), road.known(1), road.lanes.next_refill(road.now)) == ([], {2, 3, 4}, None)
     road.end(2)
     road.lane()
     assert road.view().why_waiting == "reading the queue"
@@ -604,7 +559,7 @@ def test_a_cancelled_delivery_does_not_start() -> None:
     road.lanes.drop([DeliveryKey(6, 1)])
     road.refilled(refill, [due(5), due(6)])
     assert road.view().live
-    assert road.lanes.known(1) == {1, 5}
+    assert road.known(1) == {1, 5}
 
 
 def test_settle_before_finish_is_our_mistake() -> None:
@@ -637,7 +592,7 @@ def test_a_lane_over_its_bound_leaves_the_youngest_to_the_database() -> None:
     assert (refill.from_due_ms, refill.from_event) == (WALL_MS, 201)
     road.refilled(refill, [due(event) for event in range(201, 252)])
     assert road.view().live
-    assert max(road.lanes.known(1)) == 251
+    assert max(road.known(1)) == 251
 
 
 def test_all_lanes_together_are_bounded() -> None:
@@ -740,7 +695,7 @@ def test_a_side_buffer_that_overflows_keeps_the_oldest() -> None:
     refill = road.refill()
     road.offer(*(due(event) for event in (5, 8, 6, 7)))
     road.refilled(refill, [due(1)])
-    assert (road.view().live, road.lanes.known(1)) == (False, {1, 5, 6})
+    assert (road.view().live, road.known(1)) == (False, {1, 5, 6})
     assert road.refill()[2:] == (WALL_MS, 7, 17)
 
 
@@ -770,7 +725,7 @@ def test_a_settled_delivery_is_guarded_from_reads_begun_before() -> None:
     refill = road.refill()
     road.end(1)
     road.refilled(refill, [due(1, due_ms=WALL_MS + 5), due(2, due_ms=WALL_MS + 5)])
-    assert road.lanes.known(1) == {2, 3}
+    assert road.known(1) == {2, 3}
 
 
 def test_a_read_during_which_too_much_moved_is_void() -> None:
@@ -781,7 +736,7 @@ def test_a_read_during_which_too_much_moved_is_void() -> None:
     assert road.lanes.begin_audit(1)
     road.lanes.drop([DeliveryKey(event, 1) for event in (1, 2, 3)])
     road.refilled(refill, [due(1), due(7)])
-    assert road.lanes.known(1) == set()
+    assert road.known(1) == set()
     assert road.lanes.audited(1, [due(7, due_ms=0)], road.now) == []
     assert road.refill().ticket == 2
 
@@ -842,7 +797,7 @@ def test_too_many_manual_retries_fall_to_the_database() -> None:
     road = Road(lane_max=2)
     road.lane()
     road.offer(*(due(event, manual=True) for event in range(1, 5)))
-    assert road.lanes.known(1) == {1, 2}
+    assert road.known(1) == {1, 2}
     assert not road.view().live
 
 

@@ -101,9 +101,10 @@ async def test_held_deliveries_end_with_their_budget(tmp_path: Path) -> None:
         short = await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1)
         relay.clock.advance(5)
         ended: list[DeliveryKey] = []
-        while keys := await relay.store.end_held(
+        while step := await relay.store.end_held(
             ref, start_ms + 5_000, relay.clock.wall_ms(), DeadReason.ENDPOINT_DISABLED, 2
         ):
+            keys = [key for keys in step.values() for key in keys]
             assert len(keys) <= 2
             ended += keys
         assert sorted(ended) == sorted([*(due.key for due in old), short.key])
@@ -124,7 +125,9 @@ async def test_a_held_head_gives_way_in_order(tmp_path: Path) -> None:
         second = await relay.accept(ref, ordering_key="cut")
         relay.clock.advance(10)
         now_ms = relay.clock.wall_ms()
-        assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED) == [first.key]
+        assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED) == {
+            DeadReason.EXHAUSTED: [first.key]
+        }
         assert [due.event for due in promoted] == [second.event.ordinal]
         assert len(await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED)) == 1
 

@@ -271,7 +271,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 2), age=st.integers(1, 20), limit=st.integers(1, 3))
     def end_held(self, index: int, age: int, limit: int) -> None:
         ref, now_ms = self.refs[index], self.clock.wall_ms()
-        while ended := self.run(self.store.end_held(ref, now_ms - age, now_ms, DeadReason.ENDPOINT_DISABLED, limit)):
+        reason = DeadReason.ENDPOINT_DISABLED
+        while step := self.run(self.store.end_held(ref, now_ms - age, now_ms, reason, limit)):
+            ended = step[reason]
             assert len(ended) <= limit
             for key in ended:
                 due = self.model.deliveries[key].due

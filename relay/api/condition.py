@@ -47,9 +47,9 @@ class Line:
 
     @property
     def failing(self) -> bool:
-        """Whether it needs somebody to look: its attempts fail or are blocked, or it was disabled for failing."""
+        """Whether it needs somebody to look: it fails, is blocked or suspended, or was disabled for failing."""
         automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
-        return self.lane.health.failures > 0 or automatic or self.blocked
+        return self.lane.health.failures > 0 or automatic or self.blocked or self.lane.suspension is not None
 
 
 def reasons_not_ready(vitals: Vitals, config: Config) -> tuple[Reason, ...]:
@@ -58,15 +58,18 @@ def reasons_not_ready(vitals: Vitals, config: Config) -> tuple[Reason, ...]:
 
 
 def worst(lines: Iterable[Line]) -> list[Line]:
-    """Return the endpoints that need somebody most, worst first."""
+    """Return the endpoints that need somebody most, worst first: before all those that a mistake of our own holds up."""
     failing = [line for line in lines if line.failing]
-    return sorted(failing, key=lambda line: (-line.lane.health.failures, -line.due, line.endpoint.id))[:WORST]
+    return sorted(failing, key=_badness)[:WORST]
 
 
 def headline(lines: Sequence[Line], reasons: Sequence[Reason], due: int, *, local_trouble: bool) -> str:
     """Say how the relay is in one sentence, the most urgent matter first."""
     if reasons:
         return f"Intake is closed: {reasons[0].detail}."
+    suspended = [line.endpoint.id for line in lines if line.lane.suspension is not None]
+    if suspended:
+        return _suspended(suspended)
     if local_trouble:
         return LOCAL_TROUBLE
     failing = sum(line.failing for line in lines)
@@ -106,6 +109,19 @@ def _reasons(vitals: Vitals, config: Config) -> Iterator[Reason]:
         yield Reason("disk_low", f"{free} of disk are free and storage.min_free_disk is {least}")
     if vitals.backlog >= config.storage.max_backlog:
         yield Reason("backlog_full", f"{vitals.backlog} deliveries wait, as many as storage.max_backlog allows")
+
+
+def _badness(line: Line) -> tuple[object, ...]:
+    return line.lane.suspension is None, -line.lane.health.failures, -line.due, line.endpoint.id
+
+
+def _suspended(ids: Sequence[str]) -> str:
+    others = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    verb = "are" if len(ids) > 1 else "is"
+    return (
+        f"{ids[0]}{others} {verb} suspended: a mistake of relay's own ended an attempt there. The traceback is in the log "
+        "(endpoint.suspended); please report it. Nothing is lost, and the others are served."
+    )
 
 
 def _free(size_bytes: int) -> str:

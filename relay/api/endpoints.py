@@ -154,7 +154,7 @@ class Endpoints:
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
-        outcome = await self._services.dispatch.test(endpoint, event)
+        outcome = await self._services.dispatch.attempts.test(endpoint, event)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
         warnings = {"warnings": [warning.to_json() for warning in sample.warnings]} if sample.warnings else {}
         return json_response(named | render.outcome(outcome) | warnings)
@@ -193,6 +193,7 @@ class Endpoints:
             "due": store.due_count(endpoint.ref),
             "dead": store.dead_count(endpoint.ref),
             "health": render.health(lane.health),
+            "suspended": render.suspension(lane.suspension),
             "waits_for": why_waiting(endpoint, lane) or None,
         }
 

@@ -19,6 +19,7 @@ from relay.core.model import (
 )
 from relay.core.units import format_duration, format_rate, format_time
 from relay.core.urls import masked
+from relay.queue import Suspension
 from relay.registry import Owner
 from relay.store import KeyRow
 
@@ -197,6 +198,13 @@ def health(value: Health) -> Json:
         "cool_down_until": moment(value.cool_until_ms or None),
         "not_before": moment(value.not_before_ms or None),
     }
+
+
+def suspension(value: Suspension | None) -> Json | None:
+    """Write why nothing starts at an endpoint although its receiver did nothing wrong."""
+    if value is None:
+        return None
+    return {"since": moment(value.since_ms), "until": moment(value.until_ms), "cause": value.cause}
 
 
 def _retry(policy: RetryPolicy) -> Json:

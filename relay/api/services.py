@@ -11,7 +11,8 @@ from relay.contracts import Contract, ContractCatalogue
 from relay.core.access import Principal
 from relay.core.clock import Clock, Now
 from relay.core.ids import IdFactory
-from relay.core.model import Application, DueDelivery, Endpoint, FrozenEvent, Health, Outcome
+from relay.core.model import Application, Endpoint, Health
+from relay.dispatch.loop import Dispatch
 from relay.queue import LaneView
 from relay.registry import Applications, Owner
 from relay.registry.definition import EndpointDefinition
@@ -55,27 +56,6 @@ NO_LANE = LaneView(
     waiting=0, reserved=0, running=0, window=0, live=True, health=Health(), cool_until_ms=0, why_waiting=""
 )
 """What is seen of an endpoint that nothing was ever done for."""
-
-
-class LaneViews(Protocol):
-    """What may be seen of the lanes."""
-
-    @property
-    def in_flight(self) -> int: ...
-    def snapshot(self, ref: int, now: Now) -> LaneView | None: ...
-    def oldest_due_ms(self) -> int | None: ...
-
-
-class Dispatch(Protocol):
-    """Work that is asked for by hand, and what is under way."""
-
-    @property
-    def lanes(self) -> LaneViews: ...
-    def local_trouble(self) -> bool: ...
-    def blocked(self, ref: int) -> bool: ...
-    async def retry(self, delivery_id: str, *, force: bool = False) -> DueDelivery: ...
-    async def cancel(self, delivery_id: str, by: str) -> None: ...
-    async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome: ...
 
 
 @dataclass(frozen=True, slots=True)

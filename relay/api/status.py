@@ -11,7 +11,7 @@ from relay.api.auth import require
 from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, worst
 from relay.api.problems import Problem, Refused
 from relay.api.query import Query
-from relay.api.render import Json, health, json_response, moment
+from relay.api.render import Json, health, json_response, moment, suspension
 from relay.api.services import Reload, Services
 from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
@@ -107,12 +107,12 @@ class Status:
     def _line(self, endpoint: Endpoint) -> Line:
         store = self._services.store
         lane = self._services.lane(endpoint)
-        blocked = self._services.dispatch.blocked(endpoint.ref)
+        blocked = self._services.dispatch.standing.blocked(endpoint.ref)
         return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref), blocked)
 
     def _summary(self, lines: list[Line], reasons: tuple[Reason, ...]) -> Json:
         services, daemon = self._services, self._services.daemon
-        local_trouble, due = services.dispatch.local_trouble(), services.store.backlog
+        local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         return {
             "headline": headline(lines, reasons, due, local_trouble=local_trouble),
             "version": __version__,
@@ -122,6 +122,7 @@ class Status:
             "ready": not reasons,
             "reasons": [reason._asdict() for reason in reasons],
             "local_trouble": local_trouble,
+            "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
             "warnings": warnings(daemon.config),
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
@@ -150,7 +151,9 @@ class Status:
         }
 
     def _listed(self, lines: list[Line]) -> Json:
-        first = sorted(lines, key=lambda line: (-line.failing, -line.due, line.endpoint.id))[:LINES_MAX]
+        first = sorted(
+            lines, key=lambda line: (line.lane.suspension is None, -line.failing, -line.due, line.endpoint.id)
+        )[:LINES_MAX]
         return {
             "endpoints_total": len(lines),
             "worst": [_written(line) for line in worst(lines)],
@@ -200,6 +203,7 @@ def _written(line: Line) -> Json:
         "dead": line.dead,
         "waits_for": why_waiting(endpoint, lane) or None,
         "health": health(lane.health),
+        "suspended": suspension(lane.suspension),
     }
 
 

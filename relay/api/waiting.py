@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
-from relay.queue import LaneView
+from relay.queue import LaneView, Suspension
 
 _DISABLED = {
     DisabledBy.MANUAL: "by hand",
@@ -18,7 +18,7 @@ class Waiting:
     """The earliest start of the next attempt; None when no time is known, and a word and a sentence why."""
 
     at_ms: int | None
-    why: str  # "held", "predecessor", "scheduled", "cool_down", "retry_after", "turn"
+    why: str  # "held", "predecessor", "scheduled", "cool_down", "retry_after", "suspended", "turn"
     detail: str
 
 
@@ -53,6 +53,14 @@ def why_held(endpoint: Endpoint) -> str:
     return ""
 
 
+def why_suspended(suspension: Suspension) -> str:
+    """Say in words what keeps a suspended endpoint from its deliveries, and what may be done."""
+    return (
+        f"a mistake of relay's own ({suspension.cause}) ended its last attempt; the traceback is in the log "
+        "(endpoint.suspended). It is tried again by itself, and after an edit of the endpoint at once"
+    )
+
+
 def _next_start(due_ms: int, lane: LaneView, now_ms: int) -> Waiting:
     """The latest of its due time and what its endpoint waits for (Q5)."""
     failures = lane.health.failures
@@ -61,7 +69,12 @@ def _next_start(due_ms: int, lane: LaneView, now_ms: int) -> Waiting:
         Waiting(lane.health.not_before_ms, "retry_after", "the endpoint asked for a pause (Retry-After)"),
         Waiting(lane.health.cool_until_ms, "cool_down", f"the endpoint cools down after {failures} failed attempts"),
     ]
+    if lane.suspension is not None:
+        until_ms = max(lane.suspension.until_ms, now_ms)  # then this delivery, or another, is the probe
+        reasons.append(Waiting(until_ms, "suspended", why_suspended(lane.suspension)))
     latest = max(reasons, key=lambda reason: reason.at_ms or 0)
     if (latest.at_ms or 0) > now_ms:
+        return latest
+    if latest.why == "suspended":
         return latest
     return Waiting(now_ms, "turn", lane.why_waiting or "it is about to start, or under way")

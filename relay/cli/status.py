@@ -15,14 +15,15 @@ from relay.core.units import format_duration, format_size
 def status(daemon: Daemon, as_json: bool) -> None:
     """Say how the daemon is doing.
 
-    Exits 1 when it takes no events, or when the trouble is on this host; failing receivers alone leave it at 0.
+    Exits 1 when it takes no events, when the trouble is on this host, or when a mistake of relay's own suspended an
+    endpoint; failing receivers alone leave it at 0.
     """
     now = daemon.get("/v1/status")
     if as_json:
         echo_json(now)
     else:
         click.echo("\n\n".join(part for part in (now["headline"], _facts(now), _worst(now), _notes(now)) if part))
-    if not now["ready"] or now["local_trouble"]:
+    if not now["ready"] or now["local_trouble"] or now["suspended"]:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
@@ -60,6 +61,8 @@ def _worst(now: dict[str, Any]) -> str:
 
 
 def _trouble(one: dict[str, Any]) -> str:
+    if one["suspended"]:
+        return f"suspended by a mistake of relay's own: {one['suspended']['cause']}"
     if one["blocked"]:
         return "blocked: its address may not be dialled"
     return f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}"

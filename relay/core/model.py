@@ -281,6 +281,7 @@ class Accepted:
     deliveries: int  # rows committed as due; overflowed ones are not counted
     reason: NoDelivery | None = None  # why there are none
     reason_detail: str = ""
+    overflowed: tuple[int, ...] = ()  # endpoints whose backlog was full: their deliveries are dead (Q10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from relay.core.ids import IdFactory
 from relay.core.netguard import Guard
 from relay.delivery.courier import Courier, CourierSettings
 from relay.delivery.resolver import Resolver
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
@@ -296,7 +296,7 @@ class Relay:
         self.housekeeping.retention = config.storage.retention
         self.dispatch.lanes.set_global_limit(new.concurrency)
         if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
-            self.dispatch.courier = await self._open_courier()
+            self.dispatch.attempts.courier = await self._open_courier()
         self.dispatch.kick()
 
     # -- stopping --------------------------------------------------------------------------------------------------

@@ -234,12 +234,15 @@ class Lanes:
         """
         return self._refills.next(now)
 
-    def refilled(self, ticket: int, rows: Sequence[DueDelivery]) -> None:
+    def refilled(self, ticket: int, rows: Sequence[DueDelivery]) -> int:
         """Take in what a refill read. The rows of a void one (its lane was paused, or too much moved) are ignored.
 
-        O(log n) for each row.
+        Return how many more wait in memory now. O(log n) for each row.
         """
-        self._changed(self._refills.end(ticket, rows))
+        lane = self._refills.end(ticket, rows)
+        more = lane.memory.waiting - lane.counted
+        self._changed(lane)
+        return more
 
     def refill_failed(self, ticket: int) -> None:
         """Note that a refill could not be read; it is tried again a second after it began. O(log n)."""
@@ -283,11 +286,6 @@ class Lanes:
         O(n): for status and metrics, not for every delivery.
         """
         return min((lane.memory.earliest_ms for lane in self._lanes.values() if lane.memory.waiting), default=None)
-
-    def known(self, ref: int) -> set[int]:
-        """Return the events whose deliveries to `ref` are in memory. O(200)."""
-        lane = self._lanes.get(ref)
-        return set() if lane is None else lane.memory.known()
 
     def snapshot(self, ref: int, now: Now) -> LaneView | None:
         """Show a lane as it is now. O(1)."""

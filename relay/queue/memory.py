@@ -213,10 +213,6 @@ class Memory:
         """The earliest due time here; ask only where something is."""
         return min(deliveries.order[0][0] for deliveries in (self.scheduled, self.manual) if deliveries.order)
 
-    def known(self) -> set[int]:
-        """Return the events of all deliveries in memory."""
-        return {*self.reserved, *self.scheduled.by_event, *self.manual.by_event}
-
     def _find(self, event: int) -> DueDelivery | None:
         side = None if self.read is None else self.read.side.by_event.get(event)
         return side or self.scheduled.by_event.get(event) or self.manual.by_event.get(event)

@@ -84,6 +84,7 @@ class Metrics:
         self._finished: defaultdict[Labels, int] = defaultdict(int)
         self._dead: Counter[str] = Counter()
         self._retries = 0
+        self._attempt_errors = 0
         self._audit_repairs = 0
         self._reload_failed = False
         self._attempt_ms = Histogram(ATTEMPT_BOUNDS_S)
@@ -139,6 +140,10 @@ class Metrics:
         """Count a failed attempt that will be followed by another."""
         self._retries += 1
 
+    def attempt_error(self) -> None:
+        """Count an attempt that a mistake of our own ended; nothing of it is stored, and the delivery stays due."""
+        self._attempt_errors += 1
+
     def audit_repair(self) -> None:
         """Count a due delivery that no lane knew of: each one is a bug (invariant 8)."""
         self._audit_repairs += 1
@@ -188,6 +193,7 @@ class Metrics:
         yield _counters("deliveries_finished", "Deliveries that ended.", ("endpoint", "outcome"), self._finished)
         yield _counters("dead_letters", "Deliveries that died.", ("reason",), _keyed(self._dead))
         yield _counter("retries_scheduled", "Failed attempts that will be repeated.", self._retries)
+        yield _counter("attempt_errors", "Attempts ended by a bug of relay's own.", self._attempt_errors)
         yield _counter("lane_audit_repairs", "Due deliveries no lane knew of; each is a bug.", self._audit_repairs)
 
     def _histograms(self) -> Iterator[Metric]:

@@ -24,7 +24,7 @@ from relay.core.clock import Now
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, NewEvent, Outcome
 from relay.delivery.courier import Request
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import Dispatch
 from relay.queue import Lanes
 from relay.registry import Applications, Directory
 from relay.store import Store, StoreSettings

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.cli import main
 from relay.core.model import Accepted, FrozenEvent, NewEvent
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import Dispatch
 from relay.store import Store
 
 COMMIT_DELAY_S = 0.2

@@ -12,7 +12,7 @@ from typing import Any
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, Application, Endpoint, Failure, NewEvent, Outcome
 from relay.delivery.courier import Request
-from relay.dispatch.dispatch import Dispatch
+from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.queue import Lanes
 from relay.registry import Directory

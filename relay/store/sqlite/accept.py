@@ -96,6 +96,7 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
             len(event.targets) - len(overflowed),
             event.reason,
             event.reason_detail,
+            tuple(overflowed),
         )
     insert_many(connection, _INSERT_EVENT, event_rows)
     insert_many(connection, _INSERT_DELIVERY, delivery_rows)

@@ -69,6 +69,7 @@ class Ended(NamedTuple):
 
     keys: list[DeliveryKey]
     promoted: list[DueDelivery]
+    expired: int = 0  # so many of the keys, the first ones, were past their expiry
 
 
 def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, *, force: bool) -> Retried:
@@ -113,10 +114,11 @@ def end_held(
 ) -> Ended:
     """End some held deliveries: those past `expires_at`, and those whose budget began before a time (Q6, Q9)."""
     rows = _end(connection, _EXPIRED, (ref, now_ms, limit), DeadReason.EXPIRED, now_ms)
-    if len(rows) < limit:
-        chosen = (ref, budget_before_ms, budget_before_ms, limit - len(rows))
+    expired = len(rows)
+    if expired < limit:
+        chosen = (ref, budget_before_ms, budget_before_ms, limit - expired)
         rows += _end(connection, _OVER_BUDGET, chosen, reason, now_ms)
-    return Ended([DeliveryKey(row[0], row[1]) for row in rows], _promote(connection, rows))
+    return Ended([DeliveryKey(row[0], row[1]) for row in rows], _promote(connection, rows), expired)
 
 
 def pull_forward(

@@ -350,16 +350,20 @@ class Store:
 
     async def end_held(
         self, ref: int, budget_before_ms: int, now_ms: int, reason: DeadReason, limit: int = CANCEL_STEP
-    ) -> list[DeliveryKey]:
-        """End some held deliveries: expired ones, and with `reason` those whose budget began before a time (Q6, Q9)."""
+    ) -> dict[DeadReason, list[DeliveryKey]]:
+        """End some held deliveries, by reason: expired ones, and with `reason` those whose budget began before a time.
+
+        Empty when none is left (Q6, Q9).
+        """
 
         def end(connection: sqlite3.Connection) -> edits.Ended:
             return edits.end_held(connection, ref, budget_before_ms, now_ms, reason, limit)
 
-        def ended(result: edits.Ended) -> list[DeliveryKey]:
+        def ended(result: edits.Ended) -> dict[DeadReason, list[DeliveryKey]]:
             self._counts.died(result.keys)
             self._promote(result.promoted)
-            return result.keys
+            by_reason = {DeadReason.EXPIRED: result.keys[: result.expired], reason: result.keys[result.expired :]}
+            return {each: keys for each, keys in by_reason.items() if keys}
 
         return await self._edit(end, ended)
 

@@ -1,0 +1,257 @@
+"""One attempt, from its start to its settle:
+
+    read the frozen event ─▶ sign ─▶ courier.attempt ─▶ retry.decide ║ lanes.finished ─▶ store.settle ─▶ lanes.settled
+
+Left of the double line stands a boundary. Whatever of ours raises there, in a contract, a signature or the courier,
+suspends that endpoint and reaches nobody else: no attempt is counted, the delivery stays due. Right of it, and in what
+follows the commit, nothing may be left half done, so an error there stops the process.
+
+Nothing is written before an attempt, so a power cut before the settle's commit leaves the delivery as it was: due. The
+receiver may then see the request again, with the same id. `finished` frees the slot at once; the id itself stays
+reserved until the settle is committed (Q3), so no delivery is ever under way twice.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+from logging import DEBUG
+from random import Random
+from typing import Any, NamedTuple, TypeVar
+from zlib import crc32
+
+import structlog
+
+from relay.core.clock import Clock
+from relay.core.errors import StoreDamaged, StoreUnavailable
+from relay.core.model import (
+    DeadReason,
+    DeliveryState,
+    DueDelivery,
+    Endpoint,
+    FrozenEvent,
+    Outcome,
+    Settlement,
+    Trigger,
+)
+from relay.delivery.courier import Courier, Request
+from relay.dispatch.cache import EventCache
+from relay.dispatch.standing import Standing
+from relay.queue import Lanes, Start
+from relay.queue.retry import Classification, decide
+from relay.registry import Directory
+from relay.store import Store, delivery_id
+from relay.telemetry import log
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.recurring import Recurring
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+STORE_RETRY_MS = 1_000
+"""What the database did not do, a settle or a read, is asked of it again after this long."""
+
+
+class Ended(NamedTuple):
+    """An attempt that ran through, or that need not be made, and what is written for it."""
+
+    endpoint: Endpoint
+    event: FrozenEvent
+    settlement: Settlement
+    classification: Classification | None  # None: nothing was sent
+
+
+class Withdrawn(NamedTuple):
+    """An attempt that is not made: event or endpoint were deleted, or the endpoint was held, after it was chosen."""
+
+    due: DueDelivery | None  # what stays due
+
+
+class Attempts:
+    """Makes attempts and records what came of them. Each holds its delivery alone until it is settled."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        directory: Directory,
+        courier: Courier,
+        lanes: Lanes,
+        cache: EventCache,
+        standing: Standing,
+        clock: Clock,
+        rng: Random,
+        metrics: Metrics,
+        kick: Callable[[], None],
+        log_all: bool,
+    ) -> None:
+        self.courier = courier  # a reload may put another in its place
+        self._store = store
+        self._directory = directory
+        self._lanes = lanes
+        self._cache = cache
+        self._standing = standing
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._kick = kick
+        self._log = structlog.get_logger("relay.dispatch")
+        self._log_delivered = self._log.info if log_all else self._log.debug
+        self._logs_delivered = log_all or self._log.is_enabled_for(DEBUG)  # asked once: it is the hot path
+        self._unread = Recurring(self._log, clock, log.READ_FAILED, log.READ_RECOVERED)
+        self._unsettled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
+
+    async def run(self, start: Start) -> None:
+        """Carry a started delivery to its settle."""
+        delivery = start.delivery
+        try:
+            end = await self._make(delivery)
+        except StoreDamaged:
+            raise  # the trouble of no endpoint: the process stops
+        except Exception as error:
+            self._suspend(delivery, error)
+            return
+        if isinstance(end, Withdrawn):
+            self._withdraw(delivery, end)
+        else:
+            await self._settle(start, end)
+
+    async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
+        """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
+        outcome = await self.courier.attempt(self._request(endpoint, event, 1))
+        self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
+        return outcome
+
+    # -- up to the decision: a mistake of ours stays with this endpoint ------------------------------------------------
+
+    async def _make(self, delivery: DueDelivery) -> Ended | Withdrawn:
+        event = self._cache.get(delivery.event) or await self._read_event(delivery)
+        endpoint = self._directory.by_ref(delivery.endpoint)
+        if event is None or endpoint is None:
+            return Withdrawn(None)
+        if endpoint.held:
+            return Withdrawn(delivery)
+        reason = self._unsendable(event, delivery)
+        if reason is not None:
+            return Ended(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=reason), None)
+        request = self._request(endpoint, event, delivery.attempts + 1)
+        if endpoint.rate is not None:
+            self._lanes.sent(delivery.key, self._clock.now())
+            self._kick()
+        outcome = await self.courier.attempt(request)
+        settlement, classification = decide(
+            outcome,
+            delivery,
+            endpoint.retry,
+            event.expires_at_ms,
+            self._clock.wall_ms(),
+            self._rng,
+            clock_trusted=self._standing.clock_trusted,
+        )
+        self._standing.note(endpoint, outcome)
+        self._metrics.attempt(endpoint.id, outcome)
+        return Ended(endpoint, event, settlement, classification)
+
+    async def _read_event(self, delivery: DueDelivery) -> FrozenEvent | None:
+        event = await self._persist(self._store.read_event, delivery.event, self._unread)
+        if event is not None:
+            self._cache.put(event)
+        return event
+
+    def _unsendable(self, event: FrozenEvent, delivery: DueDelivery) -> DeadReason | None:
+        """Why no attempt may start: the event expired (Q6), or its bytes are not those we accepted (invariant 6)."""
+        expired = event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms
+        if expired and not delivery.forced and self._standing.clock_trusted:
+            return DeadReason.EXPIRED
+        if crc32(event.body) != event.checksum:
+            return DeadReason.CORRUPT
+        return None
+
+    def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int) -> Request:
+        headers = self._directory.signer(endpoint).headers(
+            id=event.id, type=event.type, timestamp_ms=self._clock.wall_ms(), body=event.body, attempt=attempt
+        )
+        headers.update(endpoint.headers)
+        return Request(endpoint.url, headers, event.body, endpoint.timeout_ms)
+
+    # -- the three ends of an attempt: a mistake here stops the process ------------------------------------------------
+
+    def _suspend(self, delivery: DueDelivery, error: Exception) -> None:
+        self._metrics.attempt_error()
+        suspension = self._lanes.suspend(delivery, type(error).__name__, self._clock.now())
+        self._kick()
+        if suspension is not None:
+            endpoint = self._directory.by_ref(delivery.endpoint)
+            self._log.error(
+                log.ENDPOINT_SUSPENDED,
+                endpoint=None if endpoint is None else endpoint.id,
+                delivery=delivery_id(delivery.key),
+                suspended_ms=suspension.length_ms,
+                exc_info=error,
+            )
+
+    def _withdraw(self, delivery: DueDelivery, end: Withdrawn) -> None:
+        self._lanes.finished_unsent(delivery.key, self._clock.now())
+        self._lanes.settled(delivery.key, end.due)
+        self._kick()
+
+    async def _settle(self, start: Start, end: Ended) -> None:
+        endpoint, settlement, classification = end.endpoint, end.settlement, end.classification
+        key, health = start.delivery.key, None
+        if classification is None:
+            self._lanes.finished_unsent(key, self._clock.now())
+        else:
+            health = self._lanes.finished(key, classification, self._clock.now())
+            if health is not None:
+                self._store.save_health(endpoint.ref, health)
+        self._kick()
+        settled = await self._persist(self._store.settle, settlement, self._unsettled)
+        self._lanes.settled(key, settled.due)
+        self._kick()
+        if start.suspension is not None and classification is not None:
+            self._log.warning(log.SUSPENSION_ENDED, endpoint=endpoint.id)
+        if settled.applied:
+            self._report(end)
+        if classification is not None and (health is not None or classification.disable is not None):
+            await self._standing.follow(endpoint, health, classification)
+
+    async def _persist(self, ask: Callable[[A], Awaitable[T]], argument: A, outage: Recurring) -> T:
+        """Ask the database until it does what is asked."""
+        for failures in count():
+            try:
+                answer = await ask(argument)
+            except StoreUnavailable as error:
+                outage.happened(error=error.detail)
+                await self._clock.wait(asyncio.Event(), STORE_RETRY_MS)
+            else:
+                if failures:
+                    outage.ended()
+                return answer
+        raise AssertionError("counting never ends")
+
+    # -- what people hear of it ----------------------------------------------------------------------------------------
+
+    def _report(self, end: Ended) -> None:
+        endpoint, event, settlement = end.endpoint, end.event, end.settlement
+        if settlement.state is DeliveryState.DELIVERED:
+            self._metrics.delivered(endpoint.id, self._clock.wall_ms() - event.created_at_ms)
+            if self._logs_delivered:
+                self._log_delivered(log.DELIVERED, **_facts(end))
+        elif settlement.state is DeliveryState.DEAD:
+            assert settlement.reason is not None
+            self._metrics.dead(endpoint.id, settlement.reason)
+            self._log.warning(log.DEAD_LETTER, reason=settlement.reason.value, **_facts(end))
+        else:
+            self._metrics.retry_scheduled(endpoint.id)
+            self._log.info(log.ATTEMPT_FAILED, next_attempt_ms=settlement.due_ms, **_facts(end))
+
+
+def _facts(end: Ended) -> dict[str, Any]:
+    """One line for an attempt. `event` is structlog's own name for what happened, hence `event_id`."""
+    settlement, outcome = end.settlement, end.settlement.outcome
+    facts: dict[str, Any] = {"event_id": end.event.id, "event_type": end.event.type, "endpoint": end.endpoint.id}
+    if outcome is None:
+        return facts
+    facts |= {"attempt": settlement.delivery.attempts + 1, "status": outcome.status, "duration_ms": outcome.duration_ms}
+    if settlement.state is not DeliveryState.DELIVERED:
+        facts |= {"failure": outcome.failure.value if outcome.failure else None, "detail": outcome.detail}
+    return facts

@@ -1,0 +1,116 @@
+"""What attempts say about their endpoints, and what follows from it: cool-downs are logged, the lost are disabled.
+
+An endpoint is disabled because it asked for it, is gone, or failed for days; the last never while the trouble may be
+ours, because most endpoints cannot be reached or the wall clock was stepped (Q9, Q15).
+"""
+
+import asyncio
+
+import structlog
+
+from relay.core.clock import Clock
+from relay.core.errors import NotFound, StoreUnavailable
+from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Outcome
+from relay.queue.health import Reachability, should_disable
+from relay.queue.retry import Classification
+from relay.registry import Directory
+from relay.telemetry import log
+from relay.telemetry.recurring import Recurring
+
+DISABLE_RETRY_MS = 1_000
+
+
+class Standing:
+    """How endpoints stand. Owner of what is known about them beside their lanes' health."""
+
+    def __init__(self, directory: Directory, clock: Clock) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._reachability = Reachability()
+        self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last logged
+        self._disabling: set[int] = set()  # refs
+        self._clock_trusted_from_ms = 0.0  # monotonic
+        self._log = structlog.get_logger("relay.dispatch")
+        self._undisabled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
+
+    @property
+    def clock_trusted(self) -> bool:
+        """False for a while after the wall clock stepped: no expiry and no disabling then (Q15)."""
+        return self._clock.mono_ms() >= self._clock_trusted_from_ms
+
+    def distrust_clock(self, until_mono_ms: float) -> None:
+        """Let expiry and disabling rest until then."""
+        self._clock_trusted_from_ms = until_mono_ms
+
+    def blocked(self, ref: int) -> bool:
+        """Whether an endpoint's latest attempt was refused because its address may not be dialled."""
+        return self._reachability.blocked(ref)
+
+    def local_trouble(self) -> bool:
+        """Whether most active endpoints fail at DNS or connect: that is us, not them (Q9). O(endpoints)."""
+        return self._reachability.local_trouble(self._clock.mono_ms())
+
+    def forget(self, ref: int) -> None:
+        """Forget an endpoint that was deleted."""
+        self._reachability.forget(ref)
+        self._cooling.pop(ref, None)
+
+    def loaded(self, ref: int, health: Health) -> None:
+        """Take the health that an endpoint starts with, or was given by an edit."""
+        self._cooling[ref] = health.cool_down_ms
+
+    def note(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        """Note how far an attempt came."""
+        self._reachability.note(endpoint.ref, outcome, self._clock.mono_ms())
+
+    async def follow(self, endpoint: Endpoint, health: Health | None, classification: Classification) -> None:
+        """Log what a changed health means, and disable the endpoint if it asked for it or is lost."""
+        if health is not None:
+            self._log_health(endpoint, health)
+        by = classification.disable
+        if by is None and health is not None and self._is_lost(endpoint, health):
+            by = DisabledBy.FAILING
+        if by is not None:
+            await self._disable(endpoint, by)
+
+    def _log_health(self, endpoint: Endpoint, health: Health) -> None:
+        if health.cool_down_ms == self._cooling.get(endpoint.ref, 0):
+            return
+        self._cooling[endpoint.ref] = health.cool_down_ms
+        if health.cool_down_ms:
+            facts = {"failures": health.failures, "last_failure": health.last_failure}
+            self._log.warning(log.ENDPOINT_COOLING, endpoint=endpoint.id, cool_down_ms=health.cool_down_ms, **facts)
+        else:
+            self._log.info(log.ENDPOINT_RECOVERED, endpoint=endpoint.id)
+
+    def _is_lost(self, endpoint: Endpoint, health: Health) -> bool:
+        lost = should_disable(health, self._clock.wall_ms(), endpoint.health)
+        return lost and self.clock_trusted and not self.local_trouble()
+
+    async def _disable(self, endpoint: Endpoint, by: DisabledBy) -> None:
+        """Disable an endpoint, once, however many attempts ask for it."""
+        if endpoint.ref in self._disabling:
+            return
+        self._disabling.add(endpoint.ref)
+        try:
+            while self._may_be_disabled(endpoint) and not await self._try_to_disable(endpoint, by):
+                await self._clock.wait(asyncio.Event(), DISABLE_RETRY_MS)
+        finally:
+            self._disabling.discard(endpoint.ref)
+
+    def _may_be_disabled(self, endpoint: Endpoint) -> bool:
+        """Whether it is still there, and at the address that the attempt went to."""
+        present = self._directory.by_ref(endpoint.ref)
+        return present is not None and present.state is not EndpointState.DISABLED and present.url == endpoint.url
+
+    async def _try_to_disable(self, endpoint: Endpoint, by: DisabledBy) -> bool:
+        try:
+            await self._directory.disable(endpoint.id, by)
+        except NotFound:
+            return True  # it was deleted while this waited for its turn
+        except StoreUnavailable as error:
+            self._undisabled.happened(error=error.detail)
+            return False
+        self._undisabled.ended()
+        self._log.warning(log.ENDPOINT_DISABLED, endpoint=endpoint.id, by=by.value)
+        return True
