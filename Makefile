@@ -31,10 +31,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The npm verifier is one more witness; without npm the tests that need it are skipped and say so.
+# The npm verifier is one more witness. Without npm, or with its registry out of reach, the tests that need it are skipped
+# and say so; the stamp stands for an install that worked, and the next run tries again.
 $(NODE_STAMP): tests/node/package-lock.json
-	@if command -v npm >/dev/null; then npm ci --loglevel=error --no-audit --no-fund --prefix tests/node; fi
-	@mkdir -p $(@D) && touch $@
+	@if ! command -v npm >/dev/null; then echo "npm is not here: its tests are skipped"; \
+	elif npm ci --loglevel=error --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000 --prefix tests/node; \
+	then touch $@; else rm -rf $(@D); echo "npm could not install: its tests are skipped" >&2; fi
 
 demo: $(STAMP)
 	@$(BIN)/relay demo $(ARGS)

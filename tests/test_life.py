@@ -1,7 +1,8 @@
-"""How the daemon starts, reloads and stops: a tested contract (invariant 12, reliability §7.10, §7.51–57)."""
+"""How the daemon starts, reloads and stops: a tested contract (invariant 12)."""
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ from structlog.testing import capture_logs
 from relay.config import load
 from relay.core.errors import CannotStart, StoreDamaged
 from relay.daemon.service import Relay, exit_code
+from relay.delivery.courier import Courier
 from relay.store.sqlite.writer import Writer
 from relay.telemetry import log
 from tests.support.clock import FakeClock
@@ -52,6 +54,57 @@ async def test_stop_is_safe_before_start_and_twice(tmp_path: Path) -> None:
     await relay.stop()
     await relay.stop()
     assert relay.fatal is None
+
+
+async def test_a_second_stop_returns_when_the_first_is_done(tmp_path: Path) -> None:
+    """H9: a stop during a stop waits for the same end; neither returns while an attempt is being waited for."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: answer) as receiver:
+        stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url})
+        await stack.start()
+        await stack.post()
+        await receiver.wait_for(1)
+        await stack.http.close()
+        first = asyncio.create_task(stack.relay.stop())
+        await until(lambda: stack.relay.stopping)
+        second = asyncio.create_task(stack.relay.stop())
+        await turns()
+        assert (first.done(), second.done()) == (False, False)
+        answer.set_result(Answer(204))
+        await second
+        assert stack.relay.store.backlog == 0
+        assert not (tmp_path / "relay.sock").exists()
+        await first
+
+
+async def test_a_replaced_courier_closes_after_its_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H9: a courier that a reload has replaced ends with its last attempt, not with the relay."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    closed: list[Courier] = []
+    close = Courier.close
+
+    async def noted(courier: Courier) -> None:
+        await close(courier)
+        closed.append(courier)
+
+    monkeypatch.setattr(Courier, "close", noted)
+    async with (
+        Receiver(lambda _: answer) as receiver,
+        Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url}) as stack,
+    ):
+        event = await stack.post()
+        await receiver.wait_for(1)
+        old = stack.relay.dispatch.attempts.courier
+        stack.write_config(endpoints={"primary": receiver.url}, delivery='connect_timeout = "4s"')
+        assert (await stack.call("POST", "/v1/reload"))[0] == 200
+        assert stack.relay.dispatch.attempts.courier is not old
+        await turns()
+        assert closed == [], "its attempt is under way"
+        answer.set_result(Answer(204))
+        await stack.settled(event["id"], "delivered")
+        await until(lambda: closed == [old])
 
 
 async def test_a_start_that_failed_holds_nothing(tmp_path: Path) -> None:
@@ -201,7 +254,7 @@ def logged(daemon: Daemon, event: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_a_termination_drains_and_exits_zero(tmp_path: Path) -> None:
-    """SIGTERM under load: STOPPING=1 and more time asked for, what runs is recorded, exit 0 (reliability §7.52)."""
+    """SIGTERM under load: STOPPING=1 and more time asked for, what runs is recorded, exit 0."""
     answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     async with Receiver(lambda _: answer) as receiver:
         with Daemon(tmp_path, config_text(tmp_path, endpoints={"primary": receiver.url})) as daemon:
@@ -236,8 +289,53 @@ async def test_a_second_termination_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGHUP, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM]], ids=["hang-up", "int", "term"]
+)
+def test_a_signal_while_it_reads_its_configuration(tmp_path: Path, numbers: list[signal.Signals]) -> None:
+    """H8: before the loop listens a hang-up is ignored, and a request to stop is an exit with 0 and without a word."""
+    daemon = Daemon(tmp_path, "")
+    daemon.config_path.unlink()
+    os.mkfifo(daemon.config_path)
+    daemon.launch()
+    try:
+        with daemon.config_path.open("w") as pipe:  # opens when the daemon has opened its end
+            for number in numbers:
+                daemon.process.send_signal(number)
+            pipe.write(config_text(tmp_path))
+        assert (daemon.wait(), daemon.log()) == (0, "")
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.slow
+def test_a_second_signal_while_it_starts_ends_at_once(tmp_path: Path) -> None:
+    """H8: whoever asks twice is not kept waiting for a start that takes long; exit 1, as later."""
+    daemon = Daemon(tmp_path, "")
+    daemon.config_path.unlink()
+    os.mkfifo(daemon.config_path)
+    daemon.launch()
+    try:
+        with daemon.config_path.open("w"):
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.process.send_signal(signal.SIGINT)
+            assert daemon.wait() == 1
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.slow
+def test_a_watchdog_that_dies_ends_the_process(tmp_path: Path) -> None:
+    """H9: the task that feeds the service manager's watchdog is supervised like every other: exit 1 when it dies."""
+    with Daemon(tmp_path, config_text(tmp_path), module="tests.support.dead_task", env={"DEAD": "watchdog"}) as daemon:
+        assert daemon.wait() == 1
+        assert records(daemon, log.TASK_FAILED)
+        assert "relay stops: injected" in daemon.log()
+
+
+@pytest.mark.slow
 def test_a_hang_up_with_mistakes_changes_nothing(tmp_path: Path) -> None:
-    """SIGHUP with a wrong file: READY again, the old endpoints, and every mistake in the log (reliability §7.53)."""
+    """SIGHUP with a wrong file: READY again, the old endpoints, and every mistake in the log."""
     with Daemon(tmp_path, config_text(tmp_path, endpoints={"kept": "http://127.0.0.1:9/"})) as daemon:
         daemon.config_path.write_text(config_text(tmp_path, endpoints={"bad": "ftp://x"}, delivery='timeout = "soon"'))
         refuse_reload(daemon)
@@ -320,7 +418,7 @@ def refused(folder: Path, config: str, *, code: int) -> str:
 
 @pytest.mark.slow
 def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    """A second daemon on one database exits 75 and names the first, which notices nothing (reliability §7.10)."""
+    """A second daemon on one database exits 75 and names the first, which notices nothing."""
     config = config_text(tmp_path, endpoints={"primary": "http://127.0.0.1:9/"})
     with Daemon(tmp_path, config) as first:
         (tmp_path / "second").mkdir()
@@ -333,11 +431,19 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
-    """A port that somebody has is named, with how to find out who; exit 78."""
+    """H18: a port that somebody has is named, with how to find out who; exit 75, after which systemd tries again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refused(tmp_path, config_text(tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}"), code=78)
+        said = refused(tmp_path, config_text(tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}"), code=75)
     assert f"127.0.0.1:{port}" in said
+    assert "server.listen" in said
+
+
+@pytest.mark.slow
+def test_an_address_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
+    """H18: an address that this host has not got, as during a boot, is a reason to try again: exit 75."""
+    said = refused(tmp_path, config_text(tmp_path).replace("127.0.0.1:0", "192.0.2.1:8420"), code=75)
+    assert "192.0.2.1:8420" in said
     assert "server.listen" in said
 
 
@@ -353,7 +459,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
-    """Damage found after an unclean stop keeps the daemon down, and the file as it is (reliability §7.13)."""
+    """Damage found after an unclean stop keeps the daemon down, and the file as it is."""
     config = config_text(tmp_path, endpoints={"primary": "http://127.0.0.1:9/"})
     with Daemon(tmp_path, config) as daemon:
         batch = [{"application": "acme", "type": "a.b", "data": {"text": "x" * 500}} for _ in range(200)]
@@ -377,7 +483,7 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    """A database that a later relay has written is not touched; exit 78 (reliability §7.54)."""
+    """A database that a later relay has written is not touched; exit 78."""
     with Daemon(tmp_path, config_text(tmp_path)) as daemon:
         assert daemon.stop() == 0
     with sqlite3.connect(tmp_path / "relay.db") as database:
@@ -396,38 +502,45 @@ def test_a_socket_path_that_is_taken_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that other users may enter, which those of pytest are not."""
-    with tempfile.TemporaryDirectory(prefix="relay-test-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    """A folder that other users may enter, which those of pytest are not, with a copy of the program.
+
+    H23: the checkout itself may lie in a folder that only root may enter.
+    """
+    with tempfile.TemporaryDirectory(prefix="relay-test-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(ROOT / "relay", folder / "code" / "relay", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "tests" / "support" / "as_nobody.py", folder / "code")
+        subprocess.run(["chmod", "-R", "a+rX", folder / "code"], check=True)
+        yield folder
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 def test_files_of_another_user_are_refused(open_folder: Path) -> None:
-    """A database or a configuration that this user may not read is named, with what to do; exit 78 (reliability §7.57)."""
-    (open_folder / "config.toml").write_text(config_text(open_folder))
-    (open_folder / "config.toml").chmod(0o644)
-    (open_folder / "relay.db").touch(0o600)
+    """H18: a database, its folder or a configuration of somebody else is named, with the `chown` to run; exit 77."""
+    config, database = open_folder / "config.toml", open_folder / "relay.db"
+    config.write_text(config_text(open_folder))
+    config.chmod(0o644)
+    folder = serve_as_nobody(open_folder)
+    database.touch(0o600)
     (open_folder / "relay.db.lock").touch(0o666)
     (open_folder / "relay.db.lock").chmod(0o666)
     unwritable = serve_as_nobody(open_folder)
-    (open_folder / "config.toml").chmod(0o600)
+    config.chmod(0o600)
     unreadable = serve_as_nobody(open_folder)
 
-    for done in (unwritable, unreadable):
-        assert done.returncode == 78, done.stderr
+    for done, path in ((folder, open_folder), (unwritable, database), (unreadable, config)):
+        assert done.returncode == 77, done.stderr
         assert "Traceback" not in done.stderr
-    assert str(open_folder / "relay.db") in unwritable.stderr
-    assert "user that runs relay" in unwritable.stderr
-    assert str(open_folder / "config.toml") in unreadable.stderr
+        assert f"Run as root: chown nobody {path}\n" in done.stderr
 
 
 def serve_as_nobody(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `relay serve` as another user, until it ends."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.support.as_nobody", "serve", "--config", str(folder / "config.toml")],
-        cwd=ROOT,
+        [sys.executable, str(folder / "code" / "as_nobody.py"), "serve", "--config", str(folder / "config.toml")],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=50,

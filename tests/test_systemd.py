@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import DeliveryConfig
+from relay.core.errors import Busy, ConfigError, NotPermitted
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
 
 UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
@@ -47,7 +48,7 @@ def notifier(manager: Manager) -> Iterator[Notifier]:
 
 
 def test_ready_carries_the_status(manager: Manager, notifier: Notifier) -> None:
-    """READY=1 and STATUS travel in one datagram, to a path and to an abstract name alike (reliability §7.51)."""
+    """READY=1 and STATUS travel in one datagram, to a path and to an abstract name alike."""
     assert notifier.ready("3 due")
     assert manager.heard() == ["READY=1", "STATUS=3 due"]
 
@@ -137,11 +138,13 @@ def read_unit() -> configparser.ConfigParser:
 
 
 def test_unit_outlives_the_drain() -> None:
-    """systemd waits longer than the drain takes, reloads by SIGHUP, and never restarts on a wrong configuration."""
+    """H18: systemd waits longer than the drain takes, reloads by SIGHUP, and restarts on all but what needs a person."""
     service = read_unit()["Service"]
     assert service["Type"] == "notify"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert service["RestartPreventExitStatus"] == "78"
+    assert service["RestartPreventExitStatus"].split() == [str(NotPermitted.exit_code), str(ConfigError.exit_code)]
+    assert str(Busy.exit_code) not in service["RestartPreventExitStatus"]
+    assert read_unit()["Unit"]["StartLimitIntervalSec"] == "0", "a busy address is tried for as long as it takes"
     assert int(service["TimeoutStopSec"]) * 1000 > DeliveryConfig().drain_timeout_ms + 10_000
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relay.core.errors import CannotStart
+from relay.core.errors import Busy, CannotStart, NotPermitted
 
 UNIX_PREFIX = "unix:"
 UNIX_MODE = 0o660
@@ -56,7 +56,7 @@ class Listeners:
         try:
             server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
-            raise CannotStart(f"Cannot listen on {address}: {_reason(error)}.", remedy=_tcp_remedy(error)) from None
+            raise _tcp_refusal(address, error) from None
         self._servers.append(server)
         self.addresses += [_written(sock.getsockname()) for sock in server.sockets]
 
@@ -90,7 +90,10 @@ def bind_unix(path: Path) -> socket.socket:
         path.chmod(UNIX_MODE)  # before it listens: until then nobody can connect
     except OSError as error:
         sock.close()
-        raise CannotStart(f"Cannot listen on {UNIX_PREFIX}{path}: {_reason(error)}.", remedy=_UNIX_REMEDY) from None
+        said = f"Cannot listen on {UNIX_PREFIX}{path}: {_reason(error)}."
+        if isinstance(error, PermissionError):
+            raise NotPermitted(said, path.parent) from None
+        raise CannotStart(said, remedy=_UNIX_REMEDY) from None
     return sock
 
 
@@ -121,7 +124,7 @@ def _clear(path: Path) -> None:
         raise CannotStart(f"{path} is not a socket.", remedy="Move it away or choose another path in server.listen.")
     if _answers(path):
         remedy = "Stop the process that listens there (`ss -xlp` names it) or choose another path in server.listen."
-        raise CannotStart(f"Another process listens on {UNIX_PREFIX}{path}.", remedy=remedy)
+        raise Busy(f"Another process listens on {UNIX_PREFIX}{path}.", remedy=remedy)
     path.unlink(missing_ok=True)
 
 
@@ -150,11 +153,18 @@ def _reason(error: Exception) -> str:
     return os.strerror(number).lower()
 
 
-def _tcp_remedy(error: Exception) -> str:
+def _tcp_refusal(address: str, error: Exception) -> CannotStart:
+    """Tell what passes, an address that is taken or not there yet, from what only another configuration mends."""
+    said = f"Cannot listen on {address}: {_reason(error)}."
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:
-            return "Stop the process that has it (`ss -ltnp` names it) or choose another port in server.listen."
+            remedy = "Stop the process that has it (`ss -ltnp` names it) or choose another port in server.listen."
+            return Busy(said, remedy=remedy)
+        case errno.EADDRNOTAVAIL:
+            remedy = "Bring the address up (`ip address` lists those of this host) or choose one in server.listen."
+            return Busy(said, remedy=remedy)
         case errno.EACCES:
-            return "Ports below 1024 need CAP_NET_BIND_SERVICE; choose another port in server.listen."
+            remedy = "Ports below 1024 need CAP_NET_BIND_SERVICE; choose another port in server.listen."
+            return NotPermitted(said, remedy=remedy)
         case _:
-            return "Choose an address of this host in server.listen, such as 127.0.0.1:8420."
+            return CannotStart(said, remedy="Choose an address of this host in server.listen, such as 127.0.0.1:8420.")

@@ -23,9 +23,12 @@ def serve(config: Path | None, dev: bool) -> None:
     its state folder, and prints a `curl` line to begin with. SIGHUP reloads, SIGTERM drains and ends; a second SIGTERM
     ends at once.
     """
+    from relay.daemon.signals import Signals
+
+    signals = Signals()  # before the imports below, which take a while
     from relay.daemon import process
 
-    sys.exit(process.run(config, {"dev": True} if dev else {}, os.environ, say))
+    sys.exit(process.run(config, {"dev": True} if dev else {}, os.environ, say, signals))
 
 
 COMMANDS = [serve]

@@ -1,5 +1,9 @@
 """What can go wrong, in the few classes that callers tell apart. Every message ends with what to do."""
 
+import os
+import pwd
+from pathlib import Path
+
 
 class RelayError(Exception):
     """Something the person at the other end can mend: `detail` says what is wrong, `remedy` what to do."""
@@ -25,15 +29,31 @@ class ConfigError(RelayError):
 
 
 class CannotStart(RelayError):
-    """The machine refuses something the daemon needs: a path, a port, a lock."""
+    """What the configuration names cannot be used on this machine; starting again changes nothing."""
 
     exit_code = 78
 
 
-class AlreadyRunning(CannotStart):
-    """Another daemon owns this database."""
+class Busy(CannotStart):
+    """What the daemon needs belongs to somebody else, or is not there yet; starting again later may work."""
 
     exit_code = 75
+
+
+class AlreadyRunning(Busy):
+    """Another daemon owns this database."""
+
+
+class NotPermitted(CannotStart):
+    """This user may not use what the daemon needs.
+
+    Without a `remedy` it is to give `path` to this user: a file, or a folder that may have to be made.
+    """
+
+    exit_code = 77
+
+    def __init__(self, detail: str, path: Path = Path(), *, remedy: str = "") -> None:
+        super().__init__(detail, remedy=remedy or _hand_over(path))
 
 
 class StoreUnavailable(RelayError):
@@ -58,3 +78,16 @@ class Conflict(RelayError):
     def __init__(self, code: str, detail: str, *, remedy: str = "") -> None:
         super().__init__(detail, remedy=remedy)
         self.code = code
+
+
+def _hand_over(path: Path) -> str:
+    command = "chown" if os.path.lexists(path) else "install -d -o"
+    return f"Run as root: {command} {_user()} {path}"
+
+
+def _user() -> str:
+    """Name the user of this process; by its number if it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

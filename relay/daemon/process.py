@@ -1,4 +1,4 @@
-"""The daemon's process: configuration and logging, signals, the service manager, and the exit code."""
+"""The daemon's process: configuration, logging, the service manager, and the exit code."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ from relay.config import Config, Loaded, load, render_problems
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
-from relay.core.errors import CannotStart, ConfigError, RelayError, StoreUnavailable
+from relay.core.errors import CannotStart, ConfigError, NotPermitted, RelayError, StoreUnavailable
 from relay.daemon.service import Relay, exit_code
+from relay.daemon.signals import Signals
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
 from relay.telemetry import log
 from relay.telemetry.log import Logging
@@ -37,17 +37,16 @@ LOOP_LAG_MAX_MS = 2_000
 WRITER_PATIENCE_S = 5.0
 """A writer thread that takes longer for a round trip does not feed the watchdog."""
 
-STOPPED_AT_ONCE = 1
-"""Exit code after a second signal: what was under way was cut off; nothing is lost."""
-
 Say = Callable[[str], None]
 
 
-def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str, str], say: Say) -> int:
+def run(
+    config_path: Path | None, flags: Mapping[str, object], env: Mapping[str, str], say: Say, signals: Signals
+) -> int:
     """Run the daemon until a signal or a fatal error; return the exit code.
 
-    `say` shows a line to whoever started it. Raises ConfigError, CannotStart, AlreadyRunning or StoreDamaged when it
-    cannot start; each says what to do.
+    `say` shows a line to whoever started it. Raises ConfigError, CannotStart or StoreDamaged when it cannot start; each
+    says what to do, and by its exit code whether trying again may help.
     """
     path = find_config_file(config_path, env)
 
@@ -56,19 +55,19 @@ def run(config_path: Path | None, flags: Mapping[str, object], env: Mapping[str,
 
     loaded = reread()
     if loaded.config is None:
-        raise ConfigError(render_problems(loaded.problems))
+        raise _refusal(loaded)
     gc.set_threshold(*GC_THRESHOLDS)
     _allow_many_files()
     logging = _configure_logging(loaded.config, env)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_Process(loaded, reread, env, say, logging).run())
+            return runner.run(_Process(loaded, reread, env, say, logging, signals).run())
     finally:
         logging.close()
 
 
 class _Process:
-    """One run of the daemon. Owner of the signals and of what the service manager is told."""
+    """One run of the daemon. Owner of what the service manager is told."""
 
     def __init__(
         self,
@@ -77,6 +76,7 @@ class _Process:
         env: Mapping[str, str],
         say: Say,
         logging: Logging,
+        signals: Signals,
     ) -> None:
         assert loaded.config is not None
         self._loaded = loaded
@@ -94,21 +94,27 @@ class _Process:
             clock=self._clock,
             dropped_lines=lambda: logging.dropped,
         )
+        self._signals = signals
         self._asked_to_stop = asyncio.Event()
         self._reloads: set[asyncio.Future[None]] = set()  # under way
 
     async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._signals.hand_over(loop, self._asked_to_stop.set)
+        if self._asked_to_stop.is_set():
+            return 0  # before anything was opened
         self._announce_start()
         await self._relay.start()
         gc.freeze()  # what start-up made stays: no collection has to look at it again
-        self._listen_to_signals()
+        self._signals.on_hang_up(loop, self._hang_up)
         self._notifier.ready(self._status())
         self._greet()
-        beating = asyncio.create_task(self._beat())
+        beating = self._relay.watched(self._beat()) if self._notifier.enabled else None
         try:
             return await self._serve()
         finally:
-            beating.cancel()
+            if beating is not None:
+                beating.cancel()
             self._notifier.close()
 
     async def _serve(self) -> int:
@@ -126,24 +132,12 @@ class _Process:
             self._say(f"relay stops: {error}")
         return exit_code(error)
 
-    # -- signals ---------------------------------------------------------------------------------------------------
-
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-
-    def _stop(self) -> None:
-        if self._asked_to_stop.is_set():
-            os._exit(STOPPED_AT_ONCE)  # the second signal: at once; what was accepted is on the disk
-        self._asked_to_stop.set()
+    # -- reloading -------------------------------------------------------------------------------------------------
 
     def _hang_up(self) -> None:
-        if not self._asked_to_stop.is_set():
-            task = asyncio.ensure_future(self._reload())
-            self._reloads.add(task)
-            task.add_done_callback(self._reloads.discard)
+        task = asyncio.ensure_future(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
         self._notifier.reloading(self._clock.mono_ms())
@@ -172,7 +166,7 @@ class _Process:
         """Tell the service manager how things stand, and feed its watchdog while loop and writer really turn."""
         interval_ms = watchdog_interval_ms(self._env, os.getpid())
         fed_ms = 0.0
-        while self._notifier.enabled:
+        while True:
             before_ms = self._clock.mono_ms()
             await asyncio.sleep(STATUS_EVERY_MS / 1000)
             lag_ms = self._clock.mono_ms() - before_ms - STATUS_EVERY_MS
@@ -217,6 +211,14 @@ class _Process:
             )
 
 
+def _refusal(loaded: Loaded) -> RelayError:
+    """Say why a configuration cannot be used: it has mistakes, or this user may not read it."""
+    path = loaded.path
+    if path is not None and os.path.lexists(path) and not os.access(path, os.R_OK):
+        return NotPermitted(f"{path} cannot be read: permission denied.", path)
+    return ConfigError(render_problems(loaded.problems))
+
+
 def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, Path]:
     """Return a token for whoever can read the state folder, made at the first start, if none is configured."""
     path = state_folder(env) / ADMIN_TOKEN_FILE
@@ -227,6 +229,9 @@ def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, 
         if not path.exists() or not path.read_text().strip():
             _write_token(path)
         secret = path.read_text().strip()
+    except PermissionError as error:
+        place = path if os.path.lexists(path) else path.parent
+        raise NotPermitted(f"The admin token {path} cannot be written or read: {error.strerror}.", place) from None
     except OSError as error:
         raise CannotStart(
             f"The admin token {path} cannot be written or read: {error.strerror}.",

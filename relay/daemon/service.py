@@ -80,6 +80,7 @@ class Relay:
         self._opened = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[BaseException | None] | None = None
+        self._stop: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._log = structlog.get_logger("relay.service")
 
@@ -103,7 +104,7 @@ class Relay:
             self.housekeeping.prune(),
             self.housekeeping.summarise(),
         ):
-            self._run(work)
+            self._tasks.append(self.watched(work))
         self._log.info(log.SERVICE_READY, version=__version__, addresses=self.addresses, due=self.store.backlog)
 
     async def _open_store(self) -> None:
@@ -149,16 +150,31 @@ class Relay:
         await self.housekeeping.watch_once()
 
     async def _open_courier(self) -> Courier:
-        """Open a courier for the present `[delivery]`. One that it replaces ends with the relay, after its last attempt."""
+        """Open a courier for the present `[delivery]`; it ends with the relay, unless another replaces it before."""
         delivery = self.config.delivery
+        opened = contextlib.AsyncExitStack()
+        self._opened.push_async_callback(opened.aclose)
         guard = Guard(delivery.allow_networks)
         resolver = Resolver(guard, self.clock)
-        self._opened.push_async_callback(resolver.close)
+        opened.push_async_callback(resolver.close)
         settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
         courier = Courier(self.clock, guard, resolver, settings)
         await courier.start()
-        self._opened.push_async_callback(courier.close)
+        opened.push_async_callback(courier.close)
+        self._courier = courier, opened
         return courier
+
+    async def _replace_courier(self) -> None:
+        """Put another courier in place; the old one closes when its last attempt has ended."""
+        old, opened = self._courier
+        self.dispatch.attempts.courier = await self._open_courier()
+
+        async def retire() -> None:
+            await old.idle()
+            await opened.aclose()
+
+        self._tasks.append(asyncio.create_task(retire()))
+        self._tasks[-1].add_done_callback(self._tasks.remove)
 
     async def _listen(self) -> None:
         server = self.config.server
@@ -201,10 +217,11 @@ class Relay:
         self._listeners: Listeners = await serve(app, server.listen, limits, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background that must not end by itself: if it does, the relay ends."""
         task = asyncio.create_task(work)
         task.add_done_callback(self._task_ended)
-        self._tasks.append(task)
+        return task
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -296,7 +313,7 @@ class Relay:
         self.housekeeping.retention = config.storage.retention
         self.dispatch.lanes.set_global_limit(new.concurrency)
         if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
-            self.dispatch.attempts.courier = await self._open_courier()
+            await self._replace_courier()
         self.dispatch.kick()
 
     # -- stopping --------------------------------------------------------------------------------------------------
@@ -307,10 +324,18 @@ class Relay:
         return await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
-        """Drain and close: intake first, then what runs, at most `drain_timeout`; the rest stays due."""
-        if self.stopping or self._ended is None:
+        """Drain and close: intake first, then what runs, at most `drain_timeout`; the rest stays due.
+
+        Safe before the start, and twice: every call returns when the one stop that there is has ended.
+        """
+        if self._ended is None:
             return
-        self.stopping = True
+        if self._stop is None:
+            self.stopping = True
+            self._stop = asyncio.create_task(self._drain_and_close())
+        await asyncio.shield(self._stop)
+
+    async def _drain_and_close(self) -> None:
         async with self._reloading:
             pass  # one that was under way is over, and none follows
         await self._listeners.close()
@@ -320,21 +345,28 @@ class Relay:
         cut = await self.dispatch.drain(0 if damaged else self.config.delivery.drain_timeout_ms)
         if cut:
             self._log.warning(log.DRAIN_CUT, attempts=cut)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await self._opened.aclose()
         self._log.info(log.SERVICE_STOPPED, due=self.store.backlog)
 
     async def abandon(self) -> None:
         """End as a crash would: cut everything off, write nothing more. For tests of what survives."""
-        self.stopping = True
+        if self._stop is None:
+            self.stopping = True
+            self._stop = asyncio.create_task(self._cut_off())
+        await asyncio.shield(self._stop)
+
+    async def _cut_off(self) -> None:
         await self.dispatch.drain(0)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await self.store.abandon()
         await self._opened.aclose()
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _fail(self, error: BaseException) -> None:
         if self._ended is not None and not self._ended.done():

@@ -182,6 +182,9 @@ class Courier:
         self._tls = tls
         self._sessions: tuple[aiohttp.ClientSession, ...] = ()
         self._target = functools.lru_cache(MAX_TARGETS)(_parse_target)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self) -> None:
         """Load the certificate authorities and prepare the connection pools."""
@@ -195,8 +198,22 @@ class Courier:
         for session in self._sessions:
             await session.close()
 
+    async def idle(self) -> None:
+        """Wait until no attempt is under way, before a courier that was replaced is closed."""
+        await self._idle.wait()
+
     async def attempt(self, request: Request) -> Outcome:
         """POST the request and say what came of it. Raises nothing but `CancelledError`."""
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await self._attempt(request)
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
+    async def _attempt(self, request: Request) -> Outcome:
         started = self._clock.now()
         trail = _Trail()
         _trail.set(trail)

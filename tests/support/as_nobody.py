@@ -1,7 +1,7 @@
 """The command line as another user, for whom it may lack rights. Needs root. Never part of the program.
 
-Run as `python -m tests.support.as_nobody serve --config FILE`. Everything is imported before the change: the interpreter
-itself may lie where the other user may not read.
+Run as `python as_nobody.py serve --config FILE`, copied beside a copy of the package that the other user may read, for
+its data are read later. Code is imported before the change: the interpreter may lie where the other user may not enter.
 """
 
 import importlib

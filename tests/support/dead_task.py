@@ -1,20 +1,25 @@
 """A relay one of whose background tasks dies as soon as it runs. Never part of the program.
 
-Run as `python -m tests.support.dead_task serve --config FILE`.
+Run as `python -m tests.support.dead_task serve --config FILE`; `DEAD=watchdog` takes the one that feeds the watchdog.
 """
 
 import asyncio
+import os
 
 from relay.cli import main
+from relay.daemon import process
 from relay.housekeeping import Housekeeping
 
 
-async def die(self: Housekeeping) -> None:
+async def die(self: object) -> None:
     """End as a mistake of ours would, once everything is up."""
     await asyncio.sleep(0)
     raise RuntimeError("injected")
 
 
 if __name__ == "__main__":
-    Housekeeping.prune = die  # type: ignore[method-assign]
+    if os.environ.get("DEAD") == "watchdog":
+        process._Process._beat = die  # type: ignore[method-assign]
+    else:
+        Housekeeping.prune = die  # type: ignore[method-assign]
     main()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from relay.core.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
+from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged
 from relay.store.rows import StoreFacts, StoreSettings
 from relay.store.sqlite import migrate
 from relay.store.sqlite.failures import Trouble, judge
@@ -71,6 +71,9 @@ def prepare(path: Path, mounts: str | None = None) -> Lock:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_network(path, _read_mounts() if mounts is None else mounts)
         return Lock.take(path)
+    except PermissionError as error:
+        place = Path(error.filename) if error.filename and os.path.lexists(error.filename) else path.parent
+        raise NotPermitted(f"{path} cannot be used: {error.strerror} ({place}).", place) from error
     except OSError as error:
         raise CannotStart(
             f"{path} cannot be used: {error.strerror} ({error.filename or path.parent}).",
@@ -169,11 +172,11 @@ def _check(path: Path) -> bool:
 def _explain(path: Path, error: Exception) -> RelayError:
     if judge(error) is Trouble.DAMAGE:
         return _damaged(path, str(error))
-    reason = _permission(path) or str(error)
-    return CannotStart(
-        f"{path} cannot be opened: {reason}.",
-        remedy="Give the file and its folder to the user that runs relay, or change `storage.path`.",
-    )
+    if (forbidden := _forbidden(path)) is not None:
+        place, right = forbidden
+        return NotPermitted(f"{path} cannot be opened: this user may not {right}.", place)
+    reason = "it is a folder" if path.is_dir() else str(error)
+    return CannotStart(f"{path} cannot be opened: {reason}.", remedy="Change `storage.path`, or what is in its way.")
 
 
 def _damaged(path: Path, what: str) -> StoreDamaged:
@@ -184,15 +187,14 @@ def _damaged(path: Path, what: str) -> StoreDamaged:
     )
 
 
-def _permission(path: Path) -> str | None:
-    if path.is_dir():
-        return "it is a folder"
+def _forbidden(path: Path) -> tuple[Path, str] | None:
+    """Find what this user lacks the right to, and which right."""
     for place, mode, right in (
         (path, os.R_OK | os.W_OK, "read and write it"),
         (path.parent, os.W_OK, "write in its folder"),
     ):
         if place.exists() and not os.access(place, mode):
-            return f"this user may not {right}"
+            return place, right
     return None
 
 
