@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.core.clock import Clock
+from relay.core.clock import Clock, ClockState, ClockWatch
 from relay.core.errors import StoreUnavailable
 from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
 from relay.dispatch.loop import Dispatch
+from relay.queue.retry import latest_due_ms
 from relay.registry import Directory
 from relay.store import Retention, Store
 from relay.telemetry import log
@@ -29,12 +30,6 @@ STEP_ROWS = 500
 
 AUDIT_ROWS = 1_000
 """Due rows of one endpoint that an audit compares with its lane."""
-
-WALL_STEP_MS = 60_000
-"""A wall clock that moved this much against the monotonic one has been stepped (Q15)."""
-
-WALL_REST_MS = 15 * 60_000
-"""How long expiry, retention and disabling rest after a step (Q15)."""
 
 READMIT = 1.25
 """Intake reopens when free space is this much above the limit, so that it does not flap."""
@@ -58,6 +53,7 @@ class Housekeeping:
         directory: Directory,
         dispatch: Dispatch,
         clock: Clock,
+        clock_watch: ClockWatch,
         metrics: Metrics,
         retention: Retention,
         min_free_disk_bytes: int,
@@ -71,7 +67,12 @@ class Housekeeping:
         self.retention = retention
         self.gate = Gate()
         self.loop_lag_ms = 0.0  # how late the event loop woke last
-        self._wall_offset_ms = self._offset_ms()
+        self._clock_watch = clock_watch
+        self._clock_was = ClockState.TRUSTED
+        self._clock_went_back = asyncio.Event()
+        if clock_watch.went_back:
+            self._clock_went_back.set()
+        store.trust_clock(trusted=clock_watch.trusted)  # before the first commit
         self._writer_was_healthy = True
         self._never = asyncio.Event()
         self._log = structlog.get_logger("relay.housekeeping")
@@ -90,12 +91,12 @@ class Housekeeping:
             self.loop_lag_ms = max(self._clock.mono_ms() - asleep_ms - WATCH_EVERY_MS, 0.0)
 
     async def audit(self) -> None:
-        """Compare every lane with the database and end what was held too long, once a minute."""
+        """Compare the lanes with the database once a minute, and mend due times when the wall clock stepped back."""
         while True:
-            await self._clock.wait(self._never, AUDIT_EVERY_MS)
-            for endpoint in list(self._directory.endpoints.values()):
-                await self._guarded(self.audit_once(endpoint))
-                await self._guarded(self.end_held(endpoint))
+            if await self._clock.wait(self._clock_went_back, AUDIT_EVERY_MS):
+                await self._guarded(self.pull_forward())
+            else:
+                await self._guarded(self.audit_all())
 
     async def prune(self) -> None:
         """Delete what has outlived its retention, in small steps."""
@@ -116,7 +117,7 @@ class Housekeeping:
     async def watch_once(self) -> None:
         """Refresh the gate, wake a writer that failed, and notice a stepped clock."""
         self._watch_disk()
-        self._watch_wall_clock()
+        self._watch_clock()
         await self._watch_writer()
         self._failing.ended(quiet_ms=SUMMARY_EVERY_MS)
 
@@ -143,22 +144,56 @@ class Housekeeping:
         if changed or not healthy:
             self._dispatch.kick()
 
-    def _watch_wall_clock(self) -> None:
-        offset_ms = self._offset_ms()
-        step_ms = offset_ms - self._wall_offset_ms
-        self._wall_offset_ms = offset_ms
-        if abs(step_ms) > WALL_STEP_MS:
+    def _watch_clock(self) -> None:
+        step_ms = self._clock_watch.look()
+        if step_ms:
             self._log.warning(log.WALL_CLOCK_STEPPED, step_ms=round(step_ms))
-            self._dispatch.wall_stepped(self._clock.mono_ms() + WALL_REST_MS)
+            self._dispatch.wall_stepped()
+        if step_ms < 0:
+            self._clock_went_back.set()
+        was, self._clock_was = self._clock_was, self._clock_watch.state
+        if self._clock_was is ClockState.DISTRUSTED and was is not ClockState.DISTRUSTED:
+            self._log.warning(log.CLOCK_DISTRUSTED, jump_ms=self._clock_watch.jump_ms)
+        elif self._clock_was is not was and self._clock_was is ClockState.TRUSTED:
+            self._log.info(log.CLOCK_TRUSTED)
+        self._store.trust_clock(trusted=self._clock_watch.trusted)
 
-    def _offset_ms(self) -> float:
-        now = self._clock.now()
-        return now.wall_ms - now.mono_ms
+    async def pull_forward(self) -> None:
+        """Let no delivery wait longer than the delay that its next attempt was given: the clock stepped back (Q15).
+
+        O(due), in steps; tried again until it comes to its end.
+        """
+        try:
+            for endpoint in await self._endpoints_with_due():
+                latest_ms = latest_due_ms(endpoint.retry, self._clock.wall_ms())
+                place = None
+                while True:
+                    moved, place = await self._store.pull_forward(endpoint.ref, latest_ms, place, STEP_ROWS)
+                    self._dispatch.offer(moved)
+                    if place is None:
+                        break
+        except StoreUnavailable:
+            await self._clock.wait(self._never, WATCH_EVERY_MS)
+            raise
+        self._clock_went_back.clear()
+
+    async def audit_all(self) -> None:
+        """Audit every endpoint that has due deliveries, and end what was held too long. The database says which have.
+
+        O(endpoints with due deliveries), however many there are: idle ones cost nothing.
+        """
+        for endpoint in await self._endpoints_with_due():
+            await self._guarded(self.audit_once(endpoint))
+            await self._guarded(self.end_held(endpoint))
+
+    async def _endpoints_with_due(self) -> list[Endpoint]:
+        found = [self._directory.by_ref(ref) for ref in await self._store.endpoints_with_due()]
+        return [endpoint for endpoint in found if endpoint is not None]
 
     async def audit_once(self, endpoint: Endpoint) -> int:
         """Find due rows that no lane knows of, hand them over, and count each as a bug (invariant 8)."""
         lanes = self._dispatch.lanes
-        if not self._store.due_count(endpoint.ref) or not lanes.begin_audit(endpoint.ref):
+        if not lanes.begin_audit(endpoint.ref):
             return 0
         rows: list[DueDelivery] = []
         try:
@@ -173,7 +208,7 @@ class Housekeeping:
 
     async def end_held(self, endpoint: Endpoint) -> int:
         """End deliveries that an endpoint held beyond their budget (`max_age`) or past their expiry (Q6, Q9)."""
-        if not self._dispatch.standing.clock_trusted or not endpoint.held or not self._store.due_count(endpoint.ref):
+        if not self._clock_watch.trusted or not endpoint.held:
             return 0
         now_ms = self._clock.wall_ms()
         reason = DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
@@ -194,7 +229,7 @@ class Housekeeping:
 
     async def prune_once(self) -> bool:
         """Take one pruning step; True when there may be more to do at once."""
-        if not self._dispatch.standing.clock_trusted:
+        if not self._clock_watch.trusted:
             return False
         pruned = await self._store.prune(self._clock.wall_ms(), self.retention, STEP_ROWS)
         if pruned.total:

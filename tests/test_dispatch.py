@@ -492,7 +492,8 @@ async def test_nothing_is_disabled_after_a_step_of_the_clock(tmp_path: Path) -> 
     """Disabling rests for 15 minutes after the wall clock stepped (Q15)."""
     async with engine(tmp_path, config("first")) as house:
         failing_for_days(house, "first")
-        house.dispatch.wall_stepped(house.clock.mono_ms() + 900_000)
+        house.clock.step_wall(DAY_MS)
+        house.clock_watch.look()
         house.courier.script = [503]
         house.run()
         await house.post()
@@ -531,7 +532,7 @@ async def test_expiry_rests_after_a_step_of_the_clock(tmp_path: Path, resting: b
         accepted = await house.post(expires_at_ms=house.clock.wall_ms() + 60_000)
         house.clock.step_wall(DAY_MS)
         if resting:
-            house.dispatch.wall_stepped(house.clock.mono_ms() + 900_000)
+            house.clock_watch.look()
         house.run()
         await house.directory.resume("first")
         await until(lambda: house.store.backlog == 0)
@@ -550,7 +551,7 @@ async def test_a_failure_after_a_step_of_the_clock_is_retried(tmp_path: Path, re
         await until(lambda: len(house.courier.requests) == 1)
         house.clock.step_wall(DAY_MS)
         if resting:
-            house.dispatch.wall_stepped(house.clock.mono_ms() + 900_000)
+            house.clock_watch.look()
         answer.set_result(500)
         await until(lambda: house.dispatch.lanes.in_flight == 0 and house.store.pending_settles == 0)
         assert await house.states(accepted) == {"first": state}

@@ -280,7 +280,7 @@ async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path:
         with capture_logs() as lines:
             house.clock.step_wall(step_ms)
             house.clock.advance(1_000)
-            await until(lambda: not house.dispatch.standing.clock_trusted)
+            await until(lambda: not house.clock_watch.trusted)
         assert [line["step_ms"] for line in lines if line["event"] == log.WALL_CLOCK_STEPPED] == [step_ms]
 
         for _ in range(14):
@@ -302,7 +302,7 @@ async def test_a_small_step_is_no_step(tmp_path: Path, step_ms: int) -> None:
     async with engine(tmp_path, config("first")) as house:
         house.clock.step_wall(step_ms)
         await house.housekeeping.watch_once()
-        assert house.dispatch.standing.clock_trusted
+        assert house.clock_watch.trusted
 
 
 async def test_a_step_wakes_what_is_due_by_the_new_time(tmp_path: Path) -> None:

@@ -288,6 +288,56 @@ def test_a_high_rate_is_exact_in_bounded_memory() -> None:
     assert len(limit._whole._moments) <= 1_001
 
 
+def test_a_rate_for_a_minute_flows() -> None:
+    """H21: `60/m` is not 60 at once but one a second; a rate that is no whole number a second is rounded up."""
+    for rate, in_a_second in ((Rate(60, 60_000), 1), (Rate(90, 60_000), 2), (Rate(10, 3_600_000), 1)):
+        limit, mono_ms, made = RateLimit(rate), 0.0, list[float]()
+        for event in range(10):
+            mono_ms = limit.free_at_ms(mono_ms)
+            limit.choose(event)
+            limit.send(event, mono_ms)
+            made.append(mono_ms)
+        assert made == [1_000 * (event // in_a_second) for event in range(10)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 900)), min_size=20, max_size=60), st.integers(1, 4))
+def test_a_rate_holds_where_requests_go_out(moves: list[tuple[int, int]], starts: int) -> None:
+    """H21: however long each attempt takes from its choice to the wire, no second has more than the rate allows."""
+    limit, mono_ms, sent, unsent = RateLimit(Rate(starts, 1_000)), 0.0, list[float](), dict[int, float]()
+    for event, (gap_ms, delay_ms) in enumerate(moves):
+        mono_ms += gap_ms
+        for late in sorted((late for late, at_ms in unsent.items() if at_ms <= mono_ms), key=lambda late: unsent[late]):
+            at_ms = unsent.pop(late)
+            limit.send(late, at_ms)
+            sent.append(at_ms)
+        if limit.free_at_ms(mono_ms) <= mono_ms:
+            limit.choose(event)
+            unsent[event] = mono_ms + delay_ms
+    assert all(later - earlier >= 1_000 for earlier, later in zip(sent, sent[starts:], strict=False))
+
+
+def test_an_attempt_that_is_chosen_and_not_sent_takes_its_share_of_the_rate() -> None:
+    """H21: until it is sent nobody knows which second it belongs to; when it never is, its place is free again."""
+    road = Road()
+    road.lane(rate=Rate(2, 1_000))
+    road.offer(*(due(event) for event in range(1, 6)))
+    first, second = road.lanes.take(road.now)
+    road.pass_time(1_500)
+    assert (road.lanes.take(road.now), road.lanes.next_wake(road.now)) == ([], None)
+    road.lanes.sent(first.delivery.key, road.now)
+    road.lanes.finished_unsent(second.delivery.key, road.now)
+    road.settle(2)
+    assert road.view().why_waiting == ""
+    (third,) = road.lanes.take(road.now)
+    road.lanes.sent(third.delivery.key, road.now)
+    road.end(1)
+    road.end(3)
+    assert (road.lanes.take(road.now), road.view().why_waiting) == ([], "rate limit")
+    assert road.lanes.next_wake(road.now) == 1_000
+    road.pass_time(1_000)
+    assert road.take() == [4, 5]
+
+
 def test_a_reload_does_not_forget_the_rate() -> None:
     """Starts made before a reload count after it, under the new rate too (Q11)."""
     road = Road()

@@ -163,7 +163,8 @@ class LanesMachine(RuleBasedStateMachine):
 
     @step("rows", pick=PICKS)
     def retry_by_hand(self, pick: int) -> None:
-        key = self.some_key(pick)
+        settled = [key for key, what, _ in self.news[-1:] if what == "settled" and key.endpoint in self.existing]
+        key = settled[0] if settled and pick % 2 else self.some_key(pick)
         if key is None or self.lane_settings[key.endpoint].held:
             return
         row = self.rows[key]
@@ -171,6 +172,14 @@ class LanesMachine(RuleBasedStateMachine):
         if not row.due:
             again = replace(again, series=again.series + 1, series_attempts=0)
         self.write(again)
+
+    @step("rows", pick=PICKS)
+    def pull_forward(self, pick: int) -> None:
+        """Let a delivery be due earlier, as housekeeping does after a step back of the wall clock."""
+        key = self.some_key(pick, due=True)
+        if key is not None:
+            delivery = self.rows[key].delivery
+            self.write(replace(delivery, due_ms=min(delivery.due_ms, self.wall_ms)))
 
     @step("rows", pick=PICKS)
     def cancel(self, pick: int) -> None:

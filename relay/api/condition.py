@@ -1,10 +1,11 @@
 """How the relay is, as plain judgements over what was read: ready or not, which endpoints are worst, one sentence."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.config import Config
+from relay.core.clock import ClockState
 from relay.core.model import DisabledBy, Endpoint
 from relay.core.units import format_size
 from relay.queue import LaneView
@@ -86,9 +87,16 @@ def headline(lines: Sequence[Line], reasons: Sequence[Reason], due: int, *, loca
     return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_waiting(due)}."
 
 
-def warnings(config: Config) -> list[str]:
-    """Name the settings in force that give up a protection."""
-    found = []
+CLOCK_WARNINGS: Mapping[ClockState, str] = {
+    ClockState.STEPPED: "The clock was stepped: expiry, retention and disabling rest for 15 minutes. Look at NTP.",
+    ClockState.DISTRUSTED: "The clock jumped while relay was down, and nobody has synchronised it: expiry, retention "
+    "and disabling rest until NTP does, 24 hours at most.",
+}
+
+
+def warnings(config: Config, clock: ClockState = ClockState.TRUSTED) -> list[str]:
+    """Name the settings in force that give up a protection, and say when the clock ends nothing."""
+    found = [CLOCK_WARNINGS[clock]] if clock in CLOCK_WARNINGS else []
     if config.storage.durability != "full":
         found.append('storage.durability is "normal": a power cut may lose events that were acknowledged.')
     if config.delivery.allow_http:

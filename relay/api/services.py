@@ -9,7 +9,7 @@ from relay.config import Config
 from relay.config import Problem as ConfigProblem
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.access import Principal
-from relay.core.clock import Clock, Now
+from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.model import Application, Endpoint, Health
 from relay.dispatch.loop import Dispatch
@@ -90,6 +90,8 @@ class Daemon(Protocol):
     def log_lines_dropped(self) -> int: ...
     @property
     def loop_lag_ms(self) -> float: ...
+    @property
+    def clock_watch(self) -> ClockWatch: ...
     async def reload(self) -> Reload: ...
 
 

@@ -25,7 +25,7 @@ from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config, Loaded, reload_changes
 from relay.core.access import Role, Token, TokenTable
-from relay.core.clock import Clock, Now, SystemClock
+from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
 from relay.core.netguard import Guard
@@ -121,6 +121,7 @@ class Relay:
 
     async def _open_delivery(self) -> None:
         delivery = self.config.delivery
+        self.clock_watch = ClockWatch(self.clock, self.store.heartbeat_ms)
         self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
         self.applications = Applications(
             self.directory, self.store, self._tokens, self.clock, self._ids, self._random_bytes
@@ -131,6 +132,7 @@ class Relay:
             courier=await self._open_courier(),
             lanes=Lanes(delivery.concurrency, self._rng),
             clock=self.clock,
+            clock_watch=self.clock_watch,
             rng=self._rng,
             metrics=self.metrics,
             on_fatal=self._fail,
@@ -141,6 +143,7 @@ class Relay:
             directory=self.directory,
             dispatch=self.dispatch,
             clock=self.clock,
+            clock_watch=self.clock_watch,
             metrics=self.metrics,
             retention=self.config.storage.retention,
             min_free_disk_bytes=self.config.storage.min_free_disk_bytes,

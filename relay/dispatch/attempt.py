@@ -21,7 +21,7 @@ from zlib import crc32
 
 import structlog
 
-from relay.core.clock import Clock
+from relay.core.clock import Clock, ClockWatch
 from relay.core.errors import StoreDamaged, StoreUnavailable
 from relay.core.model import (
     DeadReason,
@@ -79,6 +79,7 @@ class Attempts:
         cache: EventCache,
         standing: Standing,
         clock: Clock,
+        clock_watch: ClockWatch,
         rng: Random,
         metrics: Metrics,
         kick: Callable[[], None],
@@ -91,6 +92,7 @@ class Attempts:
         self._cache = cache
         self._standing = standing
         self._clock = clock
+        self._clock_watch = clock_watch
         self._rng = rng
         self._metrics = metrics
         self._kick = kick
@@ -145,7 +147,7 @@ class Attempts:
             event.expires_at_ms,
             self._clock.wall_ms(),
             self._rng,
-            clock_trusted=self._standing.clock_trusted,
+            clock_trusted=self._clock_watch.trusted,
         )
         self._standing.note(endpoint, outcome)
         self._metrics.attempt(endpoint.id, outcome)
@@ -160,7 +162,7 @@ class Attempts:
     def _unsendable(self, event: FrozenEvent, delivery: DueDelivery) -> DeadReason | None:
         """Why no attempt may start: the event expired (Q6), or its bytes are not those we accepted (invariant 6)."""
         expired = event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms
-        if expired and not delivery.forced and self._standing.clock_trusted:
+        if expired and not delivery.forced and self._clock_watch.trusted:
             return DeadReason.EXPIRED
         if crc32(event.body) != event.checksum:
             return DeadReason.CORRUPT

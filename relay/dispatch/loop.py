@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from relay.core.clock import Clock, Now
+from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.errors import StoreUnavailable
 from relay.core.model import Accepted, DeadReason, DeliveryKey, DueDelivery, Endpoint
 from relay.delivery.courier import Courier
@@ -55,6 +55,7 @@ class Dispatch:
         courier: Courier,
         lanes: Lanes,
         clock: Clock,
+        clock_watch: ClockWatch,
         rng: Random,
         metrics: Metrics,
         on_fatal: Callable[[BaseException], None],
@@ -62,7 +63,7 @@ class Dispatch:
         settles_max: int = SETTLES_MAX,
     ) -> None:
         self.lanes = lanes
-        self.standing = Standing(directory, clock)
+        self.standing = Standing(directory, clock, clock_watch)
         self._store = store
         self._directory = directory
         self._clock = clock
@@ -78,6 +79,7 @@ class Dispatch:
             cache=self._cache,
             standing=self.standing,
             clock=clock,
+            clock_watch=clock_watch,
             rng=rng,
             metrics=metrics,
             kick=self.kick,
@@ -194,9 +196,8 @@ class Dispatch:
                 self.standing.loaded(ref, change.health)
         self._kick.set()
 
-    def wall_stepped(self, distrust_until_mono_ms: float) -> None:
-        """Look at every due time anew, and end nothing by the clock meanwhile: the wall clock was stepped (Q15)."""
-        self.standing.distrust_clock(distrust_until_mono_ms)
+    def wall_stepped(self) -> None:
+        """Look at every due time anew: the wall clock was stepped (Q15). O(endpoints)."""
         self.lanes.wall_stepped(self._clock.now())
         self._kick.set()
 

@@ -1,14 +1,14 @@
 """What attempts say about their endpoints, and what follows from it: cool-downs are logged, the lost are disabled.
 
 An endpoint is disabled because it asked for it, is gone, or failed for days; the last never while the trouble may be
-ours, because most endpoints cannot be reached or the wall clock was stepped (Q9, Q15).
+ours, because most endpoints cannot be reached or the wall clock may be wrong (Q9, Q15).
 """
 
 import asyncio
 
 import structlog
 
-from relay.core.clock import Clock
+from relay.core.clock import Clock, ClockWatch
 from relay.core.errors import NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Outcome
 from relay.queue.health import Reachability, should_disable
@@ -23,24 +23,15 @@ DISABLE_RETRY_MS = 1_000
 class Standing:
     """How endpoints stand. Owner of what is known about them beside their lanes' health."""
 
-    def __init__(self, directory: Directory, clock: Clock) -> None:
+    def __init__(self, directory: Directory, clock: Clock, clock_watch: ClockWatch) -> None:
         self._directory = directory
         self._clock = clock
+        self._clock_watch = clock_watch
         self._reachability = Reachability()
         self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last logged
         self._disabling: set[int] = set()  # refs
-        self._clock_trusted_from_ms = 0.0  # monotonic
         self._log = structlog.get_logger("relay.dispatch")
         self._undisabled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
-
-    @property
-    def clock_trusted(self) -> bool:
-        """False for a while after the wall clock stepped: no expiry and no disabling then (Q15)."""
-        return self._clock.mono_ms() >= self._clock_trusted_from_ms
-
-    def distrust_clock(self, until_mono_ms: float) -> None:
-        """Let expiry and disabling rest until then."""
-        self._clock_trusted_from_ms = until_mono_ms
 
     def blocked(self, ref: int) -> bool:
         """Whether an endpoint's latest attempt was refused because its address may not be dialled."""
@@ -85,7 +76,7 @@ class Standing:
 
     def _is_lost(self, endpoint: Endpoint, health: Health) -> bool:
         lost = should_disable(health, self._clock.wall_ms(), endpoint.health)
-        return lost and self.clock_trusted and not self.local_trouble()
+        return lost and self._clock_watch.trusted and not self.local_trouble()
 
     async def _disable(self, endpoint: Endpoint, by: DisabledBy) -> None:
         """Disable an endpoint, once, however many attempts ask for it."""

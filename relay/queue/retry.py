@@ -104,6 +104,11 @@ def delay_ms(policy: RetryPolicy, series_attempts_made: int, rng: Random) -> int
     return round(policy.schedule_ms[series_attempts_made - 1] * spread)
 
 
+def latest_due_ms(policy: RetryPolicy, now_ms: int) -> list[int]:
+    """Return, by the attempts made of a series, the latest time at which the next could be due when set at `now_ms`."""
+    return [now_ms, *(now_ms + round(delay * (1 + policy.jitter)) for delay in policy.schedule_ms)]
+
+
 def decide(
     outcome: Outcome,
     delivery: DueDelivery,

@@ -20,7 +20,7 @@ from relay.api.services import Reload, Services
 from relay.config import Config
 from relay.contracts import ContractCatalogue, Payload, Rendering
 from relay.core.access import Role, Token, TokenTable
-from relay.core.clock import Now
+from relay.core.clock import ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, NewEvent, Outcome
 from relay.delivery.courier import Request
@@ -85,6 +85,7 @@ class PlayedDaemon:
     disk_free_bytes: int = 10 << 30
     log_lines_dropped: int = 0
     loop_lag_ms: float = 0.0
+    clock_watch: ClockWatch = field(default_factory=lambda: ClockWatch(FakeClock(), None))
     next_reload: Reload = field(default_factory=lambda: Reload(applied=True))
 
     async def reload(self) -> Reload:
@@ -141,6 +142,7 @@ class Api:
             courier=self.courier,
             lanes=Lanes(self.config.delivery.concurrency, Random(3)),
             clock=self.clock,
+            clock_watch=ClockWatch(self.clock, None),
             rng=Random(4),
             metrics=self.metrics,
             on_fatal=self.errors.append,

@@ -12,6 +12,7 @@ class FakeClock:
         self._wall_ms = wall_ms
         self._mono_ms = 1_000_000.0
         self._waits: dict[asyncio.Future[None], float] = {}
+        self.synchronised_by_kernel = True
         self.waiting = asyncio.Event()  # set while somebody waits: a test may wait for that fact
 
     def now(self) -> Now:
@@ -22,6 +23,9 @@ class FakeClock:
 
     def mono_ms(self) -> float:
         return self._mono_ms
+
+    def synchronised(self) -> bool:
+        return self.synchronised_by_kernel
 
     def advance(self, duration_ms: float) -> None:
         """Let time pass on both clocks."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from relay.core.clock import ClockWatch
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, Application, Endpoint, Failure, NewEvent, Outcome
 from relay.delivery.courier import Request
@@ -64,12 +65,14 @@ class Engine:
         rng = Random(1)
         self.ids = IdFactory(clock.wall_ms, rng.getrandbits)
         self.directory = Directory(store, CONTRACTS, clock, self.ids, rng.randbytes)
+        self.clock_watch = ClockWatch(clock, store.heartbeat_ms)
         self.dispatch = options.pop("dispatch_type", Dispatch)(
             store=store,
             directory=self.directory,
             courier=self.courier,
             lanes=Lanes(256, rng),
             clock=clock,
+            clock_watch=self.clock_watch,
             rng=rng,
             metrics=self.metrics,
             on_fatal=self.fatal.append,
@@ -80,6 +83,7 @@ class Engine:
             directory=self.directory,
             dispatch=self.dispatch,
             clock=clock,
+            clock_watch=self.clock_watch,
             metrics=self.metrics,
             retention=sound(read(folder, "")).storage.retention,
             min_free_disk_bytes=1 << 20,

@@ -39,6 +39,14 @@ AUDIT = """
     FROM delivery INDEXED BY delivery_due
     WHERE endpoint = ? AND state = 0 AND due IS NOT NULL ORDER BY due, event LIMIT ?"""
 
+WITH_DUE = """
+    WITH RECURSIVE found (ref) AS (
+      SELECT min(endpoint) FROM delivery INDEXED BY delivery_due WHERE state = 0
+      UNION ALL
+      SELECT (SELECT min(endpoint) FROM delivery INDEXED BY delivery_due WHERE state = 0 AND endpoint > found.ref)
+      FROM found WHERE ref IS NOT NULL)
+    SELECT ref FROM found WHERE ref IS NOT NULL"""
+
 READ_EVENT = """
     SELECT ordinal, id, type, application, created_at, expires_at, body, checksum FROM event WHERE ordinal = ?"""
 

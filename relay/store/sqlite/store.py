@@ -270,6 +270,9 @@ class Store:
         """Read the first due deliveries of an endpoint, as `refill` does but without their events."""
         return await reads.audit_due(self._refills, ref, limit)
 
+    async def endpoints_with_due(self) -> list[int]:
+        return [row[0] for row in await self._refills.fetch(reads.WITH_DUE)]
+
     async def read_event(self, ordinal: int) -> FrozenEvent | None:
         """Read what an attempt sends."""
         return await reads.read_event(self._attempts, ordinal)
