@@ -74,6 +74,7 @@ class Housekeeping:
             self._clock_went_back.set()
         store.trust_clock(trusted=clock_watch.trusted)  # before the first commit
         self._writer_was_healthy = True
+        self._hindered = ""  # what the store said last of its upkeep
         self._never = asyncio.Event()
         self._log = structlog.get_logger("relay.housekeeping")
         failed = (log.HOUSEKEEPING_FAILED, log.HOUSEKEEPING_RECOVERED)
@@ -118,6 +119,7 @@ class Housekeeping:
         """Refresh the gate, wake a writer that failed, and notice a stepped clock."""
         self._watch_disk()
         self._watch_clock()
+        self._watch_store()
         await self._watch_writer()
         self._failing.ended(quiet_ms=SUMMARY_EVERY_MS)
 
@@ -133,6 +135,12 @@ class Housekeeping:
         if disk_low != self.gate.disk_low:
             self._log.warning(log.DISK_LOW if disk_low else log.DISK_OK, free_bytes=free_bytes)
         self.gate.disk_low, self.gate.free_bytes = disk_low, free_bytes
+
+    def _watch_store(self) -> None:
+        hindered = self._store.upkeep()
+        if hindered and not self._hindered:
+            self._log.warning(log.STORE_HINDERED, detail=hindered)
+        self._hindered = hindered
 
     async def _watch_writer(self) -> None:
         healthy = self._store.healthy

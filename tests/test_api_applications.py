@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.errors import ConfigError, StoreUnavailable
-from relay.store import Store, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.background import CANCEL_STEP
 from tests.support.api import CONFIG, Api
 from tests.support.clock import FakeClock
@@ -294,7 +294,7 @@ async def test_a_large_backlog_is_cancelled_in_steps(tmp_path: Path) -> None:
             await api.post_event(application="initech")
         assert (await api.call("DELETE", f"{PATH}/initech")).status == 204
         await api.store.abandon()  # before the steps are done, or between them
-    store = await Store.open(StoreSettings(tmp_path / "relay.db"), FakeClock())
+    store = await SqliteStore.open(StoreSettings(tmp_path / "relay.db"), FakeClock())
     try:
 
         async def done() -> bool:

@@ -11,8 +11,8 @@ import pytest
 from relay.core.errors import CommitUnknown
 from relay.core.model import Accepted, Duplicate, NewEvent, NoDelivery, Recall, Remembered
 from relay.store import EventFilter, Pruned
-from relay.store.sqlite import remembered
-from relay.store.sqlite.claims import Entry
+from relay.store.sqlite import accept as accepting
+from relay.store.sqlite.accept import Entry
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack
 from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, key, look, opened, sqlite_error
@@ -206,8 +206,8 @@ async def test_submitted_in_one_turn_of_the_loop(tmp_path: Path) -> None:
 
 async def test_a_memory_that_only_reads_would_be_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: asked of the table alone, an event does not know what its own batch said."""
-    hold_back = remembered._hold_back
-    monkeypatch.setattr(remembered, "_hold_back", lambda connection, entry, said: hold_back(connection, entry, {}))
+    hold_back = accepting._recalled
+    monkeypatch.setattr(accepting, "_recalled", lambda connection, entry, said: hold_back(connection, entry, {}))
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         results = await relay.store.accept([teaching(relay, ref), asking(relay, ref)])
@@ -250,7 +250,7 @@ async def test_applications_do_not_share_a_memory(tmp_path: Path) -> None:
 
 async def test_the_memory_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application remembers so many keys; what was not said again for longest goes first."""
-    monkeypatch.setattr(remembered.consult, "__defaults__", (3,))
+    monkeypatch.setattr(accepting.hold_back, "__defaults__", (3,))
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         for name in ("a", "b", "c", "a", "d", "e"):
@@ -286,10 +286,10 @@ async def test_a_long_value_is_cut(tmp_path: Path) -> None:
     """Only that something was said counts, so a megabyte of context does not fill the database."""
     async with opened(tmp_path) as relay:
         await relay.accept(remember=Remembered("a", "x" * 1_000_000))
-    assert look(tmp_path, "SELECT length(value) FROM remembered") == [(remembered.VALUE_CHARACTERS_MAX,)]
+    assert look(tmp_path, "SELECT length(value) FROM remembered") == [(accepting.VALUE_CHARACTERS_MAX,)]
 
 
 def test_events_without_memory_are_not_looked_at() -> None:
     """For contracts without a memory nothing is read, copied or written: the hot path stays as it was."""
     entries: list[Entry] = []
-    assert remembered.consult(None, entries) is entries  # type: ignore[arg-type]
+    assert accepting.hold_back(None, entries) is entries  # type: ignore[arg-type]

@@ -324,7 +324,7 @@ async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
         for _ in range(3):
             await sweep(relay)
         await relay.store.close()
-        assert relay.store.file_sizes().database < 1_000_000
+        assert relay.store.sizes()["database_bytes"] < 1_000_000
         assert relay.store.free_disk_bytes() > 0
 
 

@@ -36,7 +36,8 @@ from relay.core.model import (
     NewEvent,
     Settlement,
 )
-from relay.store import DeliveryFilter, Store, StoreSettings, delivery_id
+from relay.store import DeliveryFilter, delivery_id
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.writer import Writer
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay
@@ -61,6 +62,11 @@ class Expected:
     reason: DeadReason | None = None
     ordering_key: str | None = None
     budget_from_ms: int = 0
+
+    def overtakes(self, started: DueDelivery) -> bool:
+        """Whether it was retried by hand, and has not been settled since, while an attempt ran."""
+        manual = self.due is not None and self.due.manual
+        return manual and self.series == started.series and self.budget_from_ms > started.budget_from_ms
 
 
 @dataclass
@@ -121,7 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         place = StoreSettings(path=self.folder / "relay.db", endpoint_backlog=BACKLOG)
-        self.store: Store = self.runner.run(Store.open(place, self.clock, self.writer))
+        self.store: SqliteStore = self.runner.run(SqliteStore.open(place, self.clock, self.writer))
 
     def run(self, awaitable: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -198,10 +204,11 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule(pick=PICK, state=st.sampled_from([DeliveryState.DUE, DeliveryState.DELIVERED, DeliveryState.DEAD]))
     def settle_late(self, pick: int, state: DeliveryState) -> None:
-        """End an attempt of a delivery that ended, or is in another series by now."""
+        """End an attempt of a delivery that ended, was retried by hand, or is in another series by now."""
         due = self.stale[pick % len(self.stale)]
         kept = self.model.deliveries.get(due.key)
-        if kept is None or kept.state is not DeliveryState.DUE or kept.series != due.series:
+        moved_on = kept is None or kept.state is not DeliveryState.DUE or kept.series != due.series
+        if moved_on or (kept is not None and kept.overtakes(due)):
             self.finish(due, state)
 
     def finish(self, due: DueDelivery, state: DeliveryState) -> None:
@@ -214,12 +221,21 @@ class StoreMachine(RuleBasedStateMachine):
             assert not settled.applied
             return
         kept.attempts += 1
-        if kept.state is DeliveryState.DUE and kept.series == due.series:
+        if kept.state is DeliveryState.DUE and kept.overtakes(due) and state is not DeliveryState.DELIVERED:
+            assert kept.due is not None
+            kept.due = replace(kept.due, attempts=kept.attempts, series_attempts=kept.due.series_attempts + 1)
+            assert settled == (False, kept.due)
+        elif kept.state is DeliveryState.DUE and kept.series == due.series:
             assert settled.applied
             if state is DeliveryState.DUE:
                 assert due_ms is not None
                 kept.due = replace(
-                    due, due_ms=due_ms, attempts=kept.attempts, series_attempts=due.series_attempts + 1, manual=False
+                    due,
+                    due_ms=due_ms,
+                    attempts=kept.attempts,
+                    series_attempts=due.series_attempts + 1,
+                    budget_from_ms=kept.budget_from_ms,
+                    manual=False,
                 )
                 assert settled.due == kept.due
             else:
@@ -228,8 +244,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert settled.applied
             kept.state = state
         else:
-            assert settled == (False, None)
             kept.due = kept.due and replace(kept.due, attempts=kept.attempts)
+            assert settled == (False, kept.due)
 
     @precondition(lambda self: self.model.deliveries)
     @rule(pick=PICK)
@@ -246,9 +262,19 @@ class StoreMachine(RuleBasedStateMachine):
         before = kept.due
         kept.series += 0 if same else 1
         series_attempts = (before.series_attempts if before else 0) if same else 0
-        kept.state, kept.reason, kept.budget_from_ms = DeliveryState.DUE, None, now_ms
+        kept.state, kept.reason = DeliveryState.DUE, None
+        kept.budget_from_ms = max(now_ms, kept.budget_from_ms + 1)
+        if before is not None and same:
+            self.stale.append(before)
         kept.due = DueDelivery(
-            key.event, key.endpoint, now_ms, kept.series, kept.attempts, series_attempts, now_ms, manual=True
+            key.event,
+            key.endpoint,
+            now_ms,
+            kept.series,
+            kept.attempts,
+            series_attempts,
+            kept.budget_from_ms,
+            manual=True,
         )
         assert due == kept.due
 

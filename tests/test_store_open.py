@@ -13,14 +13,13 @@ import pytest
 
 from relay.core.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
 from relay.core.model import Accepted
-from relay.store import Store, StoreSettings
-from relay.store.sqlite import migrate, opening
+from relay.store.sqlite import SqliteStore, StoreSettings, migrate, opening
 from tests.support.clock import FakeClock
 from tests.support.stores import look, opened
 
 
-async def open_at(path: Path) -> Store:
-    return await Store.open(StoreSettings(path=path), FakeClock())
+async def open_at(path: Path) -> SqliteStore:
+    return await SqliteStore.open(StoreSettings(path=path), FakeClock())
 
 
 async def refusal(path: Path) -> RelayError:
@@ -52,8 +51,12 @@ async def test_settings_are_read_back(tmp_path: Path, durability: str, level: in
     """Invariant 1: WAL and the wished `synchronous` are what the connection answers, and facts say so."""
     async with opened(tmp_path, durability=durability) as relay:
         facts = relay.store.facts
-        assert (facts.journal_mode, facts.synchronous, facts.schema_version) == ("wal", durability, migrate.newest())
-        assert (facts.unclean, facts.backup) == (False, None)
+        assert (facts["journal_mode"], facts["synchronous"], facts["schema_version"]) == (
+            "wal",
+            durability,
+            migrate.newest(),
+        )
+        assert (facts["unclean_start"], facts["backup"]) == (False, None)
         pragma = await relay.store._edit(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
         assert pragma == level
 
@@ -85,7 +88,7 @@ async def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
 
 async def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     """Invariant 2: a lock file left behind by a killed daemon stops nobody."""
-    script = "import os, sys\nfrom pathlib import Path\nfrom relay.store import opening\n"
+    script = "import os, sys\nfrom pathlib import Path\nfrom relay.store.sqlite import opening\n"
     script += "opening.prepare(Path(sys.argv[1]))\nos._exit(9)\n"
     await run_python(script, tmp_path / "relay.db")
     assert (tmp_path / "relay.db.lock").exists()
@@ -174,10 +177,10 @@ async def test_a_file_of_somebody_else(tmp_path: Path) -> None:
         pass
     script = (
         "import asyncio, os, sys\nfrom pathlib import Path\nfrom relay.core.clock import SystemClock\n"
-        "from relay.core.errors import CannotStart\nfrom relay.store import Store, StoreSettings\nfrom relay.store.sqlite import migrate\n"
+        "from relay.core.errors import CannotStart\nfrom relay.store.sqlite import SqliteStore, StoreSettings\nfrom relay.store.sqlite import migrate\n"
         "migrate.steps()\n"  # while this user may still read it
         "if os.geteuid() == 0: os.setuid(65534)\n"
-        "try: asyncio.run(Store.open(StoreSettings(path=Path(sys.argv[1])), SystemClock()))\n"
+        "try: asyncio.run(SqliteStore.open(StoreSettings(path=Path(sys.argv[1])), SystemClock()))\n"
         "except CannotStart as error: print(error)\n"
     )
     folder = tmp_path / "state"
@@ -212,10 +215,10 @@ async def test_a_crash_is_noticed_and_the_wal_replayed(tmp_path: Path) -> None:
         await relay.store.abandon()
     assert (tmp_path / "relay.db-wal").stat().st_size > 0
     async with opened(tmp_path) as relay:
-        assert (relay.store.facts.unclean, relay.store.facts.checked) == (True, True)
+        assert (relay.store.facts["unclean_start"], relay.store.facts["checked"]) == (True, True)
         assert await relay.store.find_event(accepted.event.id) is not None
     async with opened(tmp_path) as relay:
-        assert not relay.store.facts.unclean
+        assert not relay.store.facts["unclean_start"]
 
 
 async def test_damage_is_found_after_a_crash(tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ async def test_a_very_large_file_is_not_checked(tmp_path: Path, monkeypatch: pyt
     await leave_damaged(tmp_path)
     monkeypatch.setattr(opening, "CHECK_BYTES", 4096)
     store = await open_at(tmp_path / "relay.db")
-    assert (store.facts.unclean, store.facts.checked) == (True, False)
+    assert (store.facts["unclean_start"], store.facts["checked"]) == (True, False)
     await store.close()
 
 
@@ -254,7 +257,7 @@ async def test_a_very_large_file_is_not_checked(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 async def older(tmp_path: Path) -> sqlite3.Connection:
-    """A database of version 1 with one event in it, as a later relay finds it."""
+    """A database of the present version with one event in it, as a later relay finds it."""
     async with opened(tmp_path) as relay:
         await relay.accept()
     return sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
@@ -262,25 +265,27 @@ async def older(tmp_path: Path) -> sqlite3.Connection:
 
 def test_an_older_schema_is_backed_up_and_migrated(tmp_path: Path, older: sqlite3.Connection) -> None:
     """Reliability §1.8: each step once, in order; before the first, a private copy of what there was."""
-    steps = {1: "", 2: "ALTER TABLE meta ADD COLUMN a INTEGER;", 3: "ALTER TABLE meta ADD COLUMN b INTEGER;"}
+    now = migrate.newest()
+    steps = {now + 1: "ALTER TABLE meta ADD COLUMN a INTEGER;", now + 2: "ALTER TABLE meta ADD COLUMN b INTEGER;"}
     backup = migrate.migrate(older, tmp_path / "relay.db", steps)
     assert backup is not None
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-    assert older.execute("PRAGMA user_version").fetchone() == (3,)
+    assert older.execute("PRAGMA user_version").fetchone() == (now + 2,)
     assert migrate.migrate(older, tmp_path / "relay.db", steps) is None
     older.close()
     copy = sqlite3.connect(backup)
-    assert copy.execute("PRAGMA user_version").fetchone() == (1,)
+    assert copy.execute("PRAGMA user_version").fetchone() == (now,)
     assert copy.execute("SELECT count(*) FROM event").fetchone() == (1,)
     copy.close()
 
 
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, older: sqlite3.Connection) -> None:
     """Reliability T17: a failed step leaves the version before it, whole."""
-    steps = {1: "", 2: "ALTER TABLE meta ADD COLUMN a INTEGER; SELECT * FROM nowhere;"}
+    now = migrate.newest()
+    steps = {now + 1: "ALTER TABLE meta ADD COLUMN a INTEGER; SELECT * FROM nowhere;"}
     with pytest.raises(sqlite3.OperationalError):
         migrate.migrate(older, tmp_path / "relay.db", steps)
-    assert older.execute("PRAGMA user_version").fetchone() == (1,)
+    assert older.execute("PRAGMA user_version").fetchone() == (now,)
     assert "a" not in [column[1] for column in older.execute("PRAGMA table_info(meta)")]
     older.close()
 

@@ -12,7 +12,7 @@ from relay.core.model import DeadReason, DeliveryKey, DeliveryState, Failure, No
 from relay.store import DeliveryFilter, EventFilter, delivery_id, delivery_key
 from relay.store.sqlite import store as facade
 from relay.store.sqlite.lists import list_deliveries, list_events
-from relay.store.sqlite.reader import Reader
+from relay.store.sqlite.reads import Reader
 from tests.support.stores import Relay, opened, sqlite_error
 
 

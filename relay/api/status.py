@@ -133,19 +133,12 @@ class Status:
 
     def _facts(self) -> Json:
         store, daemon = self._services.store, self._services.daemon
-        facts, sizes = store.facts, store.file_sizes()
         return {
             "storage": {
-                "path": str(facts.path),
-                "sqlite_version": facts.sqlite_version,
-                "journal_mode": facts.journal_mode,
-                "synchronous": facts.synchronous,
+                **store.facts,
+                **store.sizes(),
                 "durability": daemon.config.storage.durability,
-                "schema_version": facts.schema_version,
-                "unclean_start": facts.unclean,
                 "healthy": store.healthy,
-                "database_bytes": sizes.database,
-                "wal_bytes": sizes.wal,
                 "disk_free_bytes": daemon.disk_free_bytes,
                 "settles_waiting": store.pending_settles,
             }
@@ -163,14 +156,14 @@ class Status:
 
     def _readings(self) -> Readings:
         services, store, daemon = self._services, self._services.store, self._services.daemon
-        sizes, endpoints = store.file_sizes(), services.directory.endpoints.values()
+        sizes, endpoints = store.sizes(), services.directory.endpoints.values()
         return Readings(
             due=store.backlog,
             dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),
             in_flight=services.dispatch.lanes.in_flight,
             ready=not self._reasons(),
-            database_bytes=sizes.database,
-            wal_bytes=sizes.wal,
+            database_bytes=sizes["database_bytes"],
+            wal_bytes=sizes.get("wal_bytes", 0),
             disk_free_bytes=daemon.disk_free_bytes,
             uptime_s=self._uptime_s(),
             oldest_due_s=self._oldest_due_s(),

@@ -41,7 +41,7 @@ class Busy(CannotStart):
 
 
 class AlreadyRunning(Busy):
-    """Another daemon owns this database."""
+    """Another program, commonly another daemon, uses this database."""
 
 
 class NotPermitted(CannotStart):
@@ -66,6 +66,12 @@ class CommitUnknown(StoreUnavailable):
 
 class StoreDamaged(RelayError):
     """The database reports an I/O error or corruption; the process must stop."""
+
+
+class StoreMoved(StoreDamaged):
+    """The database is not where it was opened any more: a restart by itself would begin with an empty one."""
+
+    exit_code = 78
 
 
 class NotFound(RelayError):

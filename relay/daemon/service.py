@@ -36,7 +36,7 @@ from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.registry import Applications, Directory
-from relay.store import Store, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 
@@ -112,11 +112,11 @@ class Relay:
         settings = StoreSettings(
             path=storage.path, durability=storage.durability, endpoint_backlog=storage.endpoint_backlog
         )
-        self.store = await Store.open(settings, self.clock)
+        self.store = await SqliteStore.open(settings, self.clock)
         self._opened.push_async_callback(self.store.close)
         self.store.on_fatal(self._fail)
-        self._log.info(log.STORE_OPENED, **_plain(self.store.facts._asdict()))
-        if self.store.facts.unclean:
+        self._log.info(log.STORE_OPENED, **self.store.facts)
+        if self.store.facts["unclean_start"]:
             self._log.warning(log.STORE_UNCLEAN, path=str(storage.path))
 
     async def _open_delivery(self) -> None:
@@ -395,10 +395,6 @@ def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
 def _reloadable_storage(old: Config, new: Config) -> Any:
     """Of `[storage]` only the retention follows a reload; the rest needs a restart."""
     return old.storage.model_copy(update={"retention": new.storage.retention})
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in facts.items()}
 
 
 def exit_code(error: BaseException | None) -> int:

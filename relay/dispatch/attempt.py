@@ -60,12 +60,6 @@ class Ended(NamedTuple):
     classification: Classification | None  # None: nothing was sent
 
 
-class Withdrawn(NamedTuple):
-    """An attempt that is not made: event or endpoint were deleted, or the endpoint was held, after it was chosen."""
-
-    due: DueDelivery | None  # what stays due
-
-
 class Attempts:
     """Makes attempts and records what came of them. Each holds its delivery alone until it is settled."""
 
@@ -110,10 +104,10 @@ class Attempts:
         except StoreDamaged:
             raise  # the trouble of no endpoint: the process stops
         except Exception as error:
-            self._suspend(delivery, error)
+            await self._suspend(delivery, error)
             return
-        if isinstance(end, Withdrawn):
-            self._withdraw(delivery, end)
+        if end is None:
+            await self._withdraw(delivery)
         else:
             await self._settle(start, end)
 
@@ -125,13 +119,11 @@ class Attempts:
 
     # -- up to the decision: a mistake of ours stays with this endpoint ------------------------------------------------
 
-    async def _make(self, delivery: DueDelivery) -> Ended | Withdrawn:
+    async def _make(self, delivery: DueDelivery) -> Ended | None:
         event = self._cache.get(delivery.event) or await self._read_event(delivery)
         endpoint = self._directory.by_ref(delivery.endpoint)
-        if event is None or endpoint is None:
-            return Withdrawn(None)
-        if endpoint.held:
-            return Withdrawn(delivery)
+        if event is None or endpoint is None or endpoint.held:
+            return None  # event or endpoint were deleted, or the endpoint was held, after it was chosen
         reason = self._unsendable(event, delivery)
         if reason is not None:
             return Ended(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=reason), None)
@@ -177,7 +169,7 @@ class Attempts:
 
     # -- the three ends of an attempt: a mistake here stops the process ------------------------------------------------
 
-    def _suspend(self, delivery: DueDelivery, error: Exception) -> None:
+    async def _suspend(self, delivery: DueDelivery, error: Exception) -> None:
         self._metrics.attempt_error()
         suspension = self._lanes.suspend(delivery, type(error).__name__, self._clock.now())
         self._kick()
@@ -190,10 +182,14 @@ class Attempts:
                 suspended_ms=suspension.length_ms,
                 exc_info=error,
             )
+        if await self._persist(self._store.give_back, delivery, self._unsettled) is None:
+            self._lanes.drop([delivery.key])  # cancelled while it ran
 
-    def _withdraw(self, delivery: DueDelivery, end: Withdrawn) -> None:
+    async def _withdraw(self, delivery: DueDelivery) -> None:
         self._lanes.finished_unsent(delivery.key, self._clock.now())
-        self._lanes.settled(delivery.key, end.due)
+        self._kick()
+        due = await self._persist(self._store.give_back, delivery, self._unsettled)
+        self._lanes.settled(delivery.key, due)
         self._kick()
 
     async def _settle(self, start: Start, end: Ended) -> None:

@@ -22,7 +22,7 @@ from relay.dispatch.cache import EventCache
 from relay.dispatch.standing import Standing
 from relay.queue import Lanes, LaneSettings, Refill
 from relay.registry import Change, Directory
-from relay.store import Store
+from relay.store import Store, delivery_key
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.recurring import Recurring
@@ -229,7 +229,9 @@ class Dispatch:
 
     async def cancel(self, delivery_id: str, by: str) -> None:
         """Cancel a due delivery; NotFound, or Conflict when it is not due."""
-        self.drop([await self._store.cancel_delivery(delivery_id, by)])
+        key = delivery_key(delivery_id)
+        under_way = None if key is None else self.lanes.under_way(key)
+        self.drop([await self._store.cancel_delivery(delivery_id, by, under_way)])
 
     # -- stopping --------------------------------------------------------------------------------------------------
 

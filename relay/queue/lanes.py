@@ -250,6 +250,11 @@ class Lanes:
 
     # The audit.
 
+    def under_way(self, key: DeliveryKey) -> DueDelivery | None:
+        """Return a delivery as its attempt was started, while that attempt runs; O(1)."""
+        lane = self._lanes.get(key.endpoint)
+        return None if lane is None or key.event not in lane.running else lane.memory.reserved[key.event]
+
     def begin_audit(self, ref: int) -> bool:
         """Prepare for a read of the oldest due rows of `ref`; False when memory keeps nothing to compare. O(1)."""
         lane = self._lanes.get(ref)

@@ -1,30 +1,28 @@
-"""The database: every SQL statement of the relay. Nothing outside this package knows SQLite.
+"""What there is to ask of the database, in the words of the queue: read `interface`.
 
-Read `store` for what there is to ask, `writer` for what happens when the power fails, then `accept` and `settle`.
+An engine stands in a folder of its own behind it; `sqlite` is the one there is.
 """
 
-from relay.store.rows import (
+from relay.store.interface import Store
+from relay.store.sqlite.applications import Created
+from relay.store.values import (
     AcceptResult,
     ApplicationRow,
     DeliveryFilter,
     DueKey,
     EndpointRow,
     EventFilter,
-    FileSizes,
+    Fact,
     KeyRow,
     Pruned,
     PulledForward,
     RefillResult,
     Retention,
-    StoreFacts,
-    StoreSettings,
     attempt_id,
     delivery_id,
     delivery_key,
     new_endpoint,
 )
-from relay.store.sqlite.applications import Created
-from relay.store.sqlite.store import Store
 
 __all__ = [
     "AcceptResult",
@@ -34,15 +32,13 @@ __all__ = [
     "DueKey",
     "EndpointRow",
     "EventFilter",
-    "FileSizes",
+    "Fact",
     "KeyRow",
     "Pruned",
     "PulledForward",
     "RefillResult",
     "Retention",
     "Store",
-    "StoreFacts",
-    "StoreSettings",
     "attempt_id",
     "delivery_id",
     "delivery_key",

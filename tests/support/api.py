@@ -27,7 +27,7 @@ from relay.delivery.courier import Request
 from relay.dispatch.loop import Dispatch
 from relay.queue import Lanes
 from relay.registry import Applications, Directory
-from relay.store import Store, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.stack import until
@@ -118,7 +118,7 @@ class Api:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
-            self.store = await Store.open(StoreSettings(self._folder / "relay.db"), self.clock)
+            self.store = await SqliteStore.open(StoreSettings(self._folder / "relay.db"), self.clock)
             opened.push_async_callback(self.store.close)
             await self._open_dispatch(opened)
             await self._open_server(opened)

@@ -11,11 +11,11 @@ from typing import Any
 from relay.cli import main
 from relay.core.model import Accepted, FrozenEvent, NewEvent
 from relay.dispatch.loop import Dispatch
-from relay.store import Store
+from relay.store.sqlite import SqliteStore
 
 COMMIT_DELAY_S = 0.2
 
-commit = Store.accept
+commit = SqliteStore.accept
 build = Dispatch.__init__
 dispatches: list[Dispatch] = []
 pending: set[asyncio.Task[None]] = set()
@@ -27,7 +27,7 @@ def remember(dispatch: Dispatch, **parts: Any) -> None:
     dispatches.append(dispatch)
 
 
-def answer_early(store: Store, events: Sequence[NewEvent]) -> asyncio.Future[Any]:
+def answer_early(store: SqliteStore, events: Sequence[NewEvent]) -> asyncio.Future[Any]:
     """Answer as if the events were committed, and commit them afterwards."""
     task = asyncio.create_task(commit_later(store, events))
     pending.add(task)
@@ -37,7 +37,7 @@ def answer_early(store: Store, events: Sequence[NewEvent]) -> asyncio.Future[Any
     return answer
 
 
-async def commit_later(store: Store, events: Sequence[NewEvent]) -> None:
+async def commit_later(store: SqliteStore, events: Sequence[NewEvent]) -> None:
     await asyncio.sleep(COMMIT_DELAY_S)
     for result in await commit(store, events):
         if isinstance(result, Accepted):
@@ -50,6 +50,6 @@ def unproven(event: NewEvent) -> Accepted:
 
 
 if __name__ == "__main__":
-    Store.accept = answer_early  # type: ignore[method-assign,assignment]
+    SqliteStore.accept = answer_early  # type: ignore[method-assign,assignment]
     Dispatch.__init__ = remember  # type: ignore[method-assign]
     main()

@@ -17,7 +17,7 @@ from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.queue import Lanes
 from relay.registry import Directory
-from relay.store import Store, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.config import CONTRACTS, WHSEC, read, sound
@@ -57,7 +57,7 @@ class PlayedCourier:
 class Engine:
     """Everything of a relay that an accepted event meets. `fatal` holds what would have stopped the process."""
 
-    def __init__(self, folder: Path, store: Store, clock: FakeClock, gate: Gate, **options: Any) -> None:
+    def __init__(self, folder: Path, store: SqliteStore, clock: FakeClock, gate: Gate, **options: Any) -> None:
         self.folder, self.store, self.clock, self.gate = folder, store, clock, gate
         self.metrics = Metrics("test")
         self.courier = PlayedCourier(clock)
@@ -148,7 +148,7 @@ class Engine:
 async def engine(folder: Path, text: str, *, clock: FakeClock | None = None, **options: Any) -> AsyncIterator[Engine]:
     """Open an engine with a configuration, and close it."""
     clock, gate = clock or FakeClock(), Gate()
-    store = await Store.open(StoreSettings(path=folder / "relay.db"), clock, gated(gate))
+    store = await SqliteStore.open(StoreSettings(path=folder / "relay.db"), clock, gated(gate))
     made = Engine(folder, store, clock, gate, **options)
     try:
         await made.apply(text)

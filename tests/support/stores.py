@@ -21,7 +21,8 @@ from relay.core.model import (
     Settled,
     Settlement,
 )
-from relay.store import AcceptResult, EndpointRow, Store, StoreSettings
+from relay.store import AcceptResult, EndpointRow
+from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.writer import Answer, Job, Stage, Writer
 from tests.support.clock import FakeClock
 
@@ -40,7 +41,7 @@ class Kept(NamedTuple):
 class Relay:
     """An open store with one application, its clock, and short words for what tests do."""
 
-    def __init__(self, store: Store, clock: FakeClock, application: int) -> None:
+    def __init__(self, store: SqliteStore, clock: FakeClock, application: int) -> None:
         self.store = store
         self.clock = clock
         self.application = application
@@ -112,7 +113,7 @@ async def opened(
 ) -> AsyncIterator[Relay]:
     """Open the store in a folder, and close it; a test that closed or abandoned it itself may have."""
     clock = FakeClock() if clock is None else clock
-    store = await Store.open(StoreSettings(path=folder / "relay.db", **settings), clock, writer)
+    store = await SqliteStore.open(StoreSettings(path=folder / "relay.db", **settings), clock, writer)
     try:
         yield Relay(store, clock, (await store.sync_applications(["acme"]))["acme"])
     finally:
@@ -192,7 +193,7 @@ def hasty(gate: Gate) -> type[Writer]:
     return Hasty
 
 
-async def outside(store: Store, work: Callable[[sqlite3.Connection], object]) -> None:
+async def outside(store: SqliteStore, work: Callable[[sqlite3.Connection], object]) -> None:
     """Run something on the writer's connection after the commit of its group."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     store._writer.submit(Job(Stage.OUTSIDE, work, done=lambda result: None, future=done))

@@ -1,1 +1,6 @@
-"""SQLite behind the store: one writing connection in a thread of our own, readers that cannot write."""
+"""The store on SQLite. Nothing outside this package knows it, but for the daemon, which constructs it."""
+
+from relay.store.sqlite.opening import StoreSettings
+from relay.store.sqlite.store import SqliteStore
+
+__all__ = ["SqliteStore", "StoreSettings"]

@@ -1,18 +1,41 @@
-"""Accepting events: an event and all its deliveries in one transaction (invariant 1), repeats answered (Q8)."""
+"""Accepting events: an event and all its deliveries in one transaction (invariant 1), repeats answered (Q8).
 
+In the order of reading: an event whose given id or key is known is turned away; one that is sent only if something was
+said before is held back if it was not; what is left is stored, and its deliveries are due unless a predecessor of their
+ordering key is unfinished. All of it happens in one transaction, so what was accepted first is known to what was
+accepted after it: in the same group of writes, back to back, and after a crash.
+"""
+
+import json
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 from zlib import crc32
 
-from relay.core.model import Accepted, DeadReason, DueDelivery, FrozenEvent, NewEvent
-from relay.store.rows import AcceptResult
-from relay.store.sqlite.bulk import insert_many
-from relay.store.sqlite.claims import Entry, turn_away
-from relay.store.sqlite.order import blocked
-from relay.store.sqlite.remembered import consult
+from relay.core.errors import Conflict
+from relay.core.model import (
+    Accepted,
+    DeadReason,
+    DeliveryState,
+    DueDelivery,
+    Duplicate,
+    FrozenEvent,
+    Idempotency,
+    NewEvent,
+    NoDelivery,
+)
+from relay.store.sqlite.order import waiting_for_predecessors
+from relay.store.sqlite.rows import CODES, Row, insert_many
+from relay.store.values import AcceptResult
 
 NONE_OVERFLOWED: frozenset[tuple[int, int]] = frozenset()
+
+REMEMBERED_MAX = 100_000
+"""Keys that one application remembers; what was not said again for longest goes first."""
+
+VALUE_CHARACTERS_MAX = 1_000
+"""How much of a remembered value is kept: what counts is that something was said."""
 
 _INSERT_EVENT = """
     INSERT INTO event (ordinal, id, application, type, created_at, timestamp, deliver_at, expires_at, ordering_key,
@@ -22,6 +45,21 @@ _INSERT_DELIVERY = """
     INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key,
                           blocking)"""
 
+_INSERT_CLAIM = """
+    INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
+
+_KNOWN_CLAIM = """
+    SELECT c.fingerprint, c.event_id, c.type, c.created_at, c.deliveries
+    FROM idempotency i JOIN claim c ON c.event = i.event WHERE i.application = ? AND i.key = ?"""
+
+KNOWN = "SELECT 1 FROM remembered WHERE application = ? AND key = ?"
+
+FORGET_SOME = """
+    DELETE FROM remembered WHERE application = ?1 AND key IN (
+      SELECT key FROM remembered INDEXED BY remembered_age WHERE application = ?1 ORDER BY updated_at, key LIMIT ?2)"""
+
+Known = dict[tuple[int, str], tuple[str, int]]  # (application, key) → value and time, said in this transaction
+
 
 @dataclass(frozen=True, slots=True)
 class AcceptBatch:
@@ -29,6 +67,14 @@ class AcceptBatch:
 
     events: Sequence[NewEvent]
     overflow: frozenset[tuple[int, int]] = NONE_OVERFLOWED  # (index of the event, endpoint) beyond the backlog (Q10)
+
+
+class Entry(NamedTuple):
+    """An event on its way into the database."""
+
+    ordinal: int
+    event: NewEvent
+    overflowed: tuple[int, ...]  # targets whose backlog is full
 
 
 class Acceptor:
@@ -44,10 +90,10 @@ class Acceptor:
                        (SELECT value FROM meta WHERE name = 'ordinal_floor'))""").fetchone()
 
     def accept(self, connection: sqlite3.Connection, batches: Sequence[AcceptBatch]) -> list[list[AcceptResult]]:
-        """Store what is new in all batches; one list of results for each."""
+        """Store what is new in all batches; one list of results for each. O(events + deliveries), each O(log n)."""
         entries = [self._entry(batch, index) for batch in batches for index in range(len(batch.events))]
-        results: dict[int, AcceptResult] = dict(turn_away(connection, entries))
-        kept = consult(connection, [entry for entry in entries if entry.ordinal not in results])
+        results: dict[int, AcceptResult] = dict(_turn_away(connection, entries))
+        kept = hold_back(connection, [entry for entry in entries if entry.ordinal not in results])
         results.update(_store(connection, kept))
         answers = iter([results[entry.ordinal] for entry in entries])
         return [[next(answers) for _ in batch.events] for batch in batches]
@@ -61,55 +107,190 @@ class Acceptor:
         return Entry(self._last, event, tuple(ref for ref in event.targets if (index, ref) in batch.overflow))
 
 
+# -- repeats -------------------------------------------------------------------------------------------------------
+
+
+def _turn_away(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Mapping[int, Duplicate | Conflict]:
+    """Claim the keys of new events and say what becomes of the rest, by ordinal.
+
+    A producer's own id is taken while its event is stored; a key stays claimed after its event was pruned.
+    """
+    if not any(entry.event.idempotency or entry.event.id_given for entry in entries):
+        return {}
+    taken = _taken_ids(connection, entries)
+    keyed = [entry for entry in entries if entry.event.idempotency is not None]
+    winners = _claim(connection, [entry for entry in keyed if entry.ordinal not in taken])
+    refused: dict[int, Duplicate | Conflict] = {ordinal: _id_taken(event_id) for ordinal, event_id in taken.items()}
+    for entry in keyed:
+        if entry.ordinal not in winners:
+            key = entry.event.application, _idempotency(entry).key
+            claim = connection.execute(_KNOWN_CLAIM, key).fetchone()
+            if claim is not None:
+                refused[entry.ordinal] = _repeat(entry, claim)
+    return refused
+
+
+def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, str]:
+    """Find the entries whose given id another event has, stored or earlier in this group; ordinal → id."""
+    given = [entry for entry in entries if entry.event.id_given]
+    if not given:
+        return {}
+    found = connection.execute(
+        "SELECT id FROM event WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([entry.event.id for entry in given]),),
+    )
+    seen = {row[0] for row in found}
+    taken = {}
+    for entry in given:
+        if entry.event.id in seen:
+            taken[entry.ordinal] = entry.event.id
+        seen.add(entry.event.id)
+    return taken
+
+
+def _claim(connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[int]:
+    """Claim each entry's key; the answer is the ordinals of those that were first."""
+    keys = [(entry.event.application, _idempotency(entry).key, entry.ordinal) for entry in entries]
+    rows = insert_many(
+        connection,
+        "INSERT INTO idempotency (application, key, event)",
+        keys,
+        "ON CONFLICT DO NOTHING RETURNING event",
+    )
+    winners = {row[0] for row in rows}
+    insert_many(connection, _INSERT_CLAIM, [_claim_row(entry) for entry in entries if entry.ordinal in winners])
+    return winners
+
+
+def _claim_row(entry: Entry) -> Row:
+    ordinal, event, overflowed = entry
+    key, fingerprint = _idempotency(entry).key, _idempotency(entry).fingerprint
+    deliveries = len(event.targets) - len(overflowed)
+    return (ordinal, event.application, key, fingerprint, event.id, event.type, event.created_at_ms, deliveries)
+
+
+def _repeat(entry: Entry, claim: Row) -> Duplicate | Conflict:
+    fingerprint, event_id, event_type, created_at_ms, deliveries = claim
+    idempotency = _idempotency(entry)
+    differs = fingerprint != idempotency.fingerprint
+    if differs and not idempotency.derived:
+        return Conflict(
+            "idempotency_conflict",
+            f"the key was used for another event ({event_id})",
+            remedy="Repeat a request with the same type and data, or use a new key.",
+        )
+    return Duplicate(event_id, event_type, created_at_ms, deliveries, differs)
+
+
+def _id_taken(event_id: str) -> Conflict:
+    return Conflict("event_id_taken", f"an event {event_id!r} exists", remedy="Use another id, or leave it out.")
+
+
+def _idempotency(entry: Entry) -> Idempotency:
+    assert entry.event.idempotency is not None, "only keyed entries come here"
+    return entry.event.idempotency
+
+
+# -- what later events need to know --------------------------------------------------------------------------------
+
+
+def hold_back(
+    connection: sqlite3.Connection, entries: Sequence[Entry], remembered_max: int = REMEMBERED_MAX
+) -> Sequence[Entry]:
+    """Let events learn from each other, in order; the answer has those without targets that nothing was said for."""
+    if not any(entry.event.recall or entry.event.remember for entry in entries):
+        return entries
+    said: Known = {}
+    answers = []
+    for entry in entries:
+        answers.append(_recalled(connection, entry, said))
+        event = entry.event
+        if event.remember is not None:
+            value = event.remember.value[:VALUE_CHARACTERS_MAX]
+            said[event.application, event.remember.key] = value, event.created_at_ms
+    _remember(connection, said, remembered_max)
+    return answers
+
+
+def _recalled(connection: sqlite3.Connection, entry: Entry, said: Known) -> Entry:
+    event = entry.event
+    if event.recall is None:
+        return entry
+    place = event.application, event.recall.key
+    if place in said or connection.execute(KNOWN, place).fetchone():
+        return entry
+    connection.execute("UPDATE claim SET deliveries = 0 WHERE event = ?", (entry.ordinal,))
+    held_back = replace(event, targets=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise)
+    return Entry(entry.ordinal, held_back, ())
+
+
+def _remember(connection: sqlite3.Connection, said: Known, remembered_max: int) -> None:
+    insert_many(
+        connection,
+        "INSERT INTO remembered (application, key, value, updated_at)",
+        [(*place, *what) for place, what in said.items()],
+        "ON CONFLICT (application, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+    )
+    for application in {application for application, _ in said}:
+        size = "SELECT entries FROM remembered_size WHERE application = ?"
+        (entries,) = connection.execute(size, (application,)).fetchone()
+        if entries > remembered_max:
+            connection.execute(FORGET_SOME, (application, entries - remembered_max))
+
+
+# -- storing -------------------------------------------------------------------------------------------------------
+
+
 def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, Accepted]:
-    waiting = blocked(connection, entries)
+    ordered = [
+        (entry.ordinal, ref, entry.event.ordering_key)
+        for entry in entries
+        if entry.event.ordering_key is not None
+        for ref in entry.event.targets
+        if ref not in entry.overflowed
+    ]
+    waiting = waiting_for_predecessors(connection, ordered)
     stored: dict[int, Accepted] = {}
     event_rows, delivery_rows = [], []
     for ordinal, event, overflowed in entries:
         checksum = crc32(event.body)
-        start_ms = max(event.created_at_ms, event.deliver_at_ms or 0)
-        blocking = 0 if event.ordering_key is None else 1 + event.order_strictly
         due = []
         for ref in event.targets:
-            if ref in overflowed:
-                delivery_rows.append(_overflowed(ordinal, ref, event, start_ms))
-                continue
-            due_ms = None if (ordinal, ref) in waiting else start_ms
-            delivery_rows.append(
-                (ordinal, ref, 0, due_ms, start_ms, None, None, event.expires_at_ms, event.ordering_key, blocking)
-            )
+            row = _delivery_row(ordinal, event, ref, dead=ref in overflowed, waits=(ordinal, ref) in waiting)
+            delivery_rows.append(row)
+            due_ms, start_ms = row[3:5]
             if due_ms is not None:
                 due.append(DueDelivery(ordinal, ref, due_ms, 1, 0, 0, start_ms))
         event_rows.append(_event_row(ordinal, event, checksum))
-        stored[ordinal] = Accepted(
-            FrozenEvent(
-                ordinal,
-                event.id,
-                event.type,
-                event.application,
-                event.created_at_ms,
-                event.expires_at_ms,
-                event.body,
-                checksum,
-            ),
-            tuple(due),
-            len(event.targets) - len(overflowed),
-            event.reason,
-            event.reason_detail,
-            tuple(overflowed),
+        frozen = FrozenEvent(
+            ordinal,
+            event.id,
+            event.type,
+            event.application,
+            event.created_at_ms,
+            event.expires_at_ms,
+            event.body,
+            checksum,
         )
+        deliveries = len(event.targets) - len(overflowed)
+        stored[ordinal] = Accepted(frozen, tuple(due), deliveries, event.reason, event.reason_detail, overflowed)
     insert_many(connection, _INSERT_EVENT, event_rows)
     insert_many(connection, _INSERT_DELIVERY, delivery_rows)
     return stored
 
 
-def _overflowed(ordinal: int, ref: int, event: NewEvent, start_ms: int) -> tuple[object, ...]:
-    died_ms = event.created_at_ms
-    reason = DeadReason.OVERFLOW.value
-    return (ordinal, ref, 2, None, start_ms, died_ms, reason, event.expires_at_ms, event.ordering_key, 0)
+def _delivery_row(ordinal: int, event: NewEvent, ref: int, *, dead: bool, waits: bool) -> Row:
+    start_ms = max(event.created_at_ms, event.deliver_at_ms or 0)
+    expires_ms, key = event.expires_at_ms, event.ordering_key
+    if dead:
+        state, reason = CODES[DeliveryState.DEAD], DeadReason.OVERFLOW.value
+        return (ordinal, ref, state, None, start_ms, event.created_at_ms, reason, expires_ms, key, 0)
+    blocking = 0 if key is None else 1 + event.order_strictly
+    due_ms = None if waits else start_ms
+    return (ordinal, ref, CODES[DeliveryState.DUE], due_ms, start_ms, None, None, expires_ms, key, blocking)
 
 
-def _event_row(ordinal: int, event: NewEvent, checksum: int) -> tuple[object, ...]:
+def _event_row(ordinal: int, event: NewEvent, checksum: int) -> Row:
     return (
         ordinal,
         event.id,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from relay.core.errors import ConfigError, Conflict, NotFound
 from relay.core.model import Origin
-from relay.store.rows import ApplicationRow, EndpointRow, KeyRow
 from relay.store.sqlite import endpoints
+from relay.store.values import ApplicationRow, EndpointRow, KeyRow
 
 
 class Created(NamedTuple):

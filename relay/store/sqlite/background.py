@@ -11,11 +11,15 @@ from relay.core.clock import Clock
 from relay.core.model import Health
 from relay.store.sqlite import edits, endpoints
 from relay.store.sqlite.counts import Counts
+from relay.store.sqlite.opening import BUSY_TIMEOUT_MS
 from relay.store.sqlite.writer import Job, Stage, Writer
 
 CANCEL_STEP = 500
 """Due deliveries of a deleted endpoint that one transaction cancels."""
 
+
+SHRINK_EVERY_MS = 10_000
+"""A WAL that is too large is tried to be shrunk this often."""
 
 HEARTBEAT_MS = 60_000
 """The time is noted at most this often."""
@@ -51,6 +55,44 @@ class Heartbeat:
             ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
             (now_ms,),
         )
+
+
+class WalKeeper:
+    """Gives the disk space of a grown WAL back, which SQLite cannot while somebody reads an old state of the file."""
+
+    def __init__(self, writer: Writer, clock: Clock, max_bytes: int) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._trying = False
+        self._failures = 0  # in a row
+        self._next_mono_ms = 0.0
+
+    def look(self, wal_bytes: int) -> str:
+        """Shrink a WAL of so many bytes, if it is too large; return what hinders it, "" for nothing. O(1)"""
+        if wal_bytes <= self._max_bytes:
+            self._failures = 0
+            return ""
+        if not self._trying and self._clock.mono_ms() >= self._next_mono_ms:
+            self._trying = True
+            self._next_mono_ms = self._clock.mono_ms() + SHRINK_EVERY_MS
+            self._writer.submit(Job(Stage.OUTSIDE, _shrink, done=self._tried, failed=lambda: self._tried(busy=True)))
+        if self._failures < 2:  # once may have been a read of our own
+            return ""
+        return "another program reads the database, so its WAL cannot shrink"
+
+    def _tried(self, busy: bool) -> None:
+        self._trying = False
+        self._failures = self._failures + 1 if busy else 0
+
+
+def _shrink(connection: sqlite3.Connection) -> bool:
+    """Fold the WAL into the file and cut it off; whether a reader stands in the way, which is not waited for."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS:d}")
 
 
 class HealthSaver:
@@ -123,7 +165,7 @@ class Deletions:
             self._go_on(ref)
 
     def _go_on(self, ref: int) -> None:
-        if ref in self._cancelling or self._counts.due[ref] <= 0:
+        if ref in self._cancelling or self._counts.due(ref) <= 0:
             return
         self._cancelling.add(ref)
         now_ms = self._clock.wall_ms()

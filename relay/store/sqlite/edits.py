@@ -5,39 +5,41 @@ Mass edits move at most `limit` rows in a transaction; what is left is found by 
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
-from relay.store.rows import DueKey, PulledForward, delivery_key
-from relay.store.sqlite.order import due_delivery, promote
-from relay.store.sqlite.settle import STATES
+from relay.store.sqlite.order import leave_head, promote
+from relay.store.sqlite.rows import DUE_COLUMNS, STATES, Row, due_delivery, may_become
+from relay.store.values import DueKey, PulledForward, delivery_key
 
 DELETED_BY = "endpoint deleted"
 
-_RETRY = """
-    UPDATE delivery SET state = 0, due = ?1, budget_from = ?1, manual = ?4, reason = NULL, finished_at = NULL,
-      cancelled_by = NULL, series = series + (state != 0), series_attempts = iif(state = 0, series_attempts, 0)
-    WHERE event = ?2 AND endpoint = ?3
-    RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
+# `budget_from` grows with every retry, so a settlement sees that its delivery was retried while the attempt ran.
+_RETRY = f"""
+    UPDATE delivery SET state = 0, due = ?1, budget_from = max(?1, budget_from + 1), manual = ?4, reason = NULL,
+      finished_at = NULL, cancelled_by = NULL, series = series + (state != 0),
+      series_attempts = iif(state = 0, series_attempts, 0)
+    WHERE event = ?2 AND endpoint = ?3 AND {may_become(DeliveryState.DUE)}
+    RETURNING {DUE_COLUMNS}"""
 
-_CANCEL = """
+_CANCEL = f"""
     UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
-    WHERE event = ? AND endpoint = ? AND state = 0 RETURNING ordering_key"""
+    WHERE event = ? AND endpoint = ? AND {may_become(DeliveryState.CANCELLED)}"""
 
-_CANCEL_SOME = """
+_CANCEL_SOME = f"""
     UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
     WHERE (event, endpoint) IN (SELECT event, endpoint FROM delivery INDEXED BY delivery_due
                                 WHERE endpoint = ? AND state = 0 LIMIT ?)
+      AND {may_become(DeliveryState.CANCELLED)}
     RETURNING event, endpoint"""
 
-_END_SOME = """
+_END_SOME = f"""
     UPDATE delivery SET state = 2, due = NULL, manual = 0, blocking = 0, finished_at = ?, reason = ?
-    WHERE (event, endpoint) IN ({chosen})
+    WHERE (event, endpoint) IN ({{chosen}}) AND {may_become(DeliveryState.DEAD)}
     RETURNING event, endpoint, ordering_key"""
 
-# A due time is never earlier than the start of the budget, so this finds by index what can be over it. What waits for a
-# retry that lies further ahead is found when that time has come.
+# What is due later than this is looked at when that time has come: its index gives what can be over its budget.
 _OVER_BUDGET = """
     SELECT event, endpoint FROM delivery INDEXED BY delivery_due
     WHERE endpoint = ? AND state = 0 AND due < ? AND budget_from < ? ORDER BY due LIMIT ?"""
@@ -52,9 +54,11 @@ _WAITING = """
     FROM delivery d INDEXED BY delivery_due CROSS JOIN event e ON e.ordinal = d.event
     WHERE d.endpoint = ? AND d.state = 0 AND (d.due, d.event) > (?, ?) ORDER BY d.due, d.event LIMIT ?"""
 
-_PULL = """
-    UPDATE delivery SET due = ? WHERE event = ? AND endpoint = ?
-    RETURNING event, endpoint, due, series, attempts, series_attempts, budget_from, manual"""
+_PULL = f"UPDATE delivery SET due = ? WHERE event = ? AND endpoint = ? RETURNING {DUE_COLUMNS}"
+
+_FIND = """
+    SELECT d.state, d.expires_at, n.deleted_at IS NOT NULL, d.ordering_key, d.blocking, d.series, d.attempts
+    FROM delivery d JOIN endpoint n ON n.ref = d.endpoint WHERE d.event = ? AND d.endpoint = ?"""
 
 
 class Retried(NamedTuple):
@@ -72,31 +76,54 @@ class Ended(NamedTuple):
     expired: int = 0  # so many of the keys, the first ones, were past their expiry
 
 
+class Found(NamedTuple):
+    """A delivery that somebody named."""
+
+    key: DeliveryKey
+    state: DeliveryState
+    expires_at_ms: int | None
+    deleted: bool  # its endpoint was
+    ordering_key: str | None
+    blocking: bool  # its successors wait for it
+    version: tuple[int, int]  # series and attempts: another one once an attempt is settled
+
+
 def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, *, force: bool) -> Retried:
-    """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it.
+    """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it. O(log n)
 
     With `force` an expired one too: its next attempt is made all the same, and is its last.
     """
-    key, state, expires_at_ms, deleted = _find(connection, delivery_id)
-    if deleted:
+    found = _find(connection, delivery_id)
+    if found.deleted:
         raise Conflict("endpoint_deleted", "the endpoint of this delivery was deleted", remedy="Send the event anew.")
-    if expires_at_ms is not None and expires_at_ms <= now_ms and not force:
+    if found.expires_at_ms is not None and found.expires_at_ms <= now_ms and not force:
         raise Conflict(
             "expired",
             "the event of this delivery has expired, and what it links to may be gone",
             remedy='Send a new event, or send this one all the same with {"force": true} (`--force`).',
         )
-    row = connection.execute(_RETRY, (now_ms, *key, 2 if force else 1)).fetchone()
-    return Retried(due_delivery(row), state)
+    row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
+    return Retried(due_delivery(row), found.state)
 
 
-def cancel_delivery(connection: sqlite3.Connection, delivery_id: str, by: str, now_ms: int) -> Ended:
-    """Cancel a due delivery; NotFound, or Conflict when it has ended."""
-    key, state, _, _ = _find(connection, delivery_id)
-    if state is not DeliveryState.DUE:
-        raise Conflict("not_due", f"the delivery is {state.value} already", remedy="Only a due one can be cancelled.")
-    (ordering_key,) = connection.execute(_CANCEL, (now_ms, by, *key)).fetchone()
-    return Ended([key], _promote(connection, [(*key, ordering_key)]))
+def cancel_delivery(
+    connection: sqlite3.Connection, delivery_id: str, by: str, now_ms: int, under_way: DueDelivery | None
+) -> Ended:
+    """Cancel a due delivery; NotFound, or Conflict when it has ended. O(log n)
+
+    While an attempt of it is `under_way` and not settled, what waits for it by its ordering key goes on waiting.
+    """
+    found = _find(connection, delivery_id)
+    if found.state is not DeliveryState.DUE:
+        raise Conflict(
+            "not_due", f"the delivery is {found.state.value} already", remedy="Only a due one can be cancelled."
+        )
+    connection.execute(_CANCEL, (now_ms, by, *found.key))
+    if found.ordering_key is None:
+        return Ended([found.key], [])
+    if under_way is not None and found.blocking and found.version == (under_way.series, under_way.attempts):
+        leave_head(connection, found.key, found.ordering_key)
+    return Ended([found.key], promote(connection, [(found.key.endpoint, found.ordering_key)]))
 
 
 def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> int:
@@ -137,24 +164,17 @@ def pull_forward(
 
 def _end(
     connection: sqlite3.Connection, chosen: str, parameters: tuple[int, ...], reason: DeadReason, now_ms: int
-) -> list[tuple[Any, ...]]:
+) -> list[Row]:
     return connection.execute(_END_SOME.format(chosen=chosen), (now_ms, reason, *parameters)).fetchall()
 
 
-def _promote(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> list[DueDelivery]:
+def _promote(connection: sqlite3.Connection, rows: Iterable[Row]) -> list[DueDelivery]:
     return promote(connection, [(row[1], row[2]) for row in rows if row[2] is not None])
 
 
-def _find(connection: sqlite3.Connection, delivery_id: str) -> tuple[DeliveryKey, DeliveryState, int | None, bool]:
+def _find(connection: sqlite3.Connection, delivery_id: str) -> Found:
     key = delivery_key(delivery_id)
-    row = None
-    if key is not None:
-        row = connection.execute(
-            """
-            SELECT d.state, d.expires_at, n.deleted_at IS NOT NULL
-            FROM delivery d JOIN endpoint n ON n.ref = d.endpoint WHERE d.event = ? AND d.endpoint = ?""",
-            key,
-        ).fetchone()
+    row = None if key is None else connection.execute(_FIND, key).fetchone()
     if key is None or row is None:
         raise NotFound(f"no delivery {delivery_id!r}", remedy="List them with `relay deliveries list`.")
-    return key, STATES[row[0]], row[1], bool(row[2])
+    return Found(key, STATES[row[0]], row[1], bool(row[2]), row[3], row[4] > 0, (row[5], row[6]))

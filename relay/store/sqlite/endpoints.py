@@ -8,7 +8,7 @@ from typing import Any
 
 from relay.core.errors import ConfigError, NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
-from relay.store.rows import EndpointRow
+from relay.store.values import EndpointRow
 
 _COLUMNS = """ref, id, application, origin, definition, secrets, state, disabled_by, state_since, health, url_seen,
     created_at, updated_at"""

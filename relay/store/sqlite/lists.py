@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from relay.core.errors import Conflict
 from relay.core.model import DeliveryState, DeliveryView, EventView, Page
-from relay.store.rows import DeliveryFilter, EventFilter
-from relay.store.sqlite.reader import Reader
-from relay.store.sqlite.reads import DELIVERY_COLUMNS, DELIVERY_JOINS, EVENT_COLUMNS, delivery_view, event_views
-from relay.store.sqlite.settle import CODES
+from relay.store.sqlite.reads import DELIVERY_COLUMNS, DELIVERY_JOINS, EVENT_COLUMNS, Reader, delivery_view, event_views
+from relay.store.sqlite.rows import CODES
+from relay.store.values import DeliveryFilter, EventFilter
 
 EXAMINED_MAX = 10_000
 """Rows that one page looks at."""

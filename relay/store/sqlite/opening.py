@@ -8,16 +8,19 @@ import fcntl
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged
-from relay.store.rows import StoreFacts, StoreSettings
 from relay.store.sqlite import migrate
-from relay.store.sqlite.failures import Trouble, judge
 
 SQLITE_MIN = (3, 40, 0)
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long a write waits for a lock of another program, which nobody but a visitor can hold."""
 
 CHECK_BYTES = 2 << 30
 """Above this a file is not checked after an unclean stop: 1 GiB takes half a second, and nothing can cut it short."""
@@ -25,6 +28,66 @@ CHECK_BYTES = 2 << 30
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"}
 _NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 _SYNCHRONOUS = {"full": (2, "full"), "normal": (1, "normal")}
+
+
+_DAMAGE = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MACHINE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+}
+
+
+class Trouble(Enum):
+    """Whose fault an error of SQLite is."""
+
+    ITEM = auto()  # this item cannot be stored; its neighbours can
+    MACHINE = auto()  # no space, no permission, a lock: nothing can be stored now
+    DAMAGE = auto()  # I/O error or corruption: nothing that was stored can be trusted until it was read again
+
+
+def judge(error: BaseException) -> Trouble:
+    """Say whose fault an error is."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if not isinstance(error, sqlite3.Error) or code is None:
+        return Trouble.ITEM
+    primary = code & 0xFF  # extended codes carry their primary code in the low byte
+    if primary in _DAMAGE:
+        return Trouble.DAMAGE
+    return Trouble.MACHINE if primary in _MACHINE else Trouble.ITEM
+
+
+Durability = Literal["full", "normal"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the database is and how it behaves."""
+
+    path: Path
+    durability: Durability = "full"
+    endpoint_backlog: int = 1_000_000  # due deliveries of one endpoint; what comes after is dead, `overflow` (Q10)
+    checkpoint_pages: int = 4_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
+    read_timeout_ms: int = 2_000  # a read for people that takes longer is interrupted
+    queue_bytes: int = 64 << 20  # events that may wait for the writer; further ones are refused until there is room
+    wal_max_bytes: int = 32 << 20  # a larger WAL is folded into the file and cut off as soon as no reader needs it
+
+
+class StoreFacts(NamedTuple):
+    """What was found, and read back, when the database was opened."""
+
+    path: Path
+    sqlite_version: str
+    journal_mode: str
+    synchronous: str
+    schema_version: int
+    unclean_start: bool  # it was not closed last time
+    checked: bool  # so it was checked for damage, unless it is very large
+    backup: Path | None  # made before this start migrated an older schema
 
 
 class Opened(NamedTuple):
@@ -86,7 +149,7 @@ def open_writer(settings: StoreSettings) -> Opened:
     _refuse_old_sqlite()
     try:
         _create(settings.path)
-        connection = sqlite3.connect(settings.path, isolation_level=None, timeout=5, cached_statements=256)
+        connection = sqlite3.connect(settings.path, isolation_level=None, cached_statements=256)
     except (OSError, sqlite3.Error) as error:
         raise _explain(settings.path, error) from error
     try:
@@ -118,6 +181,8 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
         )
     unclean = migrate.unclean(connection)
     checked = unclean and _check(path)
+    if unclean:
+        _fold(connection, path)
     backup = migrate.migrate(connection, path)
     connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
     return StoreFacts(
@@ -126,7 +191,7 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
         journal_mode=word,
         synchronous=_SYNCHRONOUS[settings.durability][1],
         schema_version=migrate.newest(),
-        unclean=unclean,
+        unclean_start=unclean,
         checked=checked,
         backup=backup,
     )
@@ -136,6 +201,7 @@ def _configure(connection: sqlite3.Connection, settings: StoreSettings) -> int:
     """Set what a connection does not remember by itself; the answer is `synchronous` as read back."""
     for pragma in (
         f"synchronous = {_SYNCHRONOUS[settings.durability][1].upper()}",
+        f"busy_timeout = {BUSY_TIMEOUT_MS:d}",
         "foreign_keys = ON",
         "trusted_schema = OFF",
         "cell_size_check = ON",
@@ -167,6 +233,32 @@ def _check(path: Path) -> bool:
     if found != ["ok"]:
         raise _damaged(path, " ".join(" ".join(found).split()))
     return True
+
+
+def _fold(connection: sqlite3.Connection, path: Path) -> None:
+    """Fold the whole WAL that a crash left behind into the file, so that nothing is built upon it.
+
+    Its last frames may stand in the page cache alone, when a failed fsync was the reason for the crash.
+    """
+    busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if busy:
+        raise AlreadyRunning(
+            f"Another program is reading {path}, so what a crash left in its WAL cannot be made safe.",
+            remedy="End it (a shell, a backup), and start again.",
+        )
+
+
+def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return device and inode of the database and of its WAL, None for one that is not there; opens neither."""
+    return tuple(_inode(place) for place in (path, path.with_name(f"{path.name}-wal")))
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _explain(path: Path, error: Exception) -> RelayError:

@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from relay.store.rows import Pruned, Retention
-from relay.store.sqlite.remembered import forget_old
+from relay.store.values import Pruned, Retention
 
 ROWS_PER_LIMIT = 4
 """A step of `limit` events ends early when this many times `limit` rows hang on them."""
@@ -30,6 +29,12 @@ _EVENTS_BY_ORDINAL = """
     FROM (SELECT ordinal, created_at FROM event WHERE ordinal > ? ORDER BY ordinal LIMIT ?) e
     LEFT JOIN delivery d ON d.event = e.ordinal
     GROUP BY e.ordinal ORDER BY e.ordinal"""
+
+FORGET_OLD = """
+    DELETE FROM remembered WHERE (application, key) IN (
+      SELECT r.application, r.key
+      FROM remembered_size s CROSS JOIN remembered r INDEXED BY remembered_age ON r.application = s.application
+      WHERE r.updated_at < ? LIMIT ?)"""
 
 _AMONG = "event IN (SELECT value FROM json_each(?))"
 
@@ -52,7 +57,7 @@ class Pruner:
         events, deliveries, dead, more_events = self._events(connection, now_ms - retention.events_ms, limit)
         attempts, more_attempts = _attempts(connection, now_ms - retention.attempts_ms, limit)
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
-        forgotten = forget_old(connection, now_ms - retention.memory_ms, limit)
+        forgotten = connection.execute(FORGET_OLD, (now_ms - retention.memory_ms, limit)).rowcount
         more = more_events or more_attempts or more_keys or forgotten == limit
         return PruneResult(Pruned(events, deliveries, attempts, keys, more, forgotten), dead)
 

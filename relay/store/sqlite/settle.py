@@ -1,23 +1,18 @@
-"""Settling: the end of an attempt as one compare-and-set on (delivery, state due, series), and the attempt's row (Q7)."""
+"""Settling: the end of an attempt as one compare-and-set on (delivery, state due, series), and the attempt's row (Q7).
+
+What the statement does not move has moved on by itself: cancelled, pruned, in another series; retried by hand while its
+attempt ran (Q13), which shows in `budget_from`; or settled by this very settlement, whose commit was unknown. Those few
+are settled one by one, by what the row says now.
+"""
 
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from relay.core.model import DeliveryState, DueDelivery, Outcome, Settled, Settlement
-from relay.store.sqlite.bulk import insert_many
-from relay.store.sqlite.order import first_in_line, promote
-
-CODES = {
-    DeliveryState.DUE: 0,
-    DeliveryState.DELIVERED: 1,
-    DeliveryState.DEAD: 2,
-    DeliveryState.CANCELLED: 3,
-}
-"""States as the schema writes them."""
-
-STATES = {code: state for state, code in CODES.items()}
+from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
+from relay.store.sqlite.order import first_in_line, promote, release_head
+from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, insert_many, may_become
 
 RESPONSES_BYTES = 64 << 10
 """Response headers and bodies kept for one delivery, newest first (Q14)."""
@@ -25,36 +20,43 @@ RESPONSES_BYTES = 64 << 10
 _RESPONSE_BYTES = 16 << 10  # the most the courier reads of one
 _DETAIL_CHARACTERS = 500
 
-# The last condition finds a settlement that is submitted again because its commit was unknown.
-_SETTLE = """
+_ENDS_ANYWAY = {DeadReason.GONE, DeadReason.ABORTED}
+
+# `ends` is compared with the row's `manual`: 0 gives way to any retry by hand, 1 to a forced one, 2 to none. The last
+# condition finds a settlement that is submitted again because its commit was unknown.
+SETTLE = f"""
     UPDATE delivery SET
-      state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at, manual = 0,
-      blocking = iif(s.state = 0 AND delivery.blocking = 2, 2, 0),
-      attempts = delivery.attempts + s.attempted, series_attempts = delivery.series_attempts + s.attempted
+      state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at,
+      manual = 0, blocking = iif(s.state = 0 AND blocking = 2, 2, 0),
+      attempts = delivery.attempts + s.attempted, series_attempts = series_attempts + s.attempted
     FROM (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
                  value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
-                 value ->> 8 AS attempts, value ->> 9 AS started_at
+                 value ->> 8 AS attempts, value ->> 9 AS started_at, value ->> 10 AS budget_from, value ->> 11 AS ends
           FROM json_each(?)) AS s
     WHERE delivery.event = s.event AND delivery.endpoint = s.endpoint
       AND delivery.state = 0 AND delivery.series = s.series
+      AND (delivery.budget_from <= s.budget_from OR delivery.manual <= s.ends)
       AND (delivery.attempts <= s.attempts OR NOT EXISTS (
         SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
           AND a.series = s.series AND a.started_at = s.started_at))
-    RETURNING event, endpoint, attempts, series_attempts, budget_from, ordering_key, blocking"""
+    RETURNING {DUE_COLUMNS}, ordering_key, blocking"""
 
 _INSERT_ATTEMPT = """
     INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail, address)"""
 
-_LATE = """
-    UPDATE delivery SET attempts = attempts + 1 WHERE event = ? AND endpoint = ? RETURNING attempts, state, series"""
+LATE = f"""
+    UPDATE delivery SET attempts = attempts + 1, series_attempts = series_attempts + (series = ?3),
+      blocking = iif(state = 0 AND blocking = 2, 2, 0)
+    WHERE event = ?1 AND endpoint = ?2 RETURNING {DUE_COLUMNS}, ordering_key, blocking, state"""
 
-_DELIVERED_AFTER_CANCEL = """
-    UPDATE delivery SET state = 1, finished_at = ?, cancelled_by = NULL WHERE event = ? AND endpoint = ?"""
+_DELIVERED_AFTER_CANCEL = f"""
+    UPDATE delivery SET state = 1, finished_at = ?, cancelled_by = NULL
+    WHERE event = ? AND endpoint = ? AND {may_become(DeliveryState.DELIVERED)}"""
+
+_AS_IT_IS = f"SELECT {DUE_COLUMNS}, state FROM delivery WHERE event = ? AND endpoint = ?"
 
 _RECORDED = """
-    SELECT d.state, d.due, d.series, d.attempts, d.series_attempts, d.budget_from
-    FROM attempt a JOIN delivery d ON d.event = a.event AND d.endpoint = a.endpoint
-    WHERE a.event = ? AND a.endpoint = ? AND a.number > ? AND a.series = ? AND a.started_at = ?"""
+    SELECT 1 FROM attempt WHERE event = ? AND endpoint = ? AND number > ? AND series = ? AND started_at = ?"""
 
 _TRIM_RESPONSES = """
     DELETE FROM response WHERE event = ?1 AND endpoint = ?2 AND number IN (
@@ -76,11 +78,11 @@ class SettleResult(NamedTuple):
 
     settled: Settled
     left: bool  # the delivery was due and is not any more
-    promoted: tuple[DueDelivery, ...] = ()
+    promoted: Sequence[DueDelivery] = ()
 
 
 def settle(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[SettleResult]:
-    """Apply settlements in order; one result for each."""
+    """Apply settlements in order; one result for each, O(log n) whatever else is in the tables."""
     results: list[SettleResult] = []
     start = 0
     while start < len(works):
@@ -90,12 +92,17 @@ def settle(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[
     return results
 
 
+def give_back(connection: sqlite3.Connection, delivery: DueDelivery) -> SettleResult:
+    """End an attempt that was not made after all: its delivery stays as it is. O(log n)"""
+    promoted = release_head(connection, delivery.key)
+    return SettleResult(Settled(False, _due_now(connection, delivery)), left=False, promoted=promoted)
+
+
 def _distinct(works: Sequence[SettleWork], start: int) -> int:
     """Find how far the settlements from `start` on name no delivery twice."""
     seen = set()
     for index in range(start, len(works)):
-        delivery = works[index].settlement.delivery
-        key = (delivery.event, delivery.endpoint)
+        key = works[index].settlement.delivery.key
         if key in seen:
             return index
         seen.add(key)
@@ -103,31 +110,29 @@ def _distinct(works: Sequence[SettleWork], start: int) -> int:
 
 
 def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[SettleResult]:
-    moved = {
-        (row[0], row[1]): row for row in connection.execute(_SETTLE, (json.dumps([_row(work) for work in works]),))
-    }
+    moved = {(row[0], row[1]): row for row in connection.execute(SETTLE, (json.dumps([_row(work) for work in works]),))}
     results: list[SettleResult] = []
-    attempts: list[tuple[Any, ...]] = []
+    attempts: list[Row] = []
+    responses: list[tuple[Settlement, int]] = []
     for work in works:
-        delivery = work.settlement.delivery
-        row = moved.get((delivery.event, delivery.endpoint))
+        settlement = work.settlement
+        row = moved.get(settlement.delivery.key)
         if row is None:
             results.append(_late(connection, work))
             continue
-        if work.settlement.outcome is not None:
-            attempts.append(_attempt_row(delivery, row[2], work.settlement.outcome))
-        results.append(_moved(connection, work.settlement, row))
+        if settlement.outcome is not None:
+            attempts.append(_attempt_row(settlement.delivery, row[4], settlement.outcome))
+            responses.append((settlement, row[4]))
+        results.append(_moved(connection, settlement, row))
     insert_many(connection, _INSERT_ATTEMPT, attempts)
-    for work in works:
-        row = moved.get((work.settlement.delivery.event, work.settlement.delivery.endpoint))
-        if row is not None:
-            _keep_response(connection, work.settlement, row[2])
+    for settlement, number in responses:
+        _keep_response(connection, settlement, number)
     return results
 
 
-def _row(work: SettleWork) -> tuple[Any, ...]:
+def _row(work: SettleWork) -> Row:
     settlement, now_ms = work
-    delivery = settlement.delivery
+    delivery, outcome = settlement.delivery, settlement.outcome
     return (
         delivery.event,
         delivery.endpoint,
@@ -136,66 +141,74 @@ def _row(work: SettleWork) -> tuple[Any, ...]:
         settlement.due_ms,
         settlement.reason,
         None if settlement.state is DeliveryState.DUE else now_ms,
-        0 if settlement.outcome is None else 1,
+        0 if outcome is None else 1,
         delivery.attempts,
-        None if settlement.outcome is None else settlement.outcome.started_at_ms,
+        None if outcome is None else outcome.started_at_ms,
+        delivery.budget_from_ms,
+        _ends(settlement),
     )
 
 
-def _moved(connection: sqlite3.Connection, settlement: Settlement, row: tuple[Any, ...]) -> SettleResult:
-    event, endpoint, attempts, series_attempts, budget_from_ms, ordering_key, blocking = row
-    passes = ordering_key is not None and not blocking
-    promoted = tuple(promote(connection, [(endpoint, ordering_key)])) if passes else ()
+def _ends(settlement: Settlement) -> int:
+    """Say how far an attempt ends its delivery although it was retried by hand meanwhile (Q13)."""
+    if settlement.state is DeliveryState.DELIVERED or settlement.reason in _ENDS_ANYWAY:
+        return 2
+    return int(settlement.reason is DeadReason.EXPIRED)
+
+
+def _moved(connection: sqlite3.Connection, settlement: Settlement, row: Row) -> SettleResult:
+    promoted = _passed(connection, row)
     if settlement.state is not DeliveryState.DUE:
         return SettleResult(Settled(True, None), left=True, promoted=promoted)
-    assert settlement.due_ms is not None, "what is due again has a time"
-    series = settlement.delivery.series
-    due = DueDelivery(event, endpoint, settlement.due_ms, series, attempts, series_attempts, budget_from_ms)
-    return SettleResult(Settled(True, due), left=False, promoted=promoted)
+    return SettleResult(Settled(True, due_delivery(row)), left=False, promoted=promoted)
+
+
+def _passed(connection: sqlite3.Connection, row: Row) -> Sequence[DueDelivery]:
+    """Promote the successor of a delivery that blocks nobody now."""
+    endpoint, ordering_key, blocking = row[1], row[8], row[9]
+    return promote(connection, [(endpoint, ordering_key)]) if ordering_key is not None and not blocking else ()
 
 
 def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
-    """Settle a delivery that moved on meanwhile: cancelled, retried by hand, pruned, or this very settlement again."""
+    """Settle a delivery that moved on meanwhile: record the attempt, and say what the row is now."""
     settlement, now_ms = work
     delivery, outcome = settlement.delivery, settlement.outcome
-    if outcome is None:
-        return SettleResult(Settled(False, None), left=False, promoted=_unheard(connection, delivery))
-    again = _settled_before(connection, delivery, outcome)
-    if again is not None:  # its first answer never came, so nobody counted it or heard whom it promoted
-        return SettleResult(again, left=again.due is None, promoted=_unheard(connection, delivery))
-    row = connection.execute(_LATE, delivery.key).fetchone()
+    released = release_head(connection, delivery.key)
+    if outcome is None or _recorded(connection, delivery, outcome):
+        promoted = released or first_in_line(connection, delivery.key)  # the first answer may not have been heard
+        return SettleResult(Settled(outcome is not None, _due_now(connection, delivery)), left=False, promoted=promoted)
+    row = connection.execute(LATE, (*delivery.key, delivery.series)).fetchone()
     if row is None:
         return SettleResult(Settled(False, None), left=False)
-    attempts, state, series = row
     connection.execute(
-        f"{_INSERT_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _attempt_row(delivery, attempts, outcome)
+        f"{_INSERT_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _attempt_row(delivery, row[4], outcome)
     )
-    _keep_response(connection, settlement, attempts)
-    applied = STATES[state] is DeliveryState.CANCELLED and series == delivery.series
-    applied = applied and settlement.state is DeliveryState.DELIVERED
+    _keep_response(connection, settlement, row[4])
+    promoted = [*released, *_passed(connection, row)]
+    state, same_series = STATES[row[10]], row[3] == delivery.series
+    if state is DeliveryState.DUE:
+        due = None if row[2] is None else due_delivery(row)
+        return SettleResult(Settled(False, due), left=False, promoted=promoted)
+    applied = state is DeliveryState.CANCELLED and same_series and settlement.state is DeliveryState.DELIVERED
     if applied:
         connection.execute(_DELIVERED_AFTER_CANCEL, (now_ms, *delivery.key))
-    return SettleResult(Settled(applied, None), left=False)
+    return SettleResult(Settled(applied, None), left=False, promoted=promoted)
 
 
-def _unheard(connection: sqlite3.Connection, delivery: DueDelivery) -> tuple[DueDelivery, ...]:
-    return tuple(first_in_line(connection, delivery.key))
+def _recorded(connection: sqlite3.Connection, delivery: DueDelivery, outcome: Outcome) -> bool:
+    """Find out whether a settlement had been kept, though its commit was unknown and it is submitted again."""
+    place = (*delivery.key, delivery.attempts, delivery.series, outcome.started_at_ms)
+    return connection.execute(_RECORDED, place).fetchone() is not None
 
 
-def _settled_before(connection: sqlite3.Connection, delivery: DueDelivery, outcome: Outcome) -> Settled | None:
-    """Answer a settlement that is submitted again because its commit was unknown, and had been kept."""
-    key = (*delivery.key, delivery.attempts, delivery.series, outcome.started_at_ms)
-    row = connection.execute(_RECORDED, key).fetchone()
-    if row is None:
+def _due_now(connection: sqlite3.Connection, delivery: DueDelivery) -> DueDelivery | None:
+    row = connection.execute(_AS_IT_IS, delivery.key).fetchone()
+    if row is None or STATES[row[8]] is not DeliveryState.DUE or row[2] is None:
         return None
-    state, due_ms, series, attempts, series_attempts, budget_from_ms = row
-    if STATES[state] is not DeliveryState.DUE or series != delivery.series or due_ms is None:
-        return Settled(True, None)
-    due = DueDelivery(delivery.event, delivery.endpoint, due_ms, series, attempts, series_attempts, budget_from_ms)
-    return Settled(True, due)
+    return due_delivery(row)
 
 
-def _attempt_row(delivery: DueDelivery, number: int, outcome: Outcome) -> tuple[Any, ...]:
+def _attempt_row(delivery: DueDelivery, number: int, outcome: Outcome) -> Row:
     return (
         delivery.event,
         delivery.endpoint,

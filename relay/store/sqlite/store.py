@@ -1,8 +1,9 @@
-"""The store: every verb that touches the database. Nothing outside this package knows SQLite.
+"""The store on SQLite: every verb of `relay.store.Store`, with its parts.
 
 Writes go to one thread of our own, which groups them (see `writer`); what a write changes in memory happens in the event
 loop when its commit has returned. Reads go through connections that cannot write. What must be the same after a crash is
-in the file when a write's awaitable has a result, and not before.
+in the file when a write's awaitable has a result, and not before. Read `writer` for what happens when the power fails,
+then `accept` and `settle`.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from relay.core.clock import Clock
-from relay.core.errors import StoreDamaged
+from relay.core.errors import StoreMoved
 from relay.core.model import (
     DeadGroup,
     DeadReason,
@@ -28,29 +29,28 @@ from relay.core.model import (
     Settled,
     Settlement,
 )
-from relay.store.rows import (
+from relay.store.sqlite import applications, edits, endpoints, lists, opening, order, reads
+from relay.store.sqlite.accept import AcceptBatch, Acceptor
+from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
+from relay.store.sqlite.counts import Counts, count
+from relay.store.sqlite.opening import StoreSettings
+from relay.store.sqlite.prune import Pruner, PruneResult, give_space_back
+from relay.store.sqlite.reads import Reader
+from relay.store.sqlite.settle import SettleResult, SettleWork, give_back, settle
+from relay.store.sqlite.writer import Job, Stage, Writer
+from relay.store.values import (
     AcceptResult,
     DeliveryFilter,
     DueKey,
     EndpointRow,
     EventFilter,
-    FileSizes,
+    Fact,
     Pruned,
     PulledForward,
     RefillResult,
     Retention,
-    StoreFacts,
-    StoreSettings,
     new_endpoint,
 )
-from relay.store.sqlite import applications, edits, endpoints, lists, opening, reads
-from relay.store.sqlite.accept import AcceptBatch, Acceptor
-from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat
-from relay.store.sqlite.counts import Counts, count
-from relay.store.sqlite.prune import Pruner, PruneResult, give_space_back
-from relay.store.sqlite.reader import Reader
-from relay.store.sqlite.settle import SettleResult, SettleWork, settle
-from relay.store.sqlite.writer import Job, Stage, Writer
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ FEW_DUE = 10_000
 _ROW_BYTES = 500
 
 
-class Store:
+class SqliteStore:
     """Owner of the database file, the writer, the readers, and the counts. Belongs to one event loop."""
 
     def __init__(self, settings: StoreSettings, clock: Clock, writer_type: type[Writer] = Writer) -> None:
@@ -75,31 +75,36 @@ class Store:
             self._connect,
             accept=self._acceptor.accept,
             settle=settle,
-            on_fatal=self._report_fatal,
             before_commit=self._heartbeat.beat,
+            on_recovered=self._recovered,
+            on_fatal=self._report_fatal,
+            queue_bytes=settings.queue_bytes,
         )
         self._lock: opening.Lock | None = None
         self._readers: list[Reader] = []
-        self._fatal: StoreDamaged | None = None
-        self._on_fatal: Callable[[StoreDamaged], None] = lambda error: None
+        self._fatal: Exception | None = None
+        self._on_fatal: Callable[[Exception], None] = lambda error: None
         self._on_promoted: Callable[[Sequence[DueDelivery]], None] = lambda due: None
         self._healths = HealthSaver(self._writer)
+        self._wal = WalKeeper(self._writer, clock, settings.wal_max_bytes)
         self.applications = applications.Applications(self._edit, lambda refs: self._deletions.add(refs))
-        self._deletions: Deletions  # these three are set by `open`
+        self._deletions: Deletions  # these are set by `open`
         self._counts: Counts
-        self.facts: StoreFacts
+        self._identity: tuple[tuple[int, int] | None, ...]
+        self._opened: opening.StoreFacts
         self.pending_settles = 0
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, settings: StoreSettings, clock: Clock, writer_type: type[Writer] = Writer) -> "Store":
+    async def open(cls, settings: StoreSettings, clock: Clock, writer_type: type[Writer] = Writer) -> "SqliteStore":
         """Lock, check, migrate and open the database; CannotStart, AlreadyRunning or StoreDamaged say what to do."""
         store = cls(settings, clock, writer_type)
         store._lock = opening.prepare(settings.path)
         try:
             await store._writer.start()
             await store._open_readers()
+            store._identity = opening.identity(settings.path)
             store._deletions = Deletions(store._writer, store._counts, clock)
             store._deletions.add(await store._edit(endpoints.deleted_refs))
         except BaseException:
@@ -108,7 +113,6 @@ class Store:
         return store
 
     async def close(self) -> None:
-        """Finish what was submitted, fold the WAL into the file, mark it as closed properly. Safe twice."""
         if self._lock is None:
             return
         self._healths.finish()
@@ -130,9 +134,10 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the writer's connection, in its thread."""
-        connection, self.facts = opening.open_writer(self._settings)
+        connection, self._opened = opening.open_writer(self._settings)
         self._heartbeat.resume(connection)
-        self._counts = count(connection)
+        order.release_all_heads(connection)
+        self._counts = Counts(count(connection))
         self._acceptor.resume(connection)
         return connection
 
@@ -146,45 +151,56 @@ class Store:
 
     @property
     def healthy(self) -> bool:
-        """False from a commit that failed to the next that wrote something."""
         return self._writer.healthy
 
     @property
+    def facts(self) -> Mapping[str, Fact]:
+        named = self._opened._asdict()
+        return {name: str(value) if isinstance(value, os.PathLike) else value for name, value in named.items()}
+
+    def sizes(self) -> Mapping[str, int]:
+        path = str(self._settings.path)
+        return {"database_bytes": _size(path), "wal_bytes": _size(f"{path}-wal")}
+
+    def free_disk_bytes(self) -> int:
+        disk = os.statvfs(self._settings.path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    @property
     def heartbeat_ms(self) -> int | None:
-        """When a commit was last noted before this start, in unix ms; None in a new database (Q15)."""
         return self._heartbeat.found_ms
 
     def trust_clock(self, *, trusted: bool) -> None:
-        """Note the time of commits only while the wall clock is trusted, so that a second start still sees a jump."""
         self._heartbeat.trusted = trusted
 
-    def on_fatal(self, callback: Callable[[StoreDamaged], None]) -> None:
-        """Call `callback`, once, when the database reports an I/O error or corruption (invariant 5)."""
+    def on_fatal(self, callback: Callable[[Exception], None]) -> None:
         self._on_fatal = callback
         if self._fatal is not None:
             callback(self._fatal)
 
     def on_promoted(self, callback: Callable[[Sequence[DueDelivery]], None]) -> None:
-        """Call `callback` with deliveries whose turn has come because a commit ended their predecessor (Q12)."""
         self._on_promoted = callback
 
     async def ping(self) -> None:
-        """Go through the writer and back; while it is unhealthy, try whether it can write again."""
         await self._edit(_nothing if self.healthy else _probe)
+
+    def upkeep(self) -> str:
+        if self._lock is None or self._fatal is not None:
+            return ""
+        if opening.identity(self._settings.path) != self._identity:
+            self._writer.break_off(_moved(self._settings))
+            return ""
+        return self._wal.look(self.sizes()["wal_bytes"])
+
+    def _recovered(self) -> None:
+        """Go on with what failed, and count anew after commits of which nobody knows whether they were kept."""
         self._healths.resume()
         self._deletions.resume()
+        if self._writer.unknown:
+            self._writer.unknown = False
+            self._writer.submit(Job(Stage.EDIT, count, done=self._counts.reset))
 
-    def file_sizes(self) -> FileSizes:
-        """Return the size of the file and of its WAL, in bytes, without opening either."""
-        path = self._settings.path
-        return FileSizes(_size(str(path)), _size(f"{path}-wal"))
-
-    def free_disk_bytes(self) -> int:
-        """Return what is free for us on the disk."""
-        disk = os.statvfs(self._settings.path.parent)
-        return disk.f_bavail * disk.f_frsize
-
-    def _report_fatal(self, error: StoreDamaged) -> None:
+    def _report_fatal(self, error: Exception) -> None:
         if self._fatal is None:
             self._fatal = error
             self._on_fatal(error)
@@ -193,25 +209,17 @@ class Store:
 
     @property
     def backlog(self) -> int:
-        """Due deliveries, held and delayed ones too."""
         return self._counts.backlog
 
     def due_count(self, ref: int) -> int:
-        """Due deliveries of an endpoint."""
-        return self._counts.due[ref]
+        return self._counts.due(ref)
 
     def dead_count(self, ref: int) -> int:
-        """Dead letters of an endpoint."""
         return self._counts.dead[ref]
 
     # -- the path of an event ----------------------------------------------------------------------------------------
 
     def accept(self, events: Sequence[NewEvent]) -> "asyncio.Future[list[AcceptResult]]":
-        """Store events and their deliveries in one transaction; one result for each, in order.
-
-        A Conflict is a result, not an error: its neighbours are stored. StoreUnavailable when nothing was kept,
-        CommitUnknown when nobody knows.
-        """
         batch = self._counts.reserve(events, self._settings.endpoint_backlog)
         future: asyncio.Future[list[AcceptResult]] = self._loop.create_future()
         job = Job(
@@ -226,7 +234,6 @@ class Store:
         return future
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        """Record the end of an attempt; the same settlement again, after CommitUnknown, changes nothing twice."""
         self.pending_settles += 1
         future: asyncio.Future[Settled] = self._loop.create_future()
         job = Job(
@@ -239,6 +246,13 @@ class Store:
         )
         self._writer.submit(job)
         return future
+
+    async def give_back(self, delivery: DueDelivery) -> DueDelivery | None:
+        def given_back(result: SettleResult) -> DueDelivery | None:
+            self._promote(result.promoted)
+            return result.settled.due
+
+        return await self._edit(lambda connection: give_back(connection, delivery), given_back)
 
     def _accepted(self, batch: AcceptBatch, results: list[AcceptResult]) -> list[AcceptResult]:
         self._counts.accepted(batch, results)
@@ -263,18 +277,15 @@ class Store:
     # -- what attempts and lanes read --------------------------------------------------------------------------------
 
     async def refill(self, ref: int, from_due_ms: float, from_event: float, limit: int) -> RefillResult:
-        """Read due deliveries of an endpoint with (due_ms, event) from the given key on, ascending."""
         return await reads.refill(self._refills, ref, from_due_ms, from_event, limit)
 
     async def audit_due(self, ref: int, limit: int) -> list[DueDelivery]:
-        """Read the first due deliveries of an endpoint, as `refill` does but without their events."""
         return await reads.audit_due(self._refills, ref, limit)
 
     async def endpoints_with_due(self) -> list[int]:
         return [row[0] for row in await self._refills.fetch(reads.WITH_DUE)]
 
     async def read_event(self, ordinal: int) -> FrozenEvent | None:
-        """Read what an attempt sends."""
         return await reads.read_event(self._attempts, ordinal)
 
     # -- applications and endpoints ----------------------------------------------------------------------------------
@@ -327,7 +338,6 @@ class Store:
     # -- deliveries by hand and by time ------------------------------------------------------------------------------
 
     async def retry_delivery(self, delivery_id: str, *, force: bool = False) -> DueDelivery:
-        """Make a delivery due now (Q13), with `force` an expired one too; NotFound, or Conflict when it cannot be."""
         now_ms = self._clock.wall_ms()
 
         def retried(result: edits.Retried) -> DueDelivery:
@@ -338,8 +348,7 @@ class Store:
             lambda connection: edits.retry_delivery(connection, delivery_id, now_ms, force=force), retried
         )
 
-    async def cancel_delivery(self, delivery_id: str, by: str) -> DeliveryKey:
-        """Cancel a due delivery; NotFound, or Conflict when it has ended."""
+    async def cancel_delivery(self, delivery_id: str, by: str, under_way: DueDelivery | None = None) -> DeliveryKey:
         now_ms = self._clock.wall_ms()
 
         def cancelled(result: edits.Ended) -> DeliveryKey:
@@ -348,17 +357,12 @@ class Store:
             return result.keys[0]
 
         return await self._edit(
-            lambda connection: edits.cancel_delivery(connection, delivery_id, by, now_ms), cancelled
+            lambda connection: edits.cancel_delivery(connection, delivery_id, by, now_ms, under_way), cancelled
         )
 
     async def end_held(
         self, ref: int, budget_before_ms: int, now_ms: int, reason: DeadReason, limit: int = CANCEL_STEP
     ) -> dict[DeadReason, list[DeliveryKey]]:
-        """End some held deliveries, by reason: expired ones, and with `reason` those whose budget began before a time.
-
-        Empty when none is left (Q6, Q9).
-        """
-
         def end(connection: sqlite3.Connection) -> edits.Ended:
             return edits.end_held(connection, ref, budget_before_ms, now_ms, reason, limit)
 
@@ -373,21 +377,12 @@ class Store:
     async def pull_forward(
         self, ref: int, latest_ms: Sequence[int], place: DueKey | None = None, limit: int = CANCEL_STEP
     ) -> PulledForward:
-        """Make what waits too long due earlier, after the wall clock stepped back (Q15); O(limit), whatever is due.
-
-        `latest_ms[n]` is the latest lawful due time of a delivery with n attempts in its series; the last one is for
-        all beyond. A first attempt and a manual retry go by `latest_ms[0]`; what waits for its `deliver_at` is left
-        alone. The result names what moved, for the lanes, and the place from which the next step goes on (None: done).
-        """
-
         def step(connection: sqlite3.Connection) -> PulledForward:
             return edits.pull_forward(connection, ref, latest_ms, place, limit)
 
         return await self._edit(step)
 
     async def prune(self, now_ms: int, retention: Retention, limit: int = 500) -> Pruned:
-        """Remove some of what is older than its retention (Q14); `more` until the sweep has come to its end."""
-
         def step(connection: sqlite3.Connection) -> PruneResult:
             return self._pruner.step(connection, now_ms, retention, limit)
 
@@ -402,28 +397,22 @@ class Store:
     # -- what people look at -----------------------------------------------------------------------------------------
 
     async def find_event(self, event_id: str) -> EventView | None:
-        """Read an event with its body and how many of its deliveries are in each state."""
         return await reads.find_event(self._people, event_id)
 
     async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int) -> Page[EventView]:
-        """List events, newest first. A page may be short although more follow: `next` decides."""
         return await lists.list_events(self._people, wanted, cursor, limit)
 
     async def deliveries_of(self, event_id: str) -> list[DeliveryView]:
-        """Read the deliveries of an event."""
         return await reads.deliveries_of(self._people, event_id)
 
     async def find_delivery(self, delivery_id: str) -> DeliveryView | None:
-        """Read a delivery with its attempts, oldest first."""
         return await reads.find_delivery(self._people, delivery_id)
 
     async def list_deliveries(self, wanted: DeliveryFilter, cursor: str | None, limit: int) -> Page[DeliveryView]:
-        """List deliveries, those of the newest event first. A page may be short although more follow."""
         few_due = self.backlog <= FEW_DUE
         return await lists.list_deliveries(self._people, wanted, cursor, limit, few_due=few_due)
 
     async def dead_groups(self, application: str | None = None) -> list[DeadGroup]:
-        """Group dead letters by endpoint and reason; the group with the latest death first."""
         return await reads.dead_groups(self._people, application)
 
     # -- submitting --------------------------------------------------------------------------------------------------
@@ -437,6 +426,14 @@ class Store:
 
     def _submit_outside(self, work: Callable[[sqlite3.Connection], None]) -> None:
         self._writer.submit(Job(Stage.OUTSIDE, work))
+
+
+def _moved(settings: StoreSettings) -> StoreMoved:
+    return StoreMoved(
+        f"{settings.path}, or its -wal, is not the file that was opened: it was removed, renamed or replaced.",
+        remedy="Everything that was acknowledged before is in the file that was opened. Put it back with its -wal, or "
+        "restore a backup, and start relay again.",
+    )
 
 
 def _leave(connection: sqlite3.Connection) -> None:

@@ -8,7 +8,11 @@ commit has returned, and a lone write is not delayed. One connection does all wr
   fails alone;
 - the machine refuses (disk full, locked): nothing was kept, every item fails with StoreUnavailable;
 - COMMIT fails: nobody knows, every item fails with CommitUnknown;
-- an I/O error or corruption: likewise, and the writer stops for good and tells `on_fatal`.
+- an I/O error or corruption: likewise, and the writer stops for good and calls `on_fatal`;
+- what follows a commit in memory (`done`) raises: that is a bug which would leave memory behind the file, so `on_fatal` is
+  called and the process stops;
+- more than `queue_bytes` of events wait: further ones fail at once with StoreUnavailable. Settles and edits are always
+  taken, for they are small and bounded elsewhere (Q7).
 
 A submitted job is never recalled: cancelling the future only stops somebody from hearing the answer.
 """
@@ -23,7 +27,7 @@ from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from relay.core.errors import CommitUnknown, RelayError, StoreDamaged, StoreUnavailable
-from relay.store.sqlite.failures import Trouble, judge
+from relay.store.sqlite.opening import Trouble, judge
 
 T = TypeVar("T")
 
@@ -54,7 +58,7 @@ class Job(Generic[T]):
         *,
         size: int = 500,  # bytes it adds to a group, roughly
         done: Callable[[Any], T] | None = None,  # turns the work's result into the answer
-        failed: Callable[[], None] | None = None,
+        failed: Callable[[], None] | None = None,  # frees what was set aside for it
         future: asyncio.Future[T] | None = None,  # None: nobody waits
     ) -> None:
         self.stage = stage
@@ -90,14 +94,19 @@ class Writer:
         *,
         accept: Batch,
         settle: Batch,
-        on_fatal: Callable[[StoreDamaged], None],
         before_commit: Callable[[sqlite3.Connection], None],
+        on_recovered: Callable[[], None],
+        on_fatal: Callable[[Exception], None],
+        queue_bytes: int,
     ) -> None:
-        """`before_commit` runs in the transaction of each group that changed something."""
+        """`before_commit` runs in the transaction of each group that changed something; the others in the event loop."""
         self._connect = connect
         self._before_commit = before_commit
         self._batches = {Stage.ACCEPT: accept, Stage.SETTLE: settle}
+        self._on_recovered = on_recovered
         self._on_fatal = on_fatal
+        self._queue_bytes = queue_bytes
+        self._queued_bytes = 0  # owned by the loop: of jobs submitted and not answered
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="relay-writer", daemon=True)
@@ -105,11 +114,12 @@ class Writer:
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._closing = False  # owned by the loop: no more jobs are taken
         self._abandoned = False  # set by the loop, read by the thread
-        self._broken: StoreDamaged | None = None  # set by the thread once, before it answers
+        self._broken: StoreDamaged | None = None  # set once, before anything is answered of it
         self._troubled = False  # owned by the thread: something but an item failed in this group
         self._group_jobs: list[Job[Any]] = []  # owned by the thread: taken and not yet answered
         self._wrote = False  # owned by the thread: a commit of this group changed something
         self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
+        self.unknown = False  # owned by the loop: a commit failed since this was cleared, and may have been kept
 
     async def start(self) -> None:
         """Open the connection in the thread; what `connect` raises is raised here."""
@@ -117,11 +127,18 @@ class Writer:
         await self._started
 
     def submit(self, job: Job[Any]) -> None:
-        """Queue a job for the next group; a writer that is closed or broken fails it at once."""
-        if self._closing or self._broken is not None:
-            self._answer([Answer(job, None, self._refusal())], None)
+        """Queue a job for the next group; a writer that is closed, broken or full fails it at once. O(1)"""
+        refusal = self._refusal() if self._closing or self._broken is not None else self._overflow(job)
+        if refusal is not None:
+            self._conclude(Answer(job, None, refusal))
             return
+        self._queued_bytes += job.size
         self._queue.put(job)
+
+    def break_off(self, error: StoreDamaged) -> None:
+        """Write nothing more: the database can no longer be relied on."""
+        self._broken, self.healthy = error, False
+        self._on_fatal(error)
 
     async def close(self) -> None:
         """Finish what was submitted, then close the connection. Safe twice."""
@@ -138,29 +155,44 @@ class Writer:
     # -- in the event loop -------------------------------------------------------------------------------------------
 
     def _answer(self, answers: Sequence[Answer], healthy: bool | None) -> None:
+        recovered = healthy is True and not self.healthy
         if healthy is not None:
             self.healthy = healthy
-        for job, result, error in answers:
-            value, error = self._take_in(job, result, error)
-            future = job.future
-            if future is None or future.done():
-                continue
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+        for answer in answers:
+            self._queued_bytes -= answer.job.size
+            self.unknown |= isinstance(answer.error, CommitUnknown)
+            self._conclude(answer)
+        if recovered:
+            self._on_recovered()
 
-    def _take_in(self, job: Job[Any], result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
-        """Let a job follow its result in memory; a bug there must not keep others from their answers."""
+    def _conclude(self, answer: Answer) -> None:
+        """Let memory follow what became of a job, then answer whoever waits."""
+        job, result, error = answer
+        value = None
         try:
-            if error is not None:
-                if job.failed is not None:
-                    job.failed()
-                return None, error
-            return result if job.done is None else job.done(result), None
+            if error is not None and job.failed is not None:
+                job.failed()
+            elif error is None:
+                value = result if job.done is None else job.done(result)
         except Exception as bug:
-            self._loop.call_exception_handler({"message": "a write was committed but not followed", "exception": bug})
-            return None, bug
+            self._on_fatal(bug)
+            error = bug
+        if job.future is None or job.future.done():
+            return
+        if error is None:
+            job.future.set_result(value)
+        else:
+            job.future.set_exception(error)
+
+    def _overflow(self, job: Job[Any]) -> StoreUnavailable | None:
+        if job.stage is not Stage.ACCEPT or not self._queued_bytes:
+            return None
+        if self._queued_bytes + job.size <= self._queue_bytes:
+            return None
+        return StoreUnavailable(
+            f"{self._queued_bytes >> 20} MiB wait to be written, as much as may.",
+            remedy="Try again in a moment, with fewer requests at once; if it goes on, look at the disk's speed.",
+        )
 
     def _refusal(self) -> StoreUnavailable:
         if self._broken is not None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
 from relay.core.errors import Conflict
@@ -26,33 +25,10 @@ from relay.core.model import (
 AcceptResult = Accepted | Duplicate | Conflict
 """What became of one event: stored, known already, or refused (the error is a value: its neighbours are stored)."""
 
-Durability = Literal["full", "normal"]
+Fact = str | int | bool | None
+"""Something for people to see in status and log; nothing above the store decides by it."""
 
 _EVENT_PAIRS, _ENDPOINT_PAIRS, _NUMBER_PAIRS = 6, 3, 2
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
-    """Where the database is and how it behaves."""
-
-    path: Path
-    durability: Durability = "full"
-    endpoint_backlog: int = 1_000_000  # due deliveries of one endpoint; what comes after is dead, `overflow` (Q10)
-    checkpoint_pages: int = 4_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
-    read_timeout_ms: int = 2_000  # a read for people that takes longer is interrupted
-
-
-class StoreFacts(NamedTuple):
-    """What was found, and read back, when the database was opened."""
-
-    path: Path
-    sqlite_version: str
-    journal_mode: str
-    synchronous: str
-    schema_version: int
-    unclean: bool  # it was not closed last time
-    checked: bool  # so it was checked for damage, unless it is very large
-    backup: Path | None  # made before this start migrated an older schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +113,6 @@ class PulledForward(NamedTuple):
 
     moved: list[DueDelivery]
     next: DueKey | None
-
-
-class FileSizes(NamedTuple):
-    """Bytes on disk."""
-
-    database: int
-    wal: int
 
 
 class Pruned(NamedTuple):
