@@ -1,6 +1,6 @@
 """The command line: the only room that prints or exits.
 
-Every verb lives in a module of its own that is imported when the verb runs, so that `relay --help` and the operator's
+Verbs live in modules, a family in each, that are imported when one of them runs, so that `relay --help` and the operator's
 verbs never pay for aiohttp, pydantic or structlog. The words shown by `relay --help` therefore stand here.
 """
 
@@ -24,29 +24,29 @@ class Verb(NamedTuple):
 
 SECTIONS: Mapping[str, Mapping[str, Verb]] = {
     "Run it": {
-        "serve": Verb("serve", "Run the daemon."),
-        "demo": Verb("demo", "Show the whole thing in seconds, with nothing configured."),
+        "serve": Verb("daemon", "Run the daemon."),
+        "demo": Verb("daemon", "Show the whole thing in seconds, with nothing configured."),
     },
     "Set it up": {
-        "init": Verb("config_commands", "Write a commented configuration file."),
-        "check-config": Verb("config_commands", "Report every mistake in the configuration."),
-        "config": Verb("config_commands", "Show the effective configuration."),
-        "app": Verb("app", "Add, look at and change applications, and their keys."),
-        "endpoint": Verb("endpoint", "Add, look at and change webhook endpoints."),
+        "init": Verb("config", "Write a commented configuration file."),
+        "check-config": Verb("config", "Report every mistake in the configuration."),
+        "config": Verb("config", "Show the effective configuration."),
+        "app": Verb("registry", "Add, look at and change applications, and their keys."),
+        "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
     },
     "Use it": {
         "send": Verb("send", "Send one event."),
-        "trigger": Verb("trigger", "Send an example event, or test one endpoint with it."),
+        "trigger": Verb("send", "Send an example event, or test one endpoint with it."),
         "types": Verb("types", "List the event types that there are."),
-        "status": Verb("status", "Say how the daemon is doing."),
-        "events": Verb("events", "Look at events."),
+        "status": Verb("daemon", "Say how the daemon is doing."),
+        "events": Verb("deliveries", "Look at events."),
         "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
-        "dead": Verb("dead", "Look at dead letters and replay them."),
+        "dead": Verb("deliveries", "Look at dead letters and replay them."),
     },
     "Other": {
-        "sign": Verb("sign_commands", "Sign a body as the relay would."),
-        "verify": Verb("sign_commands", "Check a signature, and say why it is wrong."),
-        "version": Verb("version", "Print the versions of relay and what it stands on."),
+        "sign": Verb("signatures", "Sign a body as the relay would."),
+        "verify": Verb("signatures", "Check a signature, and say why it is wrong."),
+        "version": Verb("daemon", "Print the versions of relay and what it stands on."),
     },
 }
 
@@ -54,14 +54,14 @@ EXIT_CODES = """
 \b
 Exit codes:
   0   fine
-  1   the operation failed, or the daemon is degraded
+  1   the operation failed, or the daemon is degraded, or `serve` was stopped by an error or a second signal
   2   wrong use of the command line
   65  the daemon refused the input as wrong
   69  no daemon could be reached
   73  a file cannot be created
-  75  try again later: busy, or another daemon owns the database
-  77  not permitted
-  78  wrong configuration
+  75  try again later: busy, an address in use or not there yet, or another daemon owns the database
+  77  not permitted: a token that may not do this, or a file or folder of another user
+  78  wrong configuration; starting again does not help
 """
 
 

@@ -1,4 +1,4 @@
-"""`relay demo`: the whole thing in seconds, with nothing configured and nothing left behind."""
+"""What `relay demo` shows: the whole thing in seconds, with nothing configured and nothing left behind."""
 
 import asyncio
 import contextlib
@@ -7,23 +7,24 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from aiohttp import web
 
 from relay.cli.address import Address
 from relay.cli.client import Daemon
-from relay.cli.output import Exit
-
-if TYPE_CHECKING:
-    from relay.cli.demo_receiver import Receiver
-    from relay.config import Loaded
-    from relay.daemon.service import Relay
-    from relay.telemetry.log import Logging
+from relay.config import Loaded, load
+from relay.contracts import Contract
+from relay.core.access import Role, Token
+from relay.core.clock import Clock, SystemClock
+from relay.core.model import Secret
+from relay.daemon.service import Relay
+from relay.diagnosis.verifying import verify
+from relay.telemetry import log
 
 PATIENCE_S = 20.0
 """How long one happening may take before the demo gives up on it."""
@@ -37,19 +38,100 @@ TYPES = {"/steady": "demo.hello", "/flaky": "demo.flaky", "/broken": "demo.broke
 """What each of the receiver's paths subscribes to."""
 
 
-@click.command("demo")
-@click.option("--once", is_flag=True, help="End when all has been shown, with 0 if all went as it should.")
-def demo(once: bool) -> None:
-    """Show the whole thing in seconds, with nothing configured.
+async def run(folder: Path, once: bool) -> bool:
+    """Run a relay and a receiver in `folder`; True if all went as it should."""
+    loaded = _load(folder)
+    contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
+    assert contract is not None, loaded.problems
+    tell = _teller()
+    receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
+    token = "demo-" + secrets.token_urlsafe(18)
+    async with contextlib.AsyncExitStack() as stack:
+        errors = log.configure(format="console", level="error", stream=sys.stderr, wall_ms=SystemClock().wall_ms)
+        stack.callback(errors.close)
+        stack.push_async_callback(receiver.stop)
+        receiver_url = await receiver.start()
+        admin = Token("demo", Role.ADMIN, None, token)
+        relay = Relay(loaded, reread=lambda: loaded, extra_tokens=(admin,))
+        await relay.start()
+        stack.push_async_callback(relay.stop)
+        port = int(relay.addresses[0].rpartition(":")[2])
+        _introduce(folder, port, receiver_url)
+        story = Story(Daemon([Address(host="127.0.0.1", port=port)], token), receiver, tell)
+        playing = asyncio.create_task(_play(story, receiver_url, port, token, once))
+        stack.callback(playing.cancel)
+        return await _until_ended(playing, asyncio.create_task(relay.wait()), otherwise=not once)
 
-    Starts a relay and a receiver in a temporary folder and on free ports, and shows a verified delivery, one that fails
-    and is then delivered, and one that dies and is replayed. Stays until Ctrl-C; nothing is left behind.
-    """
-    with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
-        shown = asyncio.run(_run(Path(folder), once))
-    if not shown:
-        click.echo("The demo did not show what it should.", err=True)
-        sys.exit(Exit.FAILED)
+
+async def _play(story: "Story", receiver_url: str, port: int, token: str, once: bool) -> bool:
+    await story.prepare(receiver_url)
+    shown = await story.play()
+    _say_what_next(port, token, once)
+    if not once:
+        await asyncio.Event().wait()
+    return shown
+
+
+async def _until_ended(
+    playing: asyncio.Task[bool], failing: asyncio.Task[BaseException | None], *, otherwise: bool
+) -> bool:
+    """Run until the story ends, the relay fails, or Ctrl-C or SIGTERM comes, which is `otherwise`."""
+    interrupted = asyncio.create_task(_interruption())
+    await asyncio.wait({playing, failing, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    ended = playing.done()
+    if failing.done():
+        click.echo(f"The relay failed: {failing.result()}", err=True)
+        return False
+    failing.cancel()
+    interrupted.cancel()
+    if ended:
+        return playing.result()
+    click.echo("\nStopped; nothing is left behind.")
+    return otherwise
+
+
+async def _interruption() -> None:
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    await asked.wait()
+
+
+def _load(folder: Path) -> Loaded:
+    flags = {
+        "server.listen": ["127.0.0.1:0"],
+        "storage.path": str(folder / "relay.db"),
+        "storage.min_free_disk": "1MiB",
+    }
+    return load(None, {}, flags | {"dev": True})
+
+
+def _teller() -> Callable[[str, str, str], None]:
+    began: list[float] = []
+    color = False if os.environ.get("NO_COLOR") else None
+    colors = {"delivered": "green", "failed": "red", "dead": "red", "replayed": "yellow"}
+
+    def tell(word: str, event_type: str, what: str) -> None:
+        began.append(time.monotonic())
+        styled = click.style(word.ljust(9), fg=colors.get(word), bold=word in colors)
+        click.echo(f"{began[-1] - began[0]:6.2f}s  {styled}  {event_type.ljust(11)}  {what}", color=color)
+
+    return tell
+
+
+def _introduce(folder: Path, port: int, receiver_url: str) -> None:
+    click.echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
+    click.echo(f"receiver  {receiver_url}   verifies every signature\n")
+
+
+def _say_what_next(port: int, token: str, once: bool) -> None:
+    if not once:
+        event = json.dumps({"type": "demo.hello", "data": {"n": 1}})
+        click.echo("\nSend one yourself (demo.hello, demo.flaky, demo.broken), from another terminal:\n")
+        click.echo(f"  curl -sS http://127.0.0.1:{port}/v1/events -H 'Authorization: Bearer {token}' \\")
+        click.echo(f"    -H 'Content-Type: application/json' -d '{event}'\n")
+        click.echo("Ctrl-C ends the demo.")
+    click.echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
 
 
 class Story:
@@ -130,117 +212,55 @@ class Story:
         return await asyncio.to_thread(self._api.post, path, body)
 
 
-async def _run(folder: Path, once: bool) -> bool:
-    from relay.cli.demo_receiver import Receiver
-    from relay.core.clock import SystemClock
-
-    loaded = _load(folder)
-    contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
-    assert contract is not None, loaded.problems
-    tell = _teller()
-    receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
-    token = "demo-" + secrets.token_urlsafe(18)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(_log_errors_only().close)
-        stack.push_async_callback(receiver.stop)
-        receiver_url = await receiver.start()
-        relay = _make_relay(loaded, token)
-        await relay.start()
-        stack.push_async_callback(relay.stop)
-        port = int(relay.addresses[0].rpartition(":")[2])
-        _introduce(folder, port, receiver_url)
-        story = Story(Daemon([Address(host="127.0.0.1", port=port)], token), receiver, tell)
-        playing = asyncio.create_task(_play(story, receiver_url, port, token, once))
-        stack.callback(playing.cancel)
-        return await _until_ended(playing, asyncio.create_task(relay.wait()), otherwise=not once)
+STEADY, FLAKY, BROKEN = "/steady", "/flaky", "/broken"
 
 
-async def _play(story: Story, receiver_url: str, port: int, token: str, once: bool) -> bool:
-    await story.prepare(receiver_url)
-    shown = await story.play()
-    _say_what_next(port, token, once)
-    if not once:
-        await asyncio.Event().wait()
-    return shown
+class Receiver:
+    """Answers 204; FLAKY answers 503 to the first attempt of each event, BROKEN 500 until it is mended."""
 
+    def __init__(self, contract: Contract, clock: Clock, report: Callable[[str, str], None]) -> None:
+        self._contract = contract
+        self._clock = clock
+        self._report = report
+        self._attempts: dict[str, int] = {}  # by webhook-id
+        self._runner: web.AppRunner | None = None
+        self.secrets: dict[str, str] = {}  # by path; filled in when the endpoints are made
+        self.mended = False
+        self.verified: set[str] = set()  # ids of events whose signature was right
+        self.unverified = 0
 
-async def _until_ended(
-    playing: asyncio.Task[bool], failing: asyncio.Task[BaseException | None], *, otherwise: bool
-) -> bool:
-    """Run until the story ends, the relay fails, or Ctrl-C or SIGTERM comes, which is `otherwise`."""
-    interrupted = asyncio.create_task(_interruption())
-    await asyncio.wait({playing, failing, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-    ended = playing.done()
-    if failing.done():
-        click.echo(f"The relay failed: {failing.result()}", err=True)
-        return False
-    failing.cancel()
-    interrupted.cancel()
-    if ended:
-        return playing.result()
-    click.echo("\nStopped; nothing is left behind.")
-    return otherwise
+    async def start(self) -> str:
+        """Listen on a free port of this host; returns the URL."""
+        app = web.Application()
+        app.router.add_post("/{path}", self._receive)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
+    async def stop(self) -> None:
+        """Stop listening; safe before `start`."""
+        if self._runner is not None:
+            await self._runner.cleanup()
 
-async def _interruption() -> None:
-    asked = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    await asked.wait()
+    async def _receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        event_id = request.headers.get("webhook-id", "")
+        secrets = [Secret(self.secrets.get(request.path, ""))]
+        found = verify(self._contract, secrets, request.headers, body, self._clock.wall_ms())
+        if not found.ok:
+            self.unverified += 1
+            self._report(request.path, f"signature WRONG: {found.reason} → 401")
+            return web.Response(status=401)
+        self.verified.add(event_id)
+        self._attempts[event_id] = attempt = self._attempts.get(event_id, 0) + 1
+        status = self._status(request.path, attempt)
+        self._report(request.path, f"attempt {attempt}, signature verified → answers {status}")
+        return web.Response(status=status)
 
-
-def _load(folder: Path) -> "Loaded":
-    from relay.config import load
-
-    flags = {
-        "server.listen": ["127.0.0.1:0"],
-        "storage.path": str(folder / "relay.db"),
-        "storage.min_free_disk": "1MiB",
-    }
-    return load(None, {}, flags | {"dev": True})
-
-
-def _make_relay(loaded: "Loaded", token: str) -> "Relay":
-    from relay.core.access import Role, Token
-    from relay.daemon.service import Relay
-
-    admin = Token("demo", Role.ADMIN, None, token)
-    return Relay(loaded, reread=lambda: loaded, extra_tokens=(admin,))
-
-
-def _log_errors_only() -> "Logging":
-    from relay.core.clock import SystemClock
-    from relay.telemetry import log
-
-    return log.configure(format="console", level="error", stream=sys.stderr, wall_ms=SystemClock().wall_ms)
-
-
-def _teller() -> Callable[[str, str, str], None]:
-    began: list[float] = []
-    color = False if os.environ.get("NO_COLOR") else None
-    colors = {"delivered": "green", "failed": "red", "dead": "red", "replayed": "yellow"}
-
-    def tell(word: str, event_type: str, what: str) -> None:
-        began.append(time.monotonic())
-        styled = click.style(word.ljust(9), fg=colors.get(word), bold=word in colors)
-        click.echo(f"{began[-1] - began[0]:6.2f}s  {styled}  {event_type.ljust(11)}  {what}", color=color)
-
-    return tell
-
-
-def _introduce(folder: Path, port: int, receiver_url: str) -> None:
-    click.echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
-    click.echo(f"receiver  {receiver_url}   verifies every signature\n")
-
-
-def _say_what_next(port: int, token: str, once: bool) -> None:
-    if not once:
-        event = json.dumps({"type": "demo.hello", "data": {"n": 1}})
-        click.echo("\nSend one yourself (demo.hello, demo.flaky, demo.broken), from another terminal:\n")
-        click.echo(f"  curl -sS http://127.0.0.1:{port}/v1/events -H 'Authorization: Bearer {token}' \\")
-        click.echo(f"    -H 'Content-Type: application/json' -d '{event}'\n")
-        click.echo("Ctrl-C ends the demo.")
-    click.echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
-
-
-COMMANDS = [demo]
+    def _status(self, path: str, attempt: int) -> int:
+        if path == FLAKY and attempt == 1:
+            return 503
+        if path == BROKEN and not self.mended:
+            return 500
+        return 204

@@ -1,6 +1,7 @@
-"""How verbs speak: data on stdout, messages on stderr, and one way to fail."""
+"""What verbs share: data on stdout, messages on stderr, one way to fail, and the options that mean the same everywhere."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NoReturn, TypeVar
@@ -50,9 +51,28 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def json_option(command: F) -> F:
-    """Add `--json`; the command takes it as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)
+def show(data: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Write data to stdout: as JSON if that was asked for, else as text for people."""
+    if as_json:
+        echo_json(data)
+    else:
+        click.echo(text())
+
+
+def show_page(page: dict[str, Any], as_json: bool, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write one page of a list, and how to come to the next."""
+    show(page, as_json, lambda: table(headings, rows) if page["data"] else "none")
+    if page["next"] and not as_json:
+        say(f"There are more: --cursor {page['next']}")
+
+
+def confirm(yes: bool, statement: str, question: str) -> None:
+    """Ask before something that cannot be taken back, unless `--yes` was given; without a terminal it is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail(f"{statement}. Say --yes to do it.", Exit.USAGE)
+    click.confirm(question, abort=True, err=True)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -90,3 +110,42 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "–"
     return str(value)
+
+
+# -- options ------------------------------------------------------------------------------------------------------------
+
+PAGE_MAX = 250
+_MOMENT = "this time, such as 2026-11-22T09:30:00Z, or this age, such as 2h"
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Make one decorator of several, whose options the help shows in this order."""
+
+    def add(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+force_option = click.option("--force", is_flag=True, help="Expired ones too: their next attempt is made all the same.")
+
+list_options = options(
+    click.option("--limit", type=click.IntRange(1, PAGE_MAX), default=50, show_default=True),
+    click.option("--cursor", help="Where to go on, as the last page said."),
+)
+time_options = options(
+    click.option("--since", help=f"Only those created since {_MOMENT}."),
+    click.option("--until", help=f"Only those created before {_MOMENT}."),
+)
+delivery_filters = options(
+    time_options,
+    click.option("--application", help="Only of this application."),
+    click.option("--endpoint", help="Only of this endpoint."),
+    click.option("--reason", help="Only dead ones with this reason, such as exhausted."),
+    click.option("--type", "type", help="Only of this event type."),
+)
+"""What selects deliveries, everywhere; a command passes them on as query values."""
