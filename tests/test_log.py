@@ -13,9 +13,13 @@ import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from relay.telemetry import log
-from relay.telemetry.log import LineWriter, configure, mask_text
+from relay.telemetry import log, masking
+from relay.telemetry.log import LineWriter, configure
+from relay.telemetry.masking import mask_text
+from relay.telemetry.recurring import Recurring
+from tests.support.clock import FakeClock
 
 MOMENT_MS = 1_800_000_000_123
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -177,7 +181,7 @@ PIECES = ["whsec_", "whsk_", "v1,", "bearer ", "token", "://", "?", "@", "=", "a
 @settings(max_examples=500)
 def test_the_quick_look_misses_nothing(text: str) -> None:
     """Values that are passed on after a quick look are those that the thorough one would leave alone."""
-    assert mask_text(text) == log._hidden(text)
+    assert mask_text(text) == masking._hidden(text)
 
 
 def test_a_long_value_is_cut() -> None:
@@ -251,3 +255,35 @@ def test_event_names_are_unique_and_in_one_form() -> None:
     names = [name for name in names if name in log.EVENTS]
     assert len(names) == len(set(names)) == len(log.EVENTS) > 30
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in names)
+
+
+# -- what happens over and over ----------------------------------------------------------------------------------------
+
+
+def test_what_recurs_is_logged_at_once_then_in_sums() -> None:
+    """H7: the first time is news; then a sum every ten seconds at most, and the whole at the end, once."""
+    clock = FakeClock()
+    with capture_logs() as lines:
+        outage = Recurring(structlog.get_logger(), clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
+        outage.ended()
+        for _ in range(12):
+            outage.happened(error="disk full")
+            outage.happened(2, error="disk full")
+            clock.advance(1_000)
+        outage.ended(quiet_ms=5_000)
+        outage.ended()
+        outage.ended()
+    facts = [(line["event"], line["times"]) for line in lines]
+    assert facts == [(log.SETTLE_FAILED, 1), (log.SETTLE_FAILED, 30), (log.SETTLE_RECOVERED, 36)]
+    assert lines[-1]["lasted_ms"] == 11_000
+
+
+def test_what_recurs_after_its_end_is_news_again() -> None:
+    """H7: an outage that comes back is logged at once, counted from one."""
+    clock = FakeClock()
+    with capture_logs() as lines:
+        outage = Recurring(structlog.get_logger(), clock, log.READ_FAILED, log.READ_RECOVERED)
+        for _ in range(2):
+            outage.happened()
+            outage.ended()
+    assert [(line["event"], line["times"]) for line in lines] == [(log.READ_FAILED, 1), (log.READ_RECOVERED, 1)] * 2

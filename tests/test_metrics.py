@@ -177,7 +177,7 @@ def test_the_summary_counts_since_the_last_one() -> None:
     metrics = Metrics("1.2.3")
     metrics.accepted(3)
     metrics.delivered("primary", 5)
-    metrics.retry_scheduled("primary")
+    metrics.retry_scheduled()
     assert metrics.summary() == {
         "accepted": 3,
         "deduplicated": 0,

@@ -226,7 +226,7 @@ class Attempts:
                 return answer
         raise AssertionError("counting never ends")
 
-    # -- what people hear of it ----------------------------------------------------------------------------------------
+    # -- metrics and log lines -----------------------------------------------------------------------------------------
 
     def _report(self, end: Ended) -> None:
         endpoint, event, settlement = end.endpoint, end.event, end.settlement
@@ -239,7 +239,7 @@ class Attempts:
             self._metrics.dead(endpoint.id, settlement.reason)
             self._log.warning(log.DEAD_LETTER, reason=settlement.reason.value, **_facts(end))
         else:
-            self._metrics.retry_scheduled(endpoint.id)
+            self._metrics.retry_scheduled()
             self._log.info(log.ATTEMPT_FAILED, next_attempt_ms=settlement.due_ms, **_facts(end))
 
 

@@ -18,10 +18,11 @@ class EventCache:
 
     def put(self, event: FrozenEvent) -> None:
         """Remember an event; one larger than the whole cache is not kept."""
-        if event.ordinal in self._events or _cost(event) > self._bytes_max:
+        cost = _cost(event)
+        if event.ordinal in self._events or cost > self._bytes_max:
             return
         self._events[event.ordinal] = event
-        self.bytes += _cost(event)
+        self.bytes += cost
         while self.bytes > self._bytes_max:
             _, oldest = self._events.popitem(last=False)
             self.bytes -= _cost(oldest)

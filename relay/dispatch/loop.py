@@ -103,11 +103,14 @@ class Dispatch:
         while True:
             self._kick.clear()  # before looking: whatever comes meanwhile wakes us again
             now = self._clock.now()
-            if self._can_start():
+            can_start = self._can_start()
+            if can_start:
                 for start in self.lanes.take(now):
                     self._spawn(self.attempts.run(start))
             self._start_refills(now)
-            await self._clock.wait(self._kick, self._sleep_ms(now))
+            # What cannot start now is no reason to wake: a settle's commit, or a writer that works again, kicks.
+            wake_ms = self.lanes.next_wake(now) if can_start else None
+            await self._clock.wait(self._kick, SLEEP_MAX_MS if wake_ms is None else min(wake_ms, SLEEP_MAX_MS))
 
     def kick(self) -> None:
         """Look again soon."""
@@ -119,12 +122,6 @@ class Dispatch:
     def _start_refills(self, now: Now) -> None:
         while self._starting and (refill := self.lanes.next_refill(now)) is not None:
             self._spawn(self._refill(refill))
-
-    def _sleep_ms(self, now: Now) -> float:
-        if not self._can_start():
-            return SLEEP_MAX_MS  # a settle's commit, or a writer that works again, kicks
-        wake_ms = self.lanes.next_wake(now)
-        return SLEEP_MAX_MS if wake_ms is None else min(wake_ms, SLEEP_MAX_MS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

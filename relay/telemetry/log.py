@@ -5,16 +5,16 @@ delivery; what does not fit into its queue is counted and reported once there is
 """
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TextIO
 
 import orjson
 import structlog
+
+from relay.telemetry.masking import mask_secrets
 
 # -- the names of what is logged; the first part says who speaks --------------------------------------------------------
 
@@ -131,22 +131,28 @@ def configure(
     return Logging(writer, _LEVELS[level])
 
 
-class Logging:
-    """What `configure` set up. Also takes over what libraries say through `logging`, from warnings upwards."""
+class Logging(logging.Handler):
+    """What `configure` set up. As a handler it takes what libraries say through `logging`, from warnings upwards."""
 
     def __init__(self, writer: "LineWriter", level: int) -> None:
+        super().__init__(max(level, logging.WARNING))
         self._writer = writer
-        self._bridge = _Bridge(max(level, logging.WARNING))
-        logging.getLogger().addHandler(self._bridge)
+        logging.getLogger().addHandler(self)
 
     @property
     def dropped(self) -> int:
         """Lines lost so far because the stream was stuck or gone."""
         return self._writer.dropped
 
+    def emit(self, record: logging.LogRecord) -> None:
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        logger = structlog.get_logger(record.name)
+        logger.log(level, LIBRARY, message=record.getMessage(), exc_info=record.exc_info)
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, for at most `timeout_s`."""
-        logging.getLogger().removeHandler(self._bridge)
+        logging.getLogger().removeHandler(self)
+        super().close()
         self._writer.close(timeout_s)
 
 
@@ -211,7 +217,7 @@ class LineWriter:
         try:
             self._stream.write("".join([line + "\n" for line in lines]))
             self._stream.flush()
-        except (OSError, ValueError):  # the reader has gone, or the stream was closed: there is nobody left to tell
+        except (OSError, ValueError):  # the reader has gone, or the stream was closed
             return False
         return True
 
@@ -222,73 +228,6 @@ class _Sink:
     def __init__(self, writer: LineWriter, name: str | None) -> None:
         self.name = name
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
-
-
-class _Bridge(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        level = min(record.levelno // 10 * 10, logging.CRITICAL)
-        logger = structlog.get_logger(record.name)
-        logger.log(level, LIBRARY, message=record.getMessage(), exc_info=record.exc_info)
-
-
-# -- masking -----------------------------------------------------------------------------------------------------------
-
-MASK = "***"
-
-_SECRET_KEYS = re.compile(
-    r"(?:^|[-_])(?:authorization|cookie|credentials?|password|secrets?|signature|token)$|^(?:body|data|payload|metadata)$",
-    re.IGNORECASE,
-)
-_SIGNING_SECRET = re.compile(r"\b(whsec_|whsk_)[A-Za-z0-9+/=_-]+")
-_SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/=_-]{16,}")
-_BEARER = re.compile(r"\b(bearer|basic)\s+[^\s,;\"']+", re.IGNORECASE)
-_HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|[\w-]*(?:signature|cookie|token))([\"']?\s*[:=]\s*)[^\r\n]+", re.IGNORECASE
-)
-_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@?#]+@", re.IGNORECASE)
-_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
-
-
-_SUSPECT = re.compile(r"[:=,\s]|whs(?:ec|k)_")
-"""Without one of these none of the patterns above can match: most values are ids, words and states."""
-
-
-def mask_secrets(_logger: Any, _method: str, line: EventDict) -> EventDict:
-    """Hide secrets, tokens, signatures, payloads, and the parts of URLs that may hold them (invariant 13)."""
-    return {key: MASK if _is_secret(key) else _masked(value) for key, value in line.items()}
-
-
-def mask_text(text: str) -> str:
-    """Hide what looks like a secret inside a text."""
-    return _hidden(text) if _SUSPECT.search(text) else text
-
-
-@lru_cache(maxsize=1_000)
-def _is_secret(key: str) -> bool:
-    return _SECRET_KEYS.search(key) is not None
-
-
-def _hidden(text: str) -> str:
-    text = _HEADER.sub(rf"\1\2{MASK}", text)
-    text = _SIGNING_SECRET.sub(rf"\1{MASK}", text)
-    text = _SIGNATURE.sub(rf"\1{MASK}", text)
-    text = _BEARER.sub(rf"\1 {MASK}", text)
-    text = _USER_INFO.sub(rf"\1{MASK}@", text)
-    return _QUERY.sub(rf"\1?{MASK}", text)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return mask_text(value)
-    if isinstance(value, Mapping):
-        return mask_secrets(None, "", {str(key): inner for key, inner in value.items()})
-    if isinstance(value, list | tuple):
-        return [_masked(inner) for inner in value]
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"<{len(value)} bytes>"
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return mask_text(str(value))
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class Metrics:
         """Count cancelled deliveries."""
         self._finished[self._label(endpoint), DeliveryState.CANCELLED] += deliveries
 
-    def retry_scheduled(self, endpoint: str) -> None:
+    def retry_scheduled(self) -> None:
         """Count a failed attempt that will be followed by another."""
         self._retries += 1
 
@@ -149,7 +149,7 @@ class Metrics:
         self._audit_repairs += 1
 
     def reloaded(self, *, successful: bool) -> None:
-        """Remember whether the last reload was taken over."""
+        """Remember whether the last reload was applied."""
         self._reload_failed = not successful
 
     def _label(self, endpoint: str) -> str:
@@ -161,7 +161,7 @@ class Metrics:
         self._labels[endpoint] = endpoint
         return endpoint
 
-    # -- telling ---------------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, int]:
         """Count what happened since this was last asked."""
@@ -251,10 +251,7 @@ def _counter(name: str, documentation: str, value: float) -> Metric:
 
 
 def _counters(name: str, documentation: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:
-    family = CounterMetricFamily(f"relay_{name}", documentation, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+    return _filled(CounterMetricFamily(f"relay_{name}", documentation, labels=labels), values)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:
@@ -262,7 +259,10 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 
 
 def _gauges(name: str, documentation: str, labels: Labels, values: Mapping[Labels, float]) -> Metric:
-    family = GaugeMetricFamily(f"relay_{name}", documentation, labels=labels)
+    return _filled(GaugeMetricFamily(f"relay_{name}", documentation, labels=labels), values)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[Labels, float]) -> Metric:
     for key, value in values.items():
         family.add_metric(key, value)
     return family
