@@ -16,16 +16,16 @@ def example_event(name: str) -> tuple[str, str]:
     event.
     """
     contract = _contract(name)
-    listed = next(listed for listed in contract.types.values() if listed.is_selectable)
+    event_type, listed = next(item for item in contract.types.items() if item[1].is_selectable)
     data = listed.example.decode()
-    key = contract.idempotency_key(listed.name, Payload(listed.example))
+    key = contract.idempotency_key(event_type, Payload(listed.example))
     mark = ""
     if key is not None:
-        entity = key.removeprefix(f"{listed.name}:")
+        entity = key.removeprefix(f"{event_type}:")
         if data.count(f'"{entity}"') != 1:
-            raise SystemExit(f"bench: the example of {listed.name} does not have the id {entity!r} exactly once")
+            raise SystemExit(f"bench: the example of {event_type} does not have the id {entity!r} exactly once")
         data, mark = data.replace(f'"{entity}"', f'"{entity[:-8]}{MARK}"'), MARK
-    return f'{{"type":{json.dumps(listed.name)},"data":{data}}}', mark
+    return f'{{"type":{json.dumps(event_type)},"data":{data}}}', mark
 
 
 def under_contract(config: str, name: str) -> str:

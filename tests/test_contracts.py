@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import ContractCatalogue, ContractError, Payload, Rendering
+from relay.contracts import ContractCatalogue, ContractError, Payload, Rendering, mistakes
 from relay.contracts.template import Template, TemplateError
 from tests.support.contract_files import contract, standard
 
@@ -24,7 +24,7 @@ def problems(folder: Path, **files: str | bytes) -> list[str]:
         (folder / f"{name}.toml").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ContractError) as caught:
         ContractCatalogue.load(folder)
-    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+    return [mistakes.line(issue).replace(f"{folder}/", "") for issue in caught.value.issues]
 
 
 def test_templates_join_literals_and_bind_what_is_known() -> None:
@@ -309,7 +309,7 @@ one.toml: delivery.timeout: 'soon' is no duration. Write a number and a unit, su
 one.toml: delivery.retry.schedule[1]: '5 parrots' is no duration. Write a number and a unit, such as "30s".
 one.toml: delivery.retry.jitter: input should be less than or equal to 1. Change the value.
 one.toml: delivery.max_age: input should be greater than 0. Change the value.
-one.toml: content_typ: unknown key. Did you mean content_type?
+one.toml: content_typ: unknown key. Did you mean "content_type"?
 three.toml: is not UTF-8. Save it as UTF-8.
 two.toml: is not TOML: Invalid value (at end of document). Mend that line."""
 

@@ -74,7 +74,7 @@ def test_check_config_reports_contracts_too(tmp_path: Path) -> None:
 
     assert result.exit_code == 78
     (problem,) = [found for found in json.loads(result.stdout)["problems"] if found["severity"] == "error"]
-    assert (problem["key"], problem["remedy"]) == ("extends", "Did you mean roughy?")
+    assert (problem["key"], problem["remedy"]) == ("extends", 'Did you mean "roughy"?')
     assert problem["source"].endswith("contracts/sixth.toml")
 
 

@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contracts import Contract, ContractCatalogue, ContractError, NoExample, Payload, Rendering, Unrenderable
-from relay.contracts.lookups import Lookup
-from relay.contracts.schema import FAULTS_MAX, Schema, SchemaError
-from relay.contracts.template import TemplateError
+from relay.contracts import (
+    Contract,
+    ContractCatalogue,
+    ContractError,
+    NoExample,
+    Payload,
+    Rendering,
+    Unrenderable,
+    mistakes,
+)
+from relay.contracts.schema import ISSUES_MAX, Schema, SchemaError
+from relay.contracts.template import Lookup, TemplateError
 from relay.core.issues import Issue
 from tests.support.contract_files import contract, own, standard
 
@@ -27,7 +35,7 @@ def problems(folder: Path, **files: str) -> list[str]:
         (folder / f"{name}.toml").write_text(text)
     with pytest.raises(ContractError) as caught:
         ContractCatalogue.load(folder)
-    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+    return [mistakes.line(issue).replace(f"{folder}/", "") for issue in caught.value.issues]
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------
@@ -206,7 +214,7 @@ def test_open_catalogues_may_list_types() -> None:
     assert made.check_type("any.thing") is None
     assert made.all_types is None
     assert made.check_data("any.thing", Payload(b"1")) == []
-    assert made.check_data("a.b", Payload(b"1")) == [("", "must be an object")]
+    assert made.check_data("a.b", Payload(b"1")) == [Issue("", "must be an object")]
     assert (made.covers("*", "any.thing"), made.covers("*", "a.b"), made.covers("a.b", "a.b")) == (True, False, True)
     assert made.warn_subscription("a.b") == "'a.b' is deprecated"
     assert made.check_subscription("other.*") is None
@@ -351,7 +359,8 @@ EVERY_SENTENCE = {
 
 def test_every_mistake_in_data_is_a_sentence_with_a_pointer() -> None:
     """All of them at once, in plain words, without the payload's values."""
-    faults = dict(Schema.compile(EVERY_KEYWORD).faults(Payload(json.dumps(EVERY_DATA).encode()), allow_extra=False))
+    found = Schema.compile(EVERY_KEYWORD).issues(Payload(json.dumps(EVERY_DATA).encode()), allow_extra=False)
+    faults = {issue.path: issue.message for issue in found}
 
     assert {pointer: faults.get(pointer) for pointer in EVERY_SENTENCE} == EVERY_SENTENCE
     assert len(faults) >= len(EVERY_SENTENCE)
@@ -359,11 +368,11 @@ def test_every_mistake_in_data_is_a_sentence_with_a_pointer() -> None:
 
 def test_one_event_is_not_told_about_endless_mistakes() -> None:
     """A long array of wrong items does not make an endless answer."""
-    faults = Schema.compile({"items": {"type": "string"}}).faults(
+    faults = Schema.compile({"items": {"type": "string"}}).issues(
         Payload(b"[" + b"1," * 1_000 + b"1]"), allow_extra=False
     )
 
-    assert len(faults) == FAULTS_MAX
+    assert len(faults) == ISSUES_MAX
 
 
 @pytest.mark.parametrize(
@@ -398,7 +407,7 @@ def test_patterns_take_linear_time() -> None:
     """A pattern that would bring a backtracking engine to its knees is harmless."""
     schema = Schema.compile({"pattern": "^(a+)+$"})
 
-    assert schema.faults(Payload(b'"' + b"a" * 100_000 + b'!"'), allow_extra=False) != []
+    assert schema.issues(Payload(b'"' + b"a" * 100_000 + b'!"'), allow_extra=False) != []
 
 
 @pytest.mark.parametrize("data", [b'{"n":1e400}', b'{"n":' + b"9" * 5_000 + b"}", b'{"s":"\\ud83d"}', b'{"n":1,"n":2}'])
@@ -406,7 +415,7 @@ def test_every_json_text_can_be_checked(data: bytes) -> None:
     """Numbers beyond a double, lone surrogates and repeated keys are no reason to fail."""
     schema = Schema.compile({"type": "object", "properties": {"s": {"type": "string"}}})
 
-    assert schema.faults(Payload(data), allow_extra=False) == []
+    assert schema.issues(Payload(data), allow_extra=False) == []
 
 
 def test_extra_members_can_be_let_through() -> None:
@@ -415,10 +424,10 @@ def test_extra_members_can_be_let_through() -> None:
     strict, lenient = contract(LISTED + schema), contract('[types]\nextra_members = "allow"\n' + LISTED + schema)
 
     assert strict.check_data("a.b", Payload(b'{"a":1,"z":1}')) == [
-        ("/a", "must be a string"),
-        ("/z", "is not known here; leave it out"),
+        Issue("/a", "must be a string"),
+        Issue("/z", "is not known here; leave it out"),
     ]
-    assert lenient.check_data("a.b", Payload(b'{"a":1,"z":1}')) == [("/a", "must be a string")]
+    assert lenient.check_data("a.b", Payload(b'{"a":1,"z":1}')) == [Issue("/a", "must be a string")]
     assert lenient.check_data("a.b", Payload(b'{"z":1}')) == []
 
 
@@ -433,20 +442,20 @@ keys.toml: type."a.b".schema: is no JSON Schema that can be used: at /properties
 keys.toml: type."a.b".test.id: unknown variable {endpoint}. Did you mean {endpoint_id}?
 keys.toml: type."a.b".needs[0]: unknown variable {datum}. Known here: {data.name}, {memory}, {metadata.name}.
 keys.toml: type."a.b".idempotency_key: must be text or false. Write a template such as "{type}:{data.id}", or false for no key.
-keys.toml: type."a.b".deprecate: unknown key. Did you mean deprecated?
+keys.toml: type."a.b".deprecate: unknown key. Did you mean "deprecated"?
 keys.toml: type."a.c".schema: must be a table, or name a file. Write "folder/file.json" or "folder/file.json#/$defs/name".
 keys.toml: body.numbers: mode = "verbatim" changes no number. Remove it, or set mode = "js".
 keys.toml: body.members[0].value: only {data} has members that can stand here. Write value = "{data}".
 keys.toml: signature[0].key.new_bytes: new secrets would be refused. Choose a length from min_bytes to max_bytes.
 keys.toml: registration.max_endpoints: input should be greater than or equal to 1. Change the value.
-keys.toml: registration.selfservice: unknown key. Did you mean self_service?
+keys.toml: registration.selfservice: unknown key. Did you mean "self_service"?
 keys.toml: memory.types: is empty. Put something in it, or remove it.
 keys.toml: ordering.mode: 'fifo' is not supported. Use one of: none, first-attempt, strict.
 keys.toml: ordering.key: it is the same for every event. Put a variable in it, such as {data.id}.
 keys.toml: idempotency.key: unknown variable {memory}. Known here: {data.name}, {type}.
 keys.toml: idempotency.differs: 'ignore' is not supported. Use one of: duplicate, conflict.
 keys.toml: delivery.link_age: 'a day' is no duration. Write a number and a unit, such as "30s".
-keys.toml: regstration: unknown key. Did you mean registration?"""
+keys.toml: regstration: unknown key. Did you mean "registration"?"""
 
 
 def test_every_mistake_in_the_keys_is_reported(tmp_path: Path) -> None:
@@ -574,11 +583,11 @@ def test_schemas_may_stand_in_files(tmp_path: Path) -> None:
     one = own(tmp_path, FILED.replace("PLACE", "own/s.json#/$defs/a"), "one")
     whole = own(tmp_path, FILED.replace("PLACE", "w.json"), "whole")
 
-    assert one.check_data("a.b", Payload(b'{"id":"x","tree":[[[]]]}')) == [("/id", "must be an integer")]
-    schema = one.types["a.b"].schema
+    assert one.check_data("a.b", Payload(b'{"id":"x","tree":[[[]]]}')) == [Issue("/id", "must be an integer")]
+    schema = one.types["a.b"].data_schema
     assert schema is not None
-    assert set(schema["$defs"]) == {"id", "tree"}
-    assert whole.check_data("a.b", Payload(b"{}")) == [("/id", "is missing")]
+    assert set(schema.document["$defs"]) == {"id", "tree"}
+    assert whole.check_data("a.b", Payload(b"{}")) == [Issue("/id", "is missing")]
 
 
 @pytest.mark.parametrize(
@@ -644,7 +653,7 @@ def test_extending_replaces_lists_and_whole_schemas(tmp_path: Path) -> None:
     made = own(tmp_path, 'extends = "zz"\n[delivery]\ntimeout = "5s"\n')
 
     assert made.test_event(None) == ("webhook.test", b'{"id":"x"}')
-    assert made.types["webhook.test"].schema == {"required": ["id"]}
+    assert made.types["webhook.test"].data_schema.document == {"required": ["id"]}
     assert render(made, b"1") == b'{"d":1}'
     assert (made.timeout_ms, made.schedule_ms) == (5_000, (10_000, 10_000))
 
@@ -663,11 +672,11 @@ def test_what_cannot_be_built_on_is_named(tmp_path: Path) -> None:
     )
 
     assert found == [
-        "a.toml: extends: there is no contract 'roughly'. Did you mean roughy?",
+        "a.toml: extends: there is no contract 'roughly'. Did you mean \"roughy\"?",
         "b.toml: extends: 'c' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
         "c.toml: extends: 'b' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
         "d.toml: extends: 'e' cannot be built on. Mend that first; contracts cannot extend each other in a circle.",
-        "e.toml: timestmp: unknown key. Did you mean timestamp?",
+        'e.toml: timestmp: unknown key. Did you mean "timestamp"?',
         (
             "f.toml: extends: there is no contract 'qqqq'. There are: a, b, c, d, e, editframe, f, g, rotor, roughy, "
             "standard, videoaiditor, wochit."
@@ -714,5 +723,5 @@ def test_a_sixth_contract_needs_no_code(tmp_path: Path) -> None:
     assert (
         made.condition("order:paid", Payload(b"{}"), None, {}, {}) == 'the feature "money" is off for this application'
     )
-    assert made.check_data("order:paid", Payload(b"{}")) == [("/no", "is missing")]
+    assert made.check_data("order:paid", Payload(b"{}")) == [Issue("/no", "is missing")]
     assert made.needs_secret

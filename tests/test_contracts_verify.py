@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.contracts import Contract, Payload, Rendering
 from relay.core.errors import ConfigError
 from relay.core.model import Secret
-from relay.diagnosis.verifying import Verdict, Verification, verify
+from relay.diagnosis.verify import Verdict, Verification, verify
 from tests.support.contract_files import contract, standard
 
 NOW_MS = 1_700_000_000_125
@@ -89,7 +89,7 @@ def test_headers_of_another_contract_are_pointed_out() -> None:
 
 @pytest.mark.parametrize("timestamp", ["", "1700000000.5", "01700000000", "-1", "+1700000000", "soon", "１７"])
 def test_a_timestamp_is_whole_seconds(timestamp: str) -> None:
-    """No fraction, sign or leading zero, as in the official verifiers (reliability §4)."""
+    """No fraction, sign or leading zero, as in the official verifiers."""
     found = of_standard(timestamp=timestamp)
 
     assert found.verdict is Verdict.MALFORMED_HEADER
@@ -125,7 +125,7 @@ def test_signatures_of_other_versions_around_the_right_one_do_no_harm() -> None:
     ],
 )
 def test_timestamps_are_taken_up_to_five_minutes_off(shift_ms: int, verdict: Verdict, words: str) -> None:
-    """Five minutes both ways, to the second (reliability §4)."""
+    """Five minutes both ways, to the second."""
     found = check(standard(), signed(standard(), SECRET), SECRET, now_ms=NOW_MS - 125 + shift_ms)
 
     assert found.verdict is verdict
@@ -177,7 +177,7 @@ def test_a_changed_body_is_explained(change: Any, words: str) -> None:
     ],
 )
 def test_a_body_that_was_serialised_again_is_explained(layout: dict[str, Any], words: str) -> None:
-    """Parsing and writing the JSON again before verifying is the commonest mistake of all (reliability §4)."""
+    """Parsing and writing the JSON again before verifying is the commonest mistake of all."""
     sent = json.dumps({"type": "a", "data": {"s": "ä", "n": 1}}, **layout).encode()
     verified = json.dumps(json.loads(sent), separators=(" ,", " : ")).encode()
 

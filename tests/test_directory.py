@@ -13,7 +13,7 @@ from relay.contracts import ContractCatalogue
 from relay.core.access import Principal, Role
 from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
-from relay.diagnosis.verifying import verify
+from relay.diagnosis.verify import verify
 from relay.registry.definition import EndpointDefinition
 from tests.support.config import HOME, sound
 from tests.support.engine import Engine, config, engine, turns

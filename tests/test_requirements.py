@@ -32,7 +32,7 @@ BLOCK = re.compile(r"```toml\n# (\S+)\n(.*?)```", re.DOTALL)
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "### At the top": document.ContractDocument,
     "### `[types]`": document.Types,
-    '### `[type."NAME"]`': document.ListedType,
+    '### `[type."NAME"]`': document.EventType,
     "### `[body]`": document.Body,
     "A member:": document.Member,
     "### `[[signature]]`": document.Signature,
@@ -217,7 +217,7 @@ def test_the_contracts_of_the_page_work(tmp_path: Path) -> None:
 
     catalogue = ContractCatalogue.read(tmp_path)
 
-    assert catalogue.problems == ()
+    assert catalogue.issues == ()
     studio, newer = catalogue.get("studio"), catalogue.get("editframe-2026")
     assert studio is not None
     assert newer is not None

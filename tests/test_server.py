@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
@@ -25,8 +25,6 @@ from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, CommitUnknown, NotFound
 from relay.core.ids import IdFactory
 from relay.intake import Intake
-from relay.registry import Directory
-from relay.store import Store
 from relay.telemetry.metrics import Metrics
 from tests.support.fakes import FakeDirectory, FakeStore
 
@@ -52,8 +50,8 @@ class House:
     async def open(self, *addresses: str) -> None:
         clock = SystemClock()
         intake = Intake(
-            directory=cast(Directory, FakeDirectory.of("acme")),
-            store=cast(Store, self.store),
+            directory=FakeDirectory.of("acme"),
+            store=self.store,
             clock=clock,
             ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=lambda _: None,

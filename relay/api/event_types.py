@@ -42,7 +42,7 @@ class EventTypes:
         listed = contract.types.get(name)
         if listed is None:
             raise NotFound(why_unlisted(contract, name))
-        return json_response(describe_type(listed))
+        return json_response(describe_type(name, listed))
 
     def _application(self, request: web.Request) -> Application:
         """Return whose catalogue is asked for: the token's own, the one that is named, or the only one."""

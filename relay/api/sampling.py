@@ -78,5 +78,4 @@ def _example(contract: Contract, named: str | None, facts: Mapping[str, str]) ->
 
 def _stand_in(contract: Contract, facts: Mapping[str, str]) -> bytes | None:
     """Return the contract's own test data, for a type that it takes and does not describe."""
-    own = next((listed.name for listed in contract.types.values() if listed.test_only), None)
-    return None if own is None else contract.test_event(own, facts)[1]
+    return None if contract.test_type is None else contract.test_event(contract.test_type, facts)[1]

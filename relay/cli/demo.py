@@ -23,7 +23,7 @@ from relay.core.access import Role, Token
 from relay.core.clock import Clock, SystemClock
 from relay.core.model import Secret
 from relay.daemon.service import Relay
-from relay.diagnosis.verifying import verify
+from relay.diagnosis.verify import verify
 from relay.telemetry import log
 
 PATIENCE_S = 20.0

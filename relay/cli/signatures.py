@@ -16,7 +16,7 @@ from relay.core.errors import ConfigError
 from relay.core.ids import IdFactory
 from relay.core.model import Secret
 from relay.core.units import parse_duration_ms, unix_ms
-from relay.diagnosis.verifying import verify
+from relay.diagnosis.verify import verify
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -89,7 +89,7 @@ def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
     listed = contract.types.get(name)
     if listed is None:
         fail(f"No such event type: {why_unlisted(contract, name)}")
-    return _plain(orjson.dumps(describe_type(listed)))
+    return _plain(orjson.dumps(describe_type(name, listed)))
 
 
 def _contract(name: str, folder: Path | None) -> "Contract":
@@ -102,8 +102,8 @@ def _contract(name: str, folder: Path | None) -> "Contract":
     else:
         catalogue = ContractCatalogue.read(folder)
     contract = catalogue.get(name)
-    if contract is None and catalogue.problems:  # it may be in a file that cannot be read
-        raise ContractError(catalogue.problems)
+    if contract is None and catalogue.issues:  # it may be in a file that cannot be read
+        raise ContractError(catalogue.issues)
     if contract is None:
         fail(f"There is no contract {name!r}. {_instead(name, catalogue.names)}", Exit.USAGE)
     return contract

@@ -88,8 +88,8 @@ def load(
 
 def _in_contracts(contracts: ContractCatalogue) -> list[Problem]:
     return [
-        Problem(Severity.ERROR, problem.file, None, problem.key, None, problem.message, problem.remedy)
-        for problem in contracts.problems
+        Problem(Severity.ERROR, issue.place, None, issue.path, None, issue.message, issue.remedy)
+        for issue in contracts.issues
     ]
 
 

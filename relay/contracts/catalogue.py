@@ -1,25 +1,48 @@
-"""All contracts there are: the files that come with the relay, and those of an operator's folder."""
+"""All contracts there are: the files that come with the relay, and those of an operator's folder.
 
+A file is read with the schemas that it names in their place, put on top of what it extends, and checked.
+"""
+
+import json
 import os
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from pathlib import Path
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
-from relay.contracts.consistency import findings
 from relay.contracts.contract import Contract
 from relay.contracts.document import ContractDocument, repeated_headers
-from relay.contracts.problems import ContractError, ContractProblem, key_path, problems_of
-from relay.contracts.sources import Source, read_sources
+from relay.contracts.mistakes import ContractError, inconsistencies, issues_of, key_path
+from relay.core.issues import Issue, did_you_mean
 
 FOLDER = "contracts"
 """Where contracts of an operator's own are, beside the configuration file."""
 
 _WHOLE = frozenset({"schema", "test"})
 """Tables that an extending contract replaces rather than adds to."""
+
+
+_SUFFIX = ".toml"
+_DEFINITION = "#/$defs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One contract file. `raw` is None when nothing of it can be read."""
+
+    name: str
+    file: str
+    raw: dict[str, Any] | None = None
+    issues: list[Issue] = field(default_factory=list)
+
+    def blame(self, key: str, message: str, remedy: str) -> None:
+        self.issues.append(Issue(key, message, remedy, self.file))
 
 
 class ContractCatalogue:
@@ -29,18 +52,18 @@ class ContractCatalogue:
         self,
         contracts: Mapping[str, Contract],
         written: Mapping[str, Any] | None = None,
-        problems: Iterable[ContractProblem] = (),
+        issues: Iterable[Issue] = (),
     ) -> None:
         self._contracts = MappingProxyType(dict(contracts))
         self._written = dict(written or {})  # whole documents by name; None for those with mistakes
-        self.problems = tuple(problems)
+        self.issues = tuple(issues)
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "ContractCatalogue":
         """Read the built-in files and those in `directory`; the file's name is the contract's. ContractError."""
         catalogue = cls.read(directory)
-        if catalogue.problems:
-            raise ContractError(catalogue.problems)
+        if catalogue.issues:
+            raise ContractError(catalogue.issues)
         return catalogue
 
     @classmethod
@@ -52,13 +75,13 @@ class ContractCatalogue:
 
     @classmethod
     def read(cls, directory: Path | None = None) -> "ContractCatalogue":
-        """Read what is sound, and keep in `problems` what is wrong with the rest."""
-        sources = read_sources(directory)
+        """Read what is sound, and keep in `issues` what is wrong with the rest."""
+        sources = _sources(directory)
         loading = _Loading(sources)
         for source in sources:
             loading.load(source)
         written = {source.name: None for source in sources if source.name} | loading.written
-        return cls(loading.contracts, written, (problem for source in sources for problem in source.problems))
+        return cls(loading.contracts, written, (issue for source in sources for issue in source.issues))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,9 +126,8 @@ class _Loading:
             return own  # a value that is no text is the document's mistake
         base = self._sources.get(name)
         if base is None:
-            near = get_close_matches(name, self._sources, n=1)
-            known = ", ".join(sorted(self._sources))
-            source.blame("extends", f"there is no contract {name!r}", _which(near, known))
+            remedy = did_you_mean(name, self._sources) or f"There are: {', '.join(sorted(self._sources))}."
+            source.blame("extends", f"there is no contract {name!r}", remedy)
             return None
         self.load(base)
         written = self.written[name]
@@ -114,10 +136,6 @@ class _Loading:
             source.blame("extends", f"{name!r} cannot be built on", remedy)
             return None
         return _merged(written, own)
-
-
-def _which(near: list[str], known: str) -> str:
-    return f"Did you mean {near[0]}?" if near else f"There are: {known}."
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,10 +154,125 @@ def _check(source: Source, raw: dict[str, Any]) -> ContractDocument | None:
     try:
         document = ContractDocument.model_validate(raw)
     except ValidationError as invalid:
-        source.problems.extend(problems_of(source.file, invalid))
+        source.issues.extend(replace(issue, place=source.file) for issue in issues_of(invalid))
         return None
-    found = [
-        ContractProblem(source.file, key_path(key), message, remedy) for key, message, remedy in findings(document)
-    ]
-    source.problems.extend(found)
-    return None if source.problems else document
+    source.issues.extend(replace(issue, place=source.file) for issue in inconsistencies(document))
+    return None if source.issues else document
+
+
+def _sources(directory: Path | None) -> list[Source]:
+    """Read the built-in files and those in `directory`, in that order; the file's name is the contract's."""
+    sources: list[Source] = []
+    for folder in (files("relay.contracts") / "builtin", directory):
+        if folder is not None:
+            taken = {source.name for source in sources}
+            sources += [_read(folder, file, taken) for file in _contract_files(folder, sources)]
+    return sources
+
+
+def _contract_files(folder: Traversable, sources: list[Source]) -> Iterator[Traversable]:
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        unreadable = Source("", str(folder))
+        unreadable.blame("", f"cannot be read: {error.strerror}", "Name a folder.")
+        sources.append(unreadable)
+        return
+    yield from (entry for entry in entries if entry.name.endswith(_SUFFIX))
+
+
+def _read(folder: Traversable, file: Traversable, taken: set[str]) -> Source:
+    name = file.name.removesuffix(_SUFFIX)
+    if name in taken:
+        source = Source("", str(file))
+        source.blame("", f"the name {name!r} is taken", "Rename the file.")
+        return source
+    source = Source(name, str(file))
+    raw = _parse(file, source)
+    if raw is None:
+        return source
+    source = Source(name, str(file), raw, source.issues)
+    _fetch_schemas(folder, source, raw)
+    return source
+
+
+def _parse(file: Traversable, source: Source) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        source.blame("", f"cannot be read: {error.strerror}", "Check its permissions.")
+    except UnicodeDecodeError:
+        source.blame("", "is not UTF-8", "Save it as UTF-8.")
+    except tomllib.TOMLDecodeError as error:
+        source.blame("", f"is not TOML: {error}", "Mend that line.")
+    return None
+
+
+def _fetch_schemas(folder: Traversable, source: Source, raw: dict[str, Any]) -> None:
+    """Put each schema in the place of its file's name; what cannot be fetched is blamed and left out."""
+    listed = raw.get("type")
+    for name, entry in listed.items() if isinstance(listed, dict) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("schema"), str):
+            continue
+        try:
+            entry["schema"] = _schema(folder, entry["schema"])
+        except _Unfetched as unfetched:
+            source.blame(key_path(("type", name, "schema")), str(unfetched), unfetched.remedy)
+            del entry["schema"]
+
+
+class _Unfetched(Exception):
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+def _schema(folder: Traversable, place: str) -> dict[str, Any]:
+    """Load `folder/file.json`, or one definition `folder/file.json#/$defs/name` with those that it refers to."""
+    path, mark, definition = place.partition(_DEFINITION)
+    document = _load(folder, path)
+    if not mark:
+        return document
+    definitions = document.get("$defs")
+    if not isinstance(definitions, dict) or not isinstance(definitions.get(definition), dict):
+        raise _Unfetched(f"{path} defines no {definition!r}", "Add it under $defs, or correct the name.")
+    return _with_definitions(definitions[definition], definitions)
+
+
+def _load(folder: Traversable, path: str) -> dict[str, Any]:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or ":" in path:
+        raise _Unfetched(f"{path!r} is not beside the contract", "Name a file in this folder or in one within it.")
+    try:
+        document = json.loads((folder / path).read_bytes().decode())
+    except OSError as error:
+        raise _Unfetched(f"{path} cannot be read: {error.strerror}", "Correct the name.") from None
+    except ValueError as error:
+        raise _Unfetched(f"{path} is not JSON: {error}", "Mend it.") from None
+    if not isinstance(document, dict):
+        raise _Unfetched(f"{path} is no JSON Schema: it is not an object", "Mend it.")
+    return document
+
+
+def _with_definitions(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    needed: dict[str, Any] = {}
+    waiting = [schema]
+    while waiting:
+        for name in _references(waiting.pop()):
+            if name in definitions and name not in needed:
+                needed[name] = definitions[name]
+                waiting.append(definitions[name])
+    return {**schema, "$defs": needed} if needed else schema
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        if key == "$ref" and isinstance(inner, str):
+            yield inner.removeprefix(_DEFINITION)
+        else:
+            yield from _references(inner)

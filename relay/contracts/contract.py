@@ -1,20 +1,24 @@
 """One contract: what an application's receivers were promised, ready for use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
 
-from relay.contracts.conditions import held_back, remembered_of
-from relay.contracts.document import ContractDocument, Kind, ListedType, Signature
+import orjson
+
+from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType, Kind, Signature, test_data
 from relay.contracts.envelope import Envelope
-from relay.contracts.event_type import TYPE_CHARACTERS, Catalogue, EventType, test_data
 from relay.contracts.fields import Rendering
 from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, untidy
 from relay.contracts.payload import Payload
-from relay.contracts.sentences import Fault
 from relay.contracts.signing import CHOSEN, Signer
+from relay.contracts.template import Lookup
 from relay.core import grammars
+from relay.core.issues import Issue
 from relay.core.model import Secret
 
 _NO_FACTS: Mapping[str, str] = {}
+_LISTED_MAX = 30
 
 
 class NoExample(LookupError):
@@ -31,11 +35,10 @@ class Contract:
         self.content_type = document.content_type
         self.type_grammar = document.types.grammar
         self.catalogue_open = document.types.catalogue == "open"
-        self._catalogue = Catalogue(
-            (_event_type(type, listed) for type, listed in document.type.items()), is_open=self.catalogue_open
-        )
-        self.types: Mapping[str, EventType] = self._catalogue.types
-        self.all_types = None if self.catalogue_open else self._catalogue.selectable
+        self.types: Mapping[str, EventType] = document.type
+        self.test_type = next((name for name, listed in self.types.items() if listed.test_only), None)
+        self._selectable = frozenset(name for name, listed in self.types.items() if listed.is_selectable)
+        self.all_types = None if self.catalogue_open else self._selectable
         self.features = frozenset(document.features)
         self.registration = document.registration
         self.ordering = document.ordering.mode
@@ -60,7 +63,10 @@ class Contract:
 
     def check_type(self, type: str) -> str | None:
         """Return None for a type that this contract has, else a sentence."""
-        return self.check_form(type) or self._catalogue.check(type)
+        wrong = self.check_form(type)
+        if wrong or self.catalogue_open or type in self.types:
+            return wrong
+        return f"{type[:80]!r} is not in the catalogue; {_suggestion(type, self.types)}"
 
     def check_form(self, type: str) -> str | None:
         """Return None for a type of lawful form, be it in the catalogue or not, else a sentence."""
@@ -70,39 +76,47 @@ class Contract:
 
     def check_subscription(self, pattern: str) -> str | None:
         """Return None for `*`, `prefix.*` or a type that an endpoint may subscribe to, else a sentence."""
-        form = self.document.types.description
-        fault = grammars.check_subscription(pattern, self.type_grammar, form)
-        return fault or self._catalogue.check_subscription(pattern)
+        wrong = grammars.check_subscription(pattern, self.type_grammar, self.document.types.description)
+        if wrong is not None:
+            return wrong
+        listed = self.types.get(pattern)
+        if listed is not None and listed.test_only:
+            return f"{pattern!r} is sent by a test only, to one endpoint at a time; leave it out"
+        if self.catalogue_open or listed is not None or any(self.covers(pattern, name) for name in self._selectable):
+            return None
+        return f"{pattern[:80]!r} covers no event type; {_choices(pattern, self._selectable)}"
 
     def warn_subscription(self, pattern: str) -> str | None:
         """Return a warning about a lawful subscription, such as one to a deprecated type."""
-        return self._catalogue.warn_subscription(pattern)
+        listed = self.types.get(pattern)
+        if listed is None or not listed.deprecated:
+            return None
+        return f"{pattern!r} is deprecated" + (f"; use {listed.replaced_by!r}" if listed.replaced_by else "")
 
     def covers(self, pattern: str, type: str) -> bool:
         """Whether a checked subscription covers a type: no wildcard covers deprecated ones, nothing covers tests."""
-        return self._catalogue.covers(pattern, type)
+        listed = self.types.get(type)
+        if listed is None or listed.is_selectable:
+            return grammars.matches(pattern, type)
+        return pattern == type and not listed.test_only
 
     def test_event(self, example_type: str | None, facts: Mapping[str, str] = _NO_FACTS) -> tuple[str, bytes]:
         """Return type and data of a test: the contract's own test event, or the example of a listed type.
 
         `facts` are `endpoint_id` and `application_id`. NoExample if the type has none.
         """
-        listed = self._catalogue.test_type if example_type is None else self.types.get(example_type)
-        if listed is None and example_type is None:
-            listed = next(iter(self.types.values()), None)
-        if listed is None:
+        name = (self.test_type or next(iter(self.types), None)) if example_type is None else example_type
+        if name is None or name not in self.types:
             raise NoExample(_no_example(self, example_type))
-        test = self.document.type[listed.name].test
-        return listed.name, listed.example if test is None else test_data(test, facts)
+        listed = self.types[name]
+        return name, listed.example if listed.test is None else test_data(listed.test, facts)
 
     # -- one event -------------------------------------------------------------------------------------------------
 
-    def check_data(self, type: str, data: Payload) -> list[Fault]:
-        """Return every mistake in an event's data: JSON pointer inside data, and a sentence."""
-        listed = self.document.type.get(type)
-        if listed is None or listed.data_schema is None:
-            return []
-        return listed.data_schema.faults(data, allow_extra=self.document.types.extra_members == "allow")
+    def check_data(self, type: str, data: Payload) -> list[Issue]:
+        """Return every mistake in an event's data; paths are pointers inside them."""
+        listed = self.types.get(type)
+        return [] if listed is None else listed.issues(data, self.document.types.extra_members)
 
     def render(self, event: Rendering) -> bytes:
         """Return the body, to be frozen; Unrenderable if the data cannot be put in it."""
@@ -122,7 +136,7 @@ class Contract:
 
     def idempotency_key(self, type: str, data: Payload) -> str | None:
         """Return the key of an event whose producer gave none (Q8)."""
-        listed = self.document.type.get(type)
+        listed = self.types.get(type)
         key = None if listed is None else listed.idempotency_key
         if key is None:
             key = self.document.idempotency.key
@@ -141,28 +155,33 @@ class Contract:
         features: Mapping[str, bool],
         remembered: Mapping[str, str],
     ) -> str | None:
-        """Return a sentence why an event is held back (`filtered`); None to send it.
+        """Say why an event is not sent (`filtered`); None to send it.
 
         `remembered` holds what the memory has under the key that `recalls` returned, if anything.
         """
-        listed = self.document.type.get(type)
+        listed = self.types.get(type)
         if listed is None:
             return None
+        if listed.feature is not None and not features.get(listed.feature, False):
+            return f'the feature "{listed.feature}" is off for this application'
         key = self.recalls(type, data)
         memory = None if key is None else remembered.get(key)
-        return held_back(listed, type, data, metadata, features, memory)
+        if not listed.needs or any(need.read(type, data, metadata, memory) for need in listed.needs):
+            return None
+        return _lacking(listed.needs)
 
     def remembers(self, type: str, data: Payload, metadata: Payload | None) -> tuple[str, str] | None:
-        """Return key and value that this event leaves in the memory, be it held back or not."""
+        """Return key and value that this event leaves in the memory, be it sent or not."""
         memory = self.document.memory
-        return None if memory is None else remembered_of(memory, type, data, metadata)
+        if memory is None or type not in memory.types:
+            return None
+        key, value = memory.key.read(type, data), memory.value.read(type, data, metadata)
+        return None if key is None or value is None else (key, value)
 
     def recalls(self, type: str, data: Payload) -> str | None:
         """Return the key under which `condition` wants to know what was remembered."""
-        listed, memory = self.document.type.get(type), self.document.memory
-        if listed is None or memory is None or not any("memory" in need.variables for need in listed.needs):
-            return None
-        return memory.key.read(type, data)
+        listed, memory = self.types.get(type), self.document.memory
+        return memory.key.read(type, data) if listed is not None and memory is not None and listed.recalls else None
 
     # -- secrets and signatures ------------------------------------------------------------------------------------
 
@@ -188,18 +207,67 @@ class Contract:
         return Signer(self.document, secrets, url, endpoint_id)
 
 
-def _event_type(name: str, listed: ListedType) -> EventType:
-    return EventType(
-        name=name,
-        description=listed.description,
-        schema=None if listed.data_schema is None else listed.data_schema.document,
-        example=listed.example,
-        deprecated=listed.deprecated,
-        replaced_by=listed.replaced_by,
-        test_only=listed.test is not None,
-        links=listed.links,
-        feature=listed.feature,
-    )
+# -- a catalogue as people and programs are shown it: the same words from the API and without a daemon -----------------
+
+
+def describe_catalogue(contract: Contract) -> dict[str, Any]:
+    """Write all listed types in the order of the contract file; `open`: others are taken as well."""
+    return {
+        "contract": contract.name,
+        "open": contract.catalogue_open,
+        "data": [describe_type(name, listed) for name, listed in contract.types.items()],
+        "next": None,
+    }
+
+
+def describe_type(name: str, listed: EventType) -> dict[str, Any]:
+    """Write one type, to be dumped by orjson; the example keeps its bytes, so that `30.0` stays `30.0`."""
+    return {
+        "name": name,
+        "description": listed.description,
+        "schema": None if listed.data_schema is None else listed.data_schema.document,
+        "example": orjson.Fragment(listed.example),
+        "deprecated": listed.deprecated,
+        "replaced_by": listed.replaced_by,
+        "test_only": listed.test_only,
+        "links": listed.links,
+        "feature": listed.feature,
+    }
+
+
+def why_unlisted(contract: Contract, type: str) -> str:
+    """Say why the catalogue has no entry for a type that is not in `contract.types`, and what there is instead."""
+    wrong = contract.check_type(type)
+    if wrong is not None:
+        return wrong
+    name = contract.name
+    return f"{type!r} has no example: the contract {name!r} is open and takes such events with whatever data they have"
+
+
+def _suggestion(wrong: str, names: Iterable[str]) -> str:
+    known = sorted(names)
+    near = get_close_matches(wrong, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of: {_listed(known)}"
+
+
+def _choices(wrong: str, names: Iterable[str]) -> str:
+    """Name what may be subscribed to, the nearest first (ROT-6)."""
+    known = sorted(names)
+    near = get_close_matches(wrong, known, n=1)
+    listed = f"use one of: {_listed(known)}"
+    return f"did you mean {near[0]!r}? {listed[0].upper()}{listed[1:]}" if near else listed
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED_MAX} more" if len(names) > _LISTED_MAX else ""
+    return ", ".join(names[:_LISTED_MAX]) + more
+
+
+def _lacking(needs: tuple[Lookup, ...]) -> str:
+    words = ["what earlier events said" if need.variables == {"memory"} else str(need) for need in needs]
+    if len(words) == 1:
+        return f"{words[0]} is missing or empty"
+    return f"neither {' nor '.join(words)} says what is needed"
 
 
 def _no_example(contract: Contract, type: str | None) -> str:

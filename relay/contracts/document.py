@@ -3,11 +3,14 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from relay.contracts.fields import TEST_VARIABLES
 from relay.contracts.keys import PLAIN_DIGESTS
+from relay.contracts.payload import Payload
 from relay.contracts.template import Part, Template
 from relay.contracts.values import (
     Algorithm,
@@ -40,6 +43,10 @@ from relay.contracts.values import (
     mistake,
 )
 from relay.core.grammars import DEFAULT_GRAMMAR
+from relay.core.issues import Issue
+
+TYPE_CHARACTERS = re.compile(r"[A-Za-z0-9_.:/-]*")
+"""The widest that any grammar of event types may be: safe in JSON and in headers."""
 
 SPREAD = "..."
 """The name of a body's member in whose place the members of `data` stand themselves."""
@@ -132,19 +139,39 @@ class Types(_Model):
     extra_members: Extra = "refuse"  # members of data that a closed schema does not know
 
 
-class ListedType(_Model):
+class EventType(_Model):
     """One event type of the catalogue."""
 
     description: str
-    example: JsonText
+    example: JsonText = Field(repr=False)  # the data that a producer would post
     data_schema: DataSchema | None = Field(default=None, alias="schema")
     deprecated: bool = False
     replaced_by: str | None = None
     test: dict[str, TestValue] | None = None  # the data of a test event; a type that has it is only for tests
-    links: bool = False
-    feature: str | None = None
+    links: bool = False  # its data hold links that expire
+    feature: str | None = None  # sent only to applications that have this feature switched on
     needs: tuple[NeededFact, ...] = ()
     idempotency_key: EventKeyOrNone | None = None  # False: none, whatever [idempotency] says
+
+    @property
+    def test_only(self) -> bool:
+        return self.test is not None
+
+    @property
+    def is_selectable(self) -> bool:
+        """Whether `*` and `prefix.*` cover it; a deprecated type is subscribed to by its name."""
+        return not self.deprecated and not self.test_only
+
+    @property
+    def recalls(self) -> bool:
+        """Whether it needs what earlier events said."""
+        return any("memory" in need.variables for need in self.needs)
+
+    def issues(self, data: Payload, extra_members: str) -> list[Issue]:
+        """Return every mistake in an event's data; paths are pointers inside them."""
+        if self.data_schema is None:
+            return []
+        return self.data_schema.issues(data, allow_extra=extra_members == "allow")
 
 
 class Member(_Model):
@@ -261,7 +288,7 @@ class ContractDocument(_Model):
     content_type: HeaderText = "application/json"
     timestamp: TimeFormat = "unix"
     types: Types = Types()
-    type: dict[str, ListedType] = {}
+    type: dict[str, EventType] = {}
     features: dict[str, str] = {}
     body: Body
     headers: dict[HeaderName, HeaderTemplate] = {}
@@ -280,3 +307,10 @@ def repeated_headers(raw: dict[str, Any]) -> list[str]:
     names += [entry.get("header") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     counts = Counter(name.lower() for name in names if isinstance(name, str))
     return sorted(name for name, count in counts.items() if count > 1)
+
+
+def test_data(members: Mapping[str, Template], facts: Mapping[str, str]) -> bytes:
+    """Return the data of a contract's test event; `facts` are what its templates ask for."""
+    known = {name: json.dumps(facts.get(name, ""))[1:-1].encode() for name in TEST_VARIABLES}
+    written = (json.dumps(name).encode() + b":" + value.render(known) for name, value in members.items())
+    return b"{" + b",".join(written) + b"}"

@@ -17,6 +17,7 @@ import msgspec
 import orjson
 
 from relay.core.errors import RelayError
+from relay.core.issues import pointer
 
 Numbers = Literal["refuse", "round"]
 
@@ -152,21 +153,21 @@ def _too_deep() -> NotJson:
 
 
 def _refuse_lossy(value: Any) -> None:
-    for pointer, number in _numbers(value, ""):
+    for place, number in _numbers(value, ""):
         if _is_lossy(number.literal):
-            raise LossyNumber(pointer, number.literal)
+            raise LossyNumber(place, number.literal)
 
 
-def _numbers(value: Any, pointer: str) -> Iterator[tuple[str, _Number]]:
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, _Number]]:
     """Yield every number with its place, in the order of the document."""
     if isinstance(value, _Number):
-        yield pointer, value
+        yield place, value
     elif isinstance(value, dict):
         for key, child in value.items():
-            yield from _numbers(child, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}")
+            yield from _numbers(child, place + pointer(key))
     elif isinstance(value, list):
         for index, child in enumerate(value):
-            yield from _numbers(child, f"{pointer}/{index}")
+            yield from _numbers(child, place + pointer(index))
 
 
 def _is_lossy(literal: str) -> bool:

@@ -1,13 +1,17 @@
-"""JSON Schema for the data of events: compiled once, patterns in linear time, no references to elsewhere."""
+"""JSON Schema for the data of events, and its errors in plain words that repeat no value of a payload.
 
-from collections.abc import Iterator, Mapping, Sequence
+Compiled once, patterns in linear time, no references to elsewhere.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import orjson
 from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
 
 from relay.contracts.payload import Payload
-from relay.contracts.sentences import Fault, faults_of
+from relay.core.issues import Issue, pointer
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCHEMAS = frozenset(
@@ -24,13 +28,13 @@ _PLAIN = frozenset(
 )
 
 
-def odd_keywords(schema: Any, pointer: str = "") -> Iterator[str]:
+def odd_keywords(schema: Any, above: str = "") -> Iterator[str]:
     """Yield the place of every keyword that is unknown or refers to somewhere else."""
     if not isinstance(schema, Mapping):
         return
     for keyword, value in schema.items():
-        place = f"{pointer}/{keyword}"
-        if _is_odd(keyword, value, pointer):
+        place = f"{above}/{keyword}"
+        if _is_odd(keyword, value, above):
             yield place
         elif keyword in _SCHEMAS:
             yield from odd_keywords(value, place)
@@ -42,25 +46,27 @@ def odd_keywords(schema: Any, pointer: str = "") -> Iterator[str]:
                 yield from odd_keywords(inner, f"{place}/{name}")
 
 
-def _is_odd(keyword: str, value: Any, pointer: str) -> bool:
+def _is_odd(keyword: str, value: Any, above: str) -> bool:
     if keyword == "$schema":
-        return value != _DRAFT or pointer != ""
+        return value != _DRAFT or above != ""
     if keyword == "$ref":
         return value != "#" and not str(value).startswith("#/")
     return keyword not in _SCHEMAS | _LISTS | _NAMED | _PLAIN
 
 
-FAULTS_MAX = 50
+ISSUES_MAX = 50
 """Mistakes that one event is told about."""
 
 _PATTERN_BYTES = 1 << 20
+_SHOWN_CHARACTERS = 64
+_OPTIONS_MAX = 20
 
 
 class SchemaError(ValueError):
     """The schema cannot be used; `remedy` says how to mend it."""
 
-    def __init__(self, pointer: str, message: str, remedy: str) -> None:
-        super().__init__(f"at {pointer}: {message}" if pointer else message)
+    def __init__(self, place: str, message: str, remedy: str) -> None:
+        super().__init__(f"at {place}: {message}" if place else message)
         self.remedy = remedy
 
 
@@ -87,21 +93,21 @@ class Schema:
                 pattern_options=RegexOptions(size_limit=_PATTERN_BYTES),
             )
         except (ValidationError, ReferencingError) as error:
-            where = _pointer(getattr(error, "instance_path", ()))
+            where = pointer(*getattr(error, "instance_path", ()))
             raise SchemaError(where, error.message, _remedy(error.message)) from None
         return cls(document, validator)
 
-    def faults(self, data: Payload, *, allow_extra: bool) -> list[Fault]:
+    def issues(self, data: Payload, *, allow_extra: bool) -> list[Issue]:
         """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
         instance = data.value
         if self._validator.is_valid(instance):
             return []
-        return list(dict.fromkeys(islice(self._faults(instance, allow_extra), FAULTS_MAX)))
+        return list(dict.fromkeys(islice(self._issues(instance, allow_extra), ISSUES_MAX)))
 
-    def _faults(self, instance: Any, allow_extra: bool) -> Iterator[Fault]:
+    def _issues(self, instance: Any, allow_extra: bool) -> Iterator[Issue]:
         for error in self._validator.iter_errors(instance):
             if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
-                yield from faults_of(error, self._description(error.schema_path[:-1]))
+                yield from issues_of(error, self._description(error.schema_path[:-1]))
 
     def _description(self, path: Sequence[str | int]) -> str | None:
         found: Any = self.document
@@ -119,5 +125,97 @@ def _remedy(message: str) -> str:
     return _LOCAL if "etriev" in message or "Pointer" in message else "Mend it."
 
 
-def _pointer(path: Sequence[str | int]) -> str:
-    return "".join(f"/{step}" for step in path)
+def issues_of(error: ValidationError, meant: str | None) -> Iterator[Issue]:
+    """Yield what one finding of the validator means; the payload's values are never repeated.
+
+    `meant` is what the schema says in words about the place, for where its keywords say little.
+    """
+    where, kind = pointer(*error.instance_path), error.kind
+    facts = kind.as_dict()
+    if kind.name == "required":
+        yield Issue(where + pointer(facts["property"]), "is missing")
+    elif kind.name in ("additionalProperties", "unevaluatedProperties"):
+        for name in facts["unexpected"]:
+            yield Issue(where + pointer(name[:_SHOWN_CHARACTERS]), "is not known here; leave it out")
+    elif meant is not None and kind.name in _TERSE:
+        yield Issue(where, f"must be {meant}")
+    else:
+        say = _MESSAGES.get(kind.name)
+        yield Issue(where, say(facts) if say else f"does not fit its schema ({kind.name})")
+
+
+_FORMATS = {
+    "uuid": 'a UUID, such as "88066362-141b-11ee-a6aa-4e8eb07e0621"',
+    "uri": "an absolute URL",
+    "date-time": 'a time with its zone, such as "2024-10-30T10:00:00Z"',
+    "date": 'a date, such as "2024-10-30"',
+    "email": "an e-mail address",
+}
+_TERSE = frozenset({"pattern", "format", "anyOf", "oneOf", "not", "contains", "propertyNames"})
+"""Keywords of which a schema's `description` tells people more than the keyword."""
+
+_TYPES = {"object": "an object", "array": "an array", "integer": "an integer", "boolean": "true or false"}
+_TYPES |= {"string": "a string", "number": "a number", "null": "null"}
+
+
+def _type(facts: Mapping[str, Any]) -> str:
+    wanted = sorted((_TYPES[name] for name in facts["types"]), key=lambda words: words == "null")
+    return f"must be {' or '.join(wanted)}"
+
+
+def _enum(facts: Mapping[str, Any]) -> str:
+    options = facts["options"]
+    if len(options) > _OPTIONS_MAX:
+        return f"must be one of {len(options)} values: see the event type's schema"
+    return f"must be {' or '.join(_json(option) for option in options)}"
+
+
+def _constant(facts: Mapping[str, Any]) -> str:
+    return f"must be {_json(facts['expected_value'])}"
+
+
+def _format(facts: Mapping[str, Any]) -> str:
+    return f"must be {_FORMATS.get(facts['format'], 'of the format ' + facts['format'])}"
+
+
+def _min_length(facts: Mapping[str, Any]) -> str:
+    return "must not be empty" if facts["limit"] == 1 else f"must have at least {facts['limit']} characters"
+
+
+def _limit(words: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda facts: words.format(facts["limit"])
+
+
+def _plain(words: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda _facts: words
+
+
+_MESSAGES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "type": _type,
+    "enum": _enum,
+    "const": _constant,
+    "format": _format,
+    "pattern": lambda facts: f"must match the pattern {facts['pattern']}",
+    "minLength": _min_length,
+    "maxLength": _limit("must have at most {} characters"),
+    "minimum": _limit("must be at least {}"),
+    "maximum": _limit("must be at most {}"),
+    "exclusiveMinimum": _limit("must be more than {}"),
+    "exclusiveMaximum": _limit("must be less than {}"),
+    "minItems": _limit("must have at least {} items"),
+    "maxItems": _limit("must have at most {} items"),
+    "minProperties": _limit("must have at least {} members"),
+    "maxProperties": _limit("must have at most {} members"),
+    "multipleOf": lambda facts: f"must be a multiple of {facts['multiple_of']}",
+    "uniqueItems": _plain("must not hold the same item twice"),
+    "contains": _plain("lacks an item that must be there"),
+    "propertyNames": _plain("has a member whose name is not allowed"),
+    "anyOf": _plain("has none of the forms that are allowed here"),
+    "oneOf": _plain("must have exactly one of the forms that are allowed here"),
+    "not": _plain("has a form that is not allowed here"),
+    "falseSchema": _plain("is not allowed here"),
+}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

@@ -12,7 +12,7 @@ from relay.core.errors import ConfigError
 from relay.core.model import Secret
 
 CHOSEN = {"all": slice(0, 10), "first": slice(0, 1), "second": slice(1, 2)}
-"""Which active secrets sign, newest first. Svix too carries ten signatures at most (reliability §4)."""
+"""Which active secrets sign, newest first. Svix carries ten signatures at most too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Templates such as `{id}.{timestamp}.{body}`: compiled once, rendered by joining bytes.
+"""Templates such as `{id}.{timestamp}.{body}`, and lookups in an event such as `{type}:{data.entity_id}`.
 
-Values are inserted as they are and never looked at again, so a `{` in a body stays a `{`.
+Compiled once, rendered by joining bytes. Values are inserted as they are and never looked at again, so a `{` in a body
+stays a `{`.
 """
 
 import re
@@ -8,9 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from relay.contracts.payload import Payload
+
 Part = bytes | str
 """A literal (bytes) or the name of a variable (str)."""
 
+_LOOKUP = re.compile(r"\{((?:data|metadata)(?:\.[A-Za-z0-9_-]+)+)\}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+(?:\.[A-Za-z0-9_-]+)*\}|[{}]|[^{}]+")
 
 
@@ -85,3 +89,54 @@ def _suggestion(name: str, known: Collection[str]) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"{{{name}}}" for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Text made of an event's own facts."""
+
+    template: Template
+
+    @classmethod
+    def compile(cls, text: str, rooms: Collection[str]) -> "Lookup":
+        """Read a template of `{type}`, `{memory}`, `{data.…}` and `{metadata.…}`, as far as `rooms` names them."""
+        paths = {path for path in _LOOKUP.findall(text) if path.partition(".")[0] in rooms}
+        plain = {room for room in rooms if room in ("type", "memory")}
+        template = Template.compile(text, plain | paths | _examples(rooms))
+        if not template.variables:
+            raise TemplateError("it is the same for every event", "Put a variable in it, such as {data.id}.")
+        return cls(template)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        return self.template.variables
+
+    def read(self, type: str, data: Payload, metadata: Payload | None = None, memory: str | None = None) -> str | None:
+        """Return the text; None where a part of it is missing, null, empty, or an object or array."""
+        parts: list[str] = []
+        for part in self.template.parts:
+            found = part.decode() if isinstance(part, bytes) else _fact(part, type, data, metadata, memory)
+            if not found:
+                return None
+            parts.append(found)
+        return "".join(parts)
+
+    def __str__(self) -> str:
+        """Name what is looked up, for a message about one fact."""
+        return " and ".join(sorted(self.variables))
+
+
+def _examples(rooms: Collection[str]) -> set[str]:
+    """Return variables that a message about an unknown one shows."""
+    return {f"{room}.name" for room in rooms if room in ("data", "metadata")}
+
+
+def _fact(variable: str, type: str, data: Payload, metadata: Payload | None, memory: str | None) -> str | None:
+    room, *steps = variable.split(".")
+    if room == "type":
+        return type
+    if room == "memory":
+        return memory
+    if room == "data":
+        return data.text(steps)
+    return None if metadata is None else metadata.text(steps)

@@ -20,9 +20,8 @@ from relay.contracts.fields import (
     VALUE_VARIABLES,
 )
 from relay.contracts.keys import ALGORITHMS, DECODERS
-from relay.contracts.lookups import Lookup
 from relay.contracts.schema import Schema, SchemaError
-from relay.contracts.template import Part, Template, TemplateError
+from relay.contracts.template import Lookup, Part, Template, TemplateError
 from relay.core.units import parse_duration_ms
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")

@@ -28,9 +28,8 @@ def enforce(contract: Contract, validation: Validation, event_type: str, data: P
         return (Issue("/type", fault, warning=lawful and warns),)
     if validation is Validation.OFF or event_type not in contract.types:
         return ()
-    return [
-        Issue(in_data(pointer), message, warning=warns) for pointer, message in contract.check_data(event_type, data)
-    ]
+    found = contract.check_data(event_type, data)
+    return [replace(issue, path=in_data(issue.path), warning=warns) for issue in found]
 
 
 def in_data(pointer: str) -> str:

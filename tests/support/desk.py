@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Awaitable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -14,8 +14,6 @@ from relay.core.errors import RelayError, StoreUnavailable
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, Validation
 from relay.intake import Intake, IntakeLimits
-from relay.registry import Directory
-from relay.store import Store
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeDirectory, FakeStore
@@ -53,8 +51,8 @@ class Desk:
         self.fatal: list[BaseException] = []
         self.metrics = Metrics("test")
         self.intake = Intake(
-            directory=cast(Directory, self.directory),
-            store=cast(Store, self.store),
+            directory=self.directory,
+            store=self.store,
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=self.handed_over.append,

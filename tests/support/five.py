@@ -41,9 +41,9 @@ def catalogue(contract: str) -> Iterator[Posting]:
     """Yield every listed type with its example; no two have the same render id (VAI-11)."""
     found = ContractCatalogue.load().get(contract)
     assert found is not None
-    for listed in found.types.values():
-        data = listed.example.replace(b'"render-id"', b'"' + listed.name.encode() + b'"')
-        yield Posting(listed.name, data, listed.test_only)
+    for name, listed in found.types.items():
+        data = listed.example.replace(b'"render-id"', b'"' + name.encode() + b'"')
+        yield Posting(name, data, listed.test_only)
 
 
 async def send_all(call: Call, contract: str, *, application: str | None = None, endpoints: int = 1) -> list[str]:

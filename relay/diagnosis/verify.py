@@ -1,10 +1,11 @@
 """The receiver's side: is this request what a contract would have sent, and if not, why not.
 
 The headers are read backwards through the contract's templates to learn id, time and signatures; then the body is signed
-again with each secret and compared. When nothing fits, the usual mistakes are tried one by one (`suspicions`).
+again with each secret and compared. When nothing fits, the usual mistakes are tried one by one (`guesses`).
 """
 
 import hmac
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,17 +16,20 @@ from relay.contracts.document import Kind, Signature
 from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers, parse_time_ms
 from relay.contracts.keys import Sign
 from relay.contracts.signing import SigningKey, signing_keys
-from relay.contracts.template import Template, stem
+from relay.contracts.template import Part, Template, stem
 from relay.core.model import Secret
 from relay.core.units import format_duration
-from relay.diagnosis import suspicions
-from relay.diagnosis.backwards import read_backwards, shape
+from relay.diagnosis import guesses
 
 TOLERANCE_MS = 300_000
 """How far a timestamp may be from now, both ways: what all official Standard Webhooks libraries take."""
 
-_TOLD = frozenset({"id", "type", "attempt", "timestamp"})  # what only the headers can tell
+_MESSAGE_FACTS = frozenset({"id", "type", "attempt", "timestamp"})  # what only the headers say
 _SECOND_MS = 1000
+
+_FORMS = {"attempt": r"[1-9][0-9]{0,8}", "n": r"[0-9]+", "sigs": r".*", "sig": r".+", "secret": r".+"}
+_COUNTED = r"0|[1-9][0-9]{0,14}"  # no sign, fraction or leading zero: official verifiers take none
+_WRITTEN = r"[0-9TZ:.+-]+"
 
 
 class Verdict(StrEnum):
@@ -77,7 +81,7 @@ class _Claim:
 
     kind: Kind
     sig: bytes
-    told: Mapping[str, str]
+    facts: Mapping[str, str]
     time_ms: int | None
 
 
@@ -137,11 +141,11 @@ def _examine(request: _Request) -> str:
     if not request.secrets:
         raise _Refused(Verdict.CANNOT_TELL, "Without a secret nothing can be verified.")
     _check_shown_secret(request)
-    told = _told_by_headers(request)
+    facts = _facts_of_headers(request)
     refusals = []
     for entry in request.signatures:
         try:
-            return _check_signature(request, entry, told)
+            return _check_signature(request, entry, facts)
         except _Refused as refused:
             refusals.append(refused)
     if refusals:
@@ -159,14 +163,14 @@ def _check_shown_secret(request: _Request) -> None:
             raise _Refused(Verdict.WRONG_SIGNATURE, f"{name} shows another secret than the one given.")
 
 
-def _told_by_headers(request: _Request) -> dict[str, str]:
+def _facts_of_headers(request: _Request) -> dict[str, str]:
     """Read the plain headers that tell something a signature covers."""
-    told: dict[str, str] = {}
-    signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _TOLD
+    facts: dict[str, str] = {}
+    signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _MESSAGE_FACTS
     for name, template in request.contract.document.headers.items():
         if signed & _subjects(template.variables):
-            told |= _read_header(request, name, template)
-    return told
+            facts |= _read_header(request, name, template)
+    return facts
 
 
 def _subjects(variables: Iterable[str]) -> set[str]:
@@ -195,8 +199,8 @@ def _read(request: _Request, template: Template, text: str) -> dict[str, str] | 
     return read_backwards(template.bind(request.constants), text, request.time_format)
 
 
-def _check_signature(request: _Request, entry: Signature, told: Mapping[str, str]) -> str:
-    pairs = _pairs(request, entry, _claims(request, entry, told))
+def _check_signature(request: _Request, entry: Signature, facts: Mapping[str, str]) -> str:
+    pairs = _pairs(request, entry, _claims(request, entry, facts))
     for pair in pairs:
         _check_known(pair, entry)
         if _is_right(request, entry, pair):
@@ -204,11 +208,11 @@ def _check_signature(request: _Request, entry: Signature, told: Mapping[str, str
     raise _Refused(Verdict.WRONG_SIGNATURE, _why(request, entry, pairs) + _besides(request, pairs[0].claim))
 
 
-def _claims(request: _Request, entry: Signature, told: Mapping[str, str]) -> list[_Claim]:
+def _claims(request: _Request, entry: Signature, facts: Mapping[str, str]) -> list[_Claim]:
     """Take a signature header apart."""
     if entry.unsigned is not None and request.headers.get(entry.header.lower()) == entry.unsigned:
         raise _Refused(Verdict.MISSING_HEADER, f"{entry.header} says that the sender had no secret.")
-    whole = {**told, **_read_header(request, entry.header, entry.value)}
+    whole = {**facts, **_read_header(request, entry.header, entry.value)}
     pieces = whole["sigs"].split(entry.join) if entry.join else [whole["sigs"]]
     claims = []
     for kind, piece in product(entry.kinds, pieces):
@@ -225,12 +229,12 @@ def _no_claim(entry: Signature) -> str:
     return f"{entry.header} holds no signature of the form {forms} (with {entry.join!r} between several)."
 
 
-def _claim(request: _Request, kind: Kind, told: Mapping[str, str]) -> _Claim:
+def _claim(request: _Request, kind: Kind, facts: Mapping[str, str]) -> _Claim:
     time_ms = None
-    for variable, text in told.items():
+    for variable, text in facts.items():
         if stem(variable) == "timestamp":
             time_ms = _time_ms(text, variable.partition(":")[2] or request.time_format)
-    return _Claim(kind, told["sig"].encode("utf-8", "replace"), told, time_ms)
+    return _Claim(kind, facts["sig"].encode("utf-8", "replace"), facts, time_ms)
 
 
 def _time_ms(text: str, time_format: str) -> int:
@@ -254,8 +258,8 @@ def _pairs(request: _Request, entry: Signature, claims: Iterable[_Claim]) -> lis
 
 
 def _check_known(pair: _Pair, entry: Signature) -> None:
-    covered = _subjects(pair.key.content.variables) & (_TOLD | {"url", "path", "endpoint_id"})
-    unknown = covered - _subjects(pair.claim.told)
+    covered = _subjects(pair.key.content.variables) & (_MESSAGE_FACTS | {"url", "path", "endpoint_id"})
+    unknown = covered - _subjects(pair.claim.facts)
     if unknown:
         listed = ", ".join(sorted(unknown))
         raise _Refused(Verdict.CANNOT_TELL, f"{entry.header} covers the {listed}, which no header tells; give it.")
@@ -268,12 +272,12 @@ def _is_right(request: _Request, entry: Signature, pair: _Pair) -> bool:
 
 def _signed(request: _Request, pair: _Pair, content: Template, body: bytes) -> bytes:
     """Return what the sender signed if `body` is what it sent; the headers' own text stands as it is."""
-    told = pair.claim.told
-    kind_of_event = told.get("event", told.get("type", ""))
-    attempt = int(told.get("attempt", "1"))
-    message = Message(told.get("id", ""), kind_of_event, pair.claim.time_ms or 0, body, attempt)
+    facts = pair.claim.facts
+    kind_of_event = facts.get("event", facts.get("type", ""))
+    attempt = int(facts.get("attempt", "1"))
+    message = Message(facts.get("id", ""), kind_of_event, pair.claim.time_ms or 0, body, attempt)
     values = {name: read(message) for name, read in message_readers(request.time_format, content.variables)}
-    verbatim = {name: text.encode("utf-8", "replace") for name, text in told.items() if stem(name) in _TOLD}
+    verbatim = {name: text.encode("utf-8", "replace") for name, text in facts.items() if stem(name) in _MESSAGE_FACTS}
     return content.render({**values, **verbatim})
 
 
@@ -312,12 +316,12 @@ def _why(request: _Request, entry: Signature, pairs: Iterable[_Pair]) -> str:
     """Try what usually goes wrong, until the received signature comes out."""
     for pair in pairs:
         signs: list[tuple[str, Sign]] = [("", pair.key.sign)]
-        signs += suspicions.key_readings(pair.claim.kind, pair.secret.value)
-        contents = [("", pair.key.content), (suspicions.BODY_ALONE.format(shape(entry.content)), Template(("body",)))]
-        bodies = [("", request.body), *suspicions.body_readings(request.body)]
+        signs += guesses.key_readings(pair.claim.kind, pair.secret.value)
+        contents = [("", pair.key.content), (guesses.BODY_ALONE.format(shape(entry.content)), Template(("body",)))]
+        bodies = [("", request.body), *guesses.body_readings(request.body)]
         for (key_words, sign), (content_words, content), (body_words, body) in product(signs, contents, bodies):
             raw = sign(_signed(request, pair, content, body))
-            for encoding_words, encode in suspicions.encodings(entry):
+            for encoding_words, encode in guesses.encodings(entry):
                 if hmac.compare_digest(encode(raw), pair.claim.sig):
                     return " ".join(filter(None, (key_words, content_words, body_words, encoding_words)))
     return _no_idea(request.contract, request.body)
@@ -330,3 +334,35 @@ def _no_idea(contract: Contract, body: bytes) -> str:
         f"No given secret makes this signature, and the body has not the form of the contract {contract.name!r}: "
         "it was probably changed after it was signed; if not, the secret is another one."
     )
+
+
+# -- a template read backwards: from a header's text to the values that its variables had -------------------------------
+
+
+def read_backwards(template: Template, text: str, time_format: str) -> dict[str, str] | None:
+    """Return the value of each variable, or None if `template` cannot have made `text`."""
+    seen: set[str] = set()
+    pattern = "".join(_pattern(part, seen, time_format) for part in template.parts)
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    return None if found is None else {group.replace("__", ":"): value for group, value in found.groupdict().items()}
+
+
+def shape(template: Template) -> str:
+    """Write a template as its file does."""
+    return "".join(part.decode() if isinstance(part, bytes) else f"{{{part}}}" for part in template.parts)
+
+
+def _pattern(part: Part, seen: set[str], time_format: str) -> str:
+    if isinstance(part, bytes):
+        return re.escape(part.decode())
+    group = part.replace(":", "__")
+    if part in seen:
+        return f"(?P={group})"
+    seen.add(part)
+    return f"(?P<{group}>{_form(part, time_format)})"
+
+
+def _form(variable: str, time_format: str) -> str:
+    if stem(variable) != "timestamp":
+        return _FORMS.get(variable, ".+?")
+    return _COUNTED if (variable.partition(":")[2] or time_format).startswith("unix") else _WRITTEN
