@@ -22,7 +22,7 @@ from relay.core.model import (
     Origin,
     RetryPolicy,
 )
-from relay.queue import LaneView
+from relay.queue import LaneView, Suspension
 
 NOW_MS = 1_800_000_000_000
 ACME = Application(1, "acme", "standard", Origin.FILE)
@@ -201,3 +201,36 @@ def test_settings_that_give_up_a_protection_are_shown() -> None:
         "delivery.allow_networks",
     ]
     assert "127.0.0.0/8" in told[2]
+
+
+SUSPENDED = replace(
+    NO_LANE, why_waiting="suspended", suspension=Suspension("KeyError", NOW_MS - 5, NOW_MS + 60_000, 1.0, 60_000)
+)
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "now_ms", "why", "at_ms"),
+    [
+        (NOW_MS - 5, NOW_MS, "suspended", NOW_MS + 60_000),
+        (NOW_MS + 70_000, NOW_MS, "scheduled", NOW_MS + 70_000),
+        (NOW_MS - 5, NOW_MS + 60_001, "suspended", NOW_MS + 60_001),  # it, or another, is the probe
+    ],
+)
+def test_a_delivery_of_a_suspended_endpoint_says_so(due_ms: int, now_ms: int, why: str, at_ms: int) -> None:
+    """H1: why nothing is sent is a mistake of our own, named by its class; until the probe's time, and while it runs."""
+    wait = waiting(replace(DELIVERY, due_ms=due_ms), ENDPOINT, SUSPENDED, now_ms)
+    assert wait is not None
+    assert (wait.why, wait.at_ms) == (why, at_ms)
+    assert why != "suspended" or "(KeyError)" in wait.detail
+
+
+def test_a_suspended_endpoint_comes_before_what_receivers_do() -> None:
+    """H1: the headline says that it is us, by name; closed intake alone is more urgent."""
+    suspended = [Line(replace(ENDPOINT, id=name), SUSPENDED, 0, 0) for name in ("b", "c")]
+    failing = Line(ENDPOINT, lane(failures=20), 5, 0)
+    said = headline([failing, *suspended], (), 5, local_trouble=True)
+    assert said.startswith("b and 1 more are suspended: a mistake of relay's own")
+    assert headline(suspended[:1], (), 0, local_trouble=False).startswith("b is suspended: ")
+    closed = reasons_not_ready(replace(OPEN, stopping=True), Config())
+    assert headline(suspended, closed, 0, local_trouble=False).startswith("Intake is closed")
+    assert [line.endpoint.id for line in worst([failing, *suspended])] == ["b", "c", "primary"]
