@@ -15,7 +15,7 @@ from relay.core.errors import StoreUnavailable
 from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
 from relay.dispatch.loop import Dispatch
 from relay.queue.retry import latest_due_ms
-from relay.registry import Directory
+from relay.registry import Registrar
 from relay.store import Retention, Store
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -50,7 +50,7 @@ class Housekeeping:
         self,
         *,
         store: Store,
-        directory: Directory,
+        registrar: Registrar,
         dispatch: Dispatch,
         clock: Clock,
         clock_watch: ClockWatch,
@@ -59,7 +59,7 @@ class Housekeeping:
         min_free_disk_bytes: int,
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._registrar = registrar
         self._dispatch = dispatch
         self._clock = clock
         self._metrics = metrics
@@ -195,7 +195,7 @@ class Housekeeping:
             await self._guarded(self.end_held(endpoint))
 
     async def _endpoints_with_due(self) -> list[Endpoint]:
-        found = [self._directory.by_ref(ref) for ref in await self._store.endpoints_with_due()]
+        found = [self._registrar.current.endpoint_by_ref(ref) for ref in await self._store.endpoints_with_due()]
         return [endpoint for endpoint in found if endpoint is not None]
 
     async def audit_once(self, endpoint: Endpoint) -> int:
@@ -221,7 +221,8 @@ class Housekeeping:
         now_ms = self._clock.wall_ms()
         reason = DeadReason.ENDPOINT_DISABLED if endpoint.state is EndpointState.DISABLED else DeadReason.EXHAUSTED
         ended: Counter[DeadReason] = Counter()
-        while self._directory.by_ref(endpoint.ref) is endpoint:  # else it may have been resumed between two steps
+        # Between two steps it may have been resumed.
+        while self._registrar.current.endpoint_by_ref(endpoint.ref) is endpoint:
             step = await self._store.end_held(
                 endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
             )

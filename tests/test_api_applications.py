@@ -104,7 +104,7 @@ async def test_every_mistake_is_told_with_its_pointer(tmp_path: Path) -> None:
     async with Api(tmp_path, CONFIG | {"delivery": {}}) as api:
         formal = await api.call("POST", PATH, wrong)
         answer = await api.call("POST", PATH, wrong | {"id": "initech", "key": {"expires_at": "2001-01-01T00:00:00Z"}})
-        assert set(api.directory.applications) == {"acme", "globex"}
+        assert set(api.registry.applications) == {"acme", "globex"}
     assert (formal.status, pointers(formal.json)) == (422, ["/id"])
     assert pointers(answer.json) == [
         "/endpoint/event_types/1",
@@ -146,7 +146,7 @@ async def test_an_id_is_given_once(tmp_path: Path) -> None:
         await api.call("DELETE", f"{PATH}/initech")
         await made(api, id="hooli")
         answers = [await api.call("POST", PATH, {"id": id, "endpoint": HOOK}) for id in ("acme", "hooli", "initech")]
-        assert list(api.directory.endpoints) == ["primary"]
+        assert list(api.registry.endpoints) == ["primary"]
     assert [(answer.status, answer.json["type"]) for answer in answers] == [(409, "application_exists")] * 3
 
 
@@ -191,8 +191,8 @@ async def test_a_change_reaches_the_endpoints(tmp_path: Path) -> None:
         changed = await api.call("PATCH", f"{PATH}/initech", {"timeout": "7s", "features": {"drafts": True}})
         faster = (await api.get(one))["timeout"]
         await api.call("PATCH", f"{PATH}/initech", {"timeout": None})
-        assert api.directory.applications["initech"].features == {"drafts": True}
-        assert api.directory.endpoints[application["endpoint"]["id"]].application.features == {"drafts": True}
+        assert api.registry.application("initech").application.features == {"drafts": True}
+        assert api.registry.endpoints[application["endpoint"]["id"]].application.features == {"drafts": True}
         default = (await api.get(one))["timeout"]
     assert (changed.status, changed.json["timeout"], changed.json["features"]["drafts"]) == (200, "7s", True)
     assert (faster, default) == ("7s", "15s")
@@ -288,7 +288,7 @@ async def test_a_large_backlog_is_cancelled_in_steps(tmp_path: Path) -> None:
     assert CANCEL_STEP == 500
     async with Api(tmp_path) as api:
         application = await made(api, id="initech", endpoint=HOOK)
-        endpoint = api.directory.endpoints[application["endpoint"]["id"]]
+        endpoint = api.registry.endpoints[application["endpoint"]["id"]]
         await api.call("POST", f"{ENDPOINTS}/{endpoint.id}/pause")
         for _ in range(CANCEL_STEP + 100):
             await api.post_event(application="initech")
@@ -302,7 +302,7 @@ async def test_a_large_backlog_is_cancelled_in_steps(tmp_path: Path) -> None:
             return store.due_count(endpoint.ref) == 0
 
         await until(done)
-        assert [row.id for row in await store.applications.load()] == ["acme", "globex"]
+        assert [row.id for row in (await store.load_registry()).applications] == ["acme", "globex"]
     finally:
         await store.close()
 
@@ -316,7 +316,7 @@ async def test_a_deletion_that_failed_changes_nothing(tmp_path: Path, monkeypatc
             raise StoreUnavailable("the disk is full", remedy="Wait.")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(api.store.applications), "delete", fail)
+            patched.setattr(type(api.store), "change_registry", fail)
             assert (await api.call("DELETE", f"{PATH}/initech")).status == 503
         (endpoint,) = (await api.get(ENDPOINTS, by=application["key"]["token"]))["data"]
         assert endpoint["id"] == application["endpoint"]["id"]
@@ -331,11 +331,11 @@ async def test_a_creation_that_failed_leaves_nothing(tmp_path: Path, monkeypatch
             raise StoreUnavailable("the disk is full", remedy="Wait.")
 
         with monkeypatch.context() as patched:
-            patched.setattr("relay.store.sqlite.applications.create_key", fail)
+            patched.setattr("relay.store.sqlite.registry._insert_key", fail)
             answer = await api.call("POST", PATH, {"id": "initech", "endpoint": HOOK, "key": True})
         assert answer.status == 503
-        assert [row.id for row in await api.store.applications.load()] == ["acme", "globex"]
-        assert len(await api.store.load_endpoints()) == 1
+        assert [row.id for row in (await api.store.load_registry()).applications] == ["acme", "globex"]
+        assert len((await api.store.load_registry()).endpoints) == 1
         assert (await api.call("POST", PATH, {"id": "initech", "endpoint": HOOK, "key": True})).status == 201
 
 
@@ -365,8 +365,8 @@ async def test_one_id_in_file_and_api_is_refused(tmp_path: Path) -> None:
         await api.call("DELETE", f"{PATH}/hooli")
         for taken, words in (("initech", "made through the API"), ("hooli", "was deleted")):
             with pytest.raises(ConfigError, match=words):
-                await api.directory.apply(type(api.config).model_validate(configured("acme", "globex", "new", taken)))
-        assert set(api.directory.applications) == {"acme", "globex", "initech"}
+                await api.registrar.apply(type(api.config).model_validate(configured("acme", "globex", "new", taken)))
+        assert set(api.registry.applications) == {"acme", "globex", "initech"}
     with pytest.raises(ConfigError, match="made through the API"):
         async with Api(tmp_path, configured("initech")):
             pass
@@ -380,7 +380,7 @@ async def test_what_vanished_from_the_file_is_held_until_it_is_deleted(tmp_path:
         held = await api.get(f"{PATH}/acme")
         assert (held["present"], held["endpoints"]) == (False, 1)
         assert (await api.call("DELETE", f"{PATH}/acme")).status == 204
-        assert list(api.directory.endpoints) == []
+        assert list(api.registry.endpoints) == []
 
 
 async def test_a_vanished_endpoint_may_be_deleted(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ async def test_a_vanished_endpoint_may_be_deleted(tmp_path: Path) -> None:
         assert (await api.call("DELETE", f"{ENDPOINTS}/primary")).status == 409
     async with Api(tmp_path, configured("acme", "globex")) as api:
         assert (await api.call("DELETE", f"{ENDPOINTS}/primary")).status == 204
-        assert list(api.directory.endpoints) == []
+        assert list(api.registry.endpoints) == []
 
 
 async def test_two_edits_do_not_overwrite_each_other(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ async def test_deliveries_are_filtered(tmp_path: Path) -> None:
     async with Api(tmp_path, ONE_ATTEMPT) as api:
         api.courier.answers = [answered(410)]
         dead = await api.delivery_of(await api.post_event("a.dead"), "dead")
-        await api.directory.enable("primary")
+        await api.registrar.enable("primary")
         fine = await api.delivery_of(await api.post_event("a.fine"), "delivered")
 
         async def found(query: str) -> list[str]:
@@ -117,7 +117,7 @@ async def test_a_due_delivery_is_retried_at_once(tmp_path: Path) -> None:
 async def test_a_delivery_is_cancelled_by_name(tmp_path: Path) -> None:
     """Cancelling ends a due delivery, says who did it, and cannot be done twice."""
     async with Api(tmp_path) as api:
-        await api.directory.pause("primary")
+        await api.registrar.pause("primary")
         event_id = await api.post_event()
         held = await api.delivery_of(event_id, "due")
         answer = await api.call("POST", f"/v1/deliveries/{held['id']}/cancel", by="acme-app")
@@ -137,7 +137,7 @@ async def test_a_delivery_is_cancelled_by_name(tmp_path: Path) -> None:
 async def test_foreign_deliveries_do_not_exist(tmp_path: Path, method: str, path: str) -> None:
     """A delivery of another application is 404 for reading, retrying and cancelling alike, and stays as it was."""
     async with Api(tmp_path) as api:
-        await api.directory.pause("primary")
+        await api.registrar.pause("primary")
         event_id = await api.post_event()
         before = await api.delivery_of(event_id, "due")
         foreign = await api.call(method, path.format(before["id"]), by="globex-app")
@@ -154,7 +154,7 @@ async def test_foreign_deliveries_do_not_exist(tmp_path: Path, method: str, path
 async def test_readers_and_producers_change_nothing(tmp_path: Path, who: str) -> None:
     """Retry and cancel need the application or admin role."""
     async with Api(tmp_path) as api:
-        await api.directory.pause("primary")
+        await api.registrar.pause("primary")
         delivery = await api.delivery_of(await api.post_event(), "due")
         for verb in ("retry", "cancel"):
             answer = await api.call("POST", f"/v1/deliveries/{delivery['id']}/{verb}", by=who)

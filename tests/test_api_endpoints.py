@@ -86,7 +86,7 @@ async def test_every_mistake_is_told_with_its_pointer(tmp_path: Path) -> None:
     }
     async with Api(tmp_path) as api:
         answer = await api.call("POST", PATH, wrong, by="acme-app")
-        assert list(api.directory.endpoints) == ["primary"]
+        assert list(api.registry.endpoints) == ["primary"]
     assert answer.status == 422
     assert pointers(answer.json) == [
         "/concurrency",
@@ -331,7 +331,7 @@ async def test_an_endpoint_that_left_the_file_is_not_tested(tmp_path: Path) -> N
     """What vanished from the file is held and has no secrets: a test of it is refused with the way back (Q11)."""
     async with Api(tmp_path) as api:
         without = {**CONFIG, "application": [{"id": "acme"}, {"id": "globex"}]}
-        await api.directory.apply(type(api.config).model_validate(without))
+        await api.registrar.apply(type(api.config).model_validate(without))
         answer = await api.call("POST", f"{PATH}/primary/test")
         shown = await api.get(f"{PATH}/primary")
         assert api.courier.requests == []
@@ -351,7 +351,7 @@ async def test_foreign_endpoints_do_not_exist(tmp_path: Path, method: str, suffi
         endpoint = await made(api, by="acme-app")
         path = f"{PATH}/{endpoint['id']}{suffix}"
         foreign = await api.call(method, path, by="globex-app")
-        assert endpoint["id"] in api.directory.endpoints
+        assert endpoint["id"] in api.registry.endpoints
         assert (await api.get(PATH, by="globex-app"))["data"] == []
         own = await api.call(method, path, by="acme-app")
     assert foreign.status == 404

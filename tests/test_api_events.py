@@ -28,7 +28,7 @@ async def test_an_event_without_deliveries_says_why(tmp_path: Path) -> None:
     """An event that went nowhere names the reason and explains it (invariant 7)."""
     async with Api(tmp_path) as api:
         lonely = await api.get(f"/v1/events/{await api.post_event(application='globex')}")
-        await api.directory.disable("primary")
+        await api.registrar.disable("primary")
         skipped = await api.get(f"/v1/events/{await api.post_event()}")
     assert (lonely["reason"], lonely["deliveries"]) == ("no_match", {})
     assert skipped["reason"] == "skipped"
@@ -77,10 +77,10 @@ async def test_events_are_filtered(tmp_path: Path) -> None:
 async def test_the_deliveries_of_an_event(tmp_path: Path) -> None:
     """Each endpoint that an event is owed to is listed, held ones marked as such."""
     async with Api(tmp_path) as api:
-        await api.directory.pause("primary")
+        await api.registrar.pause("primary")
         event_id = await api.post_event()
         (delivery,) = (await api.get(f"/v1/events/{event_id}/deliveries"))["data"]
-        assert api.directory.endpoint("primary").state is EndpointState.PAUSED
+        assert api.registry.endpoint("primary").state is EndpointState.PAUSED
     assert (delivery["state"], delivery["held"], delivery["endpoint"]) == ("due", True, "primary")
 
 

@@ -15,7 +15,7 @@ from relay.store.sqlite import accept as accepting
 from relay.store.sqlite.accept import Entry
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack
-from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, key, look, opened, sqlite_error
+from tests.support.stores import DAY_MS, Gate, Kept, Relay, application, gated, key, look, opened, sqlite_error
 
 SAVED = {"wochitVideoId": "6094092472a9105747957aa3", "thumbnailUrl": "http://x.example/t", "title": "The video title"}
 DRAFTS_OFF = 'the feature "drafts" is off for this application'
@@ -244,7 +244,7 @@ async def test_applications_do_not_share_a_memory(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.offer(teaching(relay, ref))
-        other = (await relay.store.sync_applications(["beta"]))["beta"]
+        other = await application(relay.store, "beta")
         assert is_held_back(await relay.offer(asking(relay, ref, application=other)))
 
 

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from relay.config import load, render_problems
-from relay.config.model import ApplicationConfig, Config, DeliveryConfig, EndpointConfig, RetryOverride, TokenConfig
+from relay.config import (
+    ApplicationConfig,
+    Config,
+    DeliveryConfig,
+    EndpointConfig,
+    RetryOverride,
+    TokenConfig,
+    load,
+    render_problems,
+)
 from relay.core.units import Rate
 from tests.support.config import CONTRACTS, HOME, WHSEC, endpoint, errors, read, sound
 

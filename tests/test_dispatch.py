@@ -205,10 +205,10 @@ async def test_the_cache_keeps_only_what_starts_soon(tmp_path: Path) -> None:
         cache = house.dispatch._cache
         await house.post("nobody.wants")
         await house.post(deliver_at_ms=house.clock.wall_ms() + CACHE_AHEAD_MS + 1)
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         await house.post()
         assert len(cache) == 0
-        await house.directory.resume("first")
+        await house.registrar.resume("first")
         house.run()
         await until(lambda: len(house.courier.requests) == 1)
         assert len(cache) == 1  # the delayed one was refilled too, and stays out
@@ -250,11 +250,11 @@ async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkey
     """Settings are read at attempt start: a paused endpoint gets nothing, and later all of it, uncounted (Q9, Q11)."""
     monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
-        accepted = await while_reading(house, lambda: house.directory.pause("first"))
+        accepted = await while_reading(house, lambda: house.registrar.pause("first"))
         await turns()
         assert house.courier.requests == []
 
-        await house.directory.resume("first")
+        await house.registrar.resume("first")
         await until(lambda: house.store.backlog == 0)
         (view,) = await house.store.deliveries_of(accepted.event.id)
         assert (view.state, view.attempts) == ("delivered", 1)
@@ -275,7 +275,7 @@ async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkey
     monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config()) as house:
         made = await add(house)
-        accepted = await while_reading(house, lambda: house.directory.delete_endpoint(made))
+        accepted = await while_reading(house, lambda: house.registrar.delete_endpoint(made))
         await until(lambda: house.store.backlog == 0)
         assert house.courier.requests == []
         assert (await house.states(accepted))[made] == "cancelled"
@@ -284,9 +284,9 @@ async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkey
 
 async def add(house: Engine) -> str:
     """Make an endpoint through the API and return its id."""
-    from relay.registry.definition import EndpointDefinition
+    from relay.config import EndpointDefinition
 
-    endpoint, _ = await house.directory.create_endpoint(house.acme, EndpointDefinition("https://api.example/"))
+    endpoint, _ = await house.registrar.create_endpoint(house.acme, EndpointDefinition(url="https://api.example/"))
     return endpoint.id
 
 
@@ -426,7 +426,7 @@ async def test_a_410_of_a_deleted_endpoint_harms_nobody(tmp_path: Path) -> None:
         house.run()
         await house.post()
         await until(lambda: len(house.courier.requests) == 1)
-        await house.directory.delete_endpoint(made)
+        await house.registrar.delete_endpoint(made)
         answer.set_result(410)
         await until(lambda: house.dispatch.lanes.in_flight == 0)
         await turns()
@@ -528,13 +528,13 @@ def test_when_it_is_us(failures: list[Failure | None], ours: bool) -> None:
 async def test_expiry_rests_after_a_step_of_the_clock(tmp_path: Path, resting: bool, state: str) -> None:
     """A wall clock that jumped past `expires_at` ends nothing for 15 minutes; otherwise nothing is sent (Q6, Q15)."""
     async with engine(tmp_path, config("first")) as house:
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         accepted = await house.post(expires_at_ms=house.clock.wall_ms() + 60_000)
         house.clock.step_wall(DAY_MS)
         if resting:
             house.clock_watch.look()
         house.run()
-        await house.directory.resume("first")
+        await house.registrar.resume("first")
         await until(lambda: house.store.backlog == 0)
         assert await house.states(accepted) == {"first": state}
         assert len(house.courier.requests) == int(resting)

@@ -56,13 +56,13 @@ async def test_the_audit_finds_what_a_lane_forgot(tmp_path: Path) -> None:
 async def test_the_audit_finds_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
     """Negative control: waiting, running, behind and paused lanes are no bugs, however often they are audited."""
     async with engine(tmp_path, config("first", "second")) as house:
-        await house.directory.pause("second")
+        await house.registrar.pause("second")
         for _ in range(3):
             await house.post()
         house.clock.advance(AUDIT_AGE_MS)
         endpoints = [house.endpoint("first"), house.endpoint("second")]
         assert [await house.housekeeping.audit_once(endpoint) for endpoint in endpoints] == [0, 0]
-        await house.directory.resume("second")  # its lane knows nothing yet
+        await house.registrar.resume("second")  # its lane knows nothing yet
         assert await house.housekeeping.audit_once(house.endpoint("second")) == 0
         house.run()
         await until(lambda: house.store.backlog == 0)
@@ -90,7 +90,7 @@ async def test_a_held_delivery_ends_after_max_age(tmp_path: Path, move: str, sta
     """What an endpoint holds ends with its `max_age`, never tried, and says of what: not a millisecond earlier."""
     async with engine(tmp_path, config("first", "second", settings='max_age = "1h"')) as house:
         accepted = await house.post()
-        await getattr(house.directory, move)("first")
+        await getattr(house.registrar, move)("first")
         house.clock.advance(HOUR_MS)
         assert await house.housekeeping.end_held(house.endpoint("first")) == 0
         house.clock.advance(1)
@@ -104,7 +104,7 @@ async def test_a_held_delivery_ends_at_its_expiry(tmp_path: Path) -> None:
     """`expires_at` ends everything, also what is held (Q6)."""
     async with engine(tmp_path, config("first")) as house:
         accepted = await house.post(expires_at_ms=house.clock.wall_ms() + 1_000)
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         house.clock.advance(999)
         assert await house.housekeeping.end_held(house.endpoint("first")) == 0
         house.clock.advance(1)
@@ -128,10 +128,10 @@ async def test_what_was_resumed_meanwhile_is_not_ended_by_age(tmp_path: Path) ->
     """A round over all endpoints takes a while: one that was resumed before its turn came is not held any more (Q6)."""
     async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
         accepted = await house.post()
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         held = house.endpoint("first")
         house.clock.advance(HOUR_MS + 1)
-        await house.directory.resume("first")
+        await house.registrar.resume("first")
         assert await house.housekeeping.end_held(held) == 0
         house.run()
         await until(lambda: house.store.backlog == 0)
@@ -151,7 +151,7 @@ async def test_what_vanished_is_held_until_max_age(tmp_path: Path) -> None:
 async def test_a_resumed_lane_does_not_start_what_was_ended(tmp_path: Path) -> None:
     """More than one step's worth of held deliveries ends, in steps, and none of it is sent afterwards (Q11)."""
     async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         for _ in range(30):
             await house.post()
         house.clock.advance(HOUR_MS + 1)
@@ -159,7 +159,7 @@ async def test_a_resumed_lane_does_not_start_what_was_ended(tmp_path: Path) -> N
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("relay.housekeeping.STEP_ROWS", 7)
             assert await house.housekeeping.end_held(house.endpoint("first")) == 30
-        await house.directory.resume("first")
+        await house.registrar.resume("first")
         house.run()
         await until(lambda: house.store.backlog == 0)
         assert len(house.courier.requests) == 1
@@ -275,7 +275,7 @@ async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path:
         house.run(house.housekeeping.watch, house.housekeeping.audit, house.housekeeping.prune)
         old = await house.post()
         await until(lambda: house.store.backlog == 0)
-        await house.directory.pause("first")
+        await house.registrar.pause("first")
         held = await house.post()
         with capture_logs() as lines:
             house.clock.step_wall(step_ms)
@@ -346,7 +346,7 @@ async def test_what_is_old_goes_and_what_is_due_stays(tmp_path: Path) -> None:
     """Pruning runs by itself: finished events go after their retention, one with a due delivery stays (Q14)."""
     async with engine(tmp_path, config("first", "second")) as house:
         house.housekeeping.retention = KEPT
-        await house.directory.pause("second")
+        await house.registrar.pause("second")
         house.run()
         due = await house.post()
         await house.apply(config("first"))
@@ -388,7 +388,7 @@ async def test_held_deliveries_end_by_themselves(tmp_path: Path) -> None:
     """The audit's round also ends what was held for too long; a disabled endpoint keeps nothing for ever (Q9)."""
     async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
         accepted = await house.post()
-        await house.directory.disable("first", DisabledBy.GONE)
+        await house.registrar.disable("first", DisabledBy.GONE)
         house.run(house.housekeeping.audit)
         await turns()
         house.clock.advance(HOUR_MS + 1)

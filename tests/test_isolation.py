@@ -65,15 +65,15 @@ class Town:
 
     def due(self, *names: str) -> int:
         """How many deliveries of some endpoints are due."""
-        directory, store = self.stack.relay.directory, self.stack.relay.store
-        return sum(store.due_count(directory.endpoint(name).ref) for name in names)
+        registry, store = self.stack.relay.registrar.current, self.stack.relay.store
+        return sum(store.due_count(registry.endpoint(name).ref) for name in names)
 
     def running(self, *names: str) -> int:
         """How many attempts of some endpoints are under way."""
         return sum(self.view(name).running for name in names)
 
     def view(self, name: str) -> Any:
-        ref = self.stack.relay.directory.endpoint(name).ref
+        ref = self.stack.relay.registrar.current.endpoint(name).ref
         return self.stack.relay.dispatch.lanes.snapshot(ref, self.stack.clock.now())
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.access import Principal, Role, Token, TokenTable, digest_of
+from relay.core.access import Principal, Role, Token
 from relay.core.errors import StoreUnavailable
-from relay.registry.applications import KEYS_MAX
+from relay.registry.registrar import KEYS_MAX
+from relay.registry.tokens import TokenTable, digest_of
 from tests.support.api import CONFIG, Answer, Api
 from tests.support.clock import FakeClock
 
@@ -80,7 +81,7 @@ async def test_a_key_is_a_token_of_256_random_bits(tmp_path: Path) -> None:
     async with Api(tmp_path) as api:
         one, two = await key_of(api, name="ci"), await key_of(api)
         listed = await api.call("GET", f"{PATH}/acme/keys")
-        rows = await api.store.applications.load_keys()
+        rows = (await api.store.load_registry()).keys
     assert one["token"] != two["token"]
     assert one["token"].startswith("rk_")
     assert len(one["token"]) == 3 + 43  # 32 bytes in base64 without padding
@@ -135,7 +136,7 @@ async def test_a_revocation_that_failed_is_not_believed(tmp_path: Path, monkeypa
             raise StoreUnavailable("the disk is full", remedy="Wait.")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(api.store.applications), "delete_key", fail)
+            patched.setattr(type(api.store), "change_registry", fail)
             assert (await api.call("DELETE", f"{PATH}/acme/keys/{key['id']}")).status == 503
         assert (await api.call("GET", ENDPOINTS, by=key["token"])).status == 200
 

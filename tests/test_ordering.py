@@ -349,7 +349,7 @@ async def test_a_deleted_endpoint_has_no_order(tmp_path: Path) -> None:
         await relay.due(ref, ordering_key="k")
         for _ in range(3):
             await relay.accept(ref, ordering_key="k")
-        await relay.store.delete_endpoint(ref)
+        await relay.delete_endpoint()
         await until(lambda: relay.store.due_count(ref) == 0)
     assert look(tmp_path, "SELECT DISTINCT state, blocking FROM delivery") == [(3, 0)]
 

@@ -195,8 +195,8 @@ async def test_a_deprecated_type_works_with_a_warning(tmp_path: Path) -> None:
         application, token = await keyed(api, "editframe")
         body = {"url": URL, "event_types": ["render.completed", "unprocessed_file.created"]}
         answer = await api.call("POST", ENDPOINTS, body, by=token)
-        owner = api.directory.applications[application]
-        match = api.directory.match(owner, "unprocessed_file.created")
+        owner = api.registry.application(application).application
+        match = api.registry.match(owner, "unprocessed_file.created")
     assert answer.status == 201
     (warning,) = answer.json["warnings"]
     assert warning["pointer"] == "/event_types/1"
@@ -225,9 +225,9 @@ async def test_every_type_means_neither_deprecated_nor_test_types(tmp_path: Path
                 )
                 continue
             assert (await api.call("POST", ENDPOINTS, body, by=token)).status == 201
-        owner = api.directory.applications[application]
+        owner = api.registry.application(application).application
         counts = {
-            type: len(api.directory.match(owner, type).targets)
+            type: len(api.registry.match(owner, type).targets)
             for type in ("render.completed", "unprocessed_file.created", "webhook.test")
         }
     assert counts == {"render.completed": 2, "unprocessed_file.created": 0, "webhook.test": 0}
@@ -390,7 +390,7 @@ async def test_an_application_keeps_its_contract_while_deliveries_are_due(tmp_pa
         await stack.call("POST", f"/v1/deliveries/{delivery['id']}/cancel")
         stack.write_config(extra=tenant("roughy", receiver.url).replace("secret", 'event_types = ["*"]\nsecret'))
         assert (await stack.call("POST", "/v1/reload"))[0] == 200
-        assert stack.relay.directory.applications["tenant"].contract == "roughy"
+        assert stack.relay.registrar.current.application("tenant").application.contract == "roughy"
 
 
 async def test_a_contract_that_cannot_sign_for_what_is_there_is_refused(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from relay.api.body import BodyLimits
 from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.problems import Problem
 from relay.api.server import ServerLimits, build_app, serve
-from relay.core.access import Right, Role, Token, TokenTable
+from relay.core.access import Right, Role, Token
 from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, CommitUnknown, NotFound
 from relay.core.ids import IdFactory
 from relay.intake import Intake
+from relay.registry import TokenTable
 from relay.telemetry.metrics import Metrics
 from tests.support.fakes import FakeDirectory, FakeStore
 
@@ -50,7 +51,7 @@ class House:
     async def open(self, *addresses: str) -> None:
         clock = SystemClock()
         intake = Intake(
-            directory=FakeDirectory.of("acme"),
+            registrar=FakeDirectory.of("acme"),
             store=self.store,
             clock=clock,
             ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),

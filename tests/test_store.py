@@ -21,7 +21,19 @@ from relay.core.model import (
     Trigger,
 )
 from relay.store import attempt_id, delivery_id
-from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, hasty, key, opened, outside, sqlite_error
+from tests.support.stores import (
+    DAY_MS,
+    Gate,
+    Kept,
+    Relay,
+    application,
+    gated,
+    hasty,
+    key,
+    opened,
+    outside,
+    sqlite_error,
+)
 
 
 async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
@@ -105,7 +117,7 @@ async def test_what_is_queued_up_goes_in_one_transaction(tmp_path: Path) -> None
         gate.let_go()
         await asyncio.gather(first, settling, *accepting)
         assert gate.commits - commits == 2 - 1  # the one held up was counted when it came
-        assert (await relay.store.load_endpoints())[0].health == health
+        assert (await relay.endpoint_rows())[0].health == health
 
 
 async def test_a_bad_item_fails_alone(tmp_path: Path) -> None:
@@ -135,7 +147,7 @@ async def test_an_edit_that_is_refused_undoes_itself_alone(tmp_path: Path) -> No
         gate.hold()
         first = relay.store.accept([relay.event(ref)])
         await gate.reached()
-        refused = asyncio.ensure_future(relay.store.delete_endpoint(99))
+        refused = asyncio.ensure_future(relay.delete_endpoint("ep_99"))
         accepting = relay.store.accept([relay.event(ref)])
         await asyncio.sleep(0)
         gate.let_go()
@@ -193,7 +205,7 @@ async def test_a_key_with_another_body_is_a_conflict(tmp_path: Path) -> None:
 async def test_a_key_belongs_to_its_application(tmp_path: Path) -> None:
     """Q8: two applications may use the same key."""
     async with opened(tmp_path) as relay:
-        other = (await relay.store.sync_applications(["other"]))["other"]
+        other = await application(relay.store, "other")
         await relay.accept(idempotency=key("k"))
         await relay.accept(idempotency=key("k"), application=other)
 

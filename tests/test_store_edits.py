@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.errors import CommitUnknown, ConfigError, Conflict, NotFound
+from relay.core.errors import CommitUnknown, Conflict, NotFound
 from relay.core.model import (
     DeadReason,
     DeliveryKey,
@@ -16,10 +16,11 @@ from relay.core.model import (
     DueDelivery,
     EndpointState,
     Health,
+    Origin,
     Secret,
     Settlement,
 )
-from relay.store import DeliveryFilter, delivery_id
+from relay.store import ApplicationRow, DeliveryFilter, KeyRow, RegistryChange, StillOwed, delivery_id
 from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, key, look, opened, sqlite_error
 
 
@@ -85,7 +86,7 @@ async def test_what_cannot_be_retried_or_cancelled_says_why(tmp_path: Path) -> N
         await relay.delivered(due)
         with pytest.raises(Conflict, match="delivered already"):
             await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
-        await relay.store.delete_endpoint(ref)
+        await relay.delete_endpoint()
         with pytest.raises(Conflict, match="deleted"):
             await relay.store.retry_delivery(delivery_id(due.key))
 
@@ -150,29 +151,48 @@ async def test_endpoints_are_remembered(tmp_path: Path) -> None:
             updated_at_ms=8,
         )
         health = Health(failures=3, several=True, last_failure="503")
-        await relay.store.save_endpoint(changed, health=health)
+        change = RegistryChange(endpoints=[replace(changed, health=health)], fresh=frozenset({"ep_1"}))
+        await relay.store.change_registry(change)
         assert "whsec" not in repr(row)
     async with opened(tmp_path) as relay:
-        assert await relay.store.load_endpoints() == [replace(changed, health=health)]
-        await relay.store.save_endpoint(changed)
-        assert (await relay.store.load_endpoints())[0].health == health
+        assert await relay.endpoint_rows() == [replace(changed, health=health)]
+        await relay.store.change_registry(RegistryChange(endpoints=[changed]))
+        assert (await relay.endpoint_rows())[0].health == health
         with pytest.raises(NotFound):
-            await relay.store.save_endpoint(replace(changed, ref=77))
+            await relay.store.change_registry(RegistryChange(endpoints=[replace(changed, ref=77)]))
 
 
-async def test_endpoints_of_the_file_keep_their_ref(tmp_path: Path) -> None:
-    """Q11: the same id from the file resumes its history; an id that means another endpoint is refused."""
+async def test_a_change_of_the_registry_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    """H4: an application, its endpoint and its key come in one transaction; what is refused in it leaves nothing."""
     async with opened(tmp_path) as relay:
-        refs = await relay.store.sync_applications(["acme", "beta"])
-        first = await relay.store.sync_file_endpoints([("primary", refs["acme"])])
-        assert await relay.store.sync_file_endpoints([("primary", refs["acme"])]) == first
-        assert first["primary"].definition is None
-        with pytest.raises(ConfigError, match="another application"):
-            await relay.store.sync_file_endpoints([("primary", refs["beta"])])
-        await relay.endpoint("ep_1")
-        with pytest.raises(ConfigError, match="through the API"):
-            await relay.store.sync_file_endpoints([("ep_1", refs["acme"])])
-        assert len(await relay.store.load_endpoints()) == 2
+        first = await relay.endpoint_row()
+        application = ApplicationRow(0, "beta", Origin.API, {"contract": "standard"}, "standard", 1, 1)
+        endpoint = replace(first, ref=0, id="ep_2", application="beta")
+        key = KeyRow("key_1", "beta", "", "rk_123456", b"digest", 1, None)
+        change = RegistryChange(applications=[application], endpoints=[endpoint], keys=[key])
+        before = await relay.store.load_registry()
+        with pytest.raises(NotFound):
+            await relay.store.change_registry(replace(change, deleted_keys=["key_9"]))
+        with pytest.raises(NotFound):
+            await relay.store.change_registry(replace(change, endpoints=[endpoint, replace(first, ref=77)]))
+        assert await relay.store.load_registry() == before
+        made = await relay.store.change_registry(change)
+        after = await relay.store.load_registry()
+    assert made.applications[0].ref > 0
+    assert (after.applications[-1], after.endpoints[-1]) == (made.applications[0], made.endpoints[0])
+    assert (after.endpoints[-1].application, after.keys) == ("beta", [key])
+
+
+async def test_a_change_is_refused_while_deliveries_are_due(tmp_path: Path) -> None:
+    """H4: an application that must owe nothing is looked at in the same transaction; the answer counts what is due."""
+    async with opened(tmp_path) as relay:
+        await relay.due(await relay.endpoint())
+        before = await relay.store.load_registry()
+        row = replace(before.applications[0], contract_seen="roughy")
+        with pytest.raises(StillOwed) as refused:
+            await relay.store.change_registry(RegistryChange(applications=[row], unowed=["acme"]))
+        assert refused.value.due == {"acme": 1}
+        assert await relay.store.load_registry() == before
 
 
 async def test_a_deleted_endpoint_loses_what_is_due_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +202,7 @@ async def test_a_deleted_endpoint_loses_what_is_due_in_steps(tmp_path: Path, mon
         ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         owed = [await relay.due(ref) for _ in range(5)]
         await relay.accept(other)
-        await relay.store.delete_endpoint(ref)
+        await relay.delete_endpoint()
         while relay.store.due_count(ref):
             await relay.store.ping()
         views = [await relay.store.find_delivery(delivery_id(due.key)) for due in owed]
@@ -191,7 +211,7 @@ async def test_a_deleted_endpoint_loses_what_is_due_in_steps(tmp_path: Path, mon
         }
         assert relay.store.backlog == 1
         with pytest.raises(NotFound):
-            await relay.store.delete_endpoint(ref)
+            await relay.delete_endpoint()
         assert await relay.endpoint("ep_1") != ref
         await relay.accept(ref)  # matched before the deletion, stored after it
         while relay.store.due_count(ref):
@@ -204,7 +224,7 @@ async def test_a_deletion_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pyt
     async with opened(tmp_path, writer=gated(gate)) as relay:
         ref = await relay.endpoint()
         await relay.due(ref)
-        deleting = asyncio.ensure_future(relay.store.delete_endpoint(ref))
+        deleting = asyncio.ensure_future(relay.delete_endpoint())
         await asyncio.wait({deleting})
         gate.error = sqlite_error(sqlite3.SQLITE_FULL)  # the step that cancels may have been committed, or never is
         await relay.store.abandon()
@@ -225,7 +245,7 @@ async def test_a_deletion_step_that_fails_is_taken_again(tmp_path: Path) -> None
         ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         await relay.due(ref)
         gate.hold()
-        deleting = asyncio.ensure_future(relay.store.delete_endpoint(ref))
+        deleting = asyncio.ensure_future(relay.delete_endpoint())
         await gate.reached()
         gate.fail_from(2, sqlite_error(sqlite3.SQLITE_FULL))
         gate.let_go()
@@ -237,7 +257,7 @@ async def test_a_deletion_step_that_fails_is_taken_again(tmp_path: Path) -> None
         gate.error = None
         while relay.store.due_count(ref):
             await relay.store.ping()
-        assert (await relay.store.load_endpoints())[0].health.failures == 4
+        assert (await relay.endpoint_rows())[0].health.failures == 4
 
 
 # -- retention --------------------------------------------------------------------------------------------------------

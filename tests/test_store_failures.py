@@ -158,7 +158,7 @@ async def test_a_bug_after_a_commit_keeps_nobody_waiting(tmp_path: Path) -> None
         holding = relay.store.accept([relay.event()])
         await gate.reached()
         settling = relay.store.settle(Settlement(first, DeliveryState.DELIVERED, relay.outcome(200)))
-        editing = asyncio.ensure_future(relay.store.load_endpoints())
+        editing = asyncio.ensure_future(relay.endpoint_rows())
         await asyncio.sleep(0)
         gate.let_go()
         with pytest.raises(ZeroDivisionError):
@@ -214,4 +214,4 @@ async def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
     assert look(tmp_path, "SELECT count(*) FROM delivery") == [(50,)]
     async with opened(tmp_path) as relay:
         assert not relay.store.facts["unclean_start"]
-        assert (await relay.store.load_endpoints())[0].health.failures == 2
+        assert (await relay.endpoint_rows())[0].health.failures == 2

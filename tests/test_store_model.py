@@ -40,7 +40,7 @@ from relay.store import DeliveryFilter, delivery_id
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.writer import Writer
 from tests.support.clock import FakeClock
-from tests.support.stores import Relay
+from tests.support.stores import Relay, application
 from tests.support.stores import key as claim_on
 
 T = TypeVar("T")
@@ -137,8 +137,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        application = self.runner.run(self.store.sync_applications(["acme"]))["acme"]
-        self.relay = Relay(self.store, self.clock, application)
+        acme = self.runner.run(application(self.store))
+        self.relay = Relay(self.store, self.clock, acme)
         self.refs = [self.runner.run(self.relay.endpoint(f"ep_{number}")) for number in range(3)]
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class StoreMachine(RuleBasedStateMachine):
         ref = self.refs[index]
         if ref in self.model.deleted:
             return
-        self.run(self.store.delete_endpoint(ref))
+        self.run(self.relay.delete_endpoint(f"ep_{index}"))
         self.model.deleted.add(ref)
         for _ in range(BACKLOG):  # each step cancels all there is, but steps of other endpoints may come between
             self.run(self.store.ping())

@@ -13,7 +13,7 @@ from relay.store import DeliveryFilter, EventFilter, delivery_id, delivery_key
 from relay.store.sqlite import store as facade
 from relay.store.sqlite.lists import list_deliveries, list_events
 from relay.store.sqlite.reads import Reader
-from tests.support.stores import Relay, opened, sqlite_error
+from tests.support.stores import Relay, application, opened, sqlite_error
 
 
 async def test_a_refill_reads_in_order_from_a_key(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ async def test_deliver_at_delays(tmp_path: Path) -> None:
 async def test_events_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
     """DESIGN §8: pages follow each other without gap or repeat, under every filter."""
     async with opened(tmp_path) as relay:
-        other = (await relay.store.sync_applications(["other"]))["other"]
+        other = await application(relay.store, "other")
         ref = await relay.endpoint()
         for number in range(12):
             changes = {"application": other} if number % 3 == 0 else {}

@@ -41,7 +41,7 @@ def stack(folder: Path, receiver: Receiver) -> Stack:
 
 
 def due(stack: Stack, name: str) -> int:
-    return stack.relay.store.due_count(stack.relay.directory.endpoint(name).ref)
+    return stack.relay.store.due_count(stack.relay.registrar.current.endpoint(name).ref)
 
 
 async def suspended(stack: Stack) -> list[str]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from relay.core.access import RIGHTS, Principal, Right, Role, Token, TokenTable
+from relay.core.access import RIGHTS, Principal, Right, Role, Token
 from relay.core.errors import ConfigError
+from relay.registry import TokenTable
 
 PRODUCER = Token("render-api", Role.PRODUCER, "acme", "producer-secret-0123")
 ADMIN = Token("ops", Role.ADMIN, None, "admin-secret-0123456")

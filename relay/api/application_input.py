@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -10,15 +10,12 @@ from relay.api import endpoint_input, problems
 from relay.api.endpoint_input import Rules
 from relay.api.forms import Form, merged
 from relay.api.problems import Refused
-from relay.config import Config
+from relay.config import ApplicationDefinition, Config, EndpointDefinition
 from relay.config.fields import Id
-from relay.config.model import Overrides
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import Issue, pointer
-from relay.core.model import Validation
 from relay.core.units import unix_ms
 from relay.registry import ApplicationDraft, KeyDraft
-from relay.registry.definition import ApplicationDefinition, EndpointDefinition
 
 
 def _read_true(value: Any) -> Any:
@@ -26,34 +23,12 @@ def _read_true(value: Any) -> Any:
     return {} if value is True else value
 
 
-class ApplicationInput(Overrides):
-    """The fields of an application that may be written."""
+class NewApplication(ApplicationDefinition):
+    """An application that is to be made; what comes with it is read on its own and is no part of the definition."""
 
-    name: Annotated[str, Field(max_length=200)] = ""
-    contract: str = "standard"
-    features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
-    validation: Literal["strict", "warn", "off"] = "strict"
-
-    def definition(self) -> ApplicationDefinition:
-        """Return it as the directory keeps it."""
-        return ApplicationDefinition(
-            contract=self.contract,
-            name=self.name,
-            features=dict(self.features),
-            validation=Validation(self.validation),
-            timeout_ms=self.timeout_ms,
-            schedule_ms=self.schedule_ms,
-            jitter=self.jitter,
-            max_age_ms=self.max_age_ms,
-        )
-
-
-class NewApplication(ApplicationInput):
-    """An application that is to be made; what comes with it is read on its own."""
-
-    id: Id | None = None
-    endpoint: Mapping[str, Any] | None = None
-    key: Annotated[Mapping[str, Any] | None, BeforeValidator(_read_true)] = None
+    id: Id | None = Field(None, exclude=True)
+    endpoint: Mapping[str, Any] | None = Field(None, exclude=True)
+    key: Annotated[Mapping[str, Any] | None, BeforeValidator(_read_true)] = Field(None, exclude=True)
 
 
 class KeyInput(BaseModel):
@@ -65,7 +40,7 @@ class KeyInput(BaseModel):
     expires_at: str | None = None
 
 
-class Registrar:
+class Reader:
     """Reads what is written, against the configuration and the contracts in force."""
 
     def __init__(self, config: Config, contracts: ContractCatalogue, now_ms: int) -> None:
@@ -78,24 +53,23 @@ class Registrar:
         found, mistakes = _NEW.read(written)
         if found is None:
             raise Refused(problems.invalid(mistakes))
-        definition = found.definition()
-        mistakes += self._check(definition)
+        mistakes += self._check(found)
         endpoint = self._endpoint(found, mistakes)
         key = self._key(found.key, "/key", mistakes)
         if mistakes:
             raise Refused(problems.invalid(mistakes))
-        return ApplicationDraft(definition, found.id, endpoint, key)
+        return ApplicationDraft(found, found.id, endpoint, key)
 
     def revise(self, present: ApplicationDefinition, patch: Mapping[str, Any]) -> ApplicationDefinition:
         """Apply a JSON merge patch (RFC 7396): null takes a setting back to its default. Refused with every mistake."""
         found, mistakes = _CHANGED.read(merged(present.to_json(), patch))
         if found is not None:
-            mistakes = list(self._check(found.definition()))
+            mistakes = list(self._check(found))
             if "contract" not in patch:  # features that a contract lost since must not block another edit
                 mistakes = _CHANGED.touched(patch, mistakes)
         if found is None or mistakes:
             raise Refused(problems.invalid(mistakes))
-        return found.definition()
+        return found
 
     def create_key(self, written: Mapping[str, Any]) -> KeyDraft:
         """Read a new key; Refused with every mistake."""
@@ -159,5 +133,5 @@ def _moment_ms(text: str) -> int | None:
 
 
 _NEW = Form(NewApplication, "an application")
-_CHANGED = Form(ApplicationInput, "an application")
+_CHANGED = Form(ApplicationDefinition, "an application")
 _KEY = Form(KeyInput, "a key")

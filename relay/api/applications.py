@@ -7,7 +7,7 @@ import structlog
 from aiohttp import web
 
 from relay.api import endpoint_input, render
-from relay.api.application_input import Registrar
+from relay.api.application_input import Reader
 from relay.api.auth import require
 from relay.api.objects import read_object
 from relay.api.query import Query, page_response
@@ -43,14 +43,13 @@ class Applications:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._directory = services.directory
-        self._applications = services.applications
+        self._registrar = services.registrar
         self._log = structlog.get_logger("relay.api")
 
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = require(request, Right.ADMINISTER)
-        made = await self._applications.create(self._registrar().create(await read_object(request)))
+        made = await self._registrar.create_application(self._reader().create(await read_object(request)))
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
             self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
@@ -65,7 +64,7 @@ class Applications:
         query = Query(request, self._services.clock.wall_ms())
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
-        known = sorted(self._directory.applications.values(), key=lambda application: -application.ref)
+        known = (entry.application for entry in reversed(tuple(self._registrar.current.applications.values())))
         found = [application for application in known if cursor is None or application.ref < cursor]
         following = str(found[limit - 1].ref) if len(found) > limit else None
         return page_response(request, Page(tuple(found[:limit]), following), self._detail)
@@ -78,9 +77,9 @@ class Applications:
     async def update(self, request: web.Request) -> web.Response:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = require(request, Right.ADMINISTER)
-        patch, registrar = await read_object(request), self._registrar()
-        application = await self._applications.update(
-            self._find(request).id, lambda present: registrar.revise(present, patch)
+        patch, reader = await read_object(request), self._reader()
+        application = await self._registrar.update_application(
+            self._find(request).id, lambda present: reader.revise(present, patch)
         )
         self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
         return json_response(self._detail(application))
@@ -89,7 +88,7 @@ class Applications:
         """Delete an application with its endpoints and keys; what was due is cancelled."""
         principal = require(request, Right.ADMINISTER)
         application = self._find(request)
-        await self._applications.delete(application.id)
+        await self._registrar.delete_application(application.id)
         self._said(log.APPLICATION_DELETED, principal.name, application)
         return web.Response(status=204)
 
@@ -97,15 +96,15 @@ class Applications:
         """List the keys of an application, newest first; never their tokens."""
         require(request, Right.ADMINISTER)
         Query(request, self._services.clock.wall_ms()).check()
-        keys = self._applications.keys(self._find(request))
-        return page_response(request, Page(tuple(keys), None), self._key)
+        keys = self._registrar.current.application(self._find(request).id).keys
+        return page_response(request, Page(tuple(reversed(list(keys.values()))), None), self._key)
 
     async def create_key(self, request: web.Request) -> web.Response:
         """Make a key; the token is in this answer only."""
         principal = require(request, Right.ADMINISTER)
         application = self._find(request)
-        draft = self._registrar().create_key(await read_object(request))
-        key, token = await self._applications.create_key(application.id, draft)
+        draft = self._reader().create_key(await read_object(request))
+        key, token = await self._registrar.create_key(application.id, draft)
         self._said(log.KEY_CREATED, principal.name, application, key=key.id)
         return json_response(self._key(key) | {"token": token}, status=201)
 
@@ -113,24 +112,21 @@ class Applications:
         """Revoke a key: from now on nobody gets in with it."""
         principal = require(request, Right.ADMINISTER)
         application, key_id = self._find(request), request.match_info["key"]
-        await self._applications.revoke_key(application.id, key_id)
+        await self._registrar.revoke_key(application.id, key_id)
         self._said(log.KEY_REVOKED, principal.name, application, key=key_id)
         return web.Response(status=204)
 
     def _find(self, request: web.Request) -> Application:
-        return self._directory.owner(request.match_info["id"]).application
+        return self._registrar.current.application(request.match_info["id"]).application
 
-    def _registrar(self) -> Registrar:
+    def _reader(self) -> Reader:
         services = self._services
-        return Registrar(services.daemon.config, self._directory.contracts, services.clock.wall_ms())
+        return Reader(services.daemon.config, self._registrar.current.contracts, services.clock.wall_ms())
 
     def _detail(self, application: Application) -> Json:
-        owner, keys = self._directory.owner(application.id), self._applications.keys(application)
-        promised = self._directory.contract(application).features
-        return render.application(owner, promised) | {
-            "endpoints": len(self._directory.endpoints_of(application)),
-            "keys": len(keys),
-        }
+        entry = self._registrar.current.application(application.id)
+        promised = self._registrar.current.contract(application).features
+        return render.application(entry, promised) | {"endpoints": len(entry.endpoints), "keys": len(entry.keys)}
 
     def _key(self, key: KeyRow) -> Json:
         return render.key(key, self._services.clock.wall_ms())
@@ -139,7 +135,7 @@ class Applications:
         """Write what came with a new application. A secret and a token are shown here and never again."""
         extras: dict[str, Any] = {}
         if made.endpoint is not None:
-            found = endpoint_input.warnings(made.endpoint, self._directory.contract(made.application))
+            found = endpoint_input.warnings(made.endpoint, self._registrar.current.contract(made.application))
             extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
             extras |= {"warnings": _placed(found)} if found else {}
         if made.key is not None:

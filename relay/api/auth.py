@@ -8,7 +8,8 @@ from aiohttp import hdrs, web
 
 from relay.api import problems
 from relay.api.problems import Problem, Refused
-from relay.core.access import Principal, Right, Role, TokenTable
+from relay.core.access import Principal, Right, Role
+from relay.registry import TokenTable
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Set for every request that a handler sees, except on public paths."""

@@ -46,7 +46,7 @@ class Deliveries:
         application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
         found = delivery_filter(query, application)
         query.check()
-        found = within(found, principal, self._services.directory)
+        found = within(found, principal, self._services.registrar.current)
         page = await self._services.store.list_deliveries(found, cursor, limit)
         return page_response(request, page, lambda view: write_delivery(self._services, view))
 
@@ -97,7 +97,7 @@ class Deliveries:
         query = Query(request, self._services.clock.wall_ms())
         named, endpoint, reason = query.text("application"), query.text("endpoint"), query.word("reason", DeadReason)
         query.check()
-        application = application_of(named, principal, self._services.directory)
+        application = application_of(named, principal, self._services.registrar.current)
         groups = [
             render.dead_group(group)
             for group in await self._services.store.dead_groups(application)
@@ -118,7 +118,7 @@ class Deliveries:
 
     def _next_attempt(self, view: DeliveryView) -> Json | None:
         services = self._services
-        endpoint = services.directory.endpoints.get(view.endpoint)
+        endpoint = services.registrar.current.endpoints.get(view.endpoint)
         lane = None if endpoint is None else services.lane(endpoint)
         wait = waiting(view, endpoint, lane, services.clock.wall_ms())
         return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
@@ -137,6 +137,6 @@ async def _read_force(request: web.Request) -> bool:
 
 def write_delivery(services: Services, view: DeliveryView) -> Json:
     """Write a delivery with whether it is held: due, while its endpoint takes nothing."""
-    endpoint = services.directory.endpoints.get(view.endpoint)
+    endpoint = services.registrar.current.endpoints.get(view.endpoint)
     held = view.state is DeliveryState.DUE and (endpoint is None or endpoint.held)
     return render.delivery(view) | {"held": held}

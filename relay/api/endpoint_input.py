@@ -2,48 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from relay.api import problems
 from relay.api.forms import Form, merged
 from relay.api.problems import Refused
-from relay.config import Config
-from relay.config.fields import Filled, RateLimit, whole
-from relay.config.model import Overrides
+from relay.config import Config, EndpointDefinition
 from relay.config.registration import address_faults, header_fault, selection_fault
 from relay.contracts import Contract
 from relay.core.issues import Issue, pointer
 from relay.core.model import Endpoint
-from relay.core.units import Rate
-from relay.registry.definition import EndpointDefinition
-
-
-class EndpointInput(Overrides):
-    """The fields of an endpoint that may be written."""
-
-    url: str
-    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] = ("*",)
-    description: Annotated[str, Field(max_length=1000)] = ""
-    headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
-    concurrency: Annotated[int, whole(1, 10_000)] | None = None
-    rate: RateLimit | None = Field(None, alias="rate_limit")
-
-    def definition(self) -> EndpointDefinition:
-        """Return it as the directory keeps it."""
-        return EndpointDefinition(
-            url=self.url,
-            event_types=tuple(dict.fromkeys(self.event_types)),
-            description=self.description,
-            headers=tuple(self.headers.items()),
-            concurrency=self.concurrency,
-            rate=None if self.rate is None else Rate(*self.rate),
-            timeout_ms=self.timeout_ms,
-            schedule_ms=self.schedule_ms,
-            jitter=self.jitter,
-            max_age_ms=self.max_age_ms,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +22,7 @@ class Rules:
     config: Config
 
 
-def warnings(endpoint: EndpointDefinition | Endpoint, contract: Contract) -> list[Issue]:
+def warnings(endpoint: Endpoint, contract: Contract) -> list[Issue]:
     """Say what is lawful about an endpoint and should be thought over: deprecated types, an unprotected address."""
     found = [
         Issue(f"/event_types/{index}", warning)
@@ -91,10 +59,10 @@ def read(written: Mapping[str, Any], rules: Rules) -> tuple[EndpointDefinition |
     endpoint, mistakes = _FORM.read(written)
     if endpoint is None:
         return None, mistakes
-    return endpoint.definition(), list(_check(endpoint, rules))
+    return endpoint, list(_check(endpoint, rules))
 
 
-def _check(endpoint: EndpointInput, rules: Rules) -> Iterator[Issue]:
+def _check(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
     contract = rules.contract
     for fault in address_faults(endpoint.url, contract.registration, rules.config.delivery):
         yield Issue("/url", fault)
@@ -120,7 +88,7 @@ def _check_headers(headers: Mapping[str, str], contract: Contract) -> Iterator[I
         seen.add(name.lower())
 
 
-def _check_limits(endpoint: EndpointInput, config: Config) -> Iterator[Issue]:
+def _check_limits(endpoint: EndpointDefinition, config: Config) -> Iterator[Issue]:
     most = max(1, config.delivery.concurrency // 4)
     if (endpoint.concurrency or 0) > most:
         yield Issue("/concurrency", f"one endpoint may have a quarter of delivery.concurrency, which is {most}")
@@ -128,4 +96,4 @@ def _check_limits(endpoint: EndpointInput, config: Config) -> Iterator[Issue]:
         yield Issue("/max_age", "is longer than storage.retention.events: the event would be gone before its end")
 
 
-_FORM = Form(EndpointInput, "an endpoint")
+_FORM = Form(EndpointDefinition, "an endpoint")

@@ -22,7 +22,6 @@ from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
 from relay.core.model import Application, Endpoint, EndpointState, Page
 from relay.intake.parse import screen
-from relay.registry.definition import EndpointDefinition
 from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
@@ -52,19 +51,19 @@ class Endpoints:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._directory = services.directory
+        self._registrar = services.registrar
         self._log = structlog.get_logger("relay.api")
 
     async def create(self, request: web.Request) -> web.Response:
         """Make an endpoint; its secret is in this answer only."""
         principal = require(request, Right.CHANGE)
         written = await read_object(request)
-        application = self._directory.application_for(principal, _take_application(written))
+        application = self._registrar.current.application_for(principal, _take_application(written))
         self._refuse_self_service(principal, application)
         definition = endpoint_input.create(written, self._rules(application))
-        endpoint, secret = await self._directory.create_endpoint(application, definition)
+        endpoint, secret = await self._registrar.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
-        answer = self._detail(endpoint, principal) | self._warnings(definition, application) | {"secret": secret}
+        answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
         return json_response(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
 
     async def search(self, request: web.Request) -> web.Response:
@@ -74,10 +73,10 @@ class Endpoints:
         named, state = query.text("application"), query.word("state", EndpointState)
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
-        application = application_of(named, principal, self._directory)
+        application = application_of(named, principal, self._registrar.current)
         found = [
             endpoint
-            for endpoint in sorted(self._directory.endpoints.values(), key=lambda endpoint: -endpoint.ref)
+            for endpoint in reversed(tuple(self._registrar.current.endpoints.values()))
             if application in (None, endpoint.application.id)
             and state in (None, endpoint.state)
             and (cursor is None or endpoint.ref < cursor)
@@ -98,43 +97,43 @@ class Endpoints:
         self._refuse_self_service(principal, endpoint.application)
         patch = await read_object(request)
         rules = self._rules(endpoint.application)
-        endpoint = await self._directory.update_endpoint(
+        endpoint = await self._registrar.update_endpoint(
             endpoint.id, lambda present: endpoint_input.revise(present, patch, rules)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
-        return json_response(self._detail(endpoint, principal) | self._warnings(endpoint, endpoint.application))
+        return json_response(self._detail(endpoint, principal) | self._warnings(endpoint))
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = require(request, Right.CHANGE)
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application)
-        await self._directory.delete_endpoint(endpoint.id)
+        await self._registrar.delete_endpoint(endpoint.id)
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
 
     async def pause(self, request: web.Request) -> web.Response:
         """Hold deliveries; new events go on to create them (Q9)."""
-        return await self._move(request, self._directory.pause, log.ENDPOINT_PAUSED)
+        return await self._move(request, self._registrar.pause, log.ENDPOINT_PAUSED)
 
     async def resume(self, request: web.Request) -> web.Response:
         """End a pause."""
-        return await self._move(request, self._directory.resume, log.ENDPOINT_RESUMED)
+        return await self._move(request, self._registrar.resume, log.ENDPOINT_RESUMED)
 
     async def enable(self, request: web.Request) -> web.Response:
         """End a disable."""
-        return await self._move(request, self._directory.enable, log.ENDPOINT_ENABLED)
+        return await self._move(request, self._registrar.enable, log.ENDPOINT_ENABLED)
 
     async def disable(self, request: web.Request) -> web.Response:
         """Hold deliveries and let new events create none (Q9)."""
-        return await self._move(request, self._directory.disable, log.ENDPOINT_DISABLED)
+        return await self._move(request, self._registrar.disable, log.ENDPOINT_DISABLED)
 
     async def rotate_secret(self, request: web.Request) -> web.Response:
         """Make a new secret; it is in this answer only. The old ones sign along for `overlap`."""
         principal = require(request, Right.CHANGE)
         endpoint = self._find(request, principal)
         overlap_ms = read_overlap_ms(await read_object(request))
-        endpoint, secret = await self._directory.rotate_secret(endpoint.id, overlap_ms)
+        endpoint, secret = await self._registrar.rotate_secret(endpoint.id, overlap_ms)
         self._said(log.ENDPOINT_ROTATED, endpoint, principal)
         return json_response(self._detail(endpoint, principal) | {"secret": secret})
 
@@ -150,7 +149,7 @@ class Endpoints:
             )
         written = await body.read(request)
         screen(written, self._services.daemon.config.server.max_depth)
-        application, contract = endpoint.application, self._directory.contract(endpoint.application)
+        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
@@ -161,19 +160,19 @@ class Endpoints:
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
         endpoint_id = request.match_info["id"]
-        endpoint = self._directory.endpoints.get(endpoint_id)
+        endpoint = self._registrar.current.endpoints.get(endpoint_id)
         if endpoint is None or not principal.sees(endpoint.application.id):
             raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
         return endpoint
 
     def _refuse_self_service(self, principal: Principal, application: Application) -> None:
         """Under some contracts endpoints are the operator's business (ROT-4, VAI-4, WOC-2)."""
-        contract = self._directory.contract(application)
+        contract = self._registrar.current.contract(application)
         if principal.role is Role.APPLICATION and not contract.registration.self_service:
             raise Refused(problems.operator_only(contract.name))
 
-    def _warnings(self, endpoint: Endpoint | EndpointDefinition, application: Application) -> Json:
-        found = endpoint_input.warnings(endpoint, self._directory.contract(application))
+    def _warnings(self, endpoint: Endpoint) -> Json:
+        found = endpoint_input.warnings(endpoint, self._registrar.current.contract(endpoint.application))
         return {"warnings": [warning.to_json() for warning in found]} if found else {}
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
@@ -185,7 +184,7 @@ class Endpoints:
         return json_response(self._detail(endpoint, principal))
 
     def _rules(self, application: Application) -> Rules:
-        return Rules(self._directory.contract(application), self._services.daemon.config)
+        return Rules(self._registrar.current.contract(application), self._services.daemon.config)
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         store, lane = self._services.store, self._services.lane(endpoint)

@@ -32,12 +32,12 @@ class EventTypes:
     async def list_all(self, request: web.Request) -> web.Response:
         """List the catalogue in the order of its contract; it is one page."""
         application = self._application(request)
-        contract = self._services.directory.contract(application)
+        contract = self._services.registrar.current.contract(application)
         return json_response({"application": application.id} | describe_catalogue(contract))
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one event type; 404 names the nearest."""
-        contract = self._services.directory.contract(self._application(request))
+        contract = self._services.registrar.current.contract(self._application(request))
         name = request.match_info["name"]
         listed = contract.types.get(name)
         if listed is None:
@@ -50,4 +50,4 @@ class EventTypes:
         query = Query(request, self._services.clock.wall_ms())
         named = query.text("application")
         query.check()
-        return self._services.directory.application_for(principal, named)
+        return self._services.registrar.current.application_for(principal, named)

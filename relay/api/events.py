@@ -36,7 +36,7 @@ class Events:
         application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
         found = event_filter(query, application)
         query.check()
-        found = within(found, principal, self._services.directory)
+        found = within(found, principal, self._services.registrar.current)
         return page_response(request, await self._services.store.list_events(found, cursor, limit), render.event)
 
     async def show(self, request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ from relay.core.model import (
 from relay.core.units import format_duration, format_rate, format_time
 from relay.core.urls import masked
 from relay.queue import Suspension
-from relay.registry import Owner
+from relay.registry import ApplicationEntry
 from relay.store import KeyRow
 
 Json = dict[str, Any]
@@ -157,7 +157,7 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
     }
 
 
-def application(owner: Owner, promised: Iterable[str]) -> Json:
+def application(owner: ApplicationEntry, promised: Iterable[str]) -> Json:
     """Write an application; what it leaves to its contract and `[delivery]` is null, and `promised` are its features."""
     written, value = owner.definition.to_json(), owner.application
     return {

@@ -1,37 +1,30 @@
 """What a caller gets to see: things of other applications do not exist for it (DESIGN §8)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from relay.core.access import Principal
 from relay.core.errors import NotFound
-from relay.core.model import Application, DeliveryView, EventView
+from relay.core.model import DeliveryView, EventView
+from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
 
 View = TypeVar("View", EventView, DeliveryView)
 Filter = TypeVar("Filter", EventFilter, DeliveryFilter)
 
 
-class Applications(Protocol):
-    """Knows which applications there are."""
-
-    @property
-    def applications(self) -> Mapping[str, Application]: ...
-
-
-def application_of(named: str | None, principal: Principal, known: Applications) -> str | None:
+def application_of(named: str | None, principal: Principal, registry: Registry) -> str | None:
     """Return the application a list is limited to, None for all; NotFound for an unknown or foreign one."""
     if named is None:
         return principal.application
-    if named not in known.applications or not principal.sees(named):
+    if named not in registry.applications or not principal.sees(named):
         raise NotFound(f"no application {named!r}", remedy='Leave "application" out to see all that you may see.')
     return named
 
 
-def within(wanted: Filter, principal: Principal, known: Applications) -> Filter:
+def within(wanted: Filter, principal: Principal, registry: Registry) -> Filter:
     """Narrow a filter to what the caller may see; NotFound for an unknown or foreign application."""
-    return replace(wanted, application=application_of(wanted.application, principal, known))
+    return replace(wanted, application=application_of(wanted.application, principal, registry))
 
 
 def seen(view: View | None, principal: Principal, noun: str, view_id: str) -> View:

@@ -69,7 +69,7 @@ class Status:
         """Show how the relay is."""
         require(request, Right.READ_STATUS)
         Query(request, self._services.clock.wall_ms()).check()
-        lines = [self._line(endpoint) for endpoint in self._services.directory.endpoints.values()]
+        lines = [self._line(endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
         reasons = self._reasons()
         return json_response(self._summary(lines, reasons) | self._facts() | self._listed(lines))
 
@@ -156,7 +156,7 @@ class Status:
 
     def _readings(self) -> Readings:
         services, store, daemon = self._services, self._services.store, self._services.daemon
-        sizes, endpoints = store.sizes(), services.directory.endpoints.values()
+        sizes, endpoints = store.sizes(), services.registrar.current.endpoints.values()
         return Readings(
             due=store.backlog,
             dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),

@@ -1,18 +1,23 @@
 """The configuration: one TOML file, environment and flags over it, read into validated models (DESIGN §9)."""
 
+from relay.config.definitions import (
+    SECRETS_MAX,
+    ApplicationConfig,
+    ApplicationDefinition,
+    EndpointConfig,
+    EndpointDefinition,
+    RetryOverride,
+)
 from relay.config.layers import DEV
 from relay.config.listeners import check_listen, is_local
 from relay.config.load import Loaded, load
 from relay.config.model import (
-    ApplicationConfig,
     Config,
     DeliveryConfig,
-    EndpointConfig,
     HealthConfig,
     LogConfig,
     RetentionConfig,
     RetryConfig,
-    RetryOverride,
     ServerConfig,
     StorageConfig,
     TokenConfig,
@@ -22,10 +27,13 @@ from relay.config.show import ReloadPlan, Setting, reload_changes
 
 __all__ = [
     "DEV",
+    "SECRETS_MAX",
     "ApplicationConfig",
+    "ApplicationDefinition",
     "Config",
     "DeliveryConfig",
     "EndpointConfig",
+    "EndpointDefinition",
     "HealthConfig",
     "Loaded",
     "LogConfig",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
+from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
 from relay.config.listeners import is_local
 from relay.config.locate import KeyPath
-from relay.config.model import ApplicationConfig, Config, EndpointConfig, Section
+from relay.config.model import Config
 from relay.config.registration import address_faults, header_fault, selection_fault
 from relay.config.report import Severity, did_you_mean, one_of
 from relay.contracts import Contract, ContractCatalogue, Registration
@@ -194,10 +195,10 @@ def _headers(subject: Subject) -> Iterator[Finding]:
 
 def _subscriptions(subject: Subject) -> Iterator[Finding]:
     for path, endpoint, contract in _contracted(subject):
-        missing = selection_fault(contract.registration, given=endpoint.event_types is not None)
+        missing = selection_fault(contract.registration, given="event_types" in endpoint.model_fields_set)
         if missing:
             yield Finding((*path, "event_types"), *_sentence(missing), (_contract_of(path),))
-        for index, pattern in enumerate(endpoint.event_types or ()):
+        for index, pattern in enumerate(endpoint.event_types):
             place: KeyPath = (*path, "event_types", index)
             wrong, warning = contract.check_subscription(pattern), contract.warn_subscription(pattern)
             if wrong:

@@ -4,36 +4,15 @@ Attributes end in their unit (`timeout_ms`, `max_body_bytes`); the names in the 
 build a model; a file is read by its own names only. What one setting asks of another is checked in `checks`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from relay.config.fields import AbsolutePath, Filled, Id, Listen, Network, RateLimit, SecretField, duration, size, whole
+from relay.config.definitions import Age, ApplicationConfig, Delays, Jitter, Section, Timeout
+from relay.config.fields import AbsolutePath, Filled, Id, Listen, Network, SecretField, duration, size, whole
 from relay.core.units import parse_duration_ms as ms
 from relay.core.units import parse_size_bytes as nbytes
-
-SECRETS_MAX = 10
-"""Secrets that may sign for one endpoint at a time (Standard Webhooks)."""
-
-Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], Field(max_length=100)]
-Jitter = Annotated[float, Field(strict=True, ge=0.0, le=1.0, allow_inf_nan=False)]
-Timeout = Annotated[int, duration("1ms", "10m")]
-Age = Annotated[int, duration("1s")]
-
-
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_by_name=True,
-        validate_by_alias=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,  # secrets are among the input
-    )
 
 
 class ServerConfig(Section):
@@ -75,13 +54,6 @@ class RetryConfig(Section):
         tuple(map(ms, ("5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"))), alias="schedule"
     )
     jitter: Jitter = 0.2
-
-
-class RetryOverride(Section):
-    """The parts of a retry policy that an application or an endpoint sets for itself."""
-
-    schedule_ms: Delays | None = Field(None, alias="schedule")
-    jitter: Jitter | None = None
 
 
 class HealthConfig(Section):
@@ -130,52 +102,6 @@ class TokenConfig(Section):
     role: Literal["producer", "application", "reader", "admin"]
     application: Id | None = None
     secret: SecretField
-
-
-class Overrides(Section):
-    """What an application or an endpoint may set for itself; None passes the question on (Q6)."""
-
-    timeout_ms: Timeout | None = Field(None, alias="timeout")
-    retry: RetryOverride | None = None
-    max_age_ms: Age | None = Field(None, alias="max_age")
-
-    @property
-    def schedule_ms(self) -> tuple[int, ...] | None:
-        return None if self.retry is None else self.retry.schedule_ms
-
-    @property
-    def jitter(self) -> float | None:
-        return None if self.retry is None else self.retry.jitter
-
-
-class EndpointConfig(Overrides):
-    """A receiver."""
-
-    id: Id
-    url: str
-    description: Annotated[str, Field(max_length=1000)] = ""
-    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] | None = None
-    secret: SecretField | None = None
-    secrets: Annotated[tuple[SecretField, ...], Filled, Field(max_length=SECRETS_MAX)] | None = None
-    headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
-    concurrency: Annotated[int, whole(1, 10_000)] | None = None
-    rate: RateLimit | None = Field(None, alias="rate_limit")
-
-    @property
-    def secret_values(self) -> tuple[str, ...]:
-        """Return the secrets, newest first, in clear."""
-        secrets = self.secrets or (() if self.secret is None else (self.secret,))
-        return tuple(secret.get_secret_value() for secret in secrets)
-
-
-class ApplicationConfig(Overrides):
-    """Whoever owns endpoints."""
-
-    id: Id
-    contract: str = "standard"
-    features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
-    validation: Literal["strict", "warn", "off"] = "strict"
-    endpoints: tuple[EndpointConfig, ...] = Field((), alias="endpoint")
 
 
 class Config(Section):

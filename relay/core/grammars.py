@@ -1,6 +1,7 @@
 """Names of event types, and the patterns with which endpoints subscribe to them."""
 
 import re
+from collections.abc import Iterator
 
 TYPE_MAX = 256
 DEFAULT_GRAMMAR = r"[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)*"
@@ -43,6 +44,16 @@ def matches(pattern: str, event_type: str) -> bool:
     if pattern.endswith(".*"):
         return event_type.startswith(pattern[:-1])
     return event_type == pattern
+
+
+def patterns_covering(event_type: str) -> Iterator[str]:
+    """List every subscription that covers a type: `*`, the type itself, and each of its prefixes."""
+    yield "*"
+    yield event_type
+    dot = event_type.find(".")
+    while dot >= 0:
+        yield f"{event_type[:dot]}.*"
+        dot = event_type.find(".", dot + 1)
 
 
 def _form(grammar: Grammar) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from relay.core.errors import RelayError
+from relay.core.errors import ConfigError, RelayError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,15 @@ class Invalid(RelayError):
 
     def __init__(self, issues: Iterable[Issue]) -> None:
         self.issues = tuple(issues)
-        super().__init__(self.issues[0].message, remedy=self.issues[0].remedy)
+        *others, last = self.issues
+        lines = [f"{issue.message.rstrip('.')}. {issue.remedy}".rstrip() for issue in others]
+        super().__init__("\n".join([*lines, last.message]), remedy=last.remedy)
+
+
+class InvalidConfig(Invalid, ConfigError):
+    """A configuration cannot be used."""
+
+    exit_code = ConfigError.exit_code
 
 
 def pointer(*keys: str | int) -> str:

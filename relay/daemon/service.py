@@ -24,7 +24,7 @@ from relay.api.problems import Problem
 from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config, Loaded, reload_changes
-from relay.core.access import Role, Token, TokenTable
+from relay.core.access import Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
@@ -35,7 +35,7 @@ from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
-from relay.registry import Applications, Directory
+from relay.registry import Registrar, TokenTable
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -122,13 +122,10 @@ class Relay:
     async def _open_delivery(self) -> None:
         delivery = self.config.delivery
         self.clock_watch = ClockWatch(self.clock, self.store.heartbeat_ms)
-        self.directory = Directory(self.store, self._contracts, self.clock, self._ids, self._random_bytes)
-        self.applications = Applications(
-            self.directory, self.store, self._tokens, self.clock, self._ids, self._random_bytes
-        )
+        self.registrar = Registrar(self.store, self._contracts, self._tokens, self.clock, self._ids, self._random_bytes)
         self.dispatch = Dispatch(
             store=self.store,
-            directory=self.directory,
+            registrar=self.registrar,
             courier=await self._open_courier(),
             lanes=Lanes(delivery.concurrency, self._rng),
             clock=self.clock,
@@ -140,7 +137,7 @@ class Relay:
         )
         self.housekeeping = Housekeeping(
             store=self.store,
-            directory=self.directory,
+            registrar=self.registrar,
             dispatch=self.dispatch,
             clock=self.clock,
             clock_watch=self.clock_watch,
@@ -148,8 +145,7 @@ class Relay:
             retention=self.config.storage.retention,
             min_free_disk_bytes=self.config.storage.min_free_disk_bytes,
         )
-        await self.directory.apply(self.config)
-        await self.applications.load_keys()
+        await self.registrar.apply(self.config)
         await self.housekeeping.watch_once()
 
     async def _open_courier(self) -> Courier:
@@ -182,7 +178,7 @@ class Relay:
     async def _listen(self) -> None:
         server = self.config.server
         self.intake = Intake(
-            directory=self.directory,
+            registrar=self.registrar,
             store=self.store,
             clock=self.clock,
             ids=self._ids,
@@ -200,8 +196,7 @@ class Relay:
             clock=self.clock,
             ids=self._ids,
             store=self.store,
-            directory=self.directory,
-            applications=self.applications,
+            registrar=self.registrar,
             dispatch=self.dispatch,
             metrics=self.metrics,
             daemon=self,
@@ -303,8 +298,8 @@ class Relay:
         )
         tokens = _tokens(config, self._extra_tokens)
         TokenTable(tokens)  # refuses doubled secrets before anything changes
-        contracts = self.directory.contracts.differing(loaded.contracts)
-        await self.directory.apply(config, loaded.contracts)
+        contracts = self.registrar.current.contracts.differing(loaded.contracts)
+        await self.registrar.apply(config, loaded.contracts)
         self._tokens.replace(tokens)
         await self._take_over(config)
         changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))

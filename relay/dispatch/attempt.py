@@ -38,7 +38,7 @@ from relay.dispatch.cache import EventCache
 from relay.dispatch.standing import Standing
 from relay.queue import Lanes, Start
 from relay.queue.retry import Classification, decide
-from relay.registry import Directory
+from relay.registry import Registrar
 from relay.store import Store, delivery_id
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -67,7 +67,7 @@ class Attempts:
         self,
         *,
         store: Store,
-        directory: Directory,
+        registrar: Registrar,
         courier: Courier,
         lanes: Lanes,
         cache: EventCache,
@@ -81,7 +81,7 @@ class Attempts:
     ) -> None:
         self.courier = courier  # a reload may put another in its place
         self._store = store
-        self._directory = directory
+        self._registrar = registrar
         self._lanes = lanes
         self._cache = cache
         self._standing = standing
@@ -121,7 +121,7 @@ class Attempts:
 
     async def _make(self, delivery: DueDelivery) -> Ended | None:
         event = self._cache.get(delivery.event) or await self._read_event(delivery)
-        endpoint = self._directory.by_ref(delivery.endpoint)
+        endpoint = self._registrar.current.endpoint_by_ref(delivery.endpoint)
         if event is None or endpoint is None or endpoint.held:
             return None  # event or endpoint were deleted, or the endpoint was held, after it was chosen
         reason = self._unsendable(event, delivery)
@@ -161,7 +161,7 @@ class Attempts:
         return None
 
     def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int) -> Request:
-        headers = self._directory.signer(endpoint).headers(
+        headers = self._registrar.current.signer(endpoint).headers(
             id=event.id, type=event.type, timestamp_ms=self._clock.wall_ms(), body=event.body, attempt=attempt
         )
         headers.update(endpoint.headers)
@@ -174,7 +174,7 @@ class Attempts:
         suspension = self._lanes.suspend(delivery, type(error).__name__, self._clock.now())
         self._kick()
         if suspension is not None:
-            endpoint = self._directory.by_ref(delivery.endpoint)
+            endpoint = self._registrar.current.endpoint_by_ref(delivery.endpoint)
             self._log.error(
                 log.ENDPOINT_SUSPENDED,
                 endpoint=None if endpoint is None else endpoint.id,

@@ -21,7 +21,7 @@ from relay.dispatch.attempt import STORE_RETRY_MS, Attempts
 from relay.dispatch.cache import EventCache
 from relay.dispatch.standing import Standing
 from relay.queue import Lanes, LaneSettings, Refill
-from relay.registry import Change, Directory
+from relay.registry import Change, Registrar
 from relay.store import Store, delivery_key
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -51,7 +51,7 @@ class Dispatch:
         self,
         *,
         store: Store,
-        directory: Directory,
+        registrar: Registrar,
         courier: Courier,
         lanes: Lanes,
         clock: Clock,
@@ -63,9 +63,9 @@ class Dispatch:
         settles_max: int = SETTLES_MAX,
     ) -> None:
         self.lanes = lanes
-        self.standing = Standing(directory, clock, clock_watch)
+        self.standing = Standing(registrar, clock, clock_watch)
         self._store = store
-        self._directory = directory
+        self._registrar = registrar
         self._clock = clock
         self._metrics = metrics
         self._on_fatal = on_fatal
@@ -73,7 +73,7 @@ class Dispatch:
         self._cache = EventCache(CACHE_BYTES)
         self.attempts = Attempts(
             store=store,
-            directory=directory,
+            registrar=registrar,
             courier=courier,
             lanes=lanes,
             cache=self._cache,
@@ -93,7 +93,7 @@ class Dispatch:
         self._log = structlog.get_logger("relay.dispatch")
         self._unread = Recurring(self._log, clock, log.REFILL_FAILED, log.REFILL_RECOVERED)
         self._overflows: dict[int, Recurring] = {}  # by ref
-        directory.on_change(self._endpoint_changed)
+        registrar.on_change(self._endpoint_changed)
         store.on_promoted(self.offer)
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class Dispatch:
     def _note_overflow(self, refs: Iterable[int]) -> None:
         """Count deliveries that were dead at accept, because their endpoint's backlog was full (Q10)."""
         for ref in refs:
-            endpoint = self._directory.by_ref(ref)
+            endpoint = self._registrar.current.endpoint_by_ref(ref)
             if endpoint is not None:
                 self._metrics.dead(endpoint.id, DeadReason.OVERFLOW)
                 if ref not in self._overflows:

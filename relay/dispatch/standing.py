@@ -13,7 +13,7 @@ from relay.core.errors import NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Outcome
 from relay.queue.health import Reachability, should_disable
 from relay.queue.retry import Classification
-from relay.registry import Directory
+from relay.registry import Registrar
 from relay.telemetry import log
 from relay.telemetry.recurring import Recurring
 
@@ -23,8 +23,8 @@ DISABLE_RETRY_MS = 1_000
 class Standing:
     """How endpoints stand. Owner of what is known about them beside their lanes' health."""
 
-    def __init__(self, directory: Directory, clock: Clock, clock_watch: ClockWatch) -> None:
-        self._directory = directory
+    def __init__(self, registrar: Registrar, clock: Clock, clock_watch: ClockWatch) -> None:
+        self._registrar = registrar
         self._clock = clock
         self._clock_watch = clock_watch
         self._reachability = Reachability()
@@ -91,12 +91,12 @@ class Standing:
 
     def _may_be_disabled(self, endpoint: Endpoint) -> bool:
         """Whether it is still there, and at the address that the attempt went to."""
-        present = self._directory.by_ref(endpoint.ref)
+        present = self._registrar.current.endpoint_by_ref(endpoint.ref)
         return present is not None and present.state is not EndpointState.DISABLED and present.url == endpoint.url
 
     async def _try_to_disable(self, endpoint: Endpoint, by: DisabledBy) -> bool:
         try:
-            await self._directory.disable(endpoint.id, by)
+            await self._registrar.disable(endpoint.id, by)
         except NotFound:
             return True  # it was deleted while this waited for its turn
         except StoreUnavailable as error:

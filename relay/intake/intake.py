@@ -24,7 +24,7 @@ from relay.core.model import Accepted, Application, Duplicate, Idempotency, NewE
 from relay.core.units import format_time, unix_us
 from relay.intake.parse import Posted, check, given_bytes, given_ms, read, read_batch, screen
 from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
-from relay.registry import Directory
+from relay.registry import Registrar
 from relay.store import AcceptResult, Store
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -82,7 +82,7 @@ class Intake:
     def __init__(
         self,
         *,
-        directory: Directory,
+        registrar: Registrar,
         store: Store,
         clock: Clock,
         ids: IdFactory,
@@ -91,7 +91,7 @@ class Intake:
         metrics: Metrics,
         limits: IntakeLimits | None = None,
     ) -> None:
-        self._directory = directory
+        self._registrar = registrar
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -140,10 +140,10 @@ class Intake:
         issues.extend(_take_header(posted, key))
         issues.extend(check(posted, now_ms))
         try:
-            application = self._directory.application_for(principal, posted.application)
+            application = self._registrar.current.application_for(principal, posted.application)
         except RelayError as error:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
-        contract = self._directory.contract(application)
+        contract = self._registrar.current.contract(application)
         issues.extend(_misplaced(contract, posted))
         data = Payload(bytes(posted.data))
         found = enforce(contract, application.validation, posted.type, data)
@@ -225,7 +225,7 @@ class Intake:
     def _seal(self, draft: _Draft) -> NewEvent:
         """Make the event: it goes where it matches now, unless it is filtered."""
         posted, event, rules = draft.posted, draft.event, draft.rules
-        match = self._directory.match(draft.application, event.type)
+        match = self._registrar.current.match(draft.application, event.type)
         filtered = rules.filtered is not None
         deliver_at_ms, expires_at_ms = given_ms(posted.deliver_at), given_ms(posted.expires_at)
         return NewEvent(

@@ -1,147 +1,127 @@
-"""From what was written to what holds: endpoints with every setting resolved (Q6). Plain functions."""
+"""From what was written to what holds: applications and endpoints with every setting resolved (Q6). Plain functions."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
-from relay.config import Config, EndpointConfig
-from relay.contracts import Contract
-from relay.core.model import Application, Endpoint, HealthPolicy, Origin, Secret, Validation
-from relay.registry.definition import (
-    CONCURRENCY,
-    ApplicationDefinition,
-    EndpointDefinition,
-    first,
-    resolve_retry,
-    resolve_timeout_ms,
-)
+from relay.config import ApplicationConfig, ApplicationDefinition, Config, EndpointConfig, EndpointDefinition
+from relay.core.model import Application, Endpoint, HealthPolicy, Origin, RetryPolicy, Secret, Validation
 from relay.store import ApplicationRow, EndpointRow
 
+V = TypeVar("V")
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """An application: what the database remembers of it, what was written about it, and what that makes it."""
-
-    row: ApplicationRow
-    definition: ApplicationDefinition
-    application: Application
+CONCURRENCY = 16
+"""Attempts at once to one endpoint, unless it says otherwise (Q4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What the file says about one endpoint."""
+class InFile(NamedTuple):
+    """What the file defines, by id."""
 
-    application: str
-    definition: EndpointDefinition
-    secrets: tuple[Secret, ...]
+    applications: Mapping[str, ApplicationConfig]
+    endpoints: Mapping[str, tuple[str, EndpointConfig]]  # each with the id of its application
 
-
-def resolve(
-    row: EndpointRow,
-    owner: Owner,
-    entry: Written | None,
-    config: Config,
-    contract: Contract,
-) -> Endpoint:
-    """Return the endpoint of `row`, as the file (`entry`) or the API defines it, with defaults from above."""
-    definition, secrets = _definition(row, entry)
-    levels = (definition, owner.definition, contract, config.delivery)
-    return Endpoint(
-        ref=row.ref,
-        id=row.id,
-        application=owner.application,
-        origin=row.origin,
-        url=definition.url,
-        event_types=definition.event_types,
-        description=definition.description,
-        headers=definition.headers,
-        secrets=secrets,
-        concurrency=min(first(definition.concurrency, CONCURRENCY), max(1, config.delivery.concurrency // 4)),
-        rate=definition.rate,
-        timeout_ms=resolve_timeout_ms(*levels),
-        retry=resolve_retry(*levels),
-        health=_health_policy(config),
-        state=row.state,
-        disabled_by=row.disabled_by,
-        state_since_ms=row.state_since_ms,
-        created_at_ms=row.created_at_ms,
-        updated_at_ms=row.updated_at_ms,
-        present=row.origin is Origin.API or entry is not None,
-    )
-
-
-def _definition(row: EndpointRow, entry: Written | None) -> tuple[EndpointDefinition, tuple[Secret, ...]]:
-    if entry is not None:
-        return entry.definition, entry.secrets
-    if row.definition is not None:
-        return EndpointDefinition.from_json(row.definition), row.secrets
-    # It vanished from the file: it is held, so nothing but its name, its address and its history is needed.
-    return EndpointDefinition(url=row.url_seen or "", event_types=()), ()
-
-
-def _health_policy(config: Config) -> HealthPolicy:
-    health = config.delivery.health
-    return HealthPolicy(
-        failures=health.failures,
-        cool_down_ms=health.cool_down_ms,
-        cool_down_max_ms=health.cool_down_max_ms,
-        disable_after_ms=health.disable_after_ms,
-    )
-
-
-def written_in(config: Config) -> dict[str, Written]:
-    return {
-        endpoint.id: Written(application.id, _definition_of(endpoint), _secrets_of(endpoint))
-        for application in config.applications
-        for endpoint in application.endpoints
-    }
-
-
-def _definition_of(endpoint: EndpointConfig) -> EndpointDefinition:
-    return EndpointDefinition(
-        url=endpoint.url,
-        event_types=("*",) if endpoint.event_types is None else tuple(endpoint.event_types),
-        description=endpoint.description,
-        headers=tuple(endpoint.headers.items()),
-        concurrency=endpoint.concurrency,
-        rate=endpoint.rate,
-        timeout_ms=endpoint.timeout_ms,
-        schedule_ms=endpoint.schedule_ms,
-        jitter=endpoint.jitter,
-        max_age_ms=endpoint.max_age_ms,
-    )
-
-
-def _secrets_of(endpoint: EndpointConfig) -> tuple[Secret, ...]:
-    return tuple(Secret(value) for value in endpoint.secret_values)
-
-
-def definitions_in(config: Config) -> dict[str, ApplicationDefinition]:
-    return {
-        application.id: ApplicationDefinition(
-            contract=application.contract,
-            features=dict(application.features),
-            validation=Validation(application.validation),
-            timeout_ms=application.timeout_ms,
-            schedule_ms=application.schedule_ms,
-            jitter=application.jitter,
-            max_age_ms=application.max_age_ms,
+    @classmethod
+    def of(cls, config: Config) -> "InFile":
+        return cls(
+            {application.id: application for application in config.applications},
+            {
+                endpoint.id: (application.id, endpoint)
+                for application in config.applications
+                for endpoint in application.endpoints
+            },
         )
-        for application in config.applications
-    }
+
+    def definition_of(self, row: EndpointRow) -> EndpointDefinition:
+        """Return what was written about an endpoint, in the file or through the API."""
+        if row.definition is not None:
+            return EndpointDefinition.from_json(row.definition)
+        if row.id in self.endpoints:
+            return self.endpoints[row.id][1]
+        # It vanished from the file: it is held, so nothing but its name, its address and its history is needed.
+        return EndpointDefinition.model_construct(url=row.url_seen or "", event_types=())
+
+    def secrets_of(self, row: EndpointRow) -> tuple[Secret, ...]:
+        """Return what signs for an endpoint: those of the file stay there, the others are kept by the database."""
+        if row.origin is Origin.API:
+            return row.secrets
+        return tuple(map(Secret, self.endpoints[row.id][1].secret_values)) if row.id in self.endpoints else ()
 
 
-def owner_of(row: ApplicationRow, in_file: ApplicationDefinition | None = None) -> Owner:
-    """Return an application as the file (`in_file`) or the API defines it; what vanished from the file is held."""
-    definition = in_file if row.definition is None else ApplicationDefinition.from_json(row.definition)
-    present = definition is not None
-    definition = definition or ApplicationDefinition()
-    application = Application(
+class Level(Protocol):
+    """One level of settings: endpoint, application, contract, `[delivery]`. None passes the question on."""
+
+    @property
+    def timeout_ms(self) -> int | None: ...
+    @property
+    def schedule_ms(self) -> tuple[int, ...] | None: ...
+    @property
+    def jitter(self) -> float | None: ...
+    @property
+    def max_age_ms(self) -> int | None: ...
+
+
+def resolve_application(row: ApplicationRow, in_file: InFile) -> tuple[ApplicationDefinition, Application]:
+    """Return what was written about an application, and what that makes it; what vanished from the file is held."""
+    written = in_file.applications.get(row.id) if row.definition is None else None
+    present = row.definition is not None or written is not None
+    definition = written or ApplicationDefinition.from_json(row.definition or {})
+    return definition, Application(
         ref=row.ref,
         id=row.id,
         contract=definition.contract,
         origin=row.origin,
         present=present,
         features=definition.features,
-        validation=definition.validation,
+        validation=Validation(definition.validation),
         name=definition.name,
     )
-    return Owner(row, definition, application)
+
+
+def resolve_endpoint(
+    row: EndpointRow,
+    definition: EndpointDefinition,
+    application: Application,
+    in_file: InFile,
+    config: Config,
+    above: Sequence[Level],
+) -> Endpoint:
+    """Return an endpoint; what its definition leaves open comes from the levels above, of which the last says all."""
+    levels = (definition, *above)
+    health = config.delivery.health
+    return Endpoint(
+        ref=row.ref,
+        id=row.id,
+        application=application,
+        origin=row.origin,
+        url=definition.url,
+        event_types=tuple(dict.fromkeys(definition.event_types)),
+        description=definition.description,
+        headers=tuple(definition.headers.items()),
+        secrets=in_file.secrets_of(row),
+        concurrency=min(definition.concurrency or CONCURRENCY, max(1, config.delivery.concurrency // 4)),
+        rate=definition.rate,
+        timeout_ms=_first(*(level.timeout_ms for level in levels)),
+        retry=RetryPolicy(
+            schedule_ms=_first(*(level.schedule_ms for level in levels)),
+            jitter=_first(*(level.jitter for level in levels)),
+            max_age_ms=_first(*(level.max_age_ms for level in levels)),
+        ),
+        health=HealthPolicy(
+            failures=health.failures,
+            cool_down_ms=health.cool_down_ms,
+            cool_down_max_ms=health.cool_down_max_ms,
+            disable_after_ms=health.disable_after_ms,
+        ),
+        state=row.state,
+        disabled_by=row.disabled_by,
+        state_since_ms=row.state_since_ms,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        present=row.origin is Origin.API or row.id in in_file.endpoints,
+    )
+
+
+def _first(*values: V | None) -> V:
+    for value in values:
+        if value is not None:
+            return value
+    raise AssertionError("the last level of settings leaves nothing open")

@@ -4,7 +4,6 @@ An engine stands in a folder of its own behind it; `sqlite` is the one there is.
 """
 
 from relay.store.interface import Store
-from relay.store.sqlite.applications import Created
 from relay.store.values import (
     AcceptResult,
     ApplicationRow,
@@ -17,17 +16,18 @@ from relay.store.values import (
     Pruned,
     PulledForward,
     RefillResult,
+    RegistryChange,
+    RegistryRows,
     Retention,
+    StillOwed,
     attempt_id,
     delivery_id,
     delivery_key,
-    new_endpoint,
 )
 
 __all__ = [
     "AcceptResult",
     "ApplicationRow",
-    "Created",
     "DeliveryFilter",
     "DueKey",
     "EndpointRow",
@@ -37,10 +37,12 @@ __all__ = [
     "Pruned",
     "PulledForward",
     "RefillResult",
+    "RegistryChange",
+    "RegistryRows",
     "Retention",
+    "StillOwed",
     "Store",
     "attempt_id",
     "delivery_id",
     "delivery_key",
-    "new_endpoint",
 ]

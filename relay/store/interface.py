@@ -6,8 +6,8 @@ StoreUnavailable says that nothing of a write was kept, CommitUnknown that nobod
 submitted again and changes nothing twice. `n` in the costs is the number of rows, whatever their state.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from relay.core.model import (
     DeadGroup,
@@ -20,21 +20,20 @@ from relay.core.model import (
     Health,
     NewEvent,
     Page,
-    Secret,
     Settled,
     Settlement,
 )
-from relay.store.sqlite.applications import Applications
 from relay.store.values import (
     AcceptResult,
     DeliveryFilter,
     DueKey,
-    EndpointRow,
     EventFilter,
     Fact,
     Pruned,
     PulledForward,
     RefillResult,
+    RegistryChange,
+    RegistryRows,
     Retention,
 )
 
@@ -42,7 +41,6 @@ from relay.store.values import (
 class Store(Protocol):
     """The one place where events and deliveries are kept. Belongs to one event loop."""
 
-    applications: Applications
     pending_settles: int  # submitted and not answered
 
     # -- the path of an event ------------------------------------------------------------------------------------------
@@ -172,40 +170,20 @@ class Store(Protocol):
 
     # -- applications and endpoints ------------------------------------------------------------------------------------
 
-    async def sync_applications(self, names: Iterable[str], /) -> dict[str, int]:
-        """Make the file's applications that are new; return all, id → ref. ConfigError for an id that is taken."""
+    async def load_registry(self) -> RegistryRows:
+        """Read applications, endpoints and keys, those that were not deleted. O(all of them)"""
         ...
 
-    async def sync_file_endpoints(self, wanted: Iterable[tuple[str, int]], /) -> dict[str, EndpointRow]:
-        """Make the file's endpoints, (id, application ref), that are new; ConfigError for an id that is taken."""
-        ...
+    async def change_registry(self, change: RegistryChange, /) -> RegistryRows:
+        """Make a change in one transaction; the answer is the rows that it wrote, with their handles. O(log n) a row
 
-    async def load_endpoints(self) -> list[EndpointRow]:
-        """Read every endpoint that was not deleted, oldest first."""
-        ...
-
-    async def create_endpoint(
-        self,
-        *,
-        endpoint_id: str,
-        application: int,
-        definition: Mapping[str, Any],
-        secrets: Sequence[Secret],
-        now_ms: int,
-    ) -> EndpointRow:
-        """Store an endpoint made through the API."""
-        ...
-
-    async def save_endpoint(self, row: EndpointRow, /, *, health: Health | None = None) -> None:
-        """Store what changed of an endpoint; its health only when given, for attempts change it all the time."""
+        NotFound for what was deleted meanwhile, StillOwed for deliveries due that must not be: then nothing is changed.
+        What is due to a deleted endpoint is then cancelled step by step, after a restart too.
+        """
         ...
 
     def save_health(self, ref: int, health: Health, /) -> None:
         """Store an endpoint's health with one of the next commits; only the latest counts. O(1)"""
-        ...
-
-    async def delete_endpoint(self, ref: int, /) -> None:
-        """Delete an endpoint; its due deliveries are then cancelled step by step, after a restart too."""
         ...
 
     # -- the state of the database itself ------------------------------------------------------------------------------

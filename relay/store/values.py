@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
-from relay.core.errors import Conflict
+from relay.core.errors import Conflict, RelayError
 from relay.core.model import (
     Accepted,
     DeadReason,
@@ -35,11 +35,11 @@ _EVENT_PAIRS, _ENDPOINT_PAIRS, _NUMBER_PAIRS = 6, 3, 2
 class EndpointRow:
     """What the database remembers of an endpoint."""
 
-    ref: int
+    ref: int  # 0 until it is stored
     id: str
-    application: int  # ref
+    application: str  # id
     origin: Origin
-    definition: Mapping[str, Any] | None  # as the directory wrote it; None when the file defines the endpoint
+    definition: Mapping[str, Any] | None  # as JSON; None when the file defines the endpoint
     secrets: tuple[Secret, ...]  # made here; those of the file stay there
     state: EndpointState
     disabled_by: DisabledBy | None
@@ -50,35 +50,14 @@ class EndpointRow:
     updated_at_ms: int
 
 
-def new_endpoint(
-    *, endpoint_id: str, application: int, definition: Mapping[str, Any], secrets: Sequence[Secret], now_ms: int
-) -> EndpointRow:
-    """Make the row of an endpoint made through the API; its `ref` is given out when it is stored."""
-    return EndpointRow(
-        ref=0,
-        id=endpoint_id,
-        application=application,
-        origin=Origin.API,
-        definition=definition,
-        secrets=tuple(secrets),
-        state=EndpointState.ENABLED,
-        disabled_by=None,
-        state_since_ms=now_ms,
-        health=Health(),
-        url_seen=definition.get("url"),
-        created_at_ms=now_ms,
-        updated_at_ms=now_ms,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ApplicationRow:
     """What the database remembers of an application."""
 
-    ref: int
+    ref: int  # 0 until it is stored
     id: str
     origin: Origin
-    definition: Mapping[str, Any] | None  # as the directory wrote it; None when the file defines the application
+    definition: Mapping[str, Any] | None  # as JSON; None when the file defines the application
     contract_seen: str | None  # the contract that its deliveries were made under
     created_at_ms: int
     updated_at_ms: int
@@ -89,12 +68,43 @@ class KeyRow:
     """A token of an application, made through the API. Its text is kept nowhere."""
 
     id: str
-    application: int  # ref
+    application: str  # id
     name: str
     prefix: str  # how the token begins
     digest: bytes = field(repr=False)  # SHA-256
     created_at_ms: int
     expires_at_ms: int | None
+
+
+class RegistryRows(NamedTuple):
+    """Applications, endpoints and keys, each oldest first: all there are, or those that a change wrote."""
+
+    applications: Sequence[ApplicationRow] = ()
+    endpoints: Sequence[EndpointRow] = ()
+    keys: Sequence[KeyRow] = ()
+    retired: frozenset[str] = frozenset()  # ids of deleted applications
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryChange:
+    """What one transaction does to applications, endpoints and keys; a row whose `ref` is 0 is new."""
+
+    applications: Sequence[ApplicationRow] = ()
+    endpoints: Sequence[EndpointRow] = ()
+    keys: Sequence[KeyRow] = ()  # new ones
+    fresh: frozenset[str] = frozenset()  # ids of endpoints whose health begins anew
+    deleted_applications: Sequence[str] = ()  # ids
+    deleted_endpoints: Sequence[str] = ()  # ids; what is due to them is then cancelled step by step
+    deleted_keys: Sequence[str] = ()  # ids
+    unowed: Sequence[str] = ()  # ids of applications that must have nothing due, or StillOwed
+
+
+class StillOwed(RelayError):
+    """A change was refused whole: applications have deliveries due that must have none. `due` counts them by id."""
+
+    def __init__(self, due: Mapping[str, int]) -> None:
+        super().__init__(f"there are deliveries due of: {', '.join(due)}")
+        self.due = due
 
 
 class RefillResult(NamedTuple):

@@ -1,4 +1,4 @@
-"""The API on a real store, directory, dispatch and HTTP server; only receivers and the rest of the daemon are played."""
+"""The API on a real store, registry, dispatch and HTTP server; only receivers and the rest of the daemon are played."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config
 from relay.contracts import ContractCatalogue, Payload, Rendering
-from relay.core.access import Role, Token, TokenTable
+from relay.core.access import Role, Token
 from relay.core.clock import ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, NewEvent, Outcome
 from relay.delivery.courier import Request
 from relay.dispatch.loop import Dispatch
 from relay.queue import Lanes
-from relay.registry import Applications, Directory
+from relay.registry import Registrar, Registry, TokenTable
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -135,10 +135,11 @@ class Api:
     async def _open_dispatch(self, opened: AsyncExitStack) -> None:
         self.ids = IdFactory(self.clock.wall_ms, Random(1).getrandbits)
         self.metrics = Metrics("0.0.0")
-        self.directory = Directory(self.store, CONTRACTS, self.clock, self.ids, Random(2).randbytes)
+        self.tokens = TokenTable(TOKENS, self.clock.wall_ms)
+        self.registrar = Registrar(self.store, CONTRACTS, self.tokens, self.clock, self.ids, Random(2).randbytes)
         self.dispatch = Dispatch(
             store=self.store,
-            directory=self.directory,
+            registrar=self.registrar,
             courier=self.courier,
             lanes=Lanes(self.config.delivery.concurrency, Random(3)),
             clock=self.clock,
@@ -147,12 +148,7 @@ class Api:
             metrics=self.metrics,
             on_fatal=self.errors.append,
         )
-        self.tokens = TokenTable(TOKENS, self.clock.wall_ms)
-        self.applications = Applications(
-            self.directory, self.store, self.tokens, self.clock, self.ids, Random(5).randbytes
-        )
-        await self.directory.apply(self.config)
-        await self.applications.load_keys()
+        await self.registrar.apply(self.config)
         running = asyncio.create_task(self.dispatch.run())
 
         async def end() -> None:
@@ -168,8 +164,7 @@ class Api:
             clock=self.clock,
             ids=self.ids,
             store=self.store,
-            directory=self.directory,
-            applications=self.applications,
+            registrar=self.registrar,
             dispatch=self.dispatch,
             metrics=self.metrics,
             daemon=self.daemon,
@@ -183,6 +178,10 @@ class Api:
 
     def _unforeseen(self, *facts: Any) -> None:
         self.errors += [fact for fact in facts if isinstance(fact, BaseException)]
+
+    @property
+    def registry(self) -> Registry:
+        return self.registrar.current
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
@@ -215,10 +214,10 @@ class Api:
         self, type: str = "render.completed", application: str = "acme", data: bytes = b'{"n":1}', **fields: Any
     ) -> str:
         """Put an event into the store as intake does, hand it over, and return its id."""
-        owner = self.directory.applications[application]
-        match = self.directory.match(owner, type)
+        owner = self.registry.application(application).application
+        match = self.registry.match(owner, type)
         event_id, now_ms = self.ids.new("evt"), self.clock.wall_ms()
-        body = self.directory.contract(owner).render(Rendering(event_id, type, now_ms, now_ms, Payload(data)))
+        body = self.registry.contract(owner).render(Rendering(event_id, type, now_ms, now_ms, Payload(data)))
         (accepted,) = await self.store.accept(
             [
                 NewEvent(

@@ -51,7 +51,7 @@ class Desk:
         self.fatal: list[BaseException] = []
         self.metrics = Metrics("test")
         self.intake = Intake(
-            directory=self.directory,
+            registrar=self.directory,
             store=self.store,
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),

@@ -1,4 +1,4 @@
-"""The rooms behind the API of one relay: real store and directory, a played courier, and a clock that stands still."""
+"""The rooms behind the API of one relay: real store and registry, a played courier, and a clock that stands still."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from relay.delivery.courier import Request
 from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.queue import Lanes
-from relay.registry import Directory
+from relay.registry import Registrar, Registry, TokenTable
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -64,11 +64,11 @@ class Engine:
         self.fatal: list[BaseException] = []
         rng = Random(1)
         self.ids = IdFactory(clock.wall_ms, rng.getrandbits)
-        self.directory = Directory(store, CONTRACTS, clock, self.ids, rng.randbytes)
+        self.registrar = Registrar(store, CONTRACTS, TokenTable(), clock, self.ids, rng.randbytes)
         self.clock_watch = ClockWatch(clock, store.heartbeat_ms)
         self.dispatch = options.pop("dispatch_type", Dispatch)(
             store=store,
-            directory=self.directory,
+            registrar=self.registrar,
             courier=self.courier,
             lanes=Lanes(256, rng),
             clock=clock,
@@ -80,7 +80,7 @@ class Engine:
         )
         self.housekeeping = Housekeeping(
             store=store,
-            directory=self.directory,
+            registrar=self.registrar,
             dispatch=self.dispatch,
             clock=clock,
             clock_watch=self.clock_watch,
@@ -92,7 +92,7 @@ class Engine:
 
     async def apply(self, text: str) -> None:
         """Take over a configuration, as start and reload do."""
-        await self.directory.apply(sound(read(self.folder, text)))
+        await self.registrar.apply(sound(read(self.folder, text)))
 
     def run(self, *loops: Callable[[], Any]) -> None:
         """Run dispatch, and the loops of housekeeping that are named; they end with the engine."""
@@ -100,15 +100,19 @@ class Engine:
         self._running += [asyncio.create_task(loop()) for loop in (*own, *loops)]
 
     @property
+    def registry(self) -> Registry:
+        return self.registrar.current
+
+    @property
     def acme(self) -> Application:
-        return self.directory.applications["acme"]
+        return self.registry.application("acme").application
 
     def endpoint(self, name: str) -> Endpoint:
-        return self.directory.endpoint(name)
+        return self.registry.endpoint(name)
 
     async def post(self, event_type: str = "a.b", **fields: Any) -> Accepted:
         """Accept an event as intake does: matched, stored, handed over."""
-        match = self.directory.match(self.acme, event_type)
+        match = self.registry.match(self.acme, event_type)
         now_ms = self.clock.wall_ms()
         event = NewEvent(
             id=self.ids.new("evt"),

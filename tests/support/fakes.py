@@ -30,6 +30,10 @@ class FakeDirectory:
     def of(cls, *ids: str, contract: str = "standard", **settings: Any) -> "FakeDirectory":
         return cls({id: Application(ref, id, contract, Origin.FILE, **settings) for ref, id in enumerate(ids, 1)})
 
+    @property
+    def current(self) -> "FakeDirectory":
+        return self
+
     def application_for(self, principal: Principal, named: str | None) -> Application:
         name = principal.application or named
         if name is None:

@@ -16,12 +16,14 @@ from relay.core.model import (
     DueDelivery,
     Idempotency,
     NewEvent,
+    Origin,
     Outcome,
     Secret,
     Settled,
     Settlement,
 )
-from relay.store import AcceptResult, EndpointRow
+from relay.registry.planning import new_endpoint
+from relay.store import AcceptResult, ApplicationRow, EndpointRow, RegistryChange, Store
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.writer import Answer, Job, Stage, Writer
 from tests.support.clock import FakeClock
@@ -52,13 +54,17 @@ class Relay:
         return (await self.endpoint_row(name)).ref
 
     async def endpoint_row(self, name: str = "ep_1") -> EndpointRow:
-        return await self.store.create_endpoint(
-            endpoint_id=name,
-            application=self.application,
-            definition={"url": f"https://{name}.example/"},
-            secrets=(Secret("whsec_one"),),
-            now_ms=self.clock.wall_ms(),
-        )
+        url = f"https://{name}.example/"
+        row = new_endpoint(name, "acme", Origin.API, url, self.clock.wall_ms())
+        row = replace(row, definition={"url": url}, secrets=(Secret("whsec_one"),))
+        return (await self.store.change_registry(RegistryChange(endpoints=[row]))).endpoints[0]
+
+    async def endpoint_rows(self) -> Sequence[EndpointRow]:
+        """Read every endpoint."""
+        return (await self.store.load_registry()).endpoints
+
+    async def delete_endpoint(self, name: str = "ep_1") -> None:
+        await self.store.change_registry(RegistryChange(deleted_endpoints=[name]))
 
     def event(self, *targets: int, **changes: Any) -> NewEvent:
         """Make an event for some endpoints."""
@@ -115,9 +121,19 @@ async def opened(
     clock = FakeClock() if clock is None else clock
     store = await SqliteStore.open(StoreSettings(path=folder / "relay.db", **settings), clock, writer)
     try:
-        yield Relay(store, clock, (await store.sync_applications(["acme"]))["acme"])
+        yield Relay(store, clock, await application(store))
     finally:
         await store.close()
+
+
+async def application(store: Store, name: str = "acme") -> int:
+    """Make an application of the file, unless it is there; return its ref."""
+    known = (await store.load_registry()).applications
+    found = next((row.ref for row in known if row.id == name), None)
+    if found is not None:
+        return found
+    row = ApplicationRow(0, name, Origin.FILE, None, "standard", 0, 0)
+    return (await store.change_registry(RegistryChange(applications=[row]))).applications[0].ref
 
 
 def key(text: str, body: str = "same", *, derived: bool = False) -> Idempotency:

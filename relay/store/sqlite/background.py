@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from relay.core.clock import Clock
 from relay.core.model import Health
-from relay.store.sqlite import edits, endpoints
+from relay.store.sqlite import edits, registry
 from relay.store.sqlite.counts import Counts
 from relay.store.sqlite.opening import BUSY_TIMEOUT_MS
 from relay.store.sqlite.writer import Job, Stage, Writer
@@ -125,7 +125,7 @@ class HealthSaver:
 
     def _write(self, connection: sqlite3.Connection) -> dict[int, Health]:
         written = dict(self._pending)  # one step of the interpreter: the event loop may add to it meanwhile
-        endpoints.save_healths(connection, written)
+        registry.save_healths(connection, written)
         return written
 
     def _saved(self, written: dict[int, Health]) -> None:

@@ -9,7 +9,7 @@ then `accept` and `settle`.
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from relay.core.clock import Clock
@@ -25,11 +25,10 @@ from relay.core.model import (
     Health,
     NewEvent,
     Page,
-    Secret,
     Settled,
     Settlement,
 )
-from relay.store.sqlite import applications, edits, endpoints, lists, opening, order, reads
+from relay.store.sqlite import edits, lists, opening, order, reads, registry
 from relay.store.sqlite.accept import AcceptBatch, Acceptor
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
 from relay.store.sqlite.counts import Counts, count
@@ -42,14 +41,14 @@ from relay.store.values import (
     AcceptResult,
     DeliveryFilter,
     DueKey,
-    EndpointRow,
     EventFilter,
     Fact,
     Pruned,
     PulledForward,
     RefillResult,
+    RegistryChange,
+    RegistryRows,
     Retention,
-    new_endpoint,
 )
 
 T = TypeVar("T")
@@ -87,7 +86,6 @@ class SqliteStore:
         self._on_promoted: Callable[[Sequence[DueDelivery]], None] = lambda due: None
         self._healths = HealthSaver(self._writer)
         self._wal = WalKeeper(self._writer, clock, settings.wal_max_bytes)
-        self.applications = applications.Applications(self._edit, lambda refs: self._deletions.add(refs))
         self._deletions: Deletions  # these are set by `open`
         self._counts: Counts
         self._identity: tuple[tuple[int, int] | None, ...]
@@ -106,7 +104,7 @@ class SqliteStore:
             await store._open_readers()
             store._identity = opening.identity(settings.path)
             store._deletions = Deletions(store._writer, store._counts, clock)
-            store._deletions.add(await store._edit(endpoints.deleted_refs))
+            store._deletions.add(await store._edit(registry.deleted_refs))
         except BaseException:
             await store.abandon()
             raise
@@ -290,50 +288,24 @@ class SqliteStore:
 
     # -- applications and endpoints ----------------------------------------------------------------------------------
 
-    async def sync_applications(self, names: Iterable[str]) -> dict[str, int]:
-        """Make the file's applications that are new; return all, id → ref. ConfigError for an id that is taken."""
-        chosen, now_ms = list(names), self._clock.wall_ms()
-        return await self._edit(lambda connection: applications.sync(connection, chosen, now_ms))
+    async def load_registry(self) -> RegistryRows:
+        return await self._edit(registry.load)
 
-    async def sync_file_endpoints(self, wanted: Iterable[tuple[str, int]]) -> dict[str, EndpointRow]:
-        """Make the file's endpoints, (id, application ref), that are new; ConfigError for an id that is taken."""
-        chosen, now_ms = list(wanted), self._clock.wall_ms()
-        return await self._edit(lambda connection: endpoints.sync_file_endpoints(connection, chosen, now_ms))
+    async def change_registry(self, change: RegistryChange) -> RegistryRows:
+        for row in change.endpoints:
+            if row.id in change.fresh:
+                self._healths.forget(row.ref)
+        now_ms = self._clock.wall_ms()
 
-    async def load_endpoints(self) -> list[EndpointRow]:
-        """Read every endpoint that was not deleted, oldest first."""
-        return await self._edit(endpoints.load_endpoints)
+        def changed(result: tuple[RegistryRows, list[int]]) -> RegistryRows:
+            written, deleted = result
+            self._deletions.add(deleted)
+            return written
 
-    async def create_endpoint(
-        self,
-        *,
-        endpoint_id: str,
-        application: int,
-        definition: Mapping[str, Any],
-        secrets: Sequence[Secret],
-        now_ms: int,
-    ) -> EndpointRow:
-        """Store an endpoint made through the API."""
-        row = new_endpoint(
-            endpoint_id=endpoint_id, application=application, definition=definition, secrets=secrets, now_ms=now_ms
-        )
-        return await self._edit(lambda connection: endpoints.create_endpoint(connection, row))
-
-    async def save_endpoint(self, row: EndpointRow, *, health: Health | None = None) -> None:
-        """Store what changed of an endpoint; its health only when given, for attempts change it all the time."""
-        if health is not None:
-            self._healths.forget(row.ref)
-        await self._edit(lambda connection: endpoints.save_endpoint(connection, row, health))
+        return await self._edit(lambda connection: registry.change(connection, change, now_ms), changed)
 
     def save_health(self, ref: int, health: Health) -> None:
-        """Store an endpoint's health with one of the next commits; only the latest counts."""
         self._healths.save(ref, health)
-
-    async def delete_endpoint(self, ref: int) -> None:
-        """Delete an endpoint; its due deliveries are then cancelled step by step, after a restart too."""
-        now_ms = self._clock.wall_ms()
-        await self._edit(lambda connection: endpoints.mark_deleted(connection, ref, now_ms))
-        self._deletions.add([ref])
 
     # -- deliveries by hand and by time ------------------------------------------------------------------------------
 

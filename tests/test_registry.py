@@ -3,18 +3,16 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from relay.config import load
+from relay.config import EndpointDefinition, load
 from relay.contracts import ContractCatalogue
 from relay.core.access import Principal, Role
 from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
 from relay.diagnosis.verify import verify
-from relay.registry.definition import EndpointDefinition
 from tests.support.config import HOME, sound
 from tests.support.engine import Engine, config, engine, turns
 from tests.support.stack import until
@@ -31,14 +29,18 @@ async def one(tmp_path: Path) -> AsyncIterator[Engine]:
 
 
 def matched(engine: Engine, event_type: str = "a.b") -> set[str]:
-    found = (engine.directory.by_ref(ref) for ref in engine.directory.match(engine.acme, event_type).targets)
+    found = (engine.registry.endpoint_by_ref(ref) for ref in engine.registry.match(engine.acme, event_type).targets)
     return {endpoint.id for endpoint in found if endpoint is not None}
 
 
 async def add(engine: Engine, url: str = "https://api.example/", **definition: object) -> str:
     """Make an endpoint through the API and return its id."""
-    endpoint, _ = await engine.directory.create_endpoint(engine.acme, EndpointDefinition(url, **definition))  # type: ignore[arg-type]
+    endpoint, _ = await engine.registrar.create_endpoint(engine.acme, EndpointDefinition(url=url, **definition))  # type: ignore[arg-type]
     return endpoint.id
+
+
+def changed(definition: EndpointDefinition, **settings: object) -> EndpointDefinition:
+    return definition.model_copy(update=settings)
 
 
 # -- matching ----------------------------------------------------------------------------------------------------------
@@ -68,9 +70,9 @@ async def test_subscriptions(tmp_path: Path, event_type: str, targets: set[str])
 async def test_an_event_without_deliveries_says_why(one: Engine) -> None:
     """Nobody subscribes: `no_match`. Only disabled endpoints do: `skipped`, with their names (Q9)."""
     await one.apply(config("first", settings='event_types = ["a.*"]'))
-    nobody = one.directory.match(one.acme, "z")
-    await one.directory.disable("first")
-    disabled = one.directory.match(one.acme, "a.b")
+    nobody = one.registry.match(one.acme, "z")
+    await one.registrar.disable("first")
+    disabled = one.registry.match(one.acme, "a.b")
 
     assert (nobody.targets, nobody.reason) == ((), NoDelivery.NO_MATCH)
     assert (disabled.targets, disabled.reason) == ((), NoDelivery.SKIPPED)
@@ -79,7 +81,7 @@ async def test_an_event_without_deliveries_says_why(one: Engine) -> None:
 
 async def test_a_paused_endpoint_matches_and_holds(one: Engine) -> None:
     """Paused: new events create deliveries, which are held (Q9)."""
-    await one.directory.pause("first")
+    await one.registrar.pause("first")
     assert matched(one) == {"first", "second"}
     assert one.endpoint("first").held
 
@@ -87,20 +89,12 @@ async def test_a_paused_endpoint_matches_and_holds(one: Engine) -> None:
 async def test_a_change_is_seen_by_the_next_match(one: Engine) -> None:
     """What was remembered of earlier matches never outlives an edit."""
     assert matched(one) == {"first", "second"}
-    await one.directory.disable("first")
+    await one.registrar.disable("first")
     assert matched(one) == {"second"}
     made = await add(one)
     assert matched(one) == {"second", made}
-    await one.directory.update_endpoint(made, lambda definition: replace(definition, event_types=("z",)))
+    await one.registrar.update_endpoint(made, lambda definition: changed(definition, event_types=("z",)))
     assert matched(one) == {"second"}
-
-
-async def test_the_memory_of_matches_is_bounded(one: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A producer that invents types without end costs no memory without end."""
-    monkeypatch.setattr("relay.registry.registry.MATCHES_MAX", 10)
-    for number in range(100):
-        assert matched(one, f"t{number}") == {"first", "second"}
-    assert len(one.directory._matches[one.acme.ref]) <= 10
 
 
 # -- deletion and creation (Q11) ---------------------------------------------------------------------------------------
@@ -110,14 +104,14 @@ async def test_a_deletion_stops_matching_before_it_is_submitted(one: Engine) -> 
     """While the commit of a deletion is under way no event matches the endpoint any more (Q11)."""
     made = await add(one)
     one.gate.hold()
-    deleting = asyncio.create_task(one.directory.delete_endpoint(made))
+    deleting = asyncio.create_task(one.registrar.delete_endpoint(made))
     await one.gate.reached()
 
     assert matched(one) == {"first", "second"}
     one.gate.let_go()
     await deleting
     with pytest.raises(NotFound):
-        one.directory.endpoint(made)
+        one.registry.endpoint(made)
 
 
 async def test_a_creation_matches_after_its_commit(one: Engine) -> None:
@@ -136,20 +130,20 @@ async def test_a_deletion_that_was_not_stored_did_not_happen(one: Engine) -> Non
     made = await add(one)
     one.gate.error = DISK_FULL
     with pytest.raises(StoreUnavailable):
-        await one.directory.delete_endpoint(made)
+        await one.registrar.delete_endpoint(made)
     assert made in matched(one)
 
     one.gate.error = None
-    await one.directory.delete_endpoint(made)
+    await one.registrar.delete_endpoint(made)
     assert made not in matched(one)
 
 
 async def test_a_deletion_cancels_what_was_due(one: Engine) -> None:
     """Deleting an endpoint cancels its deliveries, and says by whom."""
     made = await add(one)
-    await one.directory.pause(made)
+    await one.registrar.pause(made)
     accepted = await one.post()
-    await one.directory.delete_endpoint(made)
+    await one.registrar.delete_endpoint(made)
     await until(lambda: one.store.backlog == 2)
     assert (await one.states(accepted))[made] == "cancelled"
 
@@ -158,7 +152,7 @@ async def test_an_edit_that_was_not_stored_changes_nothing(one: Engine) -> None:
     """A pause that the database refuses leaves the endpoint enabled."""
     one.gate.error = DISK_FULL
     with pytest.raises(StoreUnavailable):
-        await one.directory.pause("first")
+        await one.registrar.pause("first")
     assert one.endpoint("first").state is EndpointState.ENABLED
 
 
@@ -168,25 +162,25 @@ async def test_an_edit_that_was_not_stored_changes_nothing(one: Engine) -> None:
 async def test_an_automatic_disable_never_overwrites_a_manual_one(one: Engine) -> None:
     """Both may be under way at once: the hand of a person wins, in either order."""
     one.gate.hold()
-    by_hand = asyncio.create_task(one.directory.disable("first"))
+    by_hand = asyncio.create_task(one.registrar.disable("first"))
     await one.gate.reached()
-    by_itself = asyncio.create_task(one.directory.disable("first", DisabledBy.GONE))
+    by_itself = asyncio.create_task(one.registrar.disable("first", DisabledBy.GONE))
     await turns()
     one.gate.let_go()
     await asyncio.gather(by_hand, by_itself)
     assert one.endpoint("first").disabled_by is DisabledBy.MANUAL
 
-    await one.directory.disable("second", DisabledBy.GONE)
-    await one.directory.disable("second")
+    await one.registrar.disable("second", DisabledBy.GONE)
+    await one.registrar.disable("second")
     assert one.endpoint("second").disabled_by is DisabledBy.MANUAL
 
 
 async def test_a_pause_does_not_undo_a_disable_under_way(one: Engine) -> None:
     """Pausing while a 410 disables is refused, not the end of the disable."""
     one.gate.hold()
-    disabling = asyncio.create_task(one.directory.disable("first", DisabledBy.GONE))
+    disabling = asyncio.create_task(one.registrar.disable("first", DisabledBy.GONE))
     await one.gate.reached()
-    pausing = asyncio.create_task(one.directory.pause("first"))
+    pausing = asyncio.create_task(one.registrar.pause("first"))
     await turns()
     one.gate.let_go()
     await disabling
@@ -199,12 +193,12 @@ async def test_enable_clears_health_and_leaves_a_pause_alone(one: Engine) -> Non
     """`enable` ends a disable with clean health; on a paused endpoint it does nothing."""
     sick = Health(failures=12, cool_down_ms=5_000, cool_until_ms=one.clock.wall_ms() + 5_000)
     one.store.save_health(one.endpoint("first").ref, sick)
-    await one.directory.disable("first", DisabledBy.FAILING)
-    await one.directory.enable("first")
-    await one.directory.pause("second")
-    await one.directory.enable("second")
+    await one.registrar.disable("first", DisabledBy.FAILING)
+    await one.registrar.enable("first")
+    await one.registrar.pause("second")
+    await one.registrar.enable("second")
 
-    rows = {row.id: row for row in await one.store.load_endpoints()}
+    rows = {row.id: row for row in (await one.store.load_registry()).endpoints}
     assert (rows["first"].state, rows["first"].health) == (EndpointState.ENABLED, Health())
     assert rows["second"].state is EndpointState.PAUSED
 
@@ -213,8 +207,8 @@ async def test_states_outlive_a_restart(tmp_path: Path) -> None:
     """Pause and disable are kept by id, with who did it."""
     text = config("first", "second")
     async with engine(tmp_path, text) as before:
-        await before.directory.pause("first")
-        await before.directory.disable("second", DisabledBy.GONE)
+        await before.registrar.pause("first")
+        await before.registrar.disable("second", DisabledBy.GONE)
     async with engine(tmp_path, text) as after:
         assert after.endpoint("first").state is EndpointState.PAUSED
         assert after.endpoint("second").disabled_by is DisabledBy.GONE
@@ -232,10 +226,10 @@ async def test_a_changed_url_clears_health_and_an_automatic_disable(
     """A changed `url` clears health and an automatic disable, never a manual one (DESIGN §8)."""
     sick = Health(failures=12, cool_down_ms=5_000, cool_until_ms=one.clock.wall_ms() + 5_000)
     one.store.save_health(one.endpoint("first").ref, sick)
-    await one.directory.disable("first", by)
+    await one.registrar.disable("first", by)
     await one.apply(config("first", "second", first="https://elsewhere.example/"))
 
-    row = next(row for row in await one.store.load_endpoints() if row.id == "first")
+    row = next(row for row in (await one.store.load_registry()).endpoints if row.id == "first")
     assert (row.state, row.health, row.url_seen) == (state, Health(), "https://elsewhere.example/")
     assert one.endpoint("first").state is state
 
@@ -244,10 +238,10 @@ async def test_a_reload_without_a_changed_url_keeps_health(one: Engine) -> None:
     """Other settings follow a reload; health and state stay."""
     sick = Health(failures=3, last_failure="503")
     one.store.save_health(one.endpoint("first").ref, sick)
-    await one.directory.disable("first", DisabledBy.GONE)
+    await one.registrar.disable("first", DisabledBy.GONE)
     await one.apply(config("first", "second", settings='timeout = "3s"'))
 
-    row = next(row for row in await one.store.load_endpoints() if row.id == "first")
+    row = next(row for row in (await one.store.load_registry()).endpoints if row.id == "first")
     assert (row.health, one.endpoint("first").disabled_by) == (sick, DisabledBy.GONE)
     assert one.endpoint("first").timeout_ms == 3_000
 
@@ -276,32 +270,32 @@ async def test_an_application_that_vanished_is_held(one: Engine) -> None:
     await one.apply('[[application]]\nid = "other"\n')
     assert all(one.endpoint(name).held for name in ("first", "second", made))
     with pytest.raises(NotFound):
-        one.directory.application_for(producer, None)
+        one.registry.application_for(producer, None)
 
     await one.apply(config("first", "second"))
     assert not any(one.endpoint(name).held for name in ("first", "second", made))
-    assert one.directory.application_for(producer, None).id == "acme"
+    assert one.registry.application_for(producer, None).id == "acme"
     assert set((await one.states(accepted)).values()) == {"due"}
 
 
 async def test_an_id_in_both_file_and_api_is_refused(one: Engine) -> None:
     """A file that names an endpoint made through the API changes nothing, and says what to do (Q11)."""
     made = await add(one)
-    before = dict(one.directory.endpoints)
+    before = dict(one.registry.endpoints)
     with pytest.raises(ConfigError, match="made through the API") as refused:
         await one.apply(config("first", made, settings='timeout = "1s"'))
     assert "another id" in refused.value.remedy
-    assert dict(one.directory.endpoints) == before
+    assert dict(one.registry.endpoints) == before
 
 
 async def test_an_id_of_another_application_is_refused(one: Engine) -> None:
     """An id stays with the application that owned it, known or new; nothing is changed."""
-    before = dict(one.directory.endpoints)
+    before = dict(one.registry.endpoints)
     text = config("first").replace('id = "acme"', 'id = "other"')
     for _ in range(2):  # at the second time the database knows the application
         with pytest.raises(ConfigError, match="belonged to another application"):
             await one.apply(text)
-    assert dict(one.directory.endpoints) == before
+    assert dict(one.registry.endpoints) == before
 
 
 async def test_a_taken_id_is_refused_at_start_too(tmp_path: Path) -> None:
@@ -315,20 +309,20 @@ async def test_a_taken_id_is_refused_at_start_too(tmp_path: Path) -> None:
 
 async def test_a_reload_that_is_not_stored_changes_nothing(one: Engine) -> None:
     """When the database takes no writes, a reload leaves every endpoint as it was."""
-    before = dict(one.directory.endpoints)
+    before = dict(one.registry.endpoints)
     one.gate.fail_from(2, DISK_FULL)
     with pytest.raises(StoreUnavailable):
         await one.apply(config("first", "third", first="https://elsewhere.example/", settings='timeout = "1s"'))
-    assert dict(one.directory.endpoints) == before
+    assert dict(one.registry.endpoints) == before
     assert matched(one) == {"first", "second"}
 
 
 async def test_endpoints_of_the_file_are_read_only(one: Engine) -> None:
     """What the file defines is changed in the file: 409 `managed_by_file` (DESIGN §8)."""
     for edit in (
-        one.directory.update_endpoint("first", lambda definition: definition),
-        one.directory.delete_endpoint("first"),
-        one.directory.rotate_secret("first", 0),
+        one.registrar.update_endpoint("first", lambda definition: definition),
+        one.registrar.delete_endpoint("first"),
+        one.registrar.rotate_secret("first", 0),
     ):
         with pytest.raises(Conflict) as refused:
             await edit
@@ -343,7 +337,7 @@ async def test_a_refused_revision_changes_nothing(one: Engine) -> None:
         raise Conflict("no", "no")
 
     with pytest.raises(Conflict):
-        await one.directory.update_endpoint(made, refuse)
+        await one.registrar.update_endpoint(made, refuse)
     assert one.endpoint(made).url == "https://api.example/"
 
 
@@ -351,9 +345,9 @@ async def test_two_edits_at_once_do_not_overwrite_each_other(one: Engine) -> Non
     """Each edit starts from what the one before it left."""
     made = await add(one)
     await asyncio.gather(
-        one.directory.update_endpoint(made, lambda definition: replace(definition, description="kept")),
-        one.directory.update_endpoint(made, lambda definition: replace(definition, concurrency=3)),
-        one.directory.pause(made),
+        one.registrar.update_endpoint(made, lambda definition: changed(definition, description="kept")),
+        one.registrar.update_endpoint(made, lambda definition: changed(definition, concurrency=3)),
+        one.registrar.pause(made),
     )
     endpoint = one.endpoint(made)
     assert (endpoint.description, endpoint.concurrency, endpoint.state) == ("kept", 3, EndpointState.PAUSED)
@@ -364,8 +358,8 @@ async def test_two_edits_at_once_do_not_overwrite_each_other(one: Engine) -> Non
 
 async def test_a_rotation_overlaps(one: Engine) -> None:
     """Both secrets sign until the overlap is over; then only the new one does (reliability §7.46)."""
-    endpoint, old = await one.directory.create_endpoint(one.acme, EndpointDefinition("https://api.example/"))
-    endpoint, new = await one.directory.rotate_secret(endpoint.id, 60_000)
+    endpoint, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
+    endpoint, new = await one.registrar.rotate_secret(endpoint.id, 60_000)
     assert old is not None
     assert [signs(one, endpoint.id, secret) for secret in (old, new)] == [True, True]
 
@@ -377,20 +371,20 @@ async def test_a_rotation_overlaps(one: Engine) -> None:
 
 async def test_a_rotation_without_overlap_and_many_rotations(one: Engine) -> None:
     """An overlap of nothing ends the old secret at once; at most ten secrets overlap."""
-    endpoint, old = await one.directory.create_endpoint(one.acme, EndpointDefinition("https://api.example/"))
+    endpoint, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
     assert old is not None
-    await one.directory.rotate_secret(endpoint.id, 0)
+    await one.registrar.rotate_secret(endpoint.id, 0)
     assert not signs(one, endpoint.id, old)
     for _ in range(15):
-        await one.directory.rotate_secret(endpoint.id, 60_000)
+        await one.registrar.rotate_secret(endpoint.id, 60_000)
     assert len(one.endpoint(endpoint.id).secrets) == 10
 
 
 async def test_whoever_still_holds_an_older_endpoint_does_not_bring_its_secret_back(one: Engine) -> None:
     """A test event that was being read while the secret was rotated must not decide what later attempts are signed with."""
-    stale, old = await one.directory.create_endpoint(one.acme, EndpointDefinition("https://api.example/"))
-    _, new = await one.directory.rotate_secret(stale.id, 0)
-    one.directory.signer(stale)
+    stale, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
+    _, new = await one.registrar.rotate_secret(stale.id, 0)
+    one.registry.signer(stale)
     assert old is not None
     assert [signs(one, stale.id, secret) for secret in (old, new)] == [False, True]
 
@@ -398,8 +392,8 @@ async def test_whoever_still_holds_an_older_endpoint_does_not_bring_its_secret_b
 def signs(engine: Engine, endpoint_id: str, secret: str) -> bool:
     """Whether an attempt made now verifies with one secret."""
     endpoint, now_ms = engine.endpoint(endpoint_id), engine.clock.wall_ms()
-    contract = engine.directory.contract(engine.acme)
-    headers = engine.directory.signer(endpoint).headers(
+    contract = engine.registry.contract(engine.acme)
+    headers = engine.registry.signer(endpoint).headers(
         id="evt_1", type="a.b", timestamp_ms=now_ms, body=b"{}", attempt=1
     )
     return verify(contract, (Secret(secret),), headers, b"{}", now_ms).ok
@@ -411,20 +405,20 @@ def signs(engine: Engine, endpoint_id: str, secret: str) -> bool:
 async def test_an_unbound_token_names_the_application_when_there_are_several(one: Engine) -> None:
     """One application is implied; of several one must be named, and the answer lists them."""
     root = Principal("root", Role.ADMIN)
-    assert one.directory.application_for(root, None).id == "acme"
+    assert one.registry.application_for(root, None).id == "acme"
     await one.apply(config("first") + '[[application]]\nid = "other"\n')
     with pytest.raises(Conflict, match="acme, other"):
-        one.directory.application_for(root, None)
+        one.registry.application_for(root, None)
     with pytest.raises(NotFound, match="acme, other"):
-        one.directory.application_for(root, "nope")
-    assert one.directory.application_for(root, "other").id == "other"
+        one.registry.application_for(root, "nope")
+    assert one.registry.application_for(root, "other").id == "other"
 
 
 async def test_a_bound_token_never_leaves_its_application(one: Engine) -> None:
     """What belongs to another application does not exist for it."""
     await one.apply(config("first") + '[[application]]\nid = "other"\n')
     with pytest.raises(NotFound):
-        one.directory.application_for(Principal("p", Role.PRODUCER, "acme"), "other")
+        one.registry.application_for(Principal("p", Role.PRODUCER, "acme"), "other")
 
 
 # -- contracts ---------------------------------------------------------------------------------------------------------
@@ -452,38 +446,14 @@ async def test_a_reload_takes_configuration_and_contracts_over_together(one: Eng
     file = one.folder / "ours.toml"
     file.write_text(text)
     ours = sound(load(file, HOME, {}, contracts=young))
-    await one.directory.apply(ours, young)
-    signer = one.directory.signer(one.endpoint("first"))
+    await one.registrar.apply(ours, young)
+    signer = one.registry.signer(one.endpoint("first"))
     assert matched(one, "a.old") == {"first", "second"}
     one.gate.error = DISK_FULL
     with pytest.raises(StoreUnavailable):
-        await one.directory.apply(ours, old)
+        await one.registrar.apply(ours, old)
     one.gate.error = None
-    assert (one.directory.contracts, matched(one, "a.old")) == (young, {"first", "second"})
-    await one.directory.apply(ours, old)
+    assert (one.registry.contracts, matched(one, "a.old")) == (young, {"first", "second"})
+    await one.registrar.apply(ours, old)
     assert matched(one, "a.old") == set()
-    assert one.directory.signer(one.endpoint("first")) is not signer
-
-
-async def test_an_event_that_overtakes_a_change_of_contract_stops_it(
-    one: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What comes in while the change is being written down counts too: it was made under the old contract (Q11)."""
-    text = config("first", "second")
-    changed = text.replace('id = "acme"', 'id = "acme"\ncontract = "roughy"').replace(
-        "secret", 'event_types = ["*"]\nsecret'
-    )
-    save, calls = one.store.applications.save_contracts, []
-
-    async def overtaken(seen: dict[int, str | None]) -> None:
-        await save(seen)
-        calls.append(dict(seen))
-        if len(calls) == 1:
-            await one.post()
-
-    monkeypatch.setattr(type(one.store.applications), "save_contracts", lambda _, seen: overtaken(seen))
-    with pytest.raises(ConfigError, match=r"has deliveries due \(2\) that were made under the contract 'standard'"):
-        await one.apply(changed)
-    assert one.acme.contract == "standard"
-    assert [set(seen.values()) for seen in calls] == [{"roughy"}, {"standard"}]
-    assert matched(one) == {"first", "second"}
+    assert one.registry.signer(one.endpoint("first")) is not signer

@@ -1,0 +1,111 @@
+"""What a person may write about an application or an endpoint: in the file, through the API, in an import.
+
+What they leave out is None and comes from the application, the contract, or `[delivery]`, in that order (Q6). The
+database keeps a definition as its JSON, in the API's own words. Attributes end in their unit (`timeout_ms`); what is
+written does not (`timeout`).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from relay.config.fields import Filled, Id, RateLimit, SecretField, duration, whole
+
+SECRETS_MAX = 10
+"""Secrets that may sign for one endpoint at a time (Standard Webhooks)."""
+
+Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], Field(max_length=100)]
+Jitter = Annotated[float, Field(strict=True, ge=0.0, le=1.0, allow_inf_nan=False)]
+Timeout = Annotated[int, duration("1ms", "10m")]
+Age = Annotated[int, duration("1s")]
+
+
+class Section(BaseModel):
+    """One table of the file, or one object of the API."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # secrets are among the input
+    )
+
+
+class RetryOverride(Section):
+    """The parts of a retry policy that an application or an endpoint sets for itself."""
+
+    schedule_ms: Delays | None = Field(None, alias="schedule")
+    jitter: Jitter | None = None
+
+
+class Definition(Section):
+    """What applications and endpoints may both set for themselves; None passes the question on (Q6)."""
+
+    timeout_ms: Timeout | None = Field(None, alias="timeout")
+    retry: RetryOverride | None = None
+    max_age_ms: Age | None = Field(None, alias="max_age")
+
+    @property
+    def schedule_ms(self) -> tuple[int, ...] | None:
+        return None if self.retry is None else self.retry.schedule_ms
+
+    @property
+    def jitter(self) -> float | None:
+        return None if self.retry is None else self.retry.jitter
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the database keeps: everything that is not left to the levels above, with units."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        return cls.model_validate(written, by_alias=True, by_name=False, context="written")
+
+
+class EndpointDefinition(Definition):
+    """A receiver."""
+
+    url: str
+    description: Annotated[str, Field(max_length=1000)] = ""
+    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] = ("*",)
+    headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
+    concurrency: Annotated[int, whole(1, 10_000)] | None = None
+    rate: RateLimit | None = Field(None, alias="rate_limit")
+
+
+class ApplicationDefinition(Definition):
+    """Whoever owns endpoints."""
+
+    name: Annotated[str, Field(max_length=200)] = ""
+    contract: str = "standard"
+    features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
+    validation: Literal["strict", "warn", "off"] = "strict"
+
+
+class Identified(Section):
+    """What has an id in the file; the API makes one up."""
+
+    id: Id
+
+
+class EndpointConfig(EndpointDefinition, Identified):
+    """An endpoint of the file: its definition, with the secrets that the API makes itself."""
+
+    secret: SecretField | None = None
+    secrets: Annotated[tuple[SecretField, ...], Filled, Field(max_length=SECRETS_MAX)] | None = None
+
+    @property
+    def secret_values(self) -> tuple[str, ...]:
+        """Return the secrets, newest first, in clear."""
+        secrets = self.secrets or (() if self.secret is None else (self.secret,))
+        return tuple(secret.get_secret_value() for secret in secrets)
+
+
+class ApplicationConfig(ApplicationDefinition, Identified):
+    """An application of the file, with its endpoints."""
+
+    endpoints: tuple[EndpointConfig, ...] = Field((), alias="endpoint")

@@ -1,0 +1,124 @@
+"""What an edit of the registry makes of a row, and what it is refused for. Plain functions."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from relay.config import SECRETS_MAX, ApplicationDefinition
+from relay.contracts import Contract
+from relay.core.errors import Conflict
+from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
+from relay.registry.registry import ApplicationEntry, Registry
+from relay.store import EndpointRow
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def new_endpoint(endpoint_id: str, application_id: str, origin: Origin, url: str, now_ms: int) -> EndpointRow:
+    """Make the row of a new endpoint."""
+    return EndpointRow(
+        ref=0,
+        id=endpoint_id,
+        application=application_id,
+        origin=origin,
+        definition=None,
+        secrets=(),
+        state=EndpointState.ENABLED,
+        disabled_by=None,
+        state_since_ms=now_ms,
+        health=Health(),
+        url_seen=url,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+    )
+
+
+def moved_to(row: EndpointRow, url: str, now_ms: int) -> EndpointRow:
+    """Give an endpoint another URL: that clears health and an automatic disable, never a manual one."""
+    fresh = replace(row, url_seen=url, health=Health(), updated_at_ms=now_ms)
+    if row.state is EndpointState.DISABLED and row.disabled_by is not DisabledBy.MANUAL:
+        return replace(fresh, state=EndpointState.ENABLED, disabled_by=None, state_since_ms=now_ms)
+    return fresh
+
+
+def overlapping(secrets: Iterable[Secret], now_ms: int, until_ms: int) -> list[Secret]:
+    """Return the old secrets that go on signing, each until the earlier of its own end and `until_ms`."""
+    kept = [
+        replace(secret, expires_at_ms=until_ms if secret.expires_at_ms is None else min(secret.expires_at_ms, until_ms))
+        for secret in secrets
+    ]
+    return [secret for secret in kept if (secret.expires_at_ms or 0) > now_ms][: SECRETS_MAX - 1]
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def editable(registry: Registry, endpoint_id: str) -> EndpointRow:
+    """Return the row of an endpoint that may be edited here; Conflict for one of the file, NotFound for none."""
+    endpoint = registry.endpoint(endpoint_id)
+    if endpoint.origin is Origin.FILE:
+        raise _managed_by_file("endpoint", endpoint_id)
+    return registry.entries[endpoint.ref].row
+
+
+def refuse_in_file(owner: ApplicationEntry) -> None:
+    """Raise Conflict for an application of the file."""
+    if owner.row.origin is Origin.FILE:
+        raise _managed_by_file("application", owner.row.id)
+
+
+def refuse_taken(registry: Registry, application_id: str) -> None:
+    """Raise Conflict for an id that an application has, or had."""
+    if application_id in registry.applications or application_id in registry.retired:
+        raise Conflict(
+            "application_exists",
+            f"there is, or was, an application {application_id!r}",
+            remedy="Choose another id: one is never given twice.",
+        )
+
+
+def refuse_in_use(owner: ApplicationEntry) -> None:
+    """Raise Conflict for an application whose contract was promised to endpoints."""
+    count = len(owner.endpoints)
+    if count:
+        raise Conflict(
+            "contract_in_use",
+            f"application {owner.row.id!r} has endpoints ({count}) that were promised {owner.definition.contract!r}",
+            remedy="Make a new application for the new contract, or delete these endpoints first.",
+        )
+
+
+def refuse_more(owner: ApplicationEntry, contract: Contract) -> None:
+    """Raise Conflict for an application that has all the endpoints its contract allows."""
+    most = contract.registration.max_endpoints
+    if most is not None and sum(endpoint.present for endpoint in owner.endpoints.values()) >= most:
+        raise Conflict(
+            "too_many_endpoints",
+            f"an application may have {most} under the contract {contract.name!r}",
+            remedy="Change or delete the one there is.",
+        )
+
+
+def refuse_disabled(endpoint: Endpoint) -> None:
+    """Raise Conflict for a disabled endpoint."""
+    if endpoint.state is EndpointState.DISABLED:
+        raise Conflict(
+            "endpoint_disabled",
+            f"endpoint {endpoint.id!r} is disabled",
+            remedy=f"Enable it first: `relay endpoint enable {endpoint.id}`.",
+        )
+
+
+def contract_for(registry: Registry, definition: ApplicationDefinition) -> Contract:
+    """Return the contract of a definition; Conflict when a reload that went first has taken it away."""
+    contract = registry.contracts.get(definition.contract)
+    if contract is None:
+        raise Conflict("no_such_contract", f"there is no contract {definition.contract!r} any more")
+    return contract
+
+
+def _managed_by_file(noun: str, name: str) -> Conflict:
+    return Conflict(
+        "managed_by_file",
+        f"{noun} {name!r} is defined in the configuration file",
+        remedy="Change it there and reload, with `systemctl reload relay` or `POST /v1/reload`.",
+    )

@@ -1,0 +1,198 @@
+"""Applications, their keys, and endpoints: read whole once, changed by one transaction at a time."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from relay.core.errors import NotFound
+from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
+from relay.store.values import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed
+
+_DUE = """
+    SELECT count(*) FROM application a JOIN endpoint n ON n.application = a.ref
+    JOIN delivery d INDEXED BY delivery_due ON d.endpoint = n.ref AND d.state = 0
+    WHERE a.id = ? AND n.deleted_at IS NULL"""
+
+_INSERT_APPLICATION = """
+    INSERT INTO application (id, origin, definition, contract_seen, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"""
+
+_UPDATE_APPLICATION = """
+    UPDATE application SET definition = ?, contract_seen = ?, updated_at = ? WHERE ref = ? AND deleted_at IS NULL"""
+
+_INSERT_ENDPOINT = """
+    INSERT INTO endpoint (definition, secrets, state, disabled_by, state_since, url_seen, updated_at,
+                          id, application, origin, created_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT ref FROM application WHERE id = ?), ?, ?)"""
+
+_UPDATE_ENDPOINT = """
+    UPDATE endpoint SET definition = ?, secrets = ?, state = ?, disabled_by = ?, state_since = ?, url_seen = ?,
+           updated_at = ?, health = coalesce(?, health)
+    WHERE ref = ? AND deleted_at IS NULL"""
+
+_INSERT_KEY = """
+    INSERT INTO application_key (id, application, name, prefix, digest, created_at, expires_at)
+    VALUES (?, (SELECT ref FROM application WHERE id = ?), ?, ?, ?, ?, ?)"""
+
+
+def load(connection: sqlite3.Connection) -> RegistryRows:
+    """Read everything that was not deleted, oldest first."""
+    applications = connection.execute(
+        """
+        SELECT ref, id, origin, definition, contract_seen, created_at, updated_at FROM application
+        WHERE deleted_at IS NULL ORDER BY ref"""
+    )
+    endpoints = connection.execute(
+        """
+        SELECT n.ref, n.id, a.id, n.origin, n.definition, n.secrets, n.state, n.disabled_by, n.state_since, n.health,
+               n.url_seen, n.created_at, n.updated_at
+        FROM endpoint n JOIN application a ON a.ref = n.application
+        WHERE n.deleted_at IS NULL AND a.deleted_at IS NULL ORDER BY n.ref"""
+    )
+    keys = connection.execute(
+        """
+        SELECT k.id, a.id, k.name, k.prefix, k.digest, k.created_at, k.expires_at
+        FROM application_key k JOIN application a ON a.ref = k.application
+        WHERE a.deleted_at IS NULL ORDER BY k.ref"""
+    )
+    retired = connection.execute("SELECT id FROM application WHERE deleted_at IS NOT NULL")
+    return RegistryRows(
+        [_application(row) for row in applications],
+        [_endpoint(row) for row in endpoints],
+        [KeyRow(*row) for row in keys],
+        frozenset(row[0] for row in retired),
+    )
+
+
+def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) -> tuple[RegistryRows, list[int]]:
+    """Make a change; the answer is the rows that it wrote, each `ref` given out here, and the refs it deleted.
+
+    NotFound for what was deleted meanwhile, StillOwed for deliveries due that must not be.
+    """
+    _refuse_owed(connection, wanted.unowed)
+    for key_id in wanted.deleted_keys:
+        _must_exist(connection.execute("DELETE FROM application_key WHERE id = ?", (key_id,)), "key", key_id)
+    deleted = [_delete_endpoint(connection, endpoint_id, now_ms) for endpoint_id in wanted.deleted_endpoints]
+    for name in wanted.deleted_applications:
+        cursor = connection.execute(
+            "UPDATE application SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", (now_ms, name)
+        )
+        _must_exist(cursor, "application", name)
+    written = RegistryRows(
+        [_save_application(connection, row) for row in wanted.applications],
+        [_save_endpoint(connection, row, fresh=row.id in wanted.fresh) for row in wanted.endpoints],
+        wanted.keys,
+        frozenset(wanted.deleted_applications),
+    )
+    for key in wanted.keys:
+        _insert_key(connection, key)
+    return written, deleted
+
+
+def save_healths(connection: sqlite3.Connection, healths: Mapping[int, Health]) -> None:
+    """Write the health of several endpoints, by ref."""
+    connection.executemany(
+        "UPDATE endpoint SET health = ? WHERE ref = ?",
+        [(_json(asdict(health)), ref) for ref, health in healths.items()],
+    )
+
+
+def deleted_refs(connection: sqlite3.Connection) -> list[int]:
+    """Read the endpoints that were deleted."""
+    return [row[0] for row in connection.execute("SELECT ref FROM endpoint WHERE deleted_at IS NOT NULL")]
+
+
+def _refuse_owed(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    due = {name: connection.execute(_DUE, (name,)).fetchone()[0] for name in names}
+    owed = {name: count for name, count in due.items() if count}
+    if owed:
+        raise StillOwed(owed)
+
+
+def _delete_endpoint(connection: sqlite3.Connection, endpoint_id: str, now_ms: int) -> int:
+    """Delete an endpoint by name, and its secrets with it; its history stays."""
+    row = connection.execute(
+        "UPDATE endpoint SET deleted_at = ?, secrets = '[]' WHERE id = ? AND deleted_at IS NULL RETURNING ref",
+        (now_ms, endpoint_id),
+    ).fetchone()
+    if row is None:
+        raise _gone("endpoint", endpoint_id)
+    ref: int = row[0]
+    return ref
+
+
+def _save_application(connection: sqlite3.Connection, row: ApplicationRow) -> ApplicationRow:
+    definition = _json(row.definition)
+    if row.ref == 0:
+        values = (row.id, row.origin, definition, row.contract_seen, row.created_at_ms, row.updated_at_ms)
+        return replace(row, ref=_inserted(connection.execute(_INSERT_APPLICATION, values)))
+    cursor = connection.execute(_UPDATE_APPLICATION, (definition, row.contract_seen, row.updated_at_ms, row.ref))
+    _must_exist(cursor, "application", row.id)
+    return row
+
+
+def _save_endpoint(connection: sqlite3.Connection, row: EndpointRow, *, fresh: bool) -> EndpointRow:
+    """Write an endpoint; its health only when it begins anew, for attempts change it all the time."""
+    values = (
+        _json(row.definition),
+        json.dumps([[secret.value, secret.expires_at_ms] for secret in row.secrets]),
+        row.state,
+        row.disabled_by,
+        row.state_since_ms,
+        row.url_seen,
+        row.updated_at_ms,
+    )
+    if row.ref == 0:
+        cursor = connection.execute(_INSERT_ENDPOINT, (*values, row.id, row.application, row.origin, row.created_at_ms))
+        return replace(row, ref=_inserted(cursor))
+    health = _json(asdict(row.health)) if fresh else None
+    _must_exist(connection.execute(_UPDATE_ENDPOINT, (*values, health, row.ref)), "endpoint", row.id)
+    return row
+
+
+def _insert_key(connection: sqlite3.Connection, key: KeyRow) -> None:
+    values = (key.id, key.application, key.name, key.prefix, key.digest, key.created_at_ms, key.expires_at_ms)
+    connection.execute(_INSERT_KEY, values)
+
+
+def _inserted(cursor: sqlite3.Cursor) -> int:
+    assert cursor.lastrowid is not None, "an INSERT of one row has a row id"
+    return cursor.lastrowid
+
+
+def _must_exist(cursor: sqlite3.Cursor, noun: str, name: str) -> None:
+    if cursor.rowcount == 0:
+        raise _gone(noun, name)
+
+
+def _gone(noun: str, name: str) -> NotFound:
+    return NotFound(f"no {noun} {name!r}", remedy="It was deleted meanwhile.")
+
+
+def _application(row: Sequence[Any]) -> ApplicationRow:
+    definition = None if row[3] is None else json.loads(row[3])
+    return ApplicationRow(row[0], row[1], Origin(row[2]), definition, *row[4:])
+
+
+def _endpoint(row: Sequence[Any]) -> EndpointRow:
+    definition, disabled_by = row[4], row[7]
+    return EndpointRow(
+        ref=row[0],
+        id=row[1],
+        application=row[2],
+        origin=Origin(row[3]),
+        definition=None if definition is None else json.loads(definition),
+        secrets=tuple(Secret(value, expires_at_ms) for value, expires_at_ms in json.loads(row[5])),
+        state=EndpointState(row[6]),
+        disabled_by=None if disabled_by is None else DisabledBy(disabled_by),
+        state_since_ms=row[8],
+        health=Health(**json.loads(row[9])),
+        url_seen=row[10],
+        created_at_ms=row[11],
+        updated_at_ms=row[12],
+    )
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
