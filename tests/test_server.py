@@ -315,7 +315,7 @@ async def test_another_uid_is_a_producer_on_the_unix_socket(
     open_house: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any other peer may post events and no more, unless it sends a token."""
-    monkeypatch.setattr("relay.api.connection.peer_of", lambda sock: Peer(1, 12345, 12345))
+    monkeypatch.setattr("relay.api.server.peer_of", lambda sock: Peer(1, 12345, 12345))
     await open_house(f"unix:{tmp_path}/relay.sock")
     assert await unix_call(tmp_path / "relay.sock") == (200, {"name": "uid:12345", "role": "producer"})
 
