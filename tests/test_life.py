@@ -183,6 +183,17 @@ async def test_events_that_come_while_it_stops_are_refused(tmp_path: Path) -> No
     assert "Retry-After" in problem.headers
 
 
+async def test_after_something_fatal_nothing_is_taken(tmp_path: Path) -> None:
+    """H14: from the moment that the relay has to end events are refused, not only from its stop."""
+    async with Stack(tmp_path) as stack:
+        stack.relay._fail(RuntimeError("ours"))
+        status, problem = await stack.call("POST", "/v1/events", EVENT, token=PRODUCER_TOKEN)
+        ready = await stack.call("GET", "/readyz")
+        stack.relay._ended = asyncio.get_running_loop().create_future()
+    assert (status, problem["type"]) == (503, "draining")
+    assert ready[0] == 503
+
+
 async def test_a_reload_while_it_stops_is_refused(tmp_path: Path) -> None:
     """What is on its way down takes over nothing."""
     relay = built(tmp_path)
@@ -395,6 +406,18 @@ def test_a_background_task_that_dies_ends_the_process(tmp_path: Path) -> None:
         assert daemon.wait() == 1
         assert records(daemon, log.TASK_FAILED)
         assert "relay stops: injected" in daemon.log()
+
+
+@pytest.mark.slow
+def test_a_database_that_was_moved_ends_the_process(tmp_path: Path) -> None:
+    """H14: a file that is not the one that was opened any more closes intake, is named, and ends the process with 1."""
+    with Daemon(tmp_path, config_text(tmp_path)) as daemon:
+        daemon.api.post("/v1/events", {"application": "acme", **EVENT})
+        (tmp_path / "relay.db").rename(tmp_path / "elsewhere.db")
+        assert daemon.wait() == 1
+        assert "relay stops: " in daemon.log()
+        assert "was removed, renamed or replaced" in daemon.log()
+    assert not (tmp_path / "relay.db").exists(), "nothing was begun in its place"
 
 
 # -- starts that are refused -------------------------------------------------------------------------------------------

@@ -367,7 +367,9 @@ class Relay:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _fail(self, error: BaseException) -> None:
+        """End because of this: nothing more is taken in from now on, and `wait` returns."""
         if self._ended is not None and not self._ended.done():
+            self.stopping = True
             self._ended.set_result(error)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
