@@ -73,7 +73,9 @@ class Road:
         return self.lanes.finished(DeliveryKey(event, ref), verdict, self.now)
 
     def suspend(self, event: int, ref: int = 1) -> Suspension | None:
-        return self.lanes.suspend(due(event, ref), "KeyError", self.now)
+        suspension = self.lanes.suspend(DeliveryKey(event, ref), "KeyError", self.now)
+        self.settle(event, due(event, ref), ref)
+        return suspension
 
     def settle(self, event: int, again: DueDelivery | None = None, ref: int = 1) -> None:
         self.lanes.settled(DeliveryKey(event, ref), again)

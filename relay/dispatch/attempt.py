@@ -171,8 +171,7 @@ class Attempts:
 
     async def _suspend(self, delivery: DueDelivery, error: Exception) -> None:
         self._metrics.attempt_error()
-        suspension = self._lanes.suspend(delivery, type(error).__name__, self._clock.now())
-        self._kick()
+        suspension = self._lanes.suspend(delivery.key, type(error).__name__, self._clock.now())
         if suspension is not None:
             endpoint = self._registrar.current.endpoint_by_ref(delivery.endpoint)
             self._log.error(
@@ -182,11 +181,14 @@ class Attempts:
                 suspended_ms=suspension.length_ms,
                 exc_info=error,
             )
-        if await self._persist(self._store.give_back, delivery, self._unsettled) is None:
-            self._lanes.drop([delivery.key])  # cancelled while it ran
+        await self._give_back(delivery)
 
     async def _withdraw(self, delivery: DueDelivery) -> None:
         self._lanes.finished_unsent(delivery.key, self._clock.now())
+        await self._give_back(delivery)
+
+    async def _give_back(self, delivery: DueDelivery) -> None:
+        """End the reservation of a delivery that was not sent: it is due as the database says, if it still is."""
         self._kick()
         due = await self._persist(self._store.give_back, delivery, self._unsettled)
         self._lanes.settled(delivery.key, due)

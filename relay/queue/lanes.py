@@ -206,14 +206,13 @@ class Lanes:
         lane.stop(key.event)
         self._after_attempt(lane, now)
 
-    def suspend(self, delivery: DueDelivery, cause: str, now: Now) -> Suspension | None:
-        """End an attempt by a mistake of our own: its endpoint waits, and the delivery is due as it was. O(log n).
+    def suspend(self, key: DeliveryKey, cause: str, now: Now) -> Suspension | None:
+        """End an attempt that a mistake of our own stopped: its endpoint waits. O(log n).
 
         Return the suspension when it begins, or begins anew after its probe.
         """
-        suspension = self._lanes[delivery.endpoint].suspend(cause, now)
-        self.finished_unsent(delivery.key, now)
-        self.settled(delivery.key, delivery)
+        suspension = self._lanes[key.endpoint].suspend(cause, now)
+        self.finished_unsent(key, now)
         return suspension
 
     def settled(self, key: DeliveryKey, due: DueDelivery | None) -> None:
