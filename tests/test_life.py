@@ -410,11 +410,14 @@ def test_a_background_task_that_dies_ends_the_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_database_that_was_moved_ends_the_process(tmp_path: Path) -> None:
-    """H14: a file that is not the one that was opened any more closes intake, is named, and ends the process with 1."""
+    """H14: a file that is not the one that was opened any more closes intake, is named, and ends the process with 78.
+
+    Started again by itself it would begin with an empty one.
+    """
     with Daemon(tmp_path, config_text(tmp_path)) as daemon:
         daemon.api.post("/v1/events", {"application": "acme", **EVENT})
         (tmp_path / "relay.db").rename(tmp_path / "elsewhere.db")
-        assert daemon.wait() == 1
+        assert daemon.wait() == 78
         assert "relay stops: " in daemon.log()
         assert "was removed, renamed or replaced" in daemon.log()
     assert not (tmp_path / "relay.db").exists(), "nothing was begun in its place"

@@ -61,7 +61,7 @@ Exit codes:
   73  a file cannot be created
   75  try again later: busy, an address in use or not there yet, or another daemon owns the database
   77  not permitted: a token that may not do this, or a file or folder of another user
-  78  wrong configuration; starting again does not help
+  78  wrong configuration, or a database that was moved away: starting again does not help
 """
 
 
