@@ -14,7 +14,7 @@ reserved until the settle is committed (Q3), so no delivery is ever under way tw
 import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import count
-from logging import DEBUG
+from logging import DEBUG, INFO, WARNING
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
@@ -91,8 +91,8 @@ class Attempts:
         self._metrics = metrics
         self._kick = kick
         self._log = structlog.get_logger("relay.dispatch")
-        self._log_delivered = self._log.info if log_all else self._log.debug
-        self._logs_delivered = log_all or self._log.is_enabled_for(DEBUG)  # asked once: it is the hot path
+        self._delivered_level = INFO if log_all else DEBUG
+        self._levels = {level for level in (DEBUG, INFO, WARNING) if self._log.is_enabled_for(level)}
         self._unread = Recurring(self._log, clock, log.READ_FAILED, log.READ_RECOVERED)
         self._unsettled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
 
@@ -231,18 +231,21 @@ class Attempts:
     # -- metrics and log lines -----------------------------------------------------------------------------------------
 
     def _report(self, end: Ended) -> None:
-        endpoint, event, settlement = end.endpoint, end.event, end.settlement
+        endpoint, settlement = end.endpoint, end.settlement
         if settlement.state is DeliveryState.DELIVERED:
-            self._metrics.delivered(endpoint.id, self._clock.wall_ms() - event.created_at_ms)
-            if self._logs_delivered:
-                self._log_delivered(log.DELIVERED, **_facts(end))
+            self._metrics.delivered(endpoint.id, self._clock.wall_ms() - end.event.created_at_ms)
+            self._log_attempt(self._delivered_level, log.DELIVERED, end)
         elif settlement.state is DeliveryState.DEAD:
             assert settlement.reason is not None
             self._metrics.dead(endpoint.id, settlement.reason)
-            self._log.warning(log.DEAD_LETTER, reason=settlement.reason.value, **_facts(end))
+            self._log_attempt(WARNING, log.DEAD_LETTER, end, reason=settlement.reason.value)
         else:
             self._metrics.retry_scheduled()
-            self._log.info(log.ATTEMPT_FAILED, next_attempt_ms=settlement.due_ms, **_facts(end))
+            self._log_attempt(INFO, log.ATTEMPT_FAILED, end, next_attempt_ms=settlement.due_ms)
+
+    def _log_attempt(self, level: int, event: str, end: Ended, **facts: Any) -> None:
+        if level in self._levels:  # else nobody reads the facts: it is the hot path
+            self._log.log(level, event, **facts, **_facts(end))
 
 
 def _facts(end: Ended) -> dict[str, Any]:
