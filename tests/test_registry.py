@@ -3,17 +3,23 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from relay.config import EndpointDefinition, load
+from relay.config import Config, EndpointDefinition, load
 from relay.contracts import ContractCatalogue
 from relay.core.access import Principal, Role
-from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
-from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Secret
+from relay.core.errors import CommitUnknown, ConfigError, Conflict, NotFound, StoreUnavailable
+from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Origin, Secret
 from relay.diagnosis.verify import verify
-from tests.support.config import HOME, sound
+from relay.registry import Registry
+from relay.registry.planning import new_endpoint
+from relay.registry.resolving import InFile
+from relay.store import ApplicationRow, RegistryChange, RegistryRows
+from tests.support.config import CONTRACTS, HOME, sound
 from tests.support.engine import Engine, config, engine, turns
 from tests.support.stack import until
 from tests.support.stores import sqlite_error
@@ -457,3 +463,146 @@ async def test_a_reload_takes_configuration_and_contracts_over_together(one: Eng
     await one.registrar.apply(ours, old)
     assert matched(one, "a.old") == set()
     assert one.registry.signer(one.endpoint("first")) is not signer
+
+
+MOVED = (
+    config("first", "second")
+    .replace('id = "acme"', 'id = "acme"\ncontract = "roughy"')
+    .replace("secret", 'event_types = ["*"]\nsecret')
+)
+
+
+async def test_deliveries_that_memory_does_not_know_of_stop_a_change_of_contract(
+    one: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H4: what becomes due between the plan and its commit (a retry, say) is looked for in the same transaction."""
+    await one.post()
+    before, rows = one.registry, await one.store.load_registry()
+    monkeypatch.setattr(one.store, "due_count", lambda ref: 0)
+    with pytest.raises(ConfigError, match=r"has deliveries due \(2\) that were made under the contract 'standard'"):
+        await one.apply(MOVED + '[[application]]\nid = "fresh"\n')
+    assert one.registry is before
+    assert await one.store.load_registry() == rows
+    assert matched(one) == {"first", "second"}
+
+
+async def test_no_event_of_the_old_contract_follows_a_change_of_contract(
+    one: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H4: while the change is written down events are refused, to be repeated; one that was frozen before it too (Q11)."""
+    change, frozen_for = type(one.store).change_registry, one.acme
+
+    async def written_down(store: Any, wanted: RegistryChange) -> RegistryRows:
+        with pytest.raises(StoreUnavailable, match="is being changed"):
+            one.registry.match(frozen_for, "a.b")
+        return await change(store, wanted)
+
+    monkeypatch.setattr(type(one.store), "change_registry", written_down)
+    await one.apply(MOVED)
+    assert one.acme.contract == "roughy"
+    with pytest.raises(StoreUnavailable, match="is being changed"):
+        one.registry.match(frozen_for, "render.completed")
+    assert matched(one, "render.completed") == {"first", "second"}
+
+
+async def test_an_edit_after_a_commit_that_nobody_knows_of_reads_the_database(one: Engine) -> None:
+    """H3: a creation whose COMMIT failed but was kept is found by the next edit, and so is one that was not kept."""
+    made = await add(one)
+    kept = one.store.change_registry
+
+    async def unknown(wanted: RegistryChange) -> RegistryRows:
+        await kept(wanted)
+        raise CommitUnknown("the commit failed")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(one.store, "change_registry", unknown)
+        with pytest.raises(CommitUnknown):
+            await one.registrar.delete_endpoint(made)
+        assert made in matched(one)
+    await one.registrar.pause("first")
+    assert matched(one) == {"first", "second"}
+    with pytest.raises(NotFound):
+        one.registry.endpoint(made)
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+class Counting(dict[str, Any]):
+    """A mapping that counts how often it is asked, and refuses to be walked through."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked += 1
+        return super().get(key, default)
+
+    def __iter__(self) -> Any:
+        raise AssertionError("nobody needs all of them")
+
+    items = values = keys = __iter__  # type: ignore[assignment]
+
+
+def peopled(applications: int, endpoints: int) -> Registry:
+    """A registry of many applications, with endpoints in the first one, each with a subscription of its own."""
+    names = [f"app{number}" for number in range(applications)]
+    owners = [
+        ApplicationRow(number, name, Origin.API, {"contract": "standard"}, "standard", 0, 0)
+        for number, name in enumerate(names, 1)
+    ]
+    rows = []
+    for number in range(1, endpoints + 1):
+        definition = {"url": "https://x.example/", "event_types": [f"kind{number}.*"]}
+        row = new_endpoint(f"ep{number}", "app0", Origin.API, definition["url"], 0)
+        rows.append(replace(row, ref=number, definition=definition))
+    empty = Registry(Config(), CONTRACTS, InFile.of(Config()))
+    return empty.including(RegistryRows(owners, rows))
+
+
+def test_matching_costs_the_same_among_ten_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H5: a match asks about the parts of the type, however many endpoints there are; a lookup asks once."""
+    covers, calls = type(CONTRACTS.get("standard")).covers, []
+    monkeypatch.setattr(
+        "relay.contracts.contract.Contract.covers",
+        lambda self, pattern, type: calls.append(pattern) or covers(self, pattern, type),
+    )
+    costs = []
+    for endpoints in (10, 10_000):
+        registry = peopled(3, endpoints)
+        entry = registry.applications["app0"]
+        subscriptions = Counting(entry.subscriptions)
+        registry = replace(
+            registry,
+            applications=Counting(registry.applications | {"app0": replace(entry, subscriptions=subscriptions)}),
+            endpoints=Counting(registry.endpoints),
+        )
+        calls.clear()
+        assert registry.match(entry.application, "kind7.done.now").targets == (7,)
+        costs.append((len(calls), subscriptions.asked, registry.applications.asked, registry.endpoints.asked))  # type: ignore[attr-defined]
+    assert costs == [(1, 4, 1, 0)] * 2
+
+
+def test_finding_the_application_costs_the_same_among_a_thousand() -> None:
+    """S4: an unbound token costs one lookup; the names are neither gathered nor sorted, and an error lists few of them."""
+    root, costs = Principal("root", Role.ADMIN), []
+    for applications in (2, 1_000):
+        registry = peopled(applications, 0)
+        known = Counting(registry.applications)
+        counted = replace(registry, applications=known)
+        assert counted.application_for(root, "app1").id == "app1"
+        costs.append(known.asked)
+    assert costs == [1, 1]
+    with pytest.raises(Conflict, match="and 980 more"):
+        peopled(1_000, 0).application_for(root, None)
+
+
+async def test_an_edit_leaves_the_registry_before_it_alone(one: Engine) -> None:
+    """A registry is a value: whoever still holds the one before sees it as it was, whole."""
+    before, names = one.registry, matched(one)
+    made = await add(one, event_types=("a.*", "*"))
+    await one.registrar.disable("first")
+    assert set(before.endpoints) == names == {"first", "second"}
+    assert len(before.match(one.acme, "a.b").targets) == 2
+    assert matched(one) == {"second", made}
+    await one.registrar.delete_endpoint(made)
+    assert set(one.registry.application("acme").subscriptions) == {"*"}

@@ -17,7 +17,7 @@ from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
 from relay.core.access import Right
 from relay.core.errors import ConfigError, spoken
-from relay.core.issues import Issue
+from relay.core.issues import InvalidConfig, Issue
 from relay.core.model import Endpoint
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
@@ -94,6 +94,8 @@ class Status:
         """Reload; what the database does not allow is refused like a mistake in the file."""
         try:
             return await self._services.daemon.reload()
+        except InvalidConfig as error:
+            raise Refused(_invalid_config(f"{issue.message}. {issue.remedy}" for issue in error.issues)) from None
         except ConfigError as error:
             raise Refused(_invalid_config([spoken(error)])) from None
 
