@@ -1,22 +1,26 @@
 r"""JSON that keeps its bytes: a producer's payload, read where something must be known and never written anew.
 
 The fast decoder refuses strings with lone surrogates. A string such as `"\ud83d"` is JSON, and what end users type holds
-them (WOC-14); no UTF-8 can, so decoders differ. Documents that hold one are cut into slices here, slowly, and what is
-cut out is passed on as it was written.
+them (WOC-14); no UTF-8 can, so decoders differ. Documents that hold one are decoded with another character in the place
+of those backslashes, and what is cut out is passed on as it was written.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
 
+T = TypeVar("T")
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_BLANKS = re.compile(r"[ \t\n\r]*")
+_ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw)
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -78,8 +82,7 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-class Malformed(ValueError):
-    """The text is no JSON; the message names a position, never content."""
+# -- slices of documents that hold lone surrogates, slowly -----------------------------------------------------------------
 
 
 def may_hold_surrogates(body: bytes) -> bool:
@@ -88,84 +91,35 @@ def may_hold_surrogates(body: bytes) -> bool:
 
 
 def members(body: bytes) -> dict[str, bytes] | None:
-    """Return the members of a JSON object as slices; None for another value. Malformed for what is no JSON."""
-    cursor = _Cursor(body)
-    found: dict[str, bytes] = {}
-
-    def member() -> None:
-        name, written = cursor.value()
-        if not written.startswith(b'"'):
-            raise cursor.malformed()
-        cursor.expect(":")
-        _, found[name] = cursor.value()
-
-    return found if cursor.listing("{", member, "}") else None
+    """Return the members of a JSON object as slices; None for another value. DecodeError for what is no JSON."""
+    mark = _unused_mark(body)
+    found = _decoded(_MEMBERS, _masked(body, mark))
+    return None if found is None else {name.replace(mark, "\\"): _unmasked(raw, mark) for name, raw in found.items()}
 
 
 def items(body: bytes) -> list[bytes] | None:
-    """Return the items of a JSON array as slices; None for another value. Malformed for what is no JSON."""
-    cursor = _Cursor(body)
-    found: list[bytes] = []
-    return found if cursor.listing("[", lambda: found.append(cursor.value()[1]), "]") else None
+    """Return the items of a JSON array as slices; None for another value. DecodeError for what is no JSON."""
+    mark = _unused_mark(body)
+    found = _decoded(_ITEMS, _masked(body, mark))
+    return None if found is None else [_unmasked(raw, mark) for raw in found]
 
 
-class _Cursor:
-    """A place in a text, behind blanks."""
-
-    def __init__(self, body: bytes) -> None:
-        self._text = body.decode()
-        self._at = 0
-        self._move(0)
-
-    def listing(self, opening: str, read: Callable[[], None], closing: str) -> bool:
-        """Read the whole text as a list of what `read` reads; False if it is another value."""
-        if not self._take(opening):
-            self.value()
-            self._end()
-            return False
-        if not self._take(closing):
-            read()
-            while not self._take(closing):
-                self.expect(",")
-                read()
-        self._end()
-        return True
-
-    def value(self) -> tuple[Any, bytes]:
-        """Read one value; return it with its slice. Its numbers are left as text."""
-        begin = self._at
-        try:
-            found, end = _DECODER.raw_decode(self._text, begin)
-        except ValueError:
-            raise self.malformed() from None
-        self._move(end)
-        return found, self._text[begin:end].encode()
-
-    def expect(self, mark: str) -> None:
-        if not self._take(mark):
-            raise self.malformed()
-
-    def malformed(self) -> Malformed:
-        return Malformed(f"JSON is malformed (character {self._at})")
-
-    def _take(self, mark: str) -> bool:
-        if not self._text.startswith(mark, self._at):
-            return False
-        self._move(self._at + 1)
-        return True
-
-    def _end(self) -> None:
-        if self._at != len(self._text):
-            raise self.malformed()
-
-    def _move(self, at: int) -> None:
-        blanks = _BLANKS.match(self._text, at)
-        assert blanks is not None, "no blanks are blanks too"
-        self._at = blanks.end()
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        _RAW.decode(body)  # what follows the first value has not been looked at
+        return None
 
 
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+def _unused_mark(body: bytes) -> str:
+    """Return a character that the body does not have, to stand for the backslash before a surrogate."""
+    return next(mark for mark in map(chr, range(0xE000, 0x10FFFF)) if mark.encode() not in body)
 
 
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
+def _masked(body: bytes, mark: str) -> bytes:
+    return _ESCAPE.sub(lambda found: mark.encode() + found[1] if found[1] else found[0], body)
+
+
+def _unmasked(raw: msgspec.Raw, mark: str) -> bytes:
+    return bytes(raw).replace(mark.encode(), b"\\")

@@ -213,15 +213,13 @@ def _members(body: bytes | msgspec.Raw) -> Mapping[str, bytes | msgspec.Raw] | N
 
 def _slices(cut: Callable[[bytes], T], body: bytes, error: Exception) -> T:
     """Cut up what the decoder refused for a lone surrogate alone; Malformed for what is no JSON."""
-    # The decoder's words name positions, never content.
-    reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
     if payload.may_hold_surrogates(body):
         try:
             return cut(body)
-        except payload.Malformed as malformed:
-            reason = str(malformed)
-        except RecursionError:
-            reason = "JSON is nested too deeply"
+        except _NOT_DECODED as another:
+            error = another
+    # The decoder's words name positions, never content.
+    reason = str(error) if isinstance(error, msgspec.DecodeError) else "JSON is malformed"
     raise Malformed(reason, remedy="Send one JSON value, in UTF-8 without a byte order mark.") from None
 
 
