@@ -6,7 +6,7 @@ import zlib
 from binascii import b2a_base64, hexlify
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -37,10 +37,6 @@ class Rendering(NamedTuple):
     timestamp_us: int | None = None  # `timestamp_ms` to the microsecond, where the producer said so
 
 
-def _hex(raw: bytes) -> bytes:
-    return hexlify(raw)
-
-
 def _base64(raw: bytes) -> bytes:
     return b2a_base64(raw, newline=False)
 
@@ -49,7 +45,7 @@ def _base64url(raw: bytes) -> bytes:
     return _base64(raw).translate(bytes.maketrans(b"+/", b"-_"))
 
 
-ENCODINGS: Mapping[str, Callable[[bytes], bytes]] = {"hex": _hex, "base64": _base64, "base64url": _base64url}
+ENCODINGS: Mapping[str, Callable[[bytes], bytes]] = {"hex": hexlify, "base64": _base64, "base64url": _base64url}
 
 
 @lru_cache(maxsize=64)
@@ -78,12 +74,12 @@ def parse_time_ms(text: str, time_format: str) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
-def _digest_reader(encode: Callable[[bytes], bytes]) -> Callable[[Message], bytes]:
-    return lambda message: encode(hashlib.sha256(message.body).digest())
+def _sha256(message: Message, encode: Callable[[bytes], bytes]) -> bytes:
+    return encode(hashlib.sha256(message.body).digest())
 
 
-def _timestamp_reader(write: Callable[[int], bytes]) -> Callable[[Message], bytes]:
-    return lambda message: write(message.timestamp_ms)
+def _sent_at(message: Message, write: Callable[[int], bytes]) -> bytes:
+    return write(message.timestamp_ms)
 
 
 MESSAGE_READERS: Mapping[str, Callable[[Message], bytes]] = {
@@ -93,9 +89,9 @@ MESSAGE_READERS: Mapping[str, Callable[[Message], bytes]] = {
     "type": lambda message: message.type.encode(),
     "attempt": lambda message: b"%d" % message.attempt,
     "crc32": lambda message: b"%d" % zlib.crc32(message.body),
-    "sha256": _digest_reader(_hex),
-    **{f"sha256:{name}": _digest_reader(encode) for name, encode in ENCODINGS.items()},
-    **{f"timestamp:{name}": _timestamp_reader(write) for name, write in TIME_FORMATS.items()},
+    "sha256": lambda message: _sha256(message, hexlify),
+    **{f"sha256:{name}": partial(_sha256, encode=encode) for name, encode in ENCODINGS.items()},
+    **{f"timestamp:{name}": partial(_sent_at, write=write) for name, write in TIME_FORMATS.items()},
 }
 """Variables that differ from attempt to attempt. `{timestamp}` alone takes the contract's own format."""
 
@@ -131,12 +127,12 @@ def _naive_us(time_us: int) -> bytes:
     return _second(seconds).replace(b"T", b" ") + b".%06d" % us
 
 
-def _happened_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], bytes]:
-    return lambda event: write(event.timestamp_ms)
+def _happened_at(event: Rendering, write: Callable[[int], bytes]) -> bytes:
+    return write(event.timestamp_ms)
 
 
-def _created_reader(write: Callable[[int], bytes]) -> Callable[[Rendering], bytes]:
-    return lambda event: write(event.created_at_ms)
+def _created_at(event: Rendering, write: Callable[[int], bytes]) -> bytes:
+    return write(event.created_at_ms)
 
 
 def _happened_us(event: Rendering) -> bytes:
@@ -149,8 +145,8 @@ RENDERING_READERS: Mapping[str, Callable[[Rendering], bytes]] = {
     "type": lambda event: event.type.encode(),
     "event": lambda event: event.type.encode(),
     "data": lambda event: event.data.raw,
-    **{f"timestamp:{name}": _happened_reader(write) for name, write in TIME_FORMATS.items()},
-    **{f"created_at:{name}": _created_reader(write) for name, write in TIME_FORMATS.items()},
+    **{f"timestamp:{name}": partial(_happened_at, write=write) for name, write in TIME_FORMATS.items()},
+    **{f"created_at:{name}": partial(_created_at, write=write) for name, write in TIME_FORMATS.items()},
     "timestamp:naive_us": _happened_us,
     "created_at:naive_us": lambda event: _naive_us(event.created_at_ms * 1000),
 }

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainValidator
@@ -68,26 +69,16 @@ def _header_name(value: object) -> str:
     return name
 
 
-def _content(value: object) -> Template:
-    return _compile(value, CONTENT_VARIABLES)
+def _template(known: Collection[str], *, in_header: bool = True, holding: str | None = None) -> PlainValidator:
+    """Compile a template of known variables; as a header's text if it becomes one, and with one that must be in it."""
 
+    def check(value: object) -> Template:
+        template = _compile(_shown(value) if in_header else value, known)
+        if holding is not None and holding not in template.variables:
+            raise mistake("the signature would not be sent", f"Put {{{holding}}} in it.")
+        return template
 
-def _header(value: object) -> Template:
-    return _compile(_shown(value), HEADER_VARIABLES)
-
-
-def _each(value: object) -> Template:
-    return _holding("sig", _compile(_shown(value), EACH_VARIABLES))
-
-
-def _value(value: object) -> Template:
-    return _holding("sigs", _compile(_shown(value), VALUE_VARIABLES))
-
-
-def _holding(variable: str, template: Template) -> Template:
-    if variable not in template.variables:
-        raise mistake("the signature would not be sent", f"Put {{{variable}}} in it.")
-    return template
+    return PlainValidator(check)
 
 
 def _json_value(value: object) -> Template:
@@ -162,47 +153,41 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
-def _lookup(value: object, rooms: Collection[str]) -> Lookup:
+def _lookup(*rooms: str) -> PlainValidator:
+    return PlainValidator(partial(_compile_lookup, rooms=rooms))
+
+
+def _compile_lookup(value: object, rooms: Collection[str]) -> Lookup:
     try:
         return Lookup.compile(_text(value), rooms)
     except TemplateError as error:
         raise mistake(str(error), error.remedy) from None
 
 
-def _event_key(value: object) -> Lookup:
-    return _lookup(value, ("type", "data"))
-
-
 def _event_key_or_false(value: object) -> Lookup | Literal[False]:
-    if value is not False and not isinstance(value, str):
+    if value is False:
+        return False
+    if not isinstance(value, str):
         raise mistake("must be text or false", 'Write a template such as "{type}:{data.id}", or false for no key.')
-    return False if value is False else _event_key(value)
-
-
-def _event_fact(value: object) -> Lookup:
-    return _lookup(value, ("type", "data", "metadata"))
-
-
-def _needed_fact(value: object) -> Lookup:
-    return _lookup(value, ("data", "metadata", "memory"))
+    return _compile_lookup(value, ("type", "data"))
 
 
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 HeaderText = Annotated[str, BeforeValidator(_shown)]
-HeaderTemplate = Annotated[Template, PlainValidator(_header)]
+HeaderTemplate = Annotated[Template, _template(HEADER_VARIABLES)]
 DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
 MemberValue = Annotated[Template, PlainValidator(_json_value)]
 TestValue = Annotated[Template, PlainValidator(_test_value)]
-ContentTemplate = Annotated[Template, PlainValidator(_content)]
-EachTemplate = Annotated[Template, PlainValidator(_each)]
-ValueTemplate = Annotated[Template, PlainValidator(_value)]
+ContentTemplate = Annotated[Template, _template(CONTENT_VARIABLES, in_header=False)]
+EachTemplate = Annotated[Template, _template(EACH_VARIABLES, holding="sig")]
+ValueTemplate = Annotated[Template, _template(VALUE_VARIABLES, holding="sigs")]
 Grammar = Annotated[re.Pattern[str], PlainValidator(_grammar)]
 DataSchema = Annotated[Schema, PlainValidator(_schema)]
 JsonText = Annotated[bytes, PlainValidator(_json_bytes)]
-EventKey = Annotated[Lookup, PlainValidator(_event_key)]
+EventKey = Annotated[Lookup, _lookup("type", "data")]
 EventKeyOrNone = Annotated[Lookup | Literal[False], PlainValidator(_event_key_or_false)]
-EventFact = Annotated[Lookup, PlainValidator(_event_fact)]
-NeededFact = Annotated[Lookup, PlainValidator(_needed_fact)]
+EventFact = Annotated[Lookup, _lookup("type", "data", "metadata")]
+NeededFact = Annotated[Lookup, _lookup("data", "metadata", "memory")]
 Algorithm = Annotated[str, _one_of(ALGORITHMS)]
 Encoding = Annotated[str, _one_of(ENCODINGS)]
 Decoding = Annotated[str, _one_of(DECODERS)]
