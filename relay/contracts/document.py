@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -14,19 +14,15 @@ from relay.contracts.payload import Payload
 from relay.contracts.template import Part, Template
 from relay.contracts.values import (
     Algorithm,
-    BodyMode,
-    Catalogue,
     ContentTemplate,
     DataSchema,
     Decoding,
-    Differing,
     DurationMs,
     EachTemplate,
     Encoding,
     EventFact,
     EventKey,
     EventKeyOrNone,
-    Extra,
     Grammar,
     HeaderName,
     HeaderTemplate,
@@ -34,9 +30,6 @@ from relay.contracts.values import (
     JsonText,
     MemberValue,
     NeededFact,
-    Numbers,
-    Ordering,
-    Secrets,
     TestValue,
     TimeFormat,
     ValueTemplate,
@@ -110,7 +103,7 @@ class Signature(Kind):
     encoding: Encoding = "hex"
     join: HeaderText = ","
     value: ValueTemplate = Template(("sigs",))
-    secrets: Secrets = "all"
+    secrets: Literal["all", "first", "second"] = "all"
     unsigned: HeaderText | None = None
     variant: tuple[Variant, ...] = ()
 
@@ -133,10 +126,10 @@ class Signature(Kind):
 class Types(_Model):
     """Which event types there are."""
 
-    catalogue: Catalogue = "open"
+    catalogue: Literal["open", "closed"] = "open"
     grammar: Grammar = re.compile(DEFAULT_GRAMMAR, re.ASCII)
     description: str = "parts of letters, digits and _, joined by dots"
-    extra_members: Extra = "refuse"  # members of data that a closed schema does not know
+    extra_members: Literal["refuse", "allow"] = "refuse"  # members of data that a closed schema does not know
 
 
 class EventType(_Model):
@@ -195,8 +188,10 @@ class Member(_Model):
 class Body(_Model):
     """The body's members, in the order in which they are sent."""
 
-    mode: BodyMode = "verbatim"
-    numbers: Numbers | None = None  # what becomes of numbers that JavaScript would change; with mode "js" only
+    mode: Literal["verbatim", "js"] = "verbatim"
+    numbers: Literal["refuse", "round"] | None = (
+        None  # what becomes of numbers that JavaScript would change; with mode "js" only
+    )
     members: tuple[Member, ...]
 
     @field_validator("numbers")
@@ -253,7 +248,7 @@ class Memory(_Model):
 class OrderingRule(_Model):
     """In what order the deliveries of one ordering key go to an endpoint (Q12)."""
 
-    mode: Ordering = "none"
+    mode: Literal["none", "first-attempt", "strict"] = "none"
     key: EventKey | None = None
 
 
@@ -261,7 +256,7 @@ class IdempotencyRule(_Model):
     """The key of an event whose producer gave none (Q8)."""
 
     key: EventKey | None = None
-    differs: Differing = "duplicate"
+    differs: Literal["duplicate", "conflict"] = "duplicate"
 
 
 class Retry(_Model):

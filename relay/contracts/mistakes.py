@@ -21,6 +21,7 @@ from relay.core.issues import Issue, did_you_mean
 KeyPath = tuple[int | str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_QUOTED = re.compile(r"'([^']*)'")
 _FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SAMPLE_FACTS = {"endpoint_id": "ep_1", "application_id": "app_1"}
 
@@ -78,6 +79,11 @@ def _words(error: Any) -> tuple[str, str]:
         return error["msg"], error["ctx"]["remedy"]
     if kind == "extra_forbidden":
         return "unknown key", _known_keys(error["loc"])
+    if kind == "literal_error":
+        return (
+            f"{error['input']!r} is not supported",
+            f"Use one of: {', '.join(_QUOTED.findall(error['ctx']['expected']))}.",
+        )
     return _WORDS.get(kind, (error["msg"][:1].lower() + error["msg"][1:], "Change the value."))
 
 
