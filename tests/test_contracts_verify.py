@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.contracts import Contract, Payload, Rendering
@@ -58,6 +58,7 @@ def test_what_the_relay_signs_is_verified() -> None:
         assert (found.verdict, found.ok, found.reason) == (Verdict.VERIFIED, True, "The signature is right.")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.randoms(use_true_random=False))
 def test_a_flipped_bit_is_always_noticed(body: bytes, rng: random.Random) -> None:
     """No body but the signed one is verified (negative control beside the signed one)."""
