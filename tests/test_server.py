@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from relay.api import body, ingest, problems
-from relay.api.auth import Authenticator, Peer, require
+from relay.api import body, problems
+from relay.api.auth import PRINCIPAL, Authenticator, Peer
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.problems import Problem
-from relay.api.server import ServerLimits, build_app, serve
+from relay.api.routes import intake_routes
+from relay.api.server import Route, ServerLimits, build_app, serve
 from relay.core.access import Right, Role, Token
 from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, CommitUnknown, NotFound
@@ -61,7 +62,7 @@ class House:
         )
         tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])
         app = build_app(
-            [*ingest.routes(intake), *self._routes()],
+            [*intake_routes(intake), *self._routes()],
             Authenticator(tokens, self.own_uid),
             lambda: self.closed,
             self.limits,
@@ -93,9 +94,9 @@ class House:
     def _on_unexpected(self, where: str, error: BaseException) -> None:
         self.unexpected.append((where, error))
 
-    def _routes(self) -> list[web.RouteDef]:
+    def _routes(self) -> list[Route]:
         async def whoami(request: web.Request) -> web.Response:
-            principal = require(request, Right.READ_EVENTS)
+            principal = request[PRINCIPAL]
             return web.json_response({"name": principal.name, "role": principal.role})
 
         async def healthz(request: web.Request) -> web.Response:
@@ -117,13 +118,13 @@ class House:
             return web.Response(body=await body.read(request))
 
         return [
-            web.get("/whoami", whoami),
-            web.get("/healthz", healthz),
-            web.get("/broken", broken),
-            web.get("/late", late),
-            web.get("/missing", missing),
-            web.get("/moved", moved),
-            web.post("/echo", echo),
+            Route("GET", "/whoami", Right.READ_EVENTS, whoami),
+            Route("GET", "/healthz", None, healthz),
+            Route("GET", "/broken", Right.READ_EVENTS, broken),
+            Route("GET", "/late", Right.READ_EVENTS, late),
+            Route("GET", "/missing", Right.READ_EVENTS, missing),
+            Route("GET", "/moved", Right.READ_EVENTS, moved),
+            Route("POST", "/echo", Right.READ_EVENTS, echo),
         ]
 
 

@@ -8,34 +8,17 @@ from aiohttp import web
 
 from relay.api import endpoint_input, render
 from relay.api.application_input import Reader
-from relay.api.auth import require
+from relay.api.auth import PRINCIPAL
 from relay.api.objects import read_object
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
-from relay.core.access import Right
 from relay.core.model import Application, Page
 from relay.registry import Made
 from relay.store import KeyRow
 from relay.telemetry import log
 
 PATH = "/v1/applications"
-
-
-def routes(services: Services) -> list[web.RouteDef]:
-    """Return the calls of this resource."""
-    calls = Applications(services)
-    one = PATH + "/{id}"
-    return [
-        web.post(PATH, calls.create),
-        web.route("GET", PATH, calls.search),
-        web.route("GET", one, calls.show),
-        web.patch(one, calls.update),
-        web.delete(one, calls.delete),
-        web.route("GET", one + "/keys", calls.list_keys),
-        web.post(one + "/keys", calls.create_key),
-        web.delete(one + "/keys/{key}", calls.revoke_key),
-    ]
 
 
 class Applications:
@@ -48,7 +31,7 @@ class Applications:
 
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
-        principal = require(request, Right.ADMINISTER)
+        principal = request[PRINCIPAL]
         made = await self._registrar.create_application(self._reader().create(await read_object(request)))
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
@@ -60,7 +43,6 @@ class Applications:
 
     async def search(self, request: web.Request) -> web.Response:
         """List applications, newest first."""
-        require(request, Right.ADMINISTER)
         query = Query(request, self._services.clock.wall_ms())
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
@@ -71,12 +53,11 @@ class Applications:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one application."""
-        require(request, Right.ADMINISTER)
         return json_response(self._detail(self._find(request)))
 
     async def update(self, request: web.Request) -> web.Response:
         """Change an application by a JSON merge patch (RFC 7396)."""
-        principal = require(request, Right.ADMINISTER)
+        principal = request[PRINCIPAL]
         patch, reader = await read_object(request), self._reader()
         application = await self._registrar.update_application(
             self._find(request).id, lambda present: reader.revise(present, patch)
@@ -86,7 +67,7 @@ class Applications:
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete an application with its endpoints and keys; what was due is cancelled."""
-        principal = require(request, Right.ADMINISTER)
+        principal = request[PRINCIPAL]
         application = self._find(request)
         await self._registrar.delete_application(application.id)
         self._said(log.APPLICATION_DELETED, principal.name, application)
@@ -94,14 +75,13 @@ class Applications:
 
     async def list_keys(self, request: web.Request) -> web.Response:
         """List the keys of an application, newest first; never their tokens."""
-        require(request, Right.ADMINISTER)
         Query(request, self._services.clock.wall_ms()).check()
         keys = self._registrar.current.application(self._find(request).id).keys
         return page_response(request, Page(tuple(reversed(list(keys.values()))), None), self._key)
 
     async def create_key(self, request: web.Request) -> web.Response:
         """Make a key; the token is in this answer only."""
-        principal = require(request, Right.ADMINISTER)
+        principal = request[PRINCIPAL]
         application = self._find(request)
         draft = self._reader().create_key(await read_object(request))
         key, token = await self._registrar.create_key(application.id, draft)
@@ -110,7 +90,7 @@ class Applications:
 
     async def revoke_key(self, request: web.Request) -> web.Response:
         """Revoke a key: from now on nobody gets in with it."""
-        principal = require(request, Right.ADMINISTER)
+        principal = request[PRINCIPAL]
         application, key_id = self._find(request), request.match_info["key"]
         await self._registrar.revoke_key(application.id, key_id)
         self._said(log.KEY_REVOKED, principal.name, application, key=key_id)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 from aiohttp import hdrs, web
 
 from relay.api import problems
-from relay.api.problems import Problem, Refused
+from relay.api.problems import Problem
 from relay.core.access import Principal, Right, Role
 from relay.registry import TokenTable
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
-"""Set for every request that a handler sees, except on public paths."""
+"""Set for every request that a handler sees, except for calls that need no token."""
 
 _CREDENTIALS = struct.Struct("3i")
 _ROOT = 0
@@ -65,14 +65,11 @@ class Authenticator:
         return Principal(f"uid:{peer.uid}", role)
 
 
-def require(request: web.Request, right: Right) -> Principal:
-    """Return the caller if it may do this; Refused (403) otherwise."""
-    principal = request[PRINCIPAL]
-    if not principal.may(right):
-        raise Refused(problems.forbidden(_refusal(principal, right)))
-    return principal
-
-
-def _refusal(principal: Principal, right: Right) -> str:
+def refusal(principal: Principal, right: Right) -> Problem | None:
+    """Say why a caller may not do this (403); None if it may."""
+    if principal.may(right):
+        return None
     roles = " or ".join(role for role in Role if Principal("", role).may(right))
-    return f'"{principal.name}" has the role {principal.role}; this takes a token with the role {roles}.'
+    return problems.forbidden(
+        f'"{principal.name}" has the role {principal.role}; this takes a token with the role {roles}.'
+    )

@@ -6,9 +6,8 @@ import orjson
 from aiohttp import web
 
 from relay.api import body, problems
-from relay.api.auth import require
+from relay.api.auth import PRINCIPAL
 from relay.api.problems import Refused
-from relay.core.access import Right
 from relay.core.errors import RelayError
 from relay.core.units import format_time
 from relay.intake import Intake, Receipt
@@ -16,24 +15,25 @@ from relay.intake import Intake, Receipt
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
-def routes(intake: Intake) -> list[web.RouteDef]:
-    """Return the routes that bring events in."""
+class Ingest:
+    """The calls that bring events in."""
 
-    async def post_event(request: web.Request) -> web.Response:
-        principal = require(request, Right.POST_EVENTS)
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def post_event(self, request: web.Request) -> web.Response:
+        """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
         key = request.headers.get(IDEMPOTENCY_KEY)
-        receipt = await intake.accept_one(principal, await body.read(request), key)
+        receipt = await self._intake.accept_one(request[PRINCIPAL], await body.read(request), key)
         return _response(status_of(receipt), describe(receipt), {"Location": f"/v1/events/{receipt.event_id}"})
 
-    async def post_batch(request: web.Request) -> web.Response:
-        principal = require(request, Right.POST_EVENTS)
+    async def post_batch(self, request: web.Request) -> web.Response:
+        """Take several events, each with an answer of its own."""
         if IDEMPOTENCY_KEY in request.headers:
             detail = 'A batch takes no Idempotency-Key header. Give each event its own "idempotency_key".'
             raise Refused(problems.bad_request(detail))
-        items = await intake.accept_batch(principal, await body.read(request))
+        items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))
         return _response(200, {"results": [result(item) for item in items]})
-
-    return [web.post("/v1/events", post_event), web.post("/v1/events/batch", post_batch)]
 
 
 def status_of(receipt: Receipt) -> int:

@@ -8,27 +8,25 @@ and read. A handler is never cancelled because its client has gone (invariant 3)
 import asyncio
 import functools
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import body, problems
-from relay.api.auth import PRINCIPAL, Authenticator, Peer, peer_of
+from relay.api.auth import PRINCIPAL, Authenticator, Peer, peer_of, refusal
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.problems import OnRefused, OnUnexpected, Problem
+from relay.core.access import Right
 
 Admission = Callable[[], Problem | None]
 """Says why no events are taken at the moment (Q10, draining); None when they are."""
 
-PUBLIC = frozenset({"/healthz", "/readyz"})
-"""Paths that need no token."""
-
 INTAKE = frozenset({"/v1/events", "/v1/events/batch"})
-"""Paths where `POST` brings events in, and admission is asked."""
+"""Paths where `POST` brings events in."""
 
 LINGERING_S = 1.0
 """How long the rest of a refused body is read and dropped, so that its sender can read why."""
@@ -47,28 +45,43 @@ class ServerLimits:
     shutdown_timeout_ms: int = 5_000
 
 
+class Route(NamedTuple):
+    """One call: who may make it, and what answers it."""
+
+    method: str
+    path: str
+    right: Right | None  # None: anybody, without a token
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 class FrontDoor:
     """Looks at the head of every request and says whether it may go on."""
 
-    def __init__(self, authenticator: Authenticator, admission: Admission, limits: BodyLimits) -> None:
+    def __init__(
+        self, routes: Sequence[Route], authenticator: Authenticator, admission: Admission, limits: BodyLimits
+    ) -> None:
+        self._public = {route.path for route in routes if route.right is None}
+        self._rights = {route.handler: route.right for route in routes}
         self._authenticator = authenticator
         self._admission = admission
         self._limits = limits
 
     def examine(self, request: web.Request) -> Problem | None:
         """Return why `request` goes no further; otherwise its principal is set."""
-        if request.path not in PUBLIC:
-            caller = self._authenticator.identify(request)
-            if isinstance(caller, Problem):
-                return caller
-            request[PRINCIPAL] = caller
-        if request.method == hdrs.METH_POST and request.path in INTAKE and (closed := self._admission()) is not None:
+        if request.path in self._public:
+            return body.examine_head(request, self._limits)
+        caller = self._authenticator.identify(request)  # before it is known whether there is such a call
+        if isinstance(caller, Problem):
+            return caller
+        right = self._rights.get(request.match_info.handler)
+        request[PRINCIPAL] = caller
+        if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
             return closed
-        return body.examine_head(request, self._limits)
+        return body.examine_head(request, self._limits) or (right and refusal(caller, right))
 
 
 def build_app(
-    routes: Iterable[web.RouteDef],
+    routes: Sequence[Route],
     authenticator: Authenticator,
     admission: Admission,
     limits: ServerLimits,
@@ -76,17 +89,15 @@ def build_app(
     on_refused: OnRefused = lambda where, problem: None,
 ) -> web.Application:
     """Return the application that answers `routes`, each behind the front door."""
-    door = FrontDoor(authenticator, admission, limits.body)
+    door = FrontDoor(routes, authenticator, admission, limits.body)
     app = web.Application(
         middlewares=[problems.middleware(on_unexpected, door.examine, on_refused)],
         client_max_size=limits.body.max_bytes,
     )
     app[body.LIMITS] = limits.body
     expect = _expectation(door)
-    app.add_routes(
-        web.RouteDef(route.method, route.path, route.handler, {"expect_handler": expect, **route.kwargs})
-        for route in routes
-    )
+    for route in routes:
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=expect)
     return app
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import structlog
 
 from relay import __version__
-from relay.api import applications, deliveries, endpoints, event_types, events, ingest, problems, status
+from relay.api import problems
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.problems import Problem
+from relay.api.routes import routes
 from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config, Loaded, reload_changes
@@ -201,12 +202,9 @@ class Relay:
             metrics=self.metrics,
             daemon=self,
         )
-        parts = (events, event_types, deliveries, endpoints, applications, status)
-        routes = [route for part in parts for route in part.routes(services)]
-        authenticator = Authenticator(self._tokens, os.getuid())
         app = build_app(
-            [*ingest.routes(self.intake), *routes],
-            authenticator,
+            routes(services, self.intake),
+            Authenticator(self._tokens, os.getuid()),
             self.admission,
             limits,
             self._unexpected,

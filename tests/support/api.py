@@ -13,8 +13,8 @@ from zlib import crc32
 import aiohttp
 import orjson
 
-from relay.api import applications, deliveries, endpoints, event_types, events, status
 from relay.api.auth import Authenticator
+from relay.api.routes import management_routes
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config
@@ -169,9 +169,9 @@ class Api:
             metrics=self.metrics,
             daemon=self.daemon,
         )
-        parts = (events, event_types, deliveries, endpoints, applications, status)
-        routes = [route for part in parts for route in part.routes(services)]
-        app = build_app(routes, Authenticator(self.tokens, own_uid=0), lambda: None, ServerLimits(), self._unforeseen)
+        authenticator = Authenticator(self.tokens, own_uid=0)
+        self.routes = management_routes(services)
+        app = build_app(self.routes, authenticator, lambda: None, ServerLimits(), self._unforeseen)
         listeners = await serve(app, ["127.0.0.1:0"], ServerLimits(), self._unforeseen)
         opened.push_async_callback(listeners.close)
         self.url = f"http://{listeners.addresses[0]}"

@@ -1,0 +1,90 @@
+"""The one table of calls: method, path, the right that the caller needs, and who answers. docs/API.md describes each."""
+
+from relay.api.applications import PATH as APPLICATIONS
+from relay.api.applications import Applications
+from relay.api.deliveries import Deliveries
+from relay.api.endpoints import PATH as ENDPOINTS
+from relay.api.endpoints import Endpoints
+from relay.api.event_types import PATH as EVENT_TYPES
+from relay.api.event_types import EventTypes
+from relay.api.events import Events
+from relay.api.ingest import Ingest
+from relay.api.server import Route
+from relay.api.services import Services
+from relay.api.status import Status
+from relay.core.access import Right
+from relay.intake import Intake
+
+
+def routes(services: Services, intake: Intake) -> list[Route]:
+    """Return every call there is; a right of None needs no token."""
+    return [*intake_routes(intake), *management_routes(services)]
+
+
+def intake_routes(intake: Intake) -> list[Route]:
+    """Return the calls that bring events in."""
+    calls = Ingest(intake)
+    return [
+        Route("POST", "/v1/events", Right.POST_EVENTS, calls.post_event),
+        Route("POST", "/v1/events/batch", Right.POST_EVENTS, calls.post_batch),
+    ]
+
+
+def management_routes(services: Services) -> list[Route]:
+    """Return the calls that look at things and change them."""
+    return [*_events(services), *_registry(services), *_daemon(services)]
+
+
+def _events(services: Services) -> list[Route]:
+    events, deliveries, types = Events(services), Deliveries(services), EventTypes(services)
+    return [
+        Route("GET", "/v1/events", Right.READ_EVENTS, events.search),
+        Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
+        Route("GET", "/v1/events/{id}/deliveries", Right.READ, events.deliveries),
+        Route("GET", EVENT_TYPES, Right.READ_EVENTS, types.list_all),
+        Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show),  # a grammar may have slashes in it
+        Route("GET", "/v1/deliveries", Right.READ, deliveries.search),
+        Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
+        Route("POST", "/v1/deliveries/{id}/retry", Right.CHANGE, deliveries.retry),
+        Route("POST", "/v1/deliveries/{id}/cancel", Right.CHANGE, deliveries.cancel),
+        Route("GET", "/v1/dead-letters", Right.READ, deliveries.dead_letters),
+    ]
+
+
+def _registry(services: Services) -> list[Route]:
+    applications, endpoints = Applications(services), Endpoints(services)
+    application, endpoint = APPLICATIONS + "/{id}", ENDPOINTS + "/{id}"
+    return [
+        Route("POST", APPLICATIONS, Right.ADMINISTER, applications.create),
+        Route("GET", APPLICATIONS, Right.ADMINISTER, applications.search),
+        Route("GET", application, Right.ADMINISTER, applications.show),
+        Route("PATCH", application, Right.ADMINISTER, applications.update),
+        Route("DELETE", application, Right.ADMINISTER, applications.delete),
+        Route("GET", application + "/keys", Right.ADMINISTER, applications.list_keys),
+        Route("POST", application + "/keys", Right.ADMINISTER, applications.create_key),
+        Route("DELETE", application + "/keys/{key}", Right.ADMINISTER, applications.revoke_key),
+        Route("POST", ENDPOINTS, Right.CHANGE, endpoints.create),
+        Route("GET", ENDPOINTS, Right.READ, endpoints.search),
+        Route("GET", endpoint, Right.READ, endpoints.show),
+        Route("PATCH", endpoint, Right.CHANGE, endpoints.update),
+        Route("DELETE", endpoint, Right.CHANGE, endpoints.delete),
+        Route("POST", endpoint + "/pause", Right.CHANGE, endpoints.pause),
+        Route("POST", endpoint + "/resume", Right.CHANGE, endpoints.resume),
+        Route("POST", endpoint + "/enable", Right.CHANGE, endpoints.enable),
+        Route("POST", endpoint + "/disable", Right.CHANGE, endpoints.disable),
+        Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
+        Route("POST", endpoint + "/test", Right.CHANGE, endpoints.test),
+    ]
+
+
+def _daemon(services: Services) -> list[Route]:
+    calls = Status(services)
+    return [
+        Route("GET", "/healthz", None, calls.healthz),
+        Route("HEAD", "/healthz", None, calls.healthz),
+        Route("GET", "/readyz", None, calls.readyz),
+        Route("HEAD", "/readyz", None, calls.readyz),
+        Route("GET", "/metrics", Right.READ_STATUS, calls.metrics),
+        Route("GET", "/v1/status", Right.READ_STATUS, calls.status),
+        Route("POST", "/v1/reload", Right.ADMINISTER, calls.reload),
+    ]
