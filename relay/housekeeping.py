@@ -16,7 +16,7 @@ from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
 from relay.dispatch.loop import Dispatch
 from relay.queue.retry import latest_due_ms
 from relay.registry import Registrar
-from relay.store import Retention, Store
+from relay.store import DueKey, Retention, Store
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.recurring import Recurring
@@ -69,9 +69,9 @@ class Housekeeping:
         self.loop_lag_ms = 0.0  # how late the event loop woke last
         self._clock_watch = clock_watch
         self._clock_was = ClockState.TRUSTED
-        self._clock_went_back = asyncio.Event()
-        if clock_watch.went_back:
-            self._clock_went_back.set()
+        self._went_back = clock_watch.went_back
+        self._due_times_doubtful = asyncio.Event()
+        self._due_times_doubtful.set()  # at a start: a clock that was wrong may have been corrected while the relay was down
         store.trust_clock(trusted=clock_watch.trusted)  # before the first commit
         self._writer_was_healthy = True
         self._hindered = ""  # what the store said last of its upkeep
@@ -92,9 +92,9 @@ class Housekeeping:
             self.loop_lag_ms = max(self._clock.mono_ms() - asleep_ms - WATCH_EVERY_MS, 0.0)
 
     async def audit(self) -> None:
-        """Compare the lanes with the database once a minute, and mend due times when the wall clock stepped back."""
+        """Compare the lanes with the database once a minute; look at due times at the start and when the clock stepped."""
         while True:
-            if await self._clock.wait(self._clock_went_back, AUDIT_EVERY_MS):
+            if await self._clock.wait(self._due_times_doubtful, AUDIT_EVERY_MS):
                 await self._guarded(self.pull_forward())
             else:
                 await self._guarded(self.audit_all())
@@ -158,7 +158,8 @@ class Housekeeping:
             self._log.warning(log.WALL_CLOCK_STEPPED, step_ms=round(step_ms))
             self._dispatch.wall_stepped()
         if step_ms < 0:
-            self._clock_went_back.set()
+            self._went_back = True
+            self._due_times_doubtful.set()
         was, self._clock_was = self._clock_was, self._clock_watch.state
         if self._clock_was is ClockState.DISTRUSTED and was is not ClockState.DISTRUSTED:
             self._log.warning(log.CLOCK_DISTRUSTED, jump_ms=self._clock_watch.jump_ms)
@@ -167,23 +168,30 @@ class Housekeeping:
         self._store.trust_clock(trusted=self._clock_watch.trusted)
 
     async def pull_forward(self) -> None:
-        """Let no delivery wait longer than the delay that its next attempt was given: the clock stepped back (Q15).
+        """Let no delivery wait longer than the delay that its next attempt was given: the clock may have gone back (Q15).
 
-        O(due), in steps; tried again until it comes to its end.
+        O(deliveries due later than now), in steps. If it is not known to have gone back, only what waits longer than any
+        delay of its endpoint is looked at; commonly that is nothing. Tried again until it comes to its end.
         """
+        went_back, self._went_back = self._went_back, False
+        self._due_times_doubtful.clear()
         try:
             for endpoint in await self._endpoints_with_due():
-                latest_ms = latest_due_ms(endpoint.retry, self._clock.wall_ms())
-                place = None
-                while True:
-                    moved, place = await self._store.pull_forward(endpoint.ref, latest_ms, place, STEP_ROWS)
-                    self._dispatch.offer(moved)
-                    if place is None:
-                        break
+                await self._pull_forward(endpoint, went_back=went_back)
         except StoreUnavailable:
             await self._clock.wait(self._never, WATCH_EVERY_MS)
+            self._went_back = self._went_back or went_back
+            self._due_times_doubtful.set()
             raise
-        self._clock_went_back.clear()
+
+    async def _pull_forward(self, endpoint: Endpoint, *, went_back: bool) -> None:
+        latest_ms = latest_due_ms(endpoint.retry, self._clock.wall_ms())
+        place: DueKey | None = None if went_back else (max(latest_ms), 0)
+        while True:
+            moved, place = await self._store.pull_forward(endpoint.ref, latest_ms, place, STEP_ROWS)
+            self._dispatch.offer(moved)
+            if place is None:
+                break
 
     async def audit_all(self) -> None:
         """Audit every endpoint that has due deliveries, and end what was held too long. The database says which have.

@@ -3,14 +3,16 @@
 import errno
 import sqlite3
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay.config.model import RetentionConfig
 from relay.core.errors import StoreUnavailable
-from relay.core.model import DisabledBy, Health
+from relay.core.model import DisabledBy, DueDelivery, Health
 from relay.telemetry import log
+from tests.support.clock import FakeClock
 from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack, until
@@ -53,6 +55,53 @@ async def test_the_audit_finds_what_a_lane_forgot(tmp_path: Path) -> None:
         assert await house.states(accepted) == {"first": "delivered"}
 
 
+async def test_the_audit_trusts_no_count(tmp_path: Path) -> None:
+    """H3: a due row is found even when the counts in memory say that there is none."""
+    async with engine(tmp_path, config("first")) as house:
+        await house.post()
+        forget(house, "first", 1)
+        uncounted: Any = house.store
+        uncounted.due_count = lambda ref: 0
+        house.run(house.housekeeping.audit)
+        await passing(house.clock, lambda: len(house.courier.requests) == 1, MINUTES)
+        assert house.metrics._audit_repairs == 1
+
+
+async def test_an_audit_costs_nothing_for_idle_endpoints(tmp_path: Path) -> None:
+    """H3: the database says in one question which endpoints have due rows, and only their rows are read."""
+    async with engine(tmp_path, config("first", *(f"idle{number}" for number in range(20)))) as house:
+        for number in range(20):
+            await house.registrar.disable(f"idle{number}", DisabledBy.GONE)
+        await house.post()
+        asked: list[int] = []
+        audit_due, counted = house.store.audit_due, cast(Any, house.store)
+
+        async def counting(ref: int, limit: int) -> list[DueDelivery]:
+            asked.append(ref)
+            return await audit_due(ref, limit)
+
+        counted.audit_due = counting
+        await house.housekeeping.audit_all()
+        assert asked == [house.endpoint("first").ref]
+
+
+async def test_due_times_are_looked_at_again_after_the_database_was_busy(tmp_path: Path) -> None:
+    """H13: a step back whose due times could not be mended is not forgotten."""
+    async with engine(tmp_path, config("first")) as house:
+        await house.registrar.pause("first")
+        await house.post()
+        await house.registrar.resume("first")
+        house.clock.step_wall(-8 * HOUR_MS)
+        house.gate.error = sqlite_error(sqlite3.SQLITE_BUSY)
+        house.run(house.housekeeping.watch, house.housekeeping.audit)
+        with capture_logs() as lines:
+            await passing(house.clock, lambda: any(line["event"] == log.HOUSEKEEPING_FAILED for line in lines))
+        assert house.courier.requests == []
+        house.gate.error = None
+        await passing(house.clock, lambda: len(house.courier.requests) == 1)
+        assert house.clock.wall_ms() < FakeClock().wall_ms() - 7 * HOUR_MS
+
+
 async def test_the_audit_finds_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
     """Negative control: waiting, running, behind and paused lanes are no bugs, however often they are audited."""
     async with engine(tmp_path, config("first", "second")) as house:
@@ -77,8 +126,7 @@ async def test_the_audit_comes_by_itself_once_a_minute(tmp_path: Path) -> None:
         house.run(house.housekeeping.audit)
         await turns()
         assert house.courier.requests == []
-        house.clock.advance(MINUTES)
-        await until(lambda: house.store.backlog == 0)
+        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
         assert house.metrics._audit_repairs == 1
 
 
@@ -198,8 +246,6 @@ async def test_a_folder_that_cannot_be_asked_for_space_ends_nothing(tmp_path: Pa
 
 async def test_a_full_disk_closes_intake_and_not_deliveries(tmp_path: Path) -> None:
     """While the disk is low events are refused with 507 and Retry-After; what is due is delivered; then it reopens (Q10)."""
-    from tests.support.clock import FakeClock
-
     async with Receiver(500) as receiver:
         stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url})
         async with stack:
@@ -292,7 +338,7 @@ async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path:
         assert await house.states(held) == {"first": "due"}
 
         house.clock.advance(max(-step_ms, 0) + HOUR_MS + 1)  # by either clock the budget is used up
-        await until(lambda: house.store.backlog == 0)
+        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
         assert await house.states(held) == {"first": "dead exhausted"}
 
 
@@ -333,7 +379,6 @@ async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> N
         await turns()
         house.clock.advance(30 * MINUTES)  # the longest cool-down, 15 min, and its jitter
         await turns()
-        # What was due before the step has its due time ahead of the clock: it waits for that, not for the cool-down.
         view = house.dispatch.lanes.snapshot(endpoint.ref, house.clock.now())
         assert view is not None
         assert view.cool_until_ms <= house.clock.wall_ms()
@@ -390,9 +435,8 @@ async def test_held_deliveries_end_by_themselves(tmp_path: Path) -> None:
         accepted = await house.post()
         await house.registrar.disable("first", DisabledBy.GONE)
         house.run(house.housekeeping.audit)
-        await turns()
         house.clock.advance(HOUR_MS + 1)
-        await until(lambda: house.store.backlog == 0)
+        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
         assert await house.states(accepted) == {"first": "dead endpoint_disabled"}
 
 
