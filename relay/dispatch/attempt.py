@@ -76,7 +76,7 @@ class Attempts:
         clock_watch: ClockWatch,
         rng: Random,
         metrics: Metrics,
-        kick: Callable[[], None],
+        on_progress: Callable[[], None],
         log_all: bool,
     ) -> None:
         self.courier = courier  # a reload may put another in its place
@@ -89,7 +89,7 @@ class Attempts:
         self._clock_watch = clock_watch
         self._rng = rng
         self._metrics = metrics
-        self._kick = kick
+        self._on_progress = on_progress
         self._log = structlog.get_logger("relay.dispatch")
         self._delivered_level = INFO if log_all else DEBUG
         self._levels = {level for level in (DEBUG, INFO, WARNING) if self._log.is_enabled_for(level)}
@@ -130,7 +130,7 @@ class Attempts:
         request = self._request(endpoint, event, delivery.attempts + 1)
         if endpoint.rate is not None:
             self._lanes.sent(delivery.key, self._clock.now())
-            self._kick()
+            self._on_progress()
         outcome = await self.courier.attempt(request)
         settlement, classification = decide(
             outcome,
@@ -189,10 +189,10 @@ class Attempts:
 
     async def _give_back(self, delivery: DueDelivery) -> None:
         """End the reservation of a delivery that was not sent: it is due as the database says, if it still is."""
-        self._kick()
+        self._on_progress()
         due = await self._persist(self._store.give_back, delivery, self._unsettled)
         self._lanes.settled(delivery.key, due)
-        self._kick()
+        self._on_progress()
 
     async def _settle(self, start: Start, end: Ended) -> None:
         endpoint, settlement, classification = end.endpoint, end.settlement, end.classification
@@ -203,10 +203,10 @@ class Attempts:
             health = self._lanes.finished(key, classification, self._clock.now())
             if health is not None:
                 self._store.save_health(endpoint.ref, health)
-        self._kick()
+        self._on_progress()
         settled = await self._persist(self._store.settle, settlement, self._unsettled)
         self._lanes.settled(key, settled.due)
-        self._kick()
+        self._on_progress()
         if start.suspension is not None and classification is not None:
             self._log.warning(log.SUSPENSION_ENDED, endpoint=endpoint.id)
         if settled.applied:

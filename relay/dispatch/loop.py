@@ -82,13 +82,14 @@ class Dispatch:
             clock_watch=clock_watch,
             rng=rng,
             metrics=metrics,
-            kick=self.kick,
+            on_progress=self._attempt_progressed,
             log_all=log_all,
         )
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
         self._after_commit = _AfterCommit(self._fail)
         self._starting = True
+        self._could_start = False  # when the loop looked last
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("relay.dispatch")
         self._unread = Recurring(self._log, clock, log.REFILL_FAILED, log.REFILL_RECOVERED)
@@ -103,7 +104,7 @@ class Dispatch:
         while True:
             self._kick.clear()  # before looking: whatever comes meanwhile wakes us again
             now = self._clock.now()
-            can_start = self._can_start()
+            self._could_start = can_start = self._can_start()
             if can_start:
                 for start in self.lanes.take(now):
                     self._spawn(self.attempts.run(start))
@@ -115,6 +116,11 @@ class Dispatch:
     def kick(self) -> None:
         """Look again soon."""
         self._kick.set()
+
+    def _attempt_progressed(self) -> None:
+        """Look again if an attempt's end, or its settle's commit, lets something start; commonly it does not."""
+        if self.lanes.has_work or not self._could_start:
+            self._kick.set()
 
     def _can_start(self) -> bool:
         return self._starting and self._store.healthy and self._store.pending_settles <= self._settles_max

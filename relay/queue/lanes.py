@@ -273,6 +273,11 @@ class Lanes:
 
     # Questions.
 
+    @property
+    def has_work(self) -> bool:
+        """Whether `take` or `next_refill` would look at a lane now, as far as limits allow. O(1)."""
+        return bool(self._ready or self._doubtful or self._refills.asking)
+
     def next_wake(self, now: Now) -> float | None:
         """Return in how many milliseconds something may become startable; None: not before something changes. O(log n)."""
         if self._running < self._global_limit and (self._ready or (self._doubtful and self._doubtful_may_start)):

@@ -51,7 +51,7 @@ class Refills:
         self._total_max = total_max
         self._waiting = 0  # deliveries that wait in all lanes
         self._sizes = KeyedHeap()  # minus what each lane held when it was largest: a bound on what it holds now
-        self._asking: deque[Lane] = deque()  # to be asked how much they would read
+        self.asking: deque[Lane] = deque()  # to be asked how much they would read
         self._readings: dict[int, _Reading] = {}  # by ticket; each comes back once
         self._tickets = 0
         self._later = KeyedHeap()  # wall clock: lanes that need nothing before
@@ -80,8 +80,8 @@ class Refills:
             for ref in timers.pop_until(now_ms):
                 if ref in self._lanes:
                     self._ask(self._lanes[ref])
-        while self._asking and len(self._readings) < READS_MAX:
-            lane = self._asking.popleft()
+        while self.asking and len(self._readings) < READS_MAX:
+            lane = self.asking.popleft()
             lane.wants_refill = False
             target = self._target(lane, now) if self._may_read(lane) else 0
             if 2 * lane.memory.waiting < target:
@@ -142,7 +142,7 @@ class Refills:
     def _ask(self, lane: Lane) -> None:
         if not lane.wants_refill and 2 * lane.memory.waiting < self._lane_max and self._may_read(lane):
             lane.wants_refill = True
-            self._asking.append(lane)
+            self.asking.append(lane)
 
     def _may_read(self, lane: Lane) -> bool:
         memory = lane.memory
