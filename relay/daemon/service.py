@@ -1,14 +1,14 @@
-"""The composition root and the life of the daemon: open → recover → listen → serve → drain → close.
+"""The one place where everything is put together, and the life of it: open → recover → listen → serve → drain → close.
 
-The only place that constructs adapters, and the only one below the command line that reads the environment, the system's
-clock and its randomness. Starting is synchronous: when `start` returns, the relay listens. Stopping is a contract
+Only here adapters are made, and the system's clock and randomness read. When `start` returns, the relay listens; a test
+that wants less takes the steps of it one by one. Stopping is a contract
 (invariant 12): stop intake, stop starting, wait for what runs, leave the rest due, close; safe twice, safe before start.
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ from relay.api.problems import Problem
 from relay.api.routes import routes
 from relay.api.server import INTAKE, ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
-from relay.config import Config, Loaded, reload_changes
+from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.core.access import Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import Conflict, RelayError, StoreDamaged
@@ -47,6 +47,10 @@ INTAKE_CALLS = frozenset({f"POST {path}" for path in INTAKE})
 Reread = Callable[[], Loaded]
 """Reads the configuration anew, from wherever it came."""
 
+OpenStore = Callable[[StoreSettings, Clock], Awaitable[SqliteStore]]
+OpenCourier = Callable[[DeliveryConfig, Clock, contextlib.AsyncExitStack], Awaitable[Courier]]
+"""Opens a courier; what it needs to close goes on the stack."""
+
 
 class Relay:
     """One relay. Owner of its configuration, its background tasks and everything they work with."""
@@ -61,8 +65,13 @@ class Relay:
         rng: Random | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         dropped_lines: Callable[[], int] = lambda: 0,
+        open_store: OpenStore = SqliteStore.open,
+        open_courier: OpenCourier | None = None,
     ) -> None:
-        """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration."""
+        """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration.
+
+        The last two put another store, or another way to receivers, in the place of the real ones.
+        """
         assert loaded.config is not None
         self.config: Config = loaded.config
         self.config_path: Path | None = loaded.path
@@ -76,9 +85,12 @@ class Relay:
         self._rng = rng or Random(os.urandom(32))  # noqa: S311 - jitter and ids, no secrets
         self._random_bytes = random_bytes
         self._dropped_lines = dropped_lines
+        self._store_opener = open_store
+        self._courier_opener = open_courier or open_http_courier
         self._tokens = TokenTable(_tokens(self.config, extra_tokens), self.clock.wall_ms)
         self._ids = IdFactory(self.clock.wall_ms, self._rng.getrandbits)
         self._opened = contextlib.AsyncExitStack()
+        self._listeners: Listeners | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._stop: asyncio.Task[None] | None = None
@@ -88,32 +100,29 @@ class Relay:
     # -- starting --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open, recover, listen. Raises CannotStart, AlreadyRunning, StoreDamaged or ConfigError, and then holds nothing."""
-        self._ended = asyncio.get_running_loop().create_future()
+        """Open, recover, listen, work. Raises CannotStart, StoreDamaged or ConfigError, and then holds nothing."""
         try:
-            await self._open_store()
-            await self._open_delivery()
-            await self._listen()
+            await self.open()
+            await self.listen()
         except BaseException:
             self._ended = None
             await self._opened.aclose()
             raise
-        for work in (
-            self.dispatch.run(),
-            self.housekeeping.watch(),
-            self.housekeeping.audit(),
-            self.housekeeping.prune(),
-            self.housekeeping.summarise(),
-        ):
-            self._tasks.append(self.watched(work))
+        self.work()
         self._log.info(log.SERVICE_READY, version=__version__, addresses=self.addresses, due=self.store.backlog)
+
+    async def open(self) -> None:
+        """Open the database and everything that works on it; nothing runs yet, and nobody is listened to."""
+        self._ended = asyncio.get_running_loop().create_future()
+        await self._open_store()
+        await self._open_delivery()
 
     async def _open_store(self) -> None:
         storage = self.config.storage
         settings = StoreSettings(
             path=storage.path, durability=storage.durability, endpoint_backlog=storage.endpoint_backlog
         )
-        self.store = await SqliteStore.open(settings, self.clock)
+        self.store = await self._store_opener(settings, self.clock)
         self._opened.push_async_callback(self.store.close)
         self.store.on_fatal(self._fail)
         self._log.info(log.STORE_OPENED, **self.store.facts)
@@ -151,32 +160,14 @@ class Relay:
 
     async def _open_courier(self) -> Courier:
         """Open a courier for the present `[delivery]`; it ends with the relay, unless another replaces it before."""
-        delivery = self.config.delivery
         opened = contextlib.AsyncExitStack()
         self._opened.push_async_callback(opened.aclose)
-        guard = Guard(delivery.allow_networks)
-        resolver = Resolver(guard, self.clock)
-        opened.push_async_callback(resolver.close)
-        settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
-        courier = Courier(self.clock, guard, resolver, settings)
-        await courier.start()
-        opened.push_async_callback(courier.close)
+        courier = await self._courier_opener(self.config.delivery, self.clock, opened)
         self._courier = courier, opened
         return courier
 
-    async def _replace_courier(self) -> None:
-        """Put another courier in place; the old one closes when its last attempt has ended."""
-        old, opened = self._courier
-        self.dispatch.attempts.courier = await self._open_courier()
-
-        async def retire() -> None:
-            await old.idle()
-            await opened.aclose()
-
-        self._tasks.append(asyncio.create_task(retire()))
-        self._tasks[-1].add_done_callback(self._tasks.remove)
-
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Take requests at every address of the configuration."""
         server = self.config.server
         self.intake = Intake(
             registrar=self.registrar,
@@ -210,8 +201,19 @@ class Relay:
             self._unexpected,
             on_refused=self._refused,
         )
-        self._listeners: Listeners = await serve(app, server.listen, limits, self._unexpected)
+        self._listeners = await serve(app, server.listen, limits, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
+
+    def work(self) -> None:
+        """Begin to deliver, and to keep house."""
+        for loop in (
+            self.dispatch.run(),
+            self.housekeeping.watch(),
+            self.housekeeping.audit(),
+            self.housekeeping.prune(),
+            self.housekeeping.summarise(),
+        ):
+            self._tasks.append(self.watched(loop))
 
     def watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background that must not end by itself: if it does, the relay ends."""
@@ -224,7 +226,7 @@ class Relay:
     @property
     def addresses(self) -> list[str]:
         """Where it listens, with the ports that were bound."""
-        return self._listeners.addresses
+        return [] if self._listeners is None else self._listeners.addresses
 
     @property
     def disk_low(self) -> bool:
@@ -312,6 +314,18 @@ class Relay:
             await self._replace_courier()
         self.dispatch.kick()
 
+    async def _replace_courier(self) -> None:
+        """Put another courier in place; the old one closes when its last attempt has ended."""
+        old, opened = self._courier
+        self.dispatch.attempts.courier = await self._open_courier()
+
+        async def retire() -> None:
+            await old.idle()
+            await opened.aclose()
+
+        self._tasks.append(asyncio.create_task(retire()))
+        self._tasks[-1].add_done_callback(self._tasks.remove)
+
     # -- stopping --------------------------------------------------------------------------------------------------
 
     async def wait(self) -> BaseException | None:
@@ -334,7 +348,8 @@ class Relay:
     async def _drain_and_close(self) -> None:
         async with self._reloading:
             pass  # one that was under way is over, and none follows
-        await self._listeners.close()
+        if self._listeners is not None:
+            await self._listeners.close()
         self.dispatch.stop_starting()
         # What a damaged database will not record is not waited for: it stays due.
         damaged = isinstance(self.fatal, StoreDamaged)
@@ -377,6 +392,18 @@ class Relay:
         error = task.exception() or RuntimeError("a background task ended by itself")
         self._log.error(log.TASK_FAILED, exc_info=error)
         self._fail(error)
+
+
+async def open_http_courier(delivery: DeliveryConfig, clock: Clock, opened: contextlib.AsyncExitStack) -> Courier:
+    """Open the courier that makes real attempts, with a resolver of its own."""
+    guard = Guard(delivery.allow_networks)
+    resolver = Resolver(guard, clock)
+    opened.push_async_callback(resolver.close)
+    settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
+    courier = Courier(clock, guard, resolver, settings)
+    await courier.start()
+    opened.push_async_callback(courier.close)
+    return courier
 
 
 def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
