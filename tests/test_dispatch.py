@@ -10,11 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.errors import StoreUnavailable
-from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
+from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health
 from relay.delivery.courier import Request
 from relay.dispatch.cache import ENTRY_BYTES, EventCache
 from relay.dispatch.loop import CACHE_AHEAD_MS, Dispatch
-from relay.queue.health import ACTIVE_MS, Reachability
 from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.engine import Engine, config, engine, passing, turns
@@ -500,25 +499,6 @@ async def test_nothing_is_disabled_after_a_step_of_the_clock(tmp_path: Path) -> 
         await until(lambda: house.metrics._retries == 1)
         await turns()
         assert house.endpoint("first").state is EndpointState.ENABLED
-
-
-@pytest.mark.parametrize(
-    ("failures", "ours"),
-    [
-        ([Failure.DNS], False),
-        ([Failure.DNS, Failure.CONNECT], True),
-        ([Failure.DNS, None], False),
-        ([Failure.DNS, Failure.CONNECT, None], True),
-        ([Failure.TIMEOUT, Failure.TLS, Failure.BROKEN_RESPONSE], False),
-    ],
-)
-def test_when_it_is_us(failures: list[Failure | None], ours: bool) -> None:
-    """It is us when more than half of the active endpoints, and at least two, fail at DNS or connect (Q9)."""
-    reachability = Reachability()
-    for ref, failure in enumerate(failures):
-        reachability.note(ref, Outcome(0, 1, None if failure else 204, failure), 0)
-    assert reachability.local_trouble(ACTIVE_MS) is ours
-    assert not reachability.local_trouble(ACTIVE_MS + 1)
 
 
 # -- expiry and the wall clock (Q6, Q15) -------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.model import Health, HealthPolicy
-from relay.queue.health import JITTER, after, clamped, opens_ms, should_disable
+from relay.core.model import Failure, Health, HealthPolicy, Outcome
+from relay.queue.health import ACTIVE_MS, JITTER, Reachability, after, clamped, opens_ms, should_disable
 from relay.queue.retry import NOT_BEFORE_MAX_MS, Action, Classification, HealthEffect
 
 DAY_MS = 86_400_000
@@ -76,7 +76,7 @@ def test_any_success_ends_everything() -> None:
 
 
 def test_a_success_does_not_take_back_a_retry_after() -> None:
-    """An attempt that was under way when another was told to wait does not open the endpoint early (reliability §7.34)."""
+    """An attempt that was under way when another was told to wait does not open the endpoint early."""
     waiting = tell(fail(3), throttled(60_000))
     assert tell(waiting, SUCCESS) == Health(not_before_ms=NOW_MS + 60_000)
     assert tell(waiting, SUCCESS, now_ms=NOW_MS + 60_000) == Health()
@@ -99,7 +99,7 @@ def test_a_refusal_neither_harms_nor_clears() -> None:
 
 
 def test_the_longest_retry_after_counts() -> None:
-    """A shorter wait told later does not open the endpoint earlier (reliability §7.34)."""
+    """A shorter wait told later does not open the endpoint earlier."""
     health = tell(tell(Health(), throttled(60_000)), throttled(5_000))
     assert health == Health(not_before_ms=NOW_MS + 60_000)
     assert opens_ms(health) == NOW_MS + 60_000
@@ -151,3 +151,36 @@ def test_waits_beyond_reach_are_shortened() -> None:
     assert near.cool_until_ms == NOW_MS + round(POLICY.cool_down_max_ms * (1 + JITTER))
     assert near.not_before_ms == NOW_MS + NOT_BEFORE_MAX_MS
     assert clamped(near, NOW_MS, POLICY) is near
+
+
+@pytest.mark.parametrize(
+    ("failures", "ours"),
+    [
+        ([Failure.DNS], False),
+        ([Failure.DNS, Failure.CONNECT], True),
+        ([Failure.DNS, None], False),
+        ([Failure.DNS, Failure.CONNECT, None], True),
+        ([Failure.TIMEOUT, Failure.TLS, Failure.BROKEN_RESPONSE], False),
+    ],
+)
+def test_when_it_is_us(failures: list[Failure | None], ours: bool) -> None:
+    """It is us when more than half of the active endpoints, and at least two, fail at DNS or connect (Q9)."""
+    reachability = Reachability()
+    for ref, failure in enumerate(failures):
+        reachability.note(ref, Outcome(0, 1, None if failure else 204, failure), 0)
+    assert reachability.local_trouble(ACTIVE_MS) is ours
+    assert not reachability.local_trouble(ACTIVE_MS + 1)
+
+
+def test_an_endpoint_is_blocked_while_its_latest_attempt_was() -> None:
+    """Our own guard refused its address: people see that, until an attempt goes out or the endpoint is deleted."""
+    reachability = Reachability()
+    assert not reachability.blocked(1)
+    reachability.note(1, Outcome(0, 1, failure=Failure.BLOCKED_NAME), 0)
+    assert reachability.blocked(1)
+    reachability.note(1, Outcome(0, 1, 204), 0)
+    assert not reachability.blocked(1)
+    reachability.note(1, Outcome(0, 1, failure=Failure.BLOCKED_ADDRESS), 0)
+    reachability.forget(1)
+    reachability.forget(1)
+    assert not reachability.blocked(1)

@@ -1011,3 +1011,16 @@ def test_an_edit_ends_a_suspension() -> None:
     assert road.take() == []
     road.lane()
     assert (road.take(), road.view().suspension) == ([1], None)
+
+
+def test_what_is_under_way_is_known_until_its_attempt_ends() -> None:
+    """A cancel asks for it: whoever waits for a delivery by its ordering key waits for its attempt too (Q12)."""
+    road = Road()
+    road.lane()
+    road.offer(due(1), due(2, due_ms=WALL_MS + 5))
+    assert road.take() == [1]
+    assert road.lanes.under_way(DeliveryKey(1, 1)) == due(1)
+    assert road.lanes.under_way(DeliveryKey(2, 1)) is None
+    assert road.lanes.under_way(DeliveryKey(1, 2)) is None
+    road.finish(1)
+    assert road.lanes.under_way(DeliveryKey(1, 1)) is None

@@ -16,6 +16,7 @@ from relay.queue.retry import (
     classify,
     decide,
     delay_ms,
+    latest_due_ms,
 )
 
 HOUR_MS = 3_600_000
@@ -175,3 +176,9 @@ def test_no_clock_ends_a_delivery_after_the_wall_clock_stepped() -> None:
     doubting = decide(outcome(500), due, POLICY, NOW_MS - 1, NOW_MS, Random(1), clock_trusted=False)
     assert trusting.settlement.reason is DeadReason.EXPIRED
     assert doubting.settlement.state is DeliveryState.DUE
+
+
+def test_the_latest_time_that_an_attempt_may_be_due() -> None:
+    """H13: after n attempts of a series no rule sets the next one later than the nth delay and its jitter."""
+    policy = RetryPolicy(schedule_ms=(1_000, 60_000), jitter=0.2, max_age_ms=1)
+    assert latest_due_ms(policy, NOW_MS) == [NOW_MS, NOW_MS + 1_200, NOW_MS + 72_000]

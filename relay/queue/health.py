@@ -112,19 +112,19 @@ class Reachability:
         self._latest: dict[int, tuple[float, Failure | None]] = {}  # ref → when (monotonic ms), how
 
     def note(self, ref: int, outcome: Outcome, mono_ms: float) -> None:
-        """Remember how an attempt ended."""
+        """Remember how an attempt ended. O(1)."""
         self._latest[ref] = (mono_ms, outcome.failure)
 
     def forget(self, ref: int) -> None:
-        """Drop an endpoint that was deleted."""
+        """Drop an endpoint that was deleted. O(1)."""
         self._latest.pop(ref, None)
 
     def blocked(self, ref: int) -> bool:
-        """Whether the latest attempt was refused by our own guard: the endpoint is shown as blocked (docs/DELIVERY.md §3)."""
+        """Whether the latest attempt was refused by our own guard: the endpoint is shown as blocked. O(1)."""
         return ref in self._latest and self._latest[ref][1] in _BLOCKED
 
     def local_trouble(self, mono_ms: float) -> bool:
-        """Whether more than half of the active endpoints, and at least two, fail at DNS or connect."""
+        """Whether more than half of the active endpoints, and at least two, fail at DNS or connect. O(endpoints)."""
         active = [failure in _OURS for at_ms, failure in self._latest.values() if mono_ms - at_ms <= ACTIVE_MS]
         return len(active) >= ENDPOINTS_MIN and sum(active) * 2 > len(active)
 
