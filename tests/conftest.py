@@ -6,16 +6,23 @@ awaited would be cancelled in silence when the loop closes; it fails its test he
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 TURNS = 20
 """Turns of the loop that what was cancelled gets to end."""
 
 LINGERING = "RequestHandler.start"
 """aiohttp's task of a connection whose client left in the middle of a refused body: it ends by itself within a second."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each async test in asyncio's loop, and those of a module with `BOTH_LOOPS` in uvloop's as well."""
+    both = getattr(getattr(item, "module", None), "BOTH_LOOPS", False)
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 @pytest.fixture(autouse=True)

@@ -1,17 +1,23 @@
 """The bench measures what it says: its pieces, at tiny sizes, and its arithmetic. No figure is judged here."""
 
+import asyncio
 import json
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aioresponses import aioresponses
 
+from bench import bare
 from bench.contracts import example_event
 from bench.load import Load, padded_event, request_bytes
 from bench.receiver import split
 from bench.run import Drain, Run, Work, compare, drain_backlog, report_drain, report_pairs, run_bare, run_relay
 from bench.sinks import open_sink
 from relay.contracts import ContractCatalogue, Payload
+from tests.support import aioresponses_shim
+from tests.support.stack import until
 
 
 def test_messages_are_split_by_length() -> None:
@@ -90,3 +96,27 @@ def test_a_contract_does_the_work_of_standard(tmp_path: Path, name: str) -> None
         pairs = compare(sink, work, 1, tmp_path, sides)
         assert sink.received() == 2 * 40
     assert f"| median | standard | {name} | {name} ÷ standard |" in report_pairs(work, pairs, sides)
+
+
+@pytest.mark.parametrize(("status", "settled"), [(204, True), (503, False)])
+async def test_the_bare_pipeline_settles_what_a_receiver_took(status: int, settled: bool) -> None:
+    """Bare keeps aiohttp's client, so that its figures stay comparable; a refusal is no delivery to it either."""
+    url = "http://receiver.example"
+    aioresponses_shim.apply()
+    with aioresponses() as mocked:
+        mocked.post(f"{url}/0", status=status)
+        pipeline = bare.Pipeline(":memory:", [f"{url}/0"])
+        pipeline._due.put_nowait((bare.Event(1, "a.b", 0, b"{}"), 0))
+        async with aiohttp.ClientSession() as session:
+            worker = asyncio.create_task(pipeline._deliver(session))
+            await until(lambda: len(mocked.requests) == 1 and not pipeline._due.qsize())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+    assert pipeline._writer.queue.qsize() == int(settled)
+
+
+def test_shim_is_still_needed() -> None:
+    """When this fails aioresponses can do without us: delete tests/support/aioresponses_shim.py and its uses."""
+    assert aioresponses_shim.needed()

@@ -142,17 +142,15 @@ def test_own_addresses_are_closed() -> None:
     assert guard.forbidden("93.184.216.35") is None
 
 
-def test_socket_factory_opens_what_is_allowed() -> None:
-    """A permitted address gets a socket of the family asked for."""
-    guard = Guard([ip_network("127.0.0.0/8")])
-    with guard.socket_factory((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 80))) as made:
-        assert (made.family, made.type) == (socket.AF_INET, socket.SOCK_STREAM)
+def test_sockets_are_opened_for_what_is_allowed() -> None:
+    """A permitted address gets a socket of the family asked for, which does not block."""
+    with Guard([ip_network("127.0.0.0/8")]).open_socket(socket.AF_INET, "127.0.0.1") as made:
+        assert (made.family, made.type, made.gettimeout()) == (socket.AF_INET, socket.SOCK_STREAM, 0.0)
 
 
-def test_socket_factory_refuses_the_rest() -> None:
+def test_no_socket_is_opened_for_the_rest() -> None:
     """A forbidden address raises an error that is no `OSError`, so that nobody takes it for a failed connect."""
-    info = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("fe80::1%eth0", 80, 0, 2))
     with pytest.raises(ForbiddenAddress) as caught:
-        Guard().socket_factory(info)
+        Guard().open_socket(socket.AF_INET6, "fe80::1%eth0")
     assert not isinstance(caught.value, OSError)
     assert (caught.value.address, caught.value.reason) == ("fe80::1%eth0", "link-local")

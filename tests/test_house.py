@@ -36,7 +36,8 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
 OUTSIDE: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"store"}),
     "aiosqlite": frozenset({"store"}),
-    "aiohttp": frozenset({"delivery", "api", "cli"}),
+    "aiohttp": frozenset({"api", "cli"}),
+    "httptools": frozenset({"delivery"}),
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"telemetry"}),

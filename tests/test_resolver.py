@@ -88,7 +88,7 @@ async def resolver(names: Names, clock: FakeClock) -> AsyncIterator[Resolver]:
 
 
 async def _addresses(resolver: Resolver, host: str) -> list[str]:
-    return [result["host"] for result in await resolver.resolve(host, 443)]
+    return [address for _, address in await resolver.resolve(host)]
 
 
 async def _learnt(resolver: Resolver, host: str) -> None:
@@ -98,15 +98,10 @@ async def _learnt(resolver: Resolver, host: str) -> None:
         await lookup.done.wait()
 
 
-async def test_answer_in_aiohttps_form(resolver: Resolver, names: Names) -> None:
-    """An answer keeps getaddrinfo's order and says family and port of each address once."""
+async def test_answers_have_families(resolver: Resolver, names: Names) -> None:
+    """An answer keeps getaddrinfo's order and names each address once, with its family."""
     names.answers["a.example"] = ["2606:4700::1", PUBLIC, PUBLIC]
-    results = await resolver.resolve("a.example", 8443)
-    assert [(r["family"], r["host"], r["port"], r["hostname"]) for r in results] == [
-        (socket.AF_INET6, "2606:4700::1", 8443, "a.example"),
-        (socket.AF_INET, PUBLIC, 8443, "a.example"),
-    ]
-    assert [r["host"] for r in await resolver.resolve("a.example", 1, socket.AF_INET)] == [PUBLIC]
+    assert await resolver.resolve("a.example") == ((socket.AF_INET6, "2606:4700::1"), (socket.AF_INET, PUBLIC))
 
 
 async def test_fresh_answers_are_not_asked_for_again(resolver: Resolver, names: Names, clock: FakeClock) -> None:
@@ -293,9 +288,9 @@ async def test_names_known_to_be_bad_hold_half_of_the_places(
     names.silent.update(bad)
     scene = _Isolation(resolver, names, clock)
     scene.waits = [asyncio.create_task(resolver.resolve(name)) for name in bad]
-    await names.until_asked(len(bad) + PLACES[Standing.SUSPECT])
+    await names.until_asked(len(bad) + PLACES[Standing.DOUBTFUL])
     assert await _addresses(resolver, "new.example") == [PUBLIC]
-    assert len(names.asked) == len(bad) + PLACES[Standing.SUSPECT] + 1
+    assert len(names.asked) == len(bad) + PLACES[Standing.DOUBTFUL] + 1
     await scene.end()
 
 

@@ -66,7 +66,7 @@ def _form(grammar: Grammar) -> str:
 NAME_MAX = 64
 VALUE_BYTES_MAX = 4096
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t -~]*")
 
 FORBIDDEN = frozenset(
@@ -102,7 +102,7 @@ def check_header(name: str, value: str) -> str | None:
 
 def check_header_name(name: str) -> str | None:
     """Say what is wrong with a header's name; None if it may be sent."""
-    if not _NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         return "a header name is made of letters, digits and !#$%&'*+-.^_`|~; take out every other character"
     if len(name) > NAME_MAX:
         return f"a header name has at most {NAME_MAX} characters, this one has {len(name)}; shorten it"

@@ -11,8 +11,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
-"""One entry of `socket.getaddrinfo`, or what aiohttp makes of a resolver's answer."""
 
 _NOT_PUBLIC_V4: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this network"),
@@ -77,10 +75,7 @@ def why_not_public(address: Address) -> str | None:
 
 
 class ForbiddenAddress(Exception):
-    """A connection would have gone to an address that is not allowed.
-
-    Not an `OSError`: aiohttp would take that for a failed connect and try the next address.
-    """
+    """A connection would have gone to an address that is not allowed. Not an `OSError`: nothing failed."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"{address}: {reason}")
@@ -108,12 +103,13 @@ class Guard:
             return "this host"
         return why_not_public(parsed)
 
-    def socket_factory(self, addr_info: AddrInfo) -> socket.socket:
-        """Open a socket for an address that may be dialled; `ForbiddenAddress` otherwise.
+    def open_socket(self, family: int, address: str) -> socket.socket:
+        """Open a TCP socket, not blocking, for an address that may be dialled; `ForbiddenAddress` otherwise.
 
         The one place that sees every address really connected to: names, literals, rebound names.
         """
-        family, kind, protocol, _, address = addr_info
-        if reason := self.forbidden(address[0]):
-            raise ForbiddenAddress(address[0], reason)
-        return socket.socket(family=family, type=kind, proto=protocol)
+        if reason := self.forbidden(address):
+            raise ForbiddenAddress(address, reason)
+        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        opened.setblocking(False)
+        return opened

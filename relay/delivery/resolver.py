@@ -2,7 +2,7 @@
 
 `socket.getaddrinfo` blocks a thread for as long as a name server keeps silent, and nothing can call it back. So every
 lookup has a thread of its own, counted by the standing of its name: proven (the last lookup worked), unknown (never looked
-up), suspect (the last one failed, or it has been running for long). Suspects never take the places of the others. The
+up), doubtful (the last one failed, or it has been running for long). Doubtful ones never take the places of the others. The
 threads are daemons: a lookup that hangs does not keep the process from ending.
 """
 
@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-
 from relay.core.clock import Clock
 from relay.core.netguard import ForbiddenAddress, Guard
 
@@ -29,7 +27,7 @@ STALE_MS = 600_000
 FAILED_MS = 5_000
 """How long a failure stands before the name is looked up again."""
 PATIENCE_MS = 1_000
-"""A lookup that runs for longer turns suspect and frees its place."""
+"""A lookup that runs for longer turns doubtful and frees its place."""
 MAX_ADDRESSES = 16
 MAX_NAMES = 10_000
 
@@ -39,13 +37,13 @@ class Standing(StrEnum):
 
     PROVEN = "proven"
     UNKNOWN = "unknown"
-    SUSPECT = "suspect"
+    DOUBTFUL = "doubtful"
 
 
-PLACES = {Standing.PROVEN: 8, Standing.UNKNOWN: 8, Standing.SUSPECT: 8}
+PLACES = {Standing.PROVEN: 8, Standing.UNKNOWN: 8, Standing.DOUBTFUL: 8}
 """A lookup is started while fewer of its standing are running."""
 MAX_THREADS = 48
-"""… and fewer than this in all: those that turned suspect while they ran have left their places to others."""
+"""… and fewer than this in all: those that turned doubtful while they ran have left their places to others."""
 
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
@@ -73,8 +71,8 @@ class _Lookup:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Resolver(AbstractResolver):
-    """The relay's own resolver, in the form that aiohttp takes."""
+class Resolver:
+    """Looks names up, each in a thread of its own, and remembers the answers."""
 
     def __init__(self, guard: Guard, clock: Clock, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
         self._guard = guard
@@ -85,13 +83,11 @@ class Resolver(AbstractResolver):
         self._running: Counter[Standing] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of `host`; an answer less than ten minutes old is given at once.
+    async def resolve(self, host: str) -> tuple[tuple[int, str], ...]:
+        """Return the addresses of `host`, each with its family; an answer less than ten minutes old is given at once.
 
         Raises `socket.gaierror` when there is none, and `ForbiddenAddress` when any of them may not be dialled: choosing
-        the permitted ones out of a mixed answer would let its owner probe for what is forbidden (reliability §3.1).
+        the permitted ones out of a mixed answer would let its owner probe for what is forbidden. O(1) but for the lookup.
         """
         name = self._name(host)
         self._refresh(name)
@@ -101,10 +97,10 @@ class Resolver(AbstractResolver):
             raise socket.gaierror(*name.failure)
         if name.refused:
             raise ForbiddenAddress(name.refused.address, name.refused.reason)
-        return [_result(host, port, *pair) for pair in name.addresses if family in (socket.AF_UNSPEC, pair[0])]
+        return name.addresses
 
     async def close(self) -> None:
-        """Let go of everybody who waits. Threads that hang are left to end with the process."""
+        """Wake everybody who waits. Threads that hang are left to end with the process."""
         for queue in self._queues.values():
             queue.clear()
         for task in self._tasks:
@@ -167,7 +163,7 @@ class Resolver(AbstractResolver):
         if lookup.done.is_set():
             return
         self._running[lookup.standing] -= 1
-        lookup.standing = lookup.name.standing = Standing.SUSPECT
+        lookup.standing = lookup.name.standing = Standing.DOUBTFUL
         self._running[lookup.standing] += 1
         self._start_lookups()
 
@@ -182,7 +178,7 @@ class Resolver(AbstractResolver):
         now_ms = self._clock.mono_ms()
         addresses = () if isinstance(answer, OSError) else _addresses(answer)
         if not addresses:
-            name.standing, name.failed_ms = Standing.SUSPECT, now_ms
+            name.standing, name.failed_ms = Standing.DOUBTFUL, now_ms
             name.failure = _failure(answer)
             return
         name.standing, name.answered_ms = Standing.PROVEN, now_ms
@@ -205,8 +201,3 @@ def _failure(answer: Sequence[tuple[Any, ...]] | OSError) -> tuple[int, str]:
     if isinstance(answer, OSError):
         return answer.errno or socket.EAI_FAIL, answer.strerror or "the lookup failed"
     return socket.EAI_NONAME, "the name has no addresses"
-
-
-def _result(host: str, port: int, family: int, address: str) -> ResolveResult:
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=socket.IPPROTO_TCP, flags=flags)

@@ -13,6 +13,7 @@ reserved until the settle is committed (Q3), so no delivery is ever under way tw
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import count
 from logging import DEBUG, INFO, WARNING
 from random import Random
@@ -113,7 +114,8 @@ class Attempts:
 
     async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
         """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
-        outcome = await self.courier.attempt(self._request(endpoint, event, 1))
+        request = replace(self._request(endpoint, event, 1), excerpt=True)
+        outcome = await self.courier.attempt(request)
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         return outcome
 

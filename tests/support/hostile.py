@@ -24,6 +24,10 @@ class Wire:
         length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         return head + await self._reader.readexactly(length)
 
+    async def head(self) -> bytes:
+        """Read the head of a request and leave its body."""
+        return await self._reader.readuntil(b"\r\n\r\n")
+
     async def send(self, data: bytes) -> None:
         """Send bytes; `ConnectionError` when the peer is gone."""
         self._writer.write(data)
@@ -39,6 +43,10 @@ class Wire:
         """Keep silent until the peer goes away."""
         while await self._reader.read(65536):
             pass
+
+    async def ignore(self) -> None:
+        """Read nothing until the test is over."""
+        await asyncio.Event().wait()
 
 
 Behaviour = Callable[[Wire], Awaitable[None]]
@@ -89,6 +97,8 @@ class Hostile:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+        except asyncio.CancelledError:
+            pass  # the test is over; asyncio would log a cancelled task as an error
         finally:
             writer.transport.abort()
 
@@ -184,6 +194,20 @@ async def header_flood(wire: Wire) -> None:
     await wire.send(b"HTTP/1.1 200 OK\r\n")
     while True:
         await wire.send(b"X-Flood: y\r\n" * 256)
+
+
+async def odd_header_flood(wire: Wire) -> None:
+    """Headers without end that no strict parser takes."""
+    await wire.request()
+    await wire.send(b"HTTP/1.1 200 OK\n")
+    while True:
+        await wire.send(b"X-Flood : y\n" * 256)
+
+
+async def huge_chunk_extensions(wire: Wire) -> None:
+    """A chunk whose extensions are longer than any answer."""
+    await wire.request()
+    await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;" + b"x" * 30_000 + b"\r\nok\r\n0\r\n\r\n")
 
 
 async def long_header(wire: Wire) -> None:

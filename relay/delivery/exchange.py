@@ -1,0 +1,247 @@
+"""One connection to a receiver: a request out, the head of an answer back, as much of its body as is worth reading.
+
+The parser is httptools, strict. What it refuses in a head is read again by `read_odd_head`, and such a connection is not
+used again. What it refuses in a body ends the body: the answer stands.
+"""
+
+import asyncio
+from typing import Protocol
+
+import httptools
+
+from relay.delivery.answer import HEAD_BYTES, READ_BYTES, Answer, Field, NotHTTP, announced_length, read_odd_head
+
+LINGER_S = 1.0
+"""How long the rest of a body is read."""
+LARGE_BYTES = 64 * 1024
+"""A receiver that refuses a request beyond this may not have read it: what follows on its connection would be lost."""
+INTERIM_MAX = 32
+"""How many interim answers (100, 103) come before an answer at most."""
+
+
+class Dropped(Exception):
+    """The connection ended before the head of an answer was complete; the cause says how, where it is known."""
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__()
+        self.begun = begun  # a byte of the answer had come
+
+
+class Late(Exception):
+    """No head of an answer was complete by the deadline."""
+
+
+class Keeper(Protocol):
+    """Who is told what becomes of a connection."""
+
+    def keep(self, connection: "Connection") -> None:
+        """Its exchange has ended, and it can carry another."""
+
+    def linger(self, connection: "Connection") -> None:
+        """Nobody waits for it, but the rest of a body is still read."""
+
+    def forget(self, connection: "Connection") -> None:
+        """It has ended."""
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange at a time. Everything here runs in the event loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Keeper, address: str) -> None:
+        self.address = address
+        self.opened_at = loop.time()
+        self.kept_at = 0.0
+        self.is_closed = False
+        self._loop = loop
+        self._keeper = keeper
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport
+        self._answer: Answer | None = None  # what is being read
+        self._head: asyncio.Future[None]  # done when its head is complete
+        self._fields: list[Field] = []
+        self._raw = b""  # of a head that is not complete
+        self._odd = False  # the parser refused the head
+        self._interim = 0
+        self._reusable = False
+        self._is_large = False  # the request
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle
+
+    async def post(self, request: bytes, deadline: float, *, excerpt: bool) -> Answer:
+        """Send a request and return its answer when the head is complete; with `excerpt` when its body has been read.
+
+        `Late` at the deadline (in the loop's time), `Dropped` and `NotHTTP` when no answer comes; the connection has
+        ended then, and likewise when this is cancelled.
+        """
+        answer = self._begin(request, deadline)
+        try:
+            await self._head
+            if not answer.ended and (excerpt or not answer.is_success):
+                answer.rest = self._loop.create_future()
+                await answer.rest
+        except asyncio.CancelledError:
+            if self._answer is answer:
+                self.abort()
+            raise
+        return answer
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.is_closed = True
+        self._transport.abort()
+
+    def _begin(self, request: bytes, deadline: float) -> Answer:
+        self._answer = answer = Answer()
+        self._head = self._loop.create_future()
+        self._deadline = deadline
+        self._is_large = len(request) > LARGE_BYTES
+        self._timer = self._loop.call_at(deadline, self._on_deadline)
+        self._transport.write(request)
+        return answer
+
+    # -- what asyncio calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transports are of no asyncio class
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:  # nobody asked
+            self.abort()
+            return
+        answer.begun = True
+        if self._odd and answer.status:
+            self._add_odd(answer, data)
+        else:
+            if not self._odd:
+                self._parse(answer, data)
+            if not answer.status:
+                self._await_head(answer, data)
+        self._advance(answer)
+
+    def eof_received(self) -> None:
+        self.is_closed = True  # asyncio closes it when this returns
+        answer = self._answer
+        if answer is not None and not answer.status and self._raw:
+            self._read_odd(answer, final=True)
+            self._advance(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_closed = True
+        answer = self._answer
+        if answer is not None and answer.status:
+            self._end(answer)
+        elif answer is not None:
+            dropped = Dropped(begun=answer.begun)
+            dropped.__cause__ = error
+            self._fail(dropped)
+        del self._parser  # it holds this object
+        self._keeper.forget(self)
+
+    # -- what the parser calls -------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        fields, self._fields = self._fields, []
+        if answer is None or answer.status:  # a second answer
+            self._reusable = False
+        elif 100 <= status < 200 and status != 101:
+            self._interim += 1
+            self._raw = b""
+        else:
+            answer.status, answer.fields = status, fields
+
+    def on_body(self, data: bytes) -> None:
+        if self._answer is not None and not self._answer.ended:
+            self._answer.add(data)
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status and not answer.ended:
+            answer.ended = True
+            self._reusable = self._parser.should_keep_alive()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _parse(self, answer: Answer, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._reusable = False
+            self._odd = not answer.status
+            answer.ended = not self._odd
+
+    def _await_head(self, answer: Answer, data: bytes) -> None:
+        self._raw += data
+        if self._odd:
+            self._read_odd(answer)
+        if not answer.status and (len(self._raw) > HEAD_BYTES or self._interim > INTERIM_MAX):
+            self._fail(NotHTTP())
+
+    def _read_odd(self, answer: Answer, *, final: bool = False) -> None:
+        try:
+            read = read_odd_head(self._raw, final=final)
+        except NotHTTP as error:
+            self._fail(error)
+            return
+        if read is not None:
+            head, rest = read
+            answer.status, answer.fields = head.status, head.fields
+            self._odd = True
+            self._add_odd(answer, rest)
+
+    def _add_odd(self, answer: Answer, data: bytes) -> None:
+        length = announced_length(answer.fields)
+        answer.add(data[: max(0, length - answer.size)])
+        answer.ended = answer.size >= length
+
+    def _advance(self, answer: Answer) -> None:
+        """Do what the state of the answer asks for, after something came."""
+        if not answer.status or self._answer is None:
+            return
+        if answer.ended or answer.size > READ_BYTES:
+            self._end(answer)
+        if not self._head.done():
+            self._head.set_result(None)
+            self._raw = b""
+            self._timer.cancel()
+            if not answer.ended:
+                self._linger()
+
+    def _linger(self) -> None:
+        """Read the rest of the body for a while, whether anybody waits for it or not."""
+        until = min(self._loop.time() + LINGER_S, self._deadline)
+        self._timer = self._loop.call_at(until, self._on_deadline)
+        self._keeper.linger(self)
+
+    def _on_deadline(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status:
+            self._end(answer)
+        elif answer is not None:
+            self._fail(Late())
+
+    def _end(self, answer: Answer) -> None:
+        """Leave the answer as it is, and keep the connection if nothing speaks against it."""
+        if not answer.ended:
+            answer.ended, self._reusable = True, False
+        self._answer = None
+        self._timer.cancel()
+        if answer.rest is not None and not answer.rest.done():
+            answer.rest.set_result(None)
+        if self._reusable and not self.is_closed and (answer.is_success or not self._is_large):
+            self._interim = 0
+            self._keeper.keep(self)
+        elif not self.is_closed:
+            self.abort()
+
+    def _fail(self, error: Exception) -> None:
+        self._answer = None
+        self._timer.cancel()
+        if not self._head.done():
+            self._head.set_exception(error)
+        if not self.is_closed:
+            self.abort()

@@ -1,0 +1,92 @@
+"""Why an attempt ended without an answer: a class for the queue, and a line for people without secrets or addresses."""
+
+import os
+import socket
+import ssl
+
+from relay.core.model import Failure
+from relay.core.netguard import ForbiddenAddress
+from relay.delivery.answer import NotHTTP, printable
+from relay.delivery.dial import NotConnected, Stage
+from relay.delivery.exchange import Dropped, Late
+from relay.delivery.request import Unsendable
+
+REASON_MAX = 160
+
+Explained = tuple[Failure, str]
+
+NOT_TRUSTED = frozenset({18, 19, 20, 21})  # X509_V_ERR: self-signed, or no way to an authority that is known
+_PRIVATE_CA = "its authority is none that this host trusts; add it to the host's certificates"
+_WANTS_CERTIFICATE = "the receiver wants a client certificate, and the relay has none to show"
+_REFUSED_WITHOUT = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_CERTIFICATE_REQUIRED"})
+_PERHAPS_WITHOUT = "SSLV3_ALERT_HANDSHAKE_FAILURE"  # what TLS 1.2 says instead, and for other reasons too
+
+_BLOCKED = {  # one text, whatever is there: a tenant's failed attempts must not map our network
+    True: (Failure.BLOCKED_ADDRESS, "the URL's address is not public; `delivery.allow_networks` opens networks"),
+    False: (
+        Failure.BLOCKED_NAME,
+        "the URL's host resolves to an address that is not public; `delivery.allow_networks` opens networks",
+    ),
+}
+
+
+def explain(error: Exception) -> Explained:
+    """Say how an attempt failed. Whatever nobody foresaw is named by its class alone."""
+    match error:
+        case NotConnected():
+            return _not_connected(error)
+        case Late():
+            return Failure.TIMEOUT, "no answer came in time"
+        case Dropped(__cause__=ssl.SSLError() as cause):
+            return Failure.TLS, _tls_reason(cause)
+        case Dropped():
+            return Failure.BROKEN_RESPONSE, "the connection ended before an answer"
+        case NotHTTP():
+            return Failure.BROKEN_RESPONSE, "the answer is not HTTP, or its head is too large"
+        case Unsendable():
+            return Failure.INVALID_REQUEST, str(error)
+        case _:
+            return _unforeseen(error)
+
+
+def _not_connected(error: NotConnected) -> Explained:
+    cause, is_securing = error.__cause__, error.stage is Stage.SECURING
+    match cause:
+        case ForbiddenAddress():
+            return _BLOCKED[error.literal]
+        case TimeoutError() if error.stage is Stage.RESOLVING:
+            return Failure.DNS, "the name servers did not answer in time"
+        case TimeoutError():
+            return Failure.CONNECT, "no connection was made in time"
+        case socket.gaierror():
+            return Failure.DNS, f"the name does not resolve: {_reason(cause)}"
+        case ssl.SSLCertVerificationError():
+            advice = f": {_PRIVATE_CA}" if cause.verify_code in NOT_TRUSTED else ""
+            return Failure.TLS, f"certificate refused: {_reason(cause)}{advice}"
+        case ssl.SSLError():
+            return Failure.TLS, _tls_reason(cause)
+        case OSError() if is_securing:
+            return Failure.TLS, "the peer ended the TLS handshake"
+        case OSError():
+            return Failure.CONNECT, f"no connection: {_reason(cause)}"
+        case _:
+            return _unforeseen(cause or error)
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if error.reason in _REFUSED_WITHOUT:
+        return _WANTS_CERTIFICATE
+    perhaps = "; perhaps it wants a client certificate" if error.reason == _PERHAPS_WITHOUT else ""
+    return f"TLS failed: {_reason(error)}{perhaps}"
+
+
+def _unforeseen(error: BaseException) -> Explained:
+    return Failure.BROKEN_RESPONSE, f"the exchange failed ({type(error).__name__})"
+
+
+def _reason(error: OSError) -> str:
+    words = getattr(error, "verify_message", None) or getattr(error, "reason", None)  # certificates; TLS
+    if not words:
+        number = error.errno or 0
+        words = os.strerror(number) if number > 0 else error.strerror  # asyncio's own words hold the address
+    return printable(str(words or type(error).__name__))[:REASON_MAX]
