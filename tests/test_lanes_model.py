@@ -237,7 +237,9 @@ class LanesMachine(RuleBasedStateMachine):
     @step(at_once=(True, False))
     def take(self, at_once: bool = True) -> None:
         """Start what may start, and find nothing left that could; `at_once` the requests go out too."""
+        asleep = not self.lanes.has_work and self.lanes.next_wake(self.now) != 0.0
         for start in self.lanes.take(self.now):
+            assert not asleep, "a start that nobody would have woken for"
             self.check_start(start)
             self.running[start.delivery.key] = Attempt(start, self.mono_ms)
             if at_once:
@@ -301,7 +303,9 @@ class LanesMachine(RuleBasedStateMachine):
 
     @step()
     def begin_refills(self) -> None:
+        asleep = not self.lanes.has_work and self.lanes.next_wake(self.now) != 0.0
         while (refill := self.lanes.next_refill(self.now)) is not None:
+            assert not asleep, "a refill that nobody would have woken for"
             assert 1 <= refill.limit <= LANE_MAX, "a read of a strange size"
             self.readings.append(Reading(refill))
         assert len(self.readings) <= READS_MAX
@@ -576,6 +580,7 @@ MISTAKES = {
     "timers that never run out": (Lanes, "_set_timer", lambda self, lane, now: None, LOST),
     "a change that gives no turn": (Lanes, "_changed", queue_up_nobody, LOST),
     "doubtful endpoints without bounds": (Lanes, "_doubtful_may_start", True, "doubtful endpoints beyond their share"),
+    "a loop that sleeps on": (Lanes, "has_work", False, "nobody would have woken for"),
     "no global limit": (Lanes, "take", take_all, "beyond the global limit"),
 }
 
