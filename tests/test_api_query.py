@@ -8,7 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.api.objects import parse_object, pointer, raw_member
+from relay.api.body import parse_object, pointer, raw_member
 from relay.api.problems import Refused
 from relay.api.query import Query, delivery_filter, event_filter
 from relay.api.render import event_detail, moment

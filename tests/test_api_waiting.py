@@ -5,9 +5,18 @@ from typing import Any
 
 import pytest
 
-from relay.api.condition import LOCAL_TROUBLE, Line, Vitals, headline, reasons_not_ready, warnings, worst
+from relay.api.condition import (
+    LOCAL_TROUBLE,
+    Line,
+    Vitals,
+    headline,
+    reasons_not_ready,
+    waiting,
+    warnings,
+    why_waiting,
+    worst,
+)
 from relay.api.services import NO_LANE
-from relay.api.waiting import waiting, why_waiting
 from relay.config import Config
 from relay.core.model import (
     Application,

@@ -9,7 +9,7 @@ from aiohttp import web
 from relay.api import endpoint_input, render
 from relay.api.application_input import Reader
 from relay.api.auth import PRINCIPAL
-from relay.api.objects import read_object
+from relay.api.body import read_object
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services

@@ -1,13 +1,18 @@
-"""Request bodies: what is refused by looking at the head, and reading the rest within a deadline and a limit."""
+"""Request bodies: what is refused by looking at the head, reading the rest in bounds, and the JSON object it is."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
+import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import problems
 from relay.api.problems import Problem, Refused
+from relay.core.issues import Issue, pointer
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -53,6 +58,48 @@ async def read(request: web.Request) -> bytes:
         raise Refused(problems.body_too_large(request.app[LIMITS].max_bytes)) from None
     except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """Return the body's members; no body counts as an empty object. Refused for anything else."""
+    return parse_object(await read(request))
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object; Refused (400) says where it is malformed, (422) that it is something else."""
+    if not text.strip():
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refused(problems.malformed_json(f"{error}. Send a JSON object in UTF-8.")) from None
+    if not isinstance(value, dict):
+        raise Refused(problems.invalid([Issue("", "must be a JSON object")]))
+    return value
+
+
+async def read_nothing(request: web.Request) -> None:
+    """Take an empty body or an empty object; Refused for members, since this call has none."""
+    if written := await read_object(request):
+        raise Refused(problems.invalid(unknown_members(written, ())))
+
+
+def raw_member(text: bytes, name: str) -> bytes | None:
+    """Return the exact bytes of one member of a body that `parse_object` took; None when it is not there."""
+    if not text.strip():
+        return None
+    member = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get(name)
+    return None if member is None else bytes(member)
+
+
+def unknown_members(written: Mapping[str, Any], known: Iterable[str]) -> list[Issue]:
+    """Return a mistake for each member that a call does not have."""
+    names = sorted(known)
+    return [
+        Issue(pointer(name), f"is not a field of this call; it has {', '.join(names) or 'none'}")
+        for name in written
+        if name not in names
+    ]
 
 
 def _is_json(media_type: str, method: str) -> bool:

@@ -1,4 +1,4 @@
-"""Deliveries: search, the attempt timeline, manual retry and cancel, and dead letters."""
+"""Events and deliveries: search, the attempt timeline, manual retry and cancel, and dead letters."""
 
 from dataclasses import replace
 
@@ -7,17 +7,50 @@ from aiohttp import web
 
 from relay.api import problems, render
 from relay.api.auth import PRINCIPAL
-from relay.api.objects import read_nothing, read_object, unknown_members
+from relay.api.body import read_nothing, read_object, unknown_members
+from relay.api.condition import waiting
 from relay.api.problems import Refused
-from relay.api.query import Query, delivery_filter, page_response
+from relay.api.query import Query, application_of, delivery_filter, event_filter, page_response, seen, within
 from relay.api.render import Json, json_response, moment
-from relay.api.scope import application_of, seen, within
 from relay.api.services import Services
-from relay.api.waiting import waiting
 from relay.core.access import Principal
 from relay.core.issues import Issue
-from relay.core.model import DeadReason, DeliveryState, DeliveryView
+from relay.core.model import DeadReason, DeliveryState, DeliveryView, EventView
 from relay.telemetry import log
+
+
+class Events:
+    """The calls under /v1/events that read."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def search(self, request: web.Request) -> web.Response:
+        """List events, newest first."""
+        principal = request[PRINCIPAL]
+        query = Query(request, self._services.clock.wall_ms())
+        application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
+        found = event_filter(query, application)
+        query.check()
+        found = within(found, principal, self._services.registrar.current)
+        return page_response(request, await self._services.store.list_events(found, cursor, limit), render.event)
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one event with its payload as it is sent."""
+        return json_response(render.event_detail(await self._find(request, request[PRINCIPAL])))
+
+    async def deliveries(self, request: web.Request) -> web.Response:
+        """List the deliveries of one event; there is one for each endpoint, so there are no pages."""
+        view = await self._find(request, request[PRINCIPAL])
+        deliveries = await self._services.store.deliveries_of(view.id)
+        return json_response(
+            {"data": [write_delivery(self._services, delivery) for delivery in deliveries], "next": None}
+        )
+
+    async def _find(self, request: web.Request, principal: Principal) -> EventView:
+        event_id = request.match_info["id"]
+        view = await self._services.store.find_event(event_id)
+        return seen(view, principal, "event", event_id)
 
 
 class Deliveries:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.api import problems
-from relay.api.objects import unknown_members
+from relay.api.body import unknown_members
 from relay.api.problems import Refused
 from relay.core.issues import Issue
 from relay.core.units import format_duration, parse_duration_ms

@@ -8,15 +8,14 @@ from aiohttp import web
 
 from relay.api import body, endpoint_input, problems, render, sampling
 from relay.api.auth import PRINCIPAL
+from relay.api.body import read_nothing, read_object
+from relay.api.condition import why_waiting
 from relay.api.endpoint_actions import read_overlap_ms
 from relay.api.endpoint_input import Rules
-from relay.api.objects import read_nothing, read_object
 from relay.api.problems import Refused
-from relay.api.query import Query, page_response
+from relay.api.query import Query, application_of, page_response
 from relay.api.render import Json, json_response
-from relay.api.scope import application_of
 from relay.api.services import Services
-from relay.api.waiting import why_waiting
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue

@@ -1,6 +1,10 @@
-"""Query strings of lists: filters, limits, cursors, and the page that answers them."""
+"""What a list is asked for, what of it its caller may see, and the page that answers.
+
+Things of other applications do not exist for a caller.
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
@@ -10,18 +14,25 @@ from aiohttp import web
 from relay.api import problems
 from relay.api.problems import Refused
 from relay.api.render import Json, json_response
+from relay.core.access import Principal
+from relay.core.errors import NotFound
 from relay.core.issues import Issue
-from relay.core.model import DeadReason, DeliveryState, NoDelivery, Page
+from relay.core.model import DeadReason, DeliveryState, DeliveryView, EventView, NoDelivery, Page
 from relay.core.units import parse_duration_ms
+from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
 
 LIMIT = 50
 LIMIT_MAX = 250
 
+_LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
+
 _MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
+View = TypeVar("View", EventView, DeliveryView)
+Filter = TypeVar("Filter", EventFilter, DeliveryFilter)
 
 
 class Query:
@@ -118,6 +129,27 @@ def delivery_filter(query: Query, application: str | None) -> DeliveryFilter:
         since_ms=query.moment_ms("since"),
         until_ms=query.moment_ms("until"),
     )
+
+
+def application_of(named: str | None, principal: Principal, registry: Registry) -> str | None:
+    """Return the application a list is limited to, None for all; NotFound for an unknown or foreign one."""
+    if named is None:
+        return principal.application
+    if named not in registry.applications or not principal.sees(named):
+        raise NotFound(f"no application {named!r}", remedy='Leave "application" out to see all that you may see.')
+    return named
+
+
+def within(wanted: Filter, principal: Principal, registry: Registry) -> Filter:
+    """Narrow a filter to what the caller may see; NotFound for an unknown or foreign application."""
+    return replace(wanted, application=application_of(wanted.application, principal, registry))
+
+
+def seen(view: View | None, principal: Principal, noun: str, view_id: str) -> View:
+    """Return what was found if the caller may see it; NotFound otherwise."""
+    if view is None or not principal.sees(view.application):
+        raise NotFound(f"no {noun} {view_id[:64]!r}", remedy=f"Look for it with GET {_LISTS[noun]}.")
+    return view
 
 
 def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.Response:

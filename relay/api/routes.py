@@ -2,12 +2,11 @@
 
 from relay.api.applications import PATH as APPLICATIONS
 from relay.api.applications import Applications
-from relay.api.deliveries import Deliveries
+from relay.api.deliveries import Deliveries, Events
 from relay.api.endpoints import PATH as ENDPOINTS
 from relay.api.endpoints import Endpoints
 from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
-from relay.api.events import Events
 from relay.api.ingest import Ingest
 from relay.api.server import Route
 from relay.api.services import Services

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from relay.api import problems
-from relay.api.objects import parse_object, raw_member, unknown_members
+from relay.api.body import parse_object, raw_member, unknown_members
 from relay.api.problems import Refused
 from relay.contracts import Contract, NoExample, Payload, Rendering
 from relay.core.issues import Issue

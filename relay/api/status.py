@@ -1,19 +1,17 @@
 """The daemon itself: health, readiness, status, metrics, reload."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api.auth import PRINCIPAL
-from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, worst
+from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, why_waiting, worst
 from relay.api.problems import Problem, Refused
 from relay.api.query import Query
 from relay.api.render import Json, health, json_response, moment, suspension
 from relay.api.services import Reload, Services
-from relay.api.waiting import why_waiting
 from relay.config import Problem as ConfigProblem
 from relay.core.errors import ConfigError, spoken
 from relay.core.issues import InvalidConfig, Issue
@@ -57,7 +55,7 @@ class Status:
         return json_response(self._summary(lines, reasons) | self._facts() | self._listed(lines))
 
     async def reload(self, request: web.Request) -> web.Response:
-        """Read the configuration again and take it over whole, or change nothing (DESIGN §9)."""
+        """Read the configuration again and take it over whole, or change nothing."""
         principal = request[PRINCIPAL]
         reload = await self._reload()
         self._log.info(log.RELOAD_ASKED, by=principal.name, applied=reload.applied)
@@ -69,7 +67,7 @@ class Status:
                 "reloaded": True,
                 "changed": list(reload.changed),
                 "needs_restart": list(reload.needs_restart),
-                "warnings": [_told(problem) for problem in reload.problems],
+                "warnings": [_written_problem(problem) for problem in reload.problems],
             }
         )
 
@@ -186,9 +184,9 @@ def _written(line: Line) -> Json:
     }
 
 
-def _invalid_config(sentences: Iterable[str]) -> Problem:
+def _invalid_config(said: Iterable[str]) -> Problem:
     """Nothing was changed: say every error, with where it stands in the file."""
-    mistakes = [Issue("", sentence) for sentence in sentences]
+    mistakes = [Issue("", sentence) for sentence in said]
     detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows those in the file too."
     return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
 
@@ -197,11 +195,5 @@ def _sentence(problem: ConfigProblem) -> str:
     return ": ".join(part for part in (problem.where, problem.key, f"{problem.message}. {problem.remedy}") if part)
 
 
-def _told(problem: ConfigProblem) -> dict[str, Any]:
-    return {
-        "severity": problem.severity,
-        "where": problem.where,
-        "key": problem.key,
-        "message": problem.message,
-        "remedy": problem.remedy,
-    }
+def _written_problem(problem: ConfigProblem) -> Json:
+    return {name: getattr(problem, name) for name in ("severity", "where", "key", "message", "remedy")}
