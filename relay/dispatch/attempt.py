@@ -213,6 +213,9 @@ class Attempts:
             self._log.warning(log.SUSPENSION_ENDED, endpoint=endpoint.id)
         if settled.applied:
             self._report(end)
+        elif settled.due is not None and settlement.state is not DeliveryState.DELIVERED:  # retried while it ran
+            again = replace(settlement, state=DeliveryState.DUE, due_ms=settled.due.due_ms, reason=None)
+            self._report(end._replace(settlement=again))
         if classification is not None and (health is not None or classification.disable is not None):
             await self._standing.follow(endpoint, health, classification)
 
