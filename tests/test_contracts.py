@@ -54,7 +54,7 @@ def test_templates_refuse_what_they_do_not_know(text: str, message: str, remedy:
     with pytest.raises(TemplateError) as caught:
         Template.compile(text, ["body", "id", "time:iso", "time:unix"])
 
-    assert str(caught.value) == message
+    assert caught.value.detail == message
     assert caught.value.remedy == remedy
 
 
@@ -213,7 +213,7 @@ def test_standard_refuses_other_secrets(secret: str, complaint: str) -> None:
 
 
 def test_standard_takes_an_ed25519_pair() -> None:
-    """`whsk_` with seed and public half is taken (reliability §4)."""
+    """`whsk_` with seed and public half is taken."""
     assert standard().check_secret(WHSK) is None
 
 

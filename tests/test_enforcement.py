@@ -10,7 +10,7 @@ from relay.core.issues import Issue
 from relay.core.model import Validation
 from relay.telemetry.metrics import Readings
 from tests.support.daemon import PRODUCER_TOKEN
-from tests.support.desk import Desk, pointers
+from tests.support.desk import Desk, keeping_desk, pointers
 from tests.support.stack import Stack
 
 ENTITY = {"entity_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f60", "asset_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f61"}
@@ -86,14 +86,14 @@ async def test_warn_accepts_and_tells() -> None:
     assert counted(desk)
 
 
-async def test_warn_takes_unknown_types_too() -> None:
+async def test_warn_takes_unknown_types_too(tmp_path: Path) -> None:
     """A type that the catalogue lacks is told like any other mistake, once for every event that is stored."""
-    desk = Desk(contract="roughy", validation=Validation.WARN)
-    answer = await desk.post(body("cut.exploded", ENTITY, idempotency_key="k"))
-    again = await desk.post(body("cut.exploded", ENTITY, idempotency_key="k"))
-    assert [warning["pointer"] for warning in answer.body["warnings"]] == ["/type"]
-    assert again.body["warnings"] == answer.body["warnings"]
-    assert counted(desk)
+    async with keeping_desk(tmp_path, "roughy", validation=Validation.WARN) as desk:
+        answer = await desk.post(body("cut.exploded", ENTITY, idempotency_key="k"))
+        again = await desk.post(body("cut.exploded", ENTITY, idempotency_key="k"))
+        assert [warning["pointer"] for warning in answer.body["warnings"]] == ["/type"]
+        assert again.body["warnings"] == answer.body["warnings"]
+        assert counted(desk)
 
 
 async def test_off_looks_at_nothing() -> None:

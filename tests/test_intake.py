@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from relay.core.errors import CommitUnknown, Conflict
 from relay.core.model import NewEvent, NoDelivery, Validation
 from relay.intake import IntakeLimits
 from relay.intake.parse import is_deeper, screen
-from tests.support.desk import Answer, Desk, pointers
+from tests.support.desk import Answer, Desk, keeping_desk, pointers
 from tests.support.fakes import FakeMatch, FakeStore
 
 ANYBODY = Principal("ops", Role.ADMIN)
@@ -26,6 +27,12 @@ FIRST_KEYED = '{"type": "a.b", "data": 1, "idempotency_key": "k1"}'
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
+
+
+@pytest.fixture
+async def keeping(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with keeping_desk(tmp_path) as desk:
+        yield desk
 
 
 async def test_an_event_is_answered_with_what_was_stored(desk: Desk) -> None:
@@ -49,7 +56,7 @@ async def test_an_event_is_answered_with_what_was_stored(desk: Desk) -> None:
 
 
 async def test_the_payload_keeps_its_bytes(desk: Desk) -> None:
-    """Spacing, exponents, huge integers, doubled keys and escapes reach the body as received (reliability §7.23)."""
+    """Spacing, exponents, huge integers, doubled keys and escapes reach the body as received."""
     data = '{"a" : 1e5,\t"b":[ 1180591620717411303424 ], "a":"\\u00e9\\/\\ud83d\\ude00" ,"c":null}'
     await desk.post('{"type":"a.b","data":' + data + ' ,"metadata":{ "x" :1}}')
     assert desk.store.events[0].body.endswith(b'"data":' + data.encode() + b"}")
@@ -268,56 +275,56 @@ def test_screening_lets_ordinary_bodies_through() -> None:
     screen('{"type": "a.b", "data": "é"}'.encode(), 1)
 
 
-async def test_a_repetition_is_200_with_the_first_id(desk: Desk) -> None:
-    """The same key and body again answers with the first event and stores nothing (Q8, reliability §7.42)."""
-    first = await desk.post(FIRST_KEYED)
-    desk.clock.advance(5_000)
-    again = await desk.post(FIRST_KEYED)
+async def test_a_repetition_is_200_with_the_first_id(keeping: Desk) -> None:
+    """The same key and body again answers with the first event and stores nothing (Q8)."""
+    first = await keeping.post(FIRST_KEYED)
+    keeping.clock.advance(5_000)
+    again = await keeping.post(FIRST_KEYED)
     assert again == Answer(200, {**first.body, "duplicate": True}, first.location)
-    assert len(desk.store.events) == 1
+    assert len(keeping.store.events) == 1
 
 
 @pytest.mark.parametrize(
     "other", ['"type": "a.b", "data": 2', '"type": "a.c", "data": 1', '"type": "a.b", "data": 1.0']
 )
-async def test_the_same_key_with_another_body_is_409(desk: Desk, other: str) -> None:
+async def test_the_same_key_with_another_body_is_409(keeping: Desk, other: str) -> None:
     """An explicit key with another type or other bytes of data is `idempotency_conflict` (Q8)."""
-    await desk.post(FIRST_KEYED)
+    await keeping.post(FIRST_KEYED)
     with pytest.raises(Refused) as caught:
-        await desk.post("{" + other + ', "idempotency_key": "k1"}')
+        await keeping.post("{" + other + ', "idempotency_key": "k1"}')
     assert (caught.value.problem.status, caught.value.problem.type) == (409, "idempotency_conflict")
 
 
-async def test_the_header_is_the_member(desk: Desk) -> None:
+async def test_the_header_is_the_member(keeping: Desk) -> None:
     """`Idempotency-Key` in the head and `idempotency_key` in the body are one thing; two that differ are a mistake."""
-    await desk.post(FIRST_KEYED)
-    assert (await desk.post('{"type": "a.b", "data": 1}', key="k1")).body["duplicate"] is True
-    assert (await desk.post(FIRST_KEYED, key="k1")).body["duplicate"] is True
-    desk.store.transactions.clear()
-    assert pointers(await desk.refusal(FIRST_KEYED, key="k2")) == ["/idempotency_key"]
-    assert pointers(await desk.refusal('{"type": "a.b", "data": 1}', key="")) == ["/idempotency_key"]
+    await keeping.post(FIRST_KEYED)
+    assert (await keeping.post('{"type": "a.b", "data": 1}', key="k1")).body["duplicate"] is True
+    assert (await keeping.post(FIRST_KEYED, key="k1")).body["duplicate"] is True
+    keeping.store.transactions.clear()
+    assert pointers(await keeping.refusal(FIRST_KEYED, key="k2")) == ["/idempotency_key"]
+    assert pointers(await keeping.refusal('{"type": "a.b", "data": 1}', key="")) == ["/idempotency_key"]
 
 
-async def test_a_given_id_is_a_key(desk: Desk) -> None:
+async def test_a_given_id_is_a_key(keeping: Desk) -> None:
     """Without a key, the id that the producer gave makes a repetition one; it is no idempotency key of the same text."""
     body = '{"type": "a.b", "data": 1, "id": "k1"}'
-    await desk.post(body)
-    assert (await desk.post(body)).body["duplicate"] is True
-    assert (await desk.post(FIRST_KEYED)).body["duplicate"] is False
+    await keeping.post(body)
+    assert (await keeping.post(body)).body["duplicate"] is True
+    assert (await keeping.post(FIRST_KEYED)).body["duplicate"] is False
 
 
-async def test_keys_are_scoped_by_application(desk: Desk) -> None:
+async def test_keys_are_scoped_by_application(keeping: Desk) -> None:
     """The same key in two applications is two keys (Q8)."""
-    await desk.post(FIRST_KEYED)
-    answer = await desk.post(FIRST_KEYED, Principal("b", Role.PRODUCER, "beta"))
+    await keeping.post(FIRST_KEYED)
+    answer = await keeping.post(FIRST_KEYED, Principal("b", Role.PRODUCER, "beta"))
     assert answer.status == 202
 
 
-async def test_without_key_or_id_nothing_is_a_repetition(desk: Desk) -> None:
+async def test_without_key_or_id_nothing_is_a_repetition(keeping: Desk) -> None:
     """Two equal events without a key are two events."""
-    await desk.post('{"type": "a.b", "data": 1}')
-    await desk.post('{"type": "a.b", "data": 1}')
-    assert len({event.id for event in desk.store.events}) == 2
+    await keeping.post('{"type": "a.b", "data": 1}')
+    await keeping.post('{"type": "a.b", "data": 1}')
+    assert len({event.id for event in keeping.store.events}) == 2
 
 
 async def test_deliveries_are_handed_over_after_the_commit_and_before_the_answer(desk: Desk) -> None:
@@ -380,9 +387,9 @@ async def test_a_failed_commit_after_a_cancel_is_not_an_unhandled_error(desk: De
     assert desk.handed_over == []
 
 
-async def test_a_batch_commits_its_valid_items_together(desk: Desk) -> None:
+async def test_a_batch_commits_its_valid_items_together(keeping: Desk) -> None:
     """Each item has its own answer in its place; the sound ones are one transaction, the others are not in it."""
-    results = await desk.batch(
+    results = await keeping.batch(
         [
             {"type": "a.b", "data": 1},
             {"type": "a.b"},
@@ -393,10 +400,10 @@ async def test_a_batch_commits_its_valid_items_together(desk: Desk) -> None:
         ]
     )
     assert [result["status"] for result in results] == [202, 422, 422, 202, 200, 409]
-    assert [len(events) for events in desk.store.transactions] == [4]
+    assert [len(events) for events in keeping.store.transactions] == [4]
     assert results[1]["problem"]["errors"][0]["pointer"] == "/data"
     assert results[3]["body"]["id"] == results[4]["body"]["id"]
-    assert len(desk.handed_over) == 2
+    assert len(keeping.handed_over) == 2
 
 
 async def test_a_batch_without_valid_items_writes_nothing(desk: Desk) -> None:
@@ -568,25 +575,25 @@ async def test_matching_while_checking_would_reach_a_deleted_endpoint(
 ENTITY = '{"entity_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f60", "asset_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f61"}'
 
 
-async def test_a_derived_key_makes_a_repetition() -> None:
+async def test_a_derived_key_makes_a_repetition(tmp_path: Path) -> None:
     """Without a key, the contract's template makes one: the same terminal event is one event (ROU-18, EDF-19, Q8)."""
-    desk = Desk(contract="roughy")
-    first = await desk.send("cut.completed", ENTITY)
-    again = await desk.send("cut.completed", ENTITY)
-    other_type = await desk.send("cut.failed", ENTITY)
-    assert (again.status, again.body["id"], again.body["duplicate"]) == (200, first.body["id"], True)
-    assert "differs" not in again.body
-    assert other_type.status == 202
+    async with keeping_desk(tmp_path, "roughy") as desk:
+        first = await desk.send("cut.completed", ENTITY)
+        again = await desk.send("cut.completed", ENTITY)
+        other_type = await desk.send("cut.failed", ENTITY)
+        assert (again.status, again.body["id"], again.body["duplicate"]) == (200, first.body["id"], True)
+        assert "differs" not in again.body
+        assert other_type.status == 202
 
 
-async def test_a_derived_key_with_another_body_is_told() -> None:
+async def test_a_derived_key_with_another_body_is_told(tmp_path: Path) -> None:
     """A derived key with other data is 200, `duplicate` and `differs`: the first one stays (Q8)."""
-    desk = Desk(contract="wochit")
-    first = await desk.send("video.delete", '{"videoContext": "a", "wochitVideoId": "6094"}')
-    again = await desk.send("video.delete", '{"videoContext": "b", "wochitVideoId": "6094"}')
-    assert (again.status, again.body["id"]) == (200, first.body["id"])
-    assert (again.body["duplicate"], again.body["differs"]) == (True, True)
-    assert len(desk.store.events) == 1
+    async with keeping_desk(tmp_path, "wochit") as desk:
+        first = await desk.send("video.delete", '{"videoContext": "a", "wochitVideoId": "6094"}')
+        again = await desk.send("video.delete", '{"videoContext": "b", "wochitVideoId": "6094"}')
+        assert (again.status, again.body["id"]) == (200, first.body["id"])
+        assert (again.body["duplicate"], again.body["differs"]) == (True, True)
+        assert len(desk.store.events) == 1
 
 
 RENDER = (
@@ -598,29 +605,29 @@ FAILED_RENDER = RENDER.replace('"completed"', '"failed"').replace('"error": ""',
 FAILED_RENDER = FAILED_RENDER.replace("https://x.example/v.mp4", "")
 
 
-async def test_a_contract_may_refuse_another_body() -> None:
+async def test_a_contract_may_refuse_another_body(tmp_path: Path) -> None:
     """VideoAiditor's receivers key on the render id, so a second terminal event of a render is 409 (VAI-11)."""
-    desk = Desk(contract="videoaiditor")
-    await desk.send("render.completed", RENDER)
-    with pytest.raises(Refused) as caught:
-        await desk.send("render.failed", FAILED_RENDER)
-    assert (caught.value.problem.status, caught.value.problem.type) == (409, "idempotency_conflict")
-    assert (await desk.send("render.completed", RENDER)).body["duplicate"] is True
+    async with keeping_desk(tmp_path, "videoaiditor") as desk:
+        await desk.send("render.completed", RENDER)
+        with pytest.raises(Refused) as caught:
+            await desk.send("render.failed", FAILED_RENDER)
+        assert (caught.value.problem.status, caught.value.problem.type) == (409, "idempotency_conflict")
+        assert (await desk.send("render.completed", RENDER)).body["duplicate"] is True
 
 
-async def test_a_given_key_or_id_goes_before_the_template() -> None:
+async def test_a_given_key_or_id_goes_before_the_template(tmp_path: Path) -> None:
     """The producer's own key wins, and so does an id it chose: it knows better what is one event (Q8)."""
-    desk = Desk(contract="roughy")
-    await desk.send("cut.completed", ENTITY)
-    assert (await desk.send("cut.completed", ENTITY, idempotency_key="mine")).status == 202
-    assert (await desk.send("cut.completed", ENTITY, id="mine")).status == 202
+    async with keeping_desk(tmp_path, "roughy") as desk:
+        await desk.send("cut.completed", ENTITY)
+        assert (await desk.send("cut.completed", ENTITY, idempotency_key="mine")).status == 202
+        assert (await desk.send("cut.completed", ENTITY, id="mine")).status == 202
 
 
-async def test_types_without_a_template_repeat() -> None:
+async def test_types_without_a_template_repeat(tmp_path: Path) -> None:
     """A save of a draft is an event each time, whatever it says (WOC-11)."""
-    desk = Desk(contract="wochit", features={"drafts": True})
-    draft = '{"videoContext": "c", "wochitVideoId": "6094", "thumbnailUrl": "http://x.example/t", "title": "t"}'
-    assert [(await desk.send("draft.update", draft)).status for _ in range(2)] == [202, 202]
+    async with keeping_desk(tmp_path, "wochit", features={"drafts": True}) as desk:
+        draft = '{"videoContext": "c", "wochitVideoId": "6094", "thumbnailUrl": "http://x.example/t", "title": "t"}'
+        assert [(await desk.send("draft.update", draft)).status for _ in range(2)] == [202, 202]
 
 
 async def test_times_keep_their_microseconds() -> None:

@@ -28,7 +28,9 @@ from relay.core.ids import IdFactory
 from relay.intake import Intake
 from relay.registry import TokenTable
 from relay.telemetry.metrics import Metrics
+from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.fakes import FakeDirectory, FakeStore
+from tests.support.stack import Stack
 
 PRODUCER = "producer-secret-0123"
 READER = "reader-secret-012345"
@@ -196,11 +198,12 @@ async def test_an_event_is_accepted_over_http(house: House) -> None:
     assert house.store.events[0].id == answer["id"]
 
 
-async def test_the_idempotency_header_works_over_http(house: House) -> None:
+async def test_the_idempotency_header_works_over_http(tmp_path: Path) -> None:
     """The second request with the same `Idempotency-Key` is 200 and a duplicate (Q8)."""
-    headers = {**JSON_HEADERS, "Idempotency-Key": "k1"}
-    await call(house, "POST", "/v1/events", EVENT, headers)
-    status, _, answer = await call(house, "POST", "/v1/events", EVENT, headers)
+    key = {"Idempotency-Key": "k1"}
+    async with Stack(tmp_path) as stack:
+        await stack.call("POST", "/v1/events", EVENT, token=PRODUCER_TOKEN, headers=key)
+        status, answer = await stack.call("POST", "/v1/events", EVENT, token=PRODUCER_TOKEN, headers=key)
     assert (status, answer["duplicate"]) == (200, True)
 
 

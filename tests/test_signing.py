@@ -405,7 +405,7 @@ def test_official_javascript_library_verifies_random_messages() -> None:
 
 
 def test_ed25519_signs_in_addition() -> None:
-    """A `whsk_` secret beside a `whsec_` one adds a `v1a` signature that its public key verifies (reliability §4)."""
+    """A `whsk_` secret beside a `whsec_` one adds a `v1a` signature that its public key verifies."""
     hmac_secret = standard().new_secret(random.Random(4).randbytes)
     pair = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
     public = base64.b64decode("1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=")
@@ -460,7 +460,7 @@ def test_secrets_sign_newest_first_until_they_expire() -> None:
 
 
 def test_a_header_carries_ten_signatures_at_most() -> None:
-    """However many secrets are active, the ten newest sign (reliability §4)."""
+    """However many secrets are active, the ten newest sign."""
     secrets = [f"secret {number}" for number in range(12)]
 
     assert signature("", *secrets[:10]) == signature("", *secrets)

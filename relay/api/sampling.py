@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from relay.api import problems
 from relay.api.body import parse_object, raw_member, unknown_members
-from relay.api.problems import Refused
 from relay.contracts import Contract, NoExample, Payload, Rendering
-from relay.core.issues import Issue
+from relay.core.issues import Invalid, Issue
 from relay.core.model import Application, FrozenEvent
 from relay.intake import rules
 
@@ -22,7 +20,7 @@ class Sample(NamedTuple):
 
 
 def read_sample(body: bytes, contract: Contract, application: Application, endpoint_id: str) -> Sample:
-    """Read `{"type"?, "data"?}` of a test; Refused with every mistake.
+    """Read `{"type"?, "data"?}` of a test; Invalid with every mistake.
 
     Without data it is the contract's example of that type; without type the contract's own test event, with its ids.
     What is given is held against the catalogue as intake does it.
@@ -32,7 +30,7 @@ def read_sample(body: bytes, contract: Contract, application: Application, endpo
     named: Any = written.get("type")
     if "type" in written and not isinstance(named, str):
         mistakes.append(Issue("/type", "must be the name of an event type"))
-        raise Refused(problems.invalid(mistakes))
+        raise Invalid(mistakes)
     facts = {"endpoint_id": endpoint_id, "application_id": application.id}
     data = raw_member(body, "data")
     event_type = _own_type(contract, facts) if named is None else named
@@ -41,7 +39,7 @@ def read_sample(body: bytes, contract: Contract, application: Application, endpo
     found = [issue for issue in found if data is not None or issue.path == "/type"]
     mistakes += [issue for issue in found if not issue.warning]
     if mistakes:
-        raise Refused(problems.invalid(mistakes))
+        raise Invalid(mistakes)
     sample = _example(contract, named, facts) if data is None else Sample(event_type, data)
     return sample._replace(warnings=tuple(found))
 
@@ -72,7 +70,7 @@ def _example(contract: Contract, named: str | None, facts: Mapping[str, str]) ->
         stand_in = _stand_in(contract, facts)
         if named is None or stand_in is None:
             place = "/type" if named is None else "/data"
-            raise Refused(problems.invalid([Issue(place, str(missing))])) from None
+            raise Invalid([Issue(place, str(missing))]) from None
         return Sample(named, stand_in)
 
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from relay.contracts.contract import Contract
 from relay.contracts.document import ContractDocument, repeated_headers
 from relay.contracts.mistakes import ContractError, inconsistencies, issues_of, key_path
+from relay.contracts.schema import SchemaError
 from relay.core.issues import Issue, did_you_mean
 
 FOLDER = "contracts"
@@ -216,15 +217,9 @@ def _fetch_schemas(folder: Traversable, source: Source, raw: dict[str, Any]) -> 
             continue
         try:
             entry["schema"] = _schema(folder, entry["schema"])
-        except _Unfetched as unfetched:
-            source.blame(key_path(("type", name, "schema")), str(unfetched), unfetched.remedy)
+        except SchemaError as error:
+            source.blame(key_path(("type", name, "schema")), error.detail, error.remedy)
             del entry["schema"]
-
-
-class _Unfetched(Exception):
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
 
 
 def _schema(folder: Traversable, place: str) -> dict[str, Any]:
@@ -235,22 +230,24 @@ def _schema(folder: Traversable, place: str) -> dict[str, Any]:
         return document
     definitions = document.get("$defs")
     if not isinstance(definitions, dict) or not isinstance(definitions.get(definition), dict):
-        raise _Unfetched(f"{path} defines no {definition!r}", "Add it under $defs, or correct the name.")
+        raise SchemaError(f"{path} defines no {definition!r}", remedy="Add it under $defs, or correct the name.")
     return _with_definitions(definitions[definition], definitions)
 
 
 def _load(folder: Traversable, path: str) -> dict[str, Any]:
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or ":" in path:
-        raise _Unfetched(f"{path!r} is not beside the contract", "Name a file in this folder or in one within it.")
+        raise SchemaError(
+            f"{path!r} is not beside the contract", remedy="Name a file in this folder or in one within it."
+        )
     try:
         document = json.loads((folder / path).read_bytes().decode())
     except OSError as error:
-        raise _Unfetched(f"{path} cannot be read: {error.strerror}", "Correct the name.") from None
+        raise SchemaError(f"{path} cannot be read: {error.strerror}", remedy="Correct the name.") from None
     except ValueError as error:
-        raise _Unfetched(f"{path} is not JSON: {error}", "Mend it.") from None
+        raise SchemaError(f"{path} is not JSON: {error}", remedy="Mend it.") from None
     if not isinstance(document, dict):
-        raise _Unfetched(f"{path} is no JSON Schema: it is not an object", "Mend it.")
+        raise SchemaError(f"{path} is no JSON Schema: it is not an object", remedy="Mend it.")
     return document
 
 

@@ -11,6 +11,7 @@ import orjson
 from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
 
 from relay.contracts.payload import Payload
+from relay.core.errors import RelayError
 from relay.core.issues import Issue, pointer
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -62,12 +63,8 @@ _SHOWN_CHARACTERS = 64
 _OPTIONS_MAX = 20
 
 
-class SchemaError(ValueError):
-    """The schema cannot be used; `remedy` says how to mend it."""
-
-    def __init__(self, place: str, message: str, remedy: str) -> None:
-        super().__init__(f"at {place}: {message}" if place else message)
-        self.remedy = remedy
+class SchemaError(RelayError):
+    """The schema cannot be used."""
 
 
 class Schema:
@@ -83,7 +80,7 @@ class Schema:
         odd = ", ".join(odd_keywords(document))
         if odd:
             remedy = "Remove or correct them: keywords are those of draft 2020-12, references begin with `#/`."
-            raise SchemaError("", f"these keywords would do nothing here: {odd}", remedy)
+            raise SchemaError(f"these keywords would do nothing here: {odd}", remedy=remedy)
         try:
             validator = Draft202012Validator(
                 dict(document),
@@ -94,7 +91,8 @@ class Schema:
             )
         except (ValidationError, ReferencingError) as error:
             where = pointer(*getattr(error, "instance_path", ()))
-            raise SchemaError(where, error.message, _remedy(error.message)) from None
+            message = f"at {where}: {error.message}" if where else error.message
+            raise SchemaError(message, remedy=_remedy(error.message)) from None
         return cls(document, validator)
 
     def issues(self, data: Payload, *, allow_extra: bool) -> list[Issue]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from relay.contracts.payload import Payload
+from relay.core.errors import RelayError
 
 Part = bytes | str
 """A literal (bytes) or the name of a variable (str)."""
@@ -18,12 +19,8 @@ _LOOKUP = re.compile(r"\{((?:data|metadata)(?:\.[A-Za-z0-9_-]+)+)\}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+(?:\.[A-Za-z0-9_-]+)*\}|[{}]|[^{}]+")
 
 
-class TemplateError(ValueError):
-    """The text is no template; `remedy` says how to mend it."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
+class TemplateError(RelayError):
+    """The text is no template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,12 @@ def _part(token: str, known: Collection[str]) -> Part:
     if token in ("{{", "}}"):
         return token[0].encode()
     if token in ("{", "}"):
-        raise TemplateError(f"a single {token!r} is no variable", f'Write "{token}{token}" for a brace.')
+        raise TemplateError(f"a single {token!r} is no variable", remedy=f'Write "{token}{token}" for a brace.')
     if not token.startswith("{"):
         return token.encode()
     name = token[1:-1]
     if name not in known:
-        raise TemplateError(f"unknown variable {token}", _suggestion(name, known))
+        raise TemplateError(f"unknown variable {token}", remedy=_suggestion(name, known))
     return name
 
 
@@ -104,7 +101,7 @@ class Lookup:
         plain = {room for room in rooms if room in ("type", "memory")}
         template = Template.compile(text, plain | paths | _examples(rooms))
         if not template.variables:
-            raise TemplateError("it is the same for every event", "Put a variable in it, such as {data.id}.")
+            raise TemplateError("it is the same for every event", remedy="Put a variable in it, such as {data.id}.")
         return cls(template)
 
     @property

@@ -49,7 +49,7 @@ def _compile(value: object, known: Collection[str]) -> Template:
     try:
         return Template.compile(_text(value), known)
     except TemplateError as error:
-        raise mistake(str(error), error.remedy) from None
+        raise mistake(error.detail, error.remedy) from None
 
 
 def _shown(value: object) -> str:
@@ -137,7 +137,7 @@ def _schema(value: object) -> Schema:
     try:
         return Schema.compile(value)
     except SchemaError as error:
-        raise mistake(f"is no JSON Schema that can be used: {error}", error.remedy) from None
+        raise mistake(f"is no JSON Schema that can be used: {error.detail}", error.remedy) from None
 
 
 def _json_bytes(value: object) -> bytes:
@@ -161,7 +161,7 @@ def _compile_lookup(value: object, rooms: Collection[str]) -> Lookup:
     try:
         return Lookup.compile(_text(value), rooms)
     except TemplateError as error:
-        raise mistake(str(error), error.remedy) from None
+        raise mistake(error.detail, error.remedy) from None
 
 
 def _event_key_or_false(value: object) -> Lookup | Literal[False]:

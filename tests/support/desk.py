@@ -2,7 +2,9 @@
 
 import json
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -14,9 +16,11 @@ from relay.core.errors import RelayError, StoreUnavailable
 from relay.core.ids import IdFactory
 from relay.core.model import Accepted, Validation
 from relay.intake import Intake, IntakeLimits
+from relay.store import Store
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.fakes import FakeDirectory, FakeStore
+from tests.support.stores import application, opened
 
 ACME = Principal("render-api", Role.PRODUCER, "acme")
 
@@ -38,12 +42,13 @@ class Desk:
         self,
         limits: IntakeLimits | None = None,
         *,
+        store: Store | None = None,
         contract: str = "standard",
         validation: Validation = Validation.STRICT,
         features: dict[str, bool] | None = None,
     ) -> None:
         self.clock = FakeClock(1_800_000_000_000)  # 2027-01-15T08:00:00Z
-        self.store = FakeStore()
+        self.store = FakeStore(store)
         self.directory = FakeDirectory.of(
             "acme", "beta", contract=contract, validation=validation, features=features or {}
         )
@@ -93,6 +98,16 @@ class Desk:
             raise
         except RelayError as error:
             raise Refused(problems.from_error(error)) from None
+
+
+@asynccontextmanager
+async def keeping_desk(folder: Path, contract: str = "standard", **settings: Any) -> AsyncIterator[Desk]:
+    """Open an intake before a real store, for what hangs on events that came before."""
+    async with opened(folder) as relay:
+        assert [await application(relay.store, name) for name in ("acme", "beta")] == [1, 2]
+        desk = Desk(store=relay.store, contract=contract, **settings)
+        desk.directory.endpoint = await relay.endpoint()
+        yield desk
 
 
 def pointers(problem: Problem) -> list[str]:

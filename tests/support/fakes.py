@@ -1,4 +1,4 @@
-"""Stand-ins for the rooms beside intake: a directory that is a dictionary, a store that remembers what it was given."""
+"""Stand-ins for the rooms beside intake: a directory that is a dictionary, a store that notes what it is given."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.access import Principal
 from relay.core.errors import Conflict, NotFound
-from relay.core.model import Accepted, Application, DueDelivery, Duplicate, FrozenEvent, NewEvent, NoDelivery, Origin
+from relay.core.model import Accepted, Application, DueDelivery, FrozenEvent, NewEvent, NoDelivery, Origin
+from relay.store import AcceptResult, Store
 
 CONTRACTS = ContractCatalogue.load()
 
@@ -25,6 +26,7 @@ class FakeDirectory:
 
     applications: dict[str, Application] = field(default_factory=dict)
     matches: dict[str, FakeMatch] = field(default_factory=dict)
+    endpoint: int | None = None  # the one that all types go to, where there is a real one
 
     @classmethod
     def of(cls, *ids: str, contract: str = "standard", **settings: Any) -> "FakeDirectory":
@@ -50,39 +52,35 @@ class FakeDirectory:
         return contract
 
     def match(self, application: Application, event_type: str) -> FakeMatch:
-        return self.matches.get(event_type, FakeMatch((10 * application.ref,)))
+        everywhere = 10 * application.ref if self.endpoint is None else self.endpoint
+        return self.matches.get(event_type, FakeMatch((everywhere,)))
 
 
 class FakeStore:
-    """Keeps events in a list, with the store's idempotency; a commit may be held or made to fail."""
+    """Notes what it is given; a commit may be held or made to fail. A real store behind it decides what is a repetition."""
 
-    def __init__(self) -> None:
+    def __init__(self, behind: Store | None = None) -> None:
         self.events: list[NewEvent] = []
         self.transactions: list[list[NewEvent]] = []
         self.submitted = asyncio.Event()  # a write has come in
         self.release: asyncio.Event | None = None  # set it to hold commits until it is set
         self.failure: Exception | None = None
-        self._claims: dict[tuple[int, bytes], NewEvent] = {}
+        self._behind = behind
 
-    async def accept(self, events: Sequence[NewEvent]) -> list[Accepted | Duplicate | Conflict]:
+    async def accept(self, events: Sequence[NewEvent]) -> Sequence[AcceptResult]:
         self.submitted.set()
         self.transactions.append(list(events))
         if self.release is not None:
             await self.release.wait()
         if self.failure is not None:
             raise self.failure
-        return [self._accept(event) for event in events]
+        if self._behind is None:
+            return [self._accept(event) for event in events]
+        results = await self._behind.accept(events)
+        self.events += [event for event, found in zip(events, results, strict=True) if isinstance(found, Accepted)]
+        return results
 
-    def _accept(self, event: NewEvent) -> Accepted | Duplicate | Conflict:
-        claim = event.idempotency
-        if claim is not None:
-            first = self._claims.setdefault((event.application, claim.key), event)
-            if first is not event:
-                assert first.idempotency is not None
-                differs = first.idempotency.fingerprint != claim.fingerprint
-                if differs and not claim.derived:
-                    return Conflict("idempotency_conflict", "the key was used for another event")
-                return Duplicate(first.id, first.type, first.created_at_ms, len(first.targets), differs)
+    def _accept(self, event: NewEvent) -> AcceptResult:
         self.events.append(event)
         return accepted(event, len(self.events))
 
