@@ -93,7 +93,7 @@ def test_a_contract_names_the_headers_it_sets() -> None:
 
 
 def test_a_contract_sets_its_own_delivery_defaults() -> None:
-    """Editframe's three attempts, ten seconds apart (contracts.md §5)."""
+    """Editframe's three attempts, ten seconds apart."""
     made = contract(
         '[delivery]\ntimeout = "30s"\nmax_age = "23h"\nretry = { schedule = ["10s", "10s"], jitter = 0.0 }\n'
     )
@@ -153,7 +153,7 @@ def test_every_form_of_time_is_read_back(time_ms: int, time_format: str) -> None
 
 @pytest.mark.parametrize("type", ["a", "cut.done", "A_1.b.c", "x" * 256])
 def test_standard_takes_lawful_types(type: str) -> None:
-    """Parts of letters, digits and `_` joined by dots, at most 256 characters (DESIGN §8)."""
+    """Parts of letters, digits and `_` joined by dots, at most 256 characters."""
     assert standard().check_type(type) is None
 
 
@@ -315,7 +315,7 @@ two.toml: is not TOML: Invalid value (at end of document). Mend that line."""
 
 
 def test_every_mistake_in_every_file_is_reported_at_once(tmp_path: Path) -> None:
-    """File, key path, what is wrong and what to do, for all of them (DESIGN §9)."""
+    """File, key path, what is wrong and what to do, for all of them."""
     one = """
         content_typ = "text/plain"
         timestamp = "rfc822"

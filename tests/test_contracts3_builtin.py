@@ -652,7 +652,7 @@ def test_canonical_bodies_are_their_own_canon(service: str) -> None:
 
 
 def test_no_built_in_contract_is_known_to_the_code() -> None:
-    """Nothing service-specific stands in Python: no module names a service, but as an example of the command line (DESIGN §3)."""
+    """Nothing service-specific stands in Python: no module names a service, but as an example of the command line."""
     for module in Path(relay.__file__).parent.rglob("*.py"):
         if module.parent.name == "cli":
             continue

@@ -29,7 +29,7 @@ def header_file(tmp_path: Path) -> str:
 
 
 def test_sign_prints_the_headers_of_the_published_vector(tmp_path: Path) -> None:
-    """Reliability §4, vector 1, from a file; the output is what `curl -H @-` takes."""
+    """The first vector, from a file; the output is what `curl -H @-` takes."""
     (tmp_path / "body").write_bytes(BODY)
 
     result = relay("sign", "--secret", SECRET, "--id", ID, "--at", AT, str(tmp_path / "body"))

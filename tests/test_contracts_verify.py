@@ -110,7 +110,7 @@ def test_a_header_without_a_signature_says_what_is_expected(value: str) -> None:
 
 
 def test_signatures_of_other_versions_around_the_right_one_do_no_harm() -> None:
-    """A list with unknown versions and wrong signatures around one right signature is verified (contracts.md §6)."""
+    """A list with unknown versions and wrong signatures around one right signature is verified."""
     right = signed(standard(), SECRET)["webhook-signature"]
 
     assert of_standard(signature=f"v2,abc v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc= {right} v1a,abc").ok
@@ -267,7 +267,7 @@ def test_mixed_up_encodings_are_explained(text: str, secret: str, sig: str, word
 
 
 def test_published_box_signatures_verify() -> None:
-    """Box's vector (contracts.md §6): the header's own spelling of the time is what was signed, in two headers."""
+    """Box's vector: the header's own spelling of the time is what was signed, in two headers."""
     made = contract(
         """
         [headers]

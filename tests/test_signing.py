@@ -94,7 +94,7 @@ STANDARD_VECTORS = [
 
 @pytest.mark.parametrize(("secret", "message", "expected"), STANDARD_VECTORS)
 def test_standard_reproduces_the_published_vectors(secret: str, message: tuple[str, int, str], expected: str) -> None:
-    """The contract `standard` makes the three signatures of reliability §4, whatever the key's length."""
+    """The contract `standard` makes the three signatures of the official vectors, whatever the key's length."""
     event_id, at, body = message
 
     headers = headers_of(standard(), secret, id=event_id, at=at, body=body)
@@ -302,7 +302,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("text", "secret", "message", "expected"), PUBLISHED)
 def test_the_keys_express_published_schemes(text: str, secret: str, message: dict[str, Any], expected: str) -> None:
-    """Every vector of contracts.md §6 that the keys of §4.1 can express comes out."""
+    """Every vector that the keys of a contract can express comes out."""
     assert expected == headers_of(contract(text), secret, **message)["s"]
 
 
@@ -484,7 +484,7 @@ def test_an_entry_chooses_among_the_secrets(chosen: str, secrets: list[str], sig
 
 
 def test_two_headers_share_the_secrets_of_a_rotation() -> None:
-    """Box's form: the newest secret in one header, the one before in another (contracts.md §4, row 25)."""
+    """Box's form: the newest secret in one header, the one before in another."""
     made = contract(entry('secrets = "first"') + '[[signature]]\nheader = "t"\nsecrets = "second"\n')
 
     headers = headers_of(made, "a", "b")
@@ -548,7 +548,7 @@ def test_plain_headers_know_every_variable(variable: str, expected: str) -> None
 
 
 def test_a_header_without_variables_is_constant() -> None:
-    """A plain header may be a fixed word (contracts.md §4, row 20)."""
+    """A plain header may be a fixed word."""
     assert headers_of(contract('[headers]\nx = "v1"\n'))["x"] == "v1"
 
 
@@ -580,7 +580,7 @@ def test_a_shown_secret_is_the_newest_that_is_active() -> None:
 
 
 def test_values_are_never_read_as_templates() -> None:
-    """Braces in a body or a secret stay what they are (contracts.md §4.1)."""
+    """Braces in a body or a secret stay what they are."""
     assert signature("", "k", body="{id}") == signature('content = "{{id}}"', "k")
     assert headers_of(contract('[headers]\ntoken = "{secret}"\n'), "{id}")["token"] == "{id}"
 

@@ -1,4 +1,4 @@
-"""What an HTTP client is told when something is wrong: RFC 9457 problems with stable `type` slugs.
+"""What an HTTP client reads when something is wrong: RFC 9457 problems with stable `type` slugs.
 
 Each kind of problem has one constructor, so that a slug has one title and one status. No text here repeats what a
 client sent except names it needs to find its mistake.
@@ -206,11 +206,11 @@ def from_http(error: web.HTTPException) -> Problem:
 
 
 OnUnexpected = Callable[[str, BaseException], None]
-"""Told of an error that nobody foresaw: where ("POST /v1/events"), and what."""
+"""Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
 
 
 OnRefused = Callable[[str, Problem], None]
-"""Told of every problem that is answered: where, and which."""
+"""Takes every problem that is answered: where, and which."""
 
 
 def middleware(
@@ -232,7 +232,7 @@ def middleware(
             if problem is None:
                 return await handler(request)
         except ConnectionError:
-            raise  # the client has gone: nobody is left to be told
+            raise  # the client has gone: nobody is left to answer
         except web.HTTPException as error:
             if error.status < 400:
                 raise

@@ -56,7 +56,7 @@ def _is_odd(keyword: str, value: Any, above: str) -> bool:
 
 
 ISSUES_MAX = 50
-"""Mistakes that one event is told about."""
+"""Mistakes that one answer lists."""
 
 _PATTERN_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 64
