@@ -117,6 +117,23 @@ def test_a_new_delivery_starts_and_ends() -> None:
     assert (road.known(1), road.lanes.next_wake(road.now)) == (set(), None)
 
 
+def test_the_end_of_an_attempt_is_work_only_if_something_waits() -> None:
+    """A loop that would find nothing to start need not look: a lone delivery's end and settle wake nobody."""
+    road = Road()
+    road.lane()
+    road.offer(due(1))
+    assert road.lanes.has_work
+    road.take()
+    road.finish(1)
+    road.settle(1)
+    assert not road.lanes.has_work
+    road.offer(due(2), due(3), due(4), due(5))
+    assert road.take() == [2, 3, 4]
+    assert not road.lanes.has_work  # the last waits for room, and its lane has had its turn
+    road.finish(2)
+    assert road.lanes.has_work
+
+
 def test_the_oldest_due_time_is_known() -> None:
     """What has waited longest in memory, over all lanes, scheduled or retried by hand; nothing when nothing waits."""
     road = Road()
