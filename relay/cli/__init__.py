@@ -38,7 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "send": Verb("send", "Send one event."),
         "trigger": Verb("send", "Send an example event, or test one endpoint with it."),
         "types": Verb("types", "List the event types that there are."),
-        "status": Verb("daemon", "Say how the daemon is doing."),
+        "status": Verb("status", "Say how the daemon is doing."),
         "events": Verb("deliveries", "Look at events."),
         "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
         "dead": Verb("deliveries", "Look at dead letters and replay them."),

@@ -6,9 +6,12 @@ anyway, so that little time passes without it.
 
 import os
 import signal
-from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from types import FrameType
 
 STOPPED_AT_ONCE = 1
 """Exit code after a second signal: what was under way was cut off; nothing is lost."""
@@ -27,7 +30,7 @@ class Signals:
         for number in STOPPING:
             signal.signal(number, self._early)
 
-    def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None]) -> None:
+    def hand_over(self, loop: "AbstractEventLoop", stop: Callable[[], None]) -> None:
         """Let `loop` listen; `stop` is called once, now if a signal has come already."""
         self._stop = stop
         for number in STOPPING:
@@ -35,11 +38,11 @@ class Signals:
         if self.stop_asked:
             stop()
 
-    def on_hang_up(self, loop: AbstractEventLoop, reload: Callable[[], None]) -> None:
+    def on_hang_up(self, loop: "AbstractEventLoop", reload: Callable[[], None]) -> None:
         """Call `reload` at each hang-up that comes before the stop."""
         loop.add_signal_handler(signal.SIGHUP, lambda: None if self.stop_asked else reload())
 
-    def _early(self, number: int, frame: FrameType | None) -> None:
+    def _early(self, number: int, frame: "FrameType | None") -> None:
         self._ask_to_stop()
 
     def _ask_to_stop(self) -> None:
