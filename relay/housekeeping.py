@@ -1,12 +1,13 @@
-"""What has to be done now and then: watch the disk and the writer, audit the lanes, end what is held too long, prune.
+"""What has to be done now and then.
 
-Each duty is one small step; the loops at the top only say how often. Nothing here is needed for a delivery to start.
+Watch the disk, the store and the clock; audit the lanes; mend due times that a wrong clock set; end what is held too
+long; prune. Each duty is one small step; the loops at the top only say how often. Nothing here is needed for a delivery
+to start.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable
-from dataclasses import dataclass
 
 import structlog
 
@@ -26,21 +27,13 @@ SUMMARY_EVERY_MS = 10_000
 AUDIT_EVERY_MS = 60_000
 PRUNE_EVERY_MS = 60_000
 STEP_ROWS = 500
-"""Rows one housekeeping transaction touches: a larger one would stall the writer (store.md, schema facts)."""
+"""Rows one housekeeping transaction touches: a larger one would stall the writer."""
 
 AUDIT_ROWS = 1_000
 """Due rows of one endpoint that an audit compares with its lane."""
 
 READMIT = 1.25
 """Intake reopens when free space is this much above the limit, so that it does not flap."""
-
-
-@dataclass(slots=True)
-class Gate:
-    """Whether intake is open, and if not, why. Owner: housekeeping; intake reads it."""
-
-    disk_low: bool = False
-    free_bytes: int = 0
 
 
 class Housekeeping:
@@ -65,7 +58,8 @@ class Housekeeping:
         self._metrics = metrics
         self._min_free_disk_bytes = min_free_disk_bytes
         self.retention = retention
-        self.gate = Gate()
+        self.disk_low = False  # intake is closed then
+        self.disk_free_bytes = 0
         self.loop_lag_ms = 0.0  # how late the event loop woke last
         self._clock_watch = clock_watch
         self._clock_was = ClockState.TRUSTED
@@ -130,11 +124,11 @@ class Housekeeping:
             self._disk_unseen.happened(error=str(error.strerror))
             return
         self._disk_unseen.ended()
-        limit = self._min_free_disk_bytes * (READMIT if self.gate.disk_low else 1)
+        limit = self._min_free_disk_bytes * (READMIT if self.disk_low else 1)
         disk_low = free_bytes < limit
-        if disk_low != self.gate.disk_low:
+        if disk_low != self.disk_low:
             self._log.warning(log.DISK_LOW if disk_low else log.DISK_OK, free_bytes=free_bytes)
-        self.gate.disk_low, self.gate.free_bytes = disk_low, free_bytes
+        self.disk_low, self.disk_free_bytes = disk_low, free_bytes
 
     def _watch_store(self) -> None:
         hindered = self._store.upkeep()

@@ -225,7 +225,7 @@ async def test_the_disk_gate_closes_and_reopens(tmp_path: Path) -> None:
             for free_bytes in (2 << 20, 1 << 20, (1 << 20) - 1, 1 << 20, (5 << 18) - 1, 5 << 18, 1 << 20):
                 house.store.free_disk_bytes = lambda free_bytes=free_bytes: free_bytes  # type: ignore[method-assign]
                 await house.housekeeping.watch_once()
-                seen.append(house.housekeeping.gate.disk_low)
+                seen.append(house.housekeeping.disk_low)
         assert seen == [False, False, True, True, True, False, False]
         assert [line["event"] for line in lines] == [log.DISK_LOW, log.DISK_OK]
 
@@ -241,7 +241,7 @@ async def test_a_folder_that_cannot_be_asked_for_space_ends_nothing(tmp_path: Pa
         with capture_logs() as lines:
             await house.housekeeping.watch_once()
         assert [line["event"] for line in lines] == [log.HOUSEKEEPING_FAILED]
-        assert not house.housekeeping.gate.disk_low
+        assert not house.housekeeping.disk_low
 
 
 async def test_a_full_disk_closes_intake_and_not_deliveries(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from relay.core.clock import Now
 from relay.core.model import DeliveryKey, DueDelivery, Health, HealthPolicy
 from relay.core.units import Rate
-from relay.queue import Lanes, LaneSettings, Refill, Start
+from relay.queue import Lanes, LaneSettings, Refill, Start, Suspension
 from relay.queue import health as health_rules
 from relay.queue.lane import Lane, RateLimit
 from relay.queue.lanes import SLOW_MS
@@ -109,6 +109,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.lanes = Lanes(self.global_limit, Random(7), lane_max=LANE_MAX, total_max=TOTAL_MAX, side_max=SIDE_MAX)
         self.news: list[tuple[DeliveryKey, str, Callable[[], None]]] = []
         self.running: dict[DeliveryKey, Attempt] = {}
+        self.suspended: dict[int, Suspension] = {}  # until an edit, or an attempt that shows the mistake is gone
         self.settles: list[Settle] = []
         self.readings: list[Reading] = []
         self.audits: dict[int, list[DueDelivery]] = {}
@@ -125,6 +126,7 @@ class LanesMachine(RuleBasedStateMachine):
         return max(self.global_limit // 4, 1)
 
     def configure(self, ref: int, health: Health | None = None) -> None:
+        self.suspended.pop(ref, None)  # an edit may have mended what was behind it
         self.lanes.configure(ref, self.lane_settings[ref], health, len(self.due_rows(ref)), self.now)
 
     def due_rows(self, ref: int) -> list[DueDelivery]:
@@ -268,21 +270,41 @@ class LanesMachine(RuleBasedStateMachine):
                 recent = [at_ms for at_ms in sent if at_ms + period_ms > self.mono_ms]
                 assert len(recent) <= limit, "beyond the rate"
 
-    @step("running", pick=PICKS, verdict=(*VERDICTS, "success", "failure", "unsent"), delay_ms=(None, 0, 700, 50_000))
+    @step(
+        "running",
+        pick=PICKS,
+        verdict=(*VERDICTS, "success", "failure", "unsent"),
+        delay_ms=(None, 0, 700, 50_000),
+    )
     def finish(self, pick: int, verdict: str, delay_ms: int | None) -> None:
         key = list(self.running)[pick % len(self.running)]
         if verdict != "unsent":
             self.send(pick)
-        started = self.running.pop(key).start.delivery
+        attempt = self.running.pop(key)
+        started, started_ms = attempt.start.delivery, attempt.started_ms
+        if verdict == "mistake":
+            suspension = self.lanes.suspend(key, "KeyError", self.now)
+            if suspension is not None:
+                self.suspended[key.endpoint] = suspension
+            self.settles.append(Settle(started, started))
+            return
         if verdict == "unsent":
             self.lanes.finished_unsent(key, self.now)
             self.settles.append(Settle(started, None if delay_ms is None else started))
             return
+        suspension = self.suspended.get(key.endpoint)
+        if suspension is not None and started_ms >= suspension.until_mono_ms:
+            del self.suspended[key.endpoint]
         health = self.lanes.finished(key, VERDICTS[verdict], self.now)
         if health is not None:
             self.health[key.endpoint] = health
         dies = verdict == "success" or delay_ms is None
         self.settles.append(Settle(started, None if dies else self.next_try(started, delay_ms or 0)))
+
+    @step("running", pick=PICKS)
+    def stumble(self, pick: int) -> None:
+        """Let a mistake of our own end an attempt."""
+        self.finish(pick, "mistake", None)
 
     def next_try(self, started: DueDelivery, delay_ms: int) -> DueDelivery:
         tried = replace(started, attempts=started.attempts + 1, series_attempts=started.series_attempts + 1)
@@ -424,6 +446,9 @@ class LanesMachine(RuleBasedStateMachine):
             row = self.rows[key]
             assert row == Row(delivery), "started something that is no longer so"
         assert ref in self.existing, "started at a deleted endpoint"
+        if ref in self.suspended:
+            assert self.mono_ms >= self.suspended[ref].until_mono_ms, "started at a suspended endpoint"
+            assert not running, "beside the probe of a suspended endpoint"
         assert not lane.held, "started at a held endpoint"
         assert delivery.due_ms <= self.wall_ms, "started before it is due"
         assert len(self.running) < self.global_limit, "beyond the global limit"
@@ -484,7 +509,17 @@ LanesMachine.TestCase.settings = settings(
 TestLanes = LanesMachine.TestCase
 TestLanes.__doc__ = "No due delivery is forgotten, started twice at once, or started beyond a limit (Q1-Q5, Q13, Q15)."
 
-RARE = ("crash", "drain", "delete_or_create", "resize", "reconfigure", "pause_or_resume", "step_wall_clock", "fail_all")
+RARE = (
+    "crash",
+    "drain",
+    "delete_or_create",
+    "resize",
+    "reconfigure",
+    "pause_or_resume",
+    "step_wall_clock",
+    "fail_all",
+    "stumble",
+)
 
 
 def walk(seed: int, steps: int) -> None:
@@ -566,7 +601,7 @@ MISTAKES = {
     "no side buffer": (Memory, "_keep", forget_side, LOST),
     "room made without lowering the frontier": (Memory, "_lower", lambda self, key: None, LOST),
     "room made during a read without lowering its ceiling": (Memory, "_lower", forget_ceiling, LOST),
-    "later states of reserved ids are lost": (Memory, "offer", lose_changes_of_reserved, LOST),
+    "later states of reserved ids are lost": (Memory, "offer", lose_changes_of_reserved, f"{LOST}|no longer so"),
     "a pause that leaves the read under way valid": (
         Memory,
         "close",
@@ -577,6 +612,12 @@ MISTAKES = {
     "a rate that always allows": (RateLimit, "free_at_ms", lambda self, mono_ms: mono_ms, "beyond the rate"),
     "any number of probes": (Lane, "probing", False, "two probes at once"),
     "a start in a cool-down": (health_rules, "opens_ms", lambda health: 0, "in a cool-down"),
+    "a suspension that opens at once": (
+        Lane,
+        "_admits_ms",
+        lambda self, now: now.mono_ms,
+        "suspended endpoint|beyond the rate",
+    ),
     "timers that never run out": (Lanes, "_set_timer", lambda self, lane, now: None, LOST),
     "a change that gives no turn": (Lanes, "_changed", queue_up_nobody, LOST),
     "doubtful endpoints without bounds": (Lanes, "_doubtful_may_start", True, "doubtful endpoints beyond their share"),

@@ -230,11 +230,11 @@ class Relay:
 
     @property
     def disk_low(self) -> bool:
-        return self.housekeeping.gate.disk_low
+        return self.housekeeping.disk_low
 
     @property
     def disk_free_bytes(self) -> int:
-        return self.housekeeping.gate.free_bytes
+        return self.housekeeping.disk_free_bytes
 
     @property
     def log_lines_dropped(self) -> int:

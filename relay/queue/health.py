@@ -62,7 +62,7 @@ def should_disable(health: Health, now_ms: int, policy: HealthPolicy) -> bool:
 
 
 def _recovered(health: Health, now_ms: int) -> Health:
-    # A success that was under way when another attempt was told `Retry-After` does not take that back.
+    # A success that was under way when another attempt met a `Retry-After` does not take that back.
     waiting = health.not_before_ms > now_ms
     if health.failures == 0 and (waiting or health.not_before_ms == 0):
         return health

@@ -223,7 +223,7 @@ class Lane:
     def waits_until(self, now: Now, limit: int) -> tuple[float | None, float | None]:
         """Return the wall or the monotonic time at which to ask `next_start` again.
 
-        Neither when no time will help: the end or the sending of an attempt will, or news. The monotonic time is
+        Neither when no time will help: the end or the sending of an attempt will, or a commit. The monotonic time is
         infinite when the rate waits for requests that are chosen and not sent.
         """
         if not self.has_room(limit):

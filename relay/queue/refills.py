@@ -50,7 +50,7 @@ class Refills:
         self._lane_max = lane_max
         self._total_max = total_max
         self._waiting = 0  # deliveries that wait in all lanes
-        self._sizes = KeyedHeap()  # minus what each lane held when it was largest: a bound on what it holds now
+        self._sizes = KeyedHeap()  # minus a bound on what each lane has: what it had when it was largest
         self.asking: deque[Lane] = deque()  # to be asked how much they would read
         self._readings: dict[int, _Reading] = {}  # by ticket; each comes back once
         self._tickets = 0
@@ -112,7 +112,7 @@ class Refills:
         self._later.clear()
 
     def _count(self, lane: Lane) -> None:
-        """Count the lane anew. The heap hears only of growth: what it has of a lane is never less than the lane holds."""
+        """Count the lane anew. Only growth reaches the heap, so that its bound is never below what the lane has."""
         waiting = lane.memory.waiting
         self._waiting += waiting - lane.counted
         lane.counted = waiting

@@ -55,7 +55,7 @@ class Classification:
 
 
 class Decision(NamedTuple):
-    """What to write, and what to tell the lane."""
+    """What to write, and what the lane learns from it."""
 
     settlement: Settlement
     classification: Classification
