@@ -12,6 +12,7 @@ from relay.delivery.courier import Request
 from relay.queue import Lanes, Start
 from relay.queue.lane import RateLimit
 from tests.support.engine import Engine, config, engine, turns
+from tests.support.stack import until
 
 
 class Wire:
@@ -22,6 +23,7 @@ class Wire:
         self._read = house.store.read_event
         self._attempt = house.courier.attempt
         self.delay_ms = 0
+        self._held_back = 0
         self.sent: list[float] = []
         replaced: Any = house
         replaced.store.read_event = self.read
@@ -29,8 +31,10 @@ class Wire:
         replaced.dispatch.hand_over = lambda accepted: house.dispatch.offer(accepted.due)  # the body is not cached
 
     async def read(self, ordinal: int) -> FrozenEvent | None:
+        self._held_back += 1
         if self.delay_ms:
             await self._house.clock.wait(asyncio.Event(), self.delay_ms)
+        self._held_back -= 1
         return await self._read(ordinal)
 
     async def attempt(self, request: Request) -> Outcome:
@@ -43,9 +47,16 @@ class Wire:
             await self._house.post()
         self.delay_ms = delay_ms
         for _ in range(0, ms, 100):
-            await turns(30)
+            await self._settle_down()
             self._house.clock.advance(100)
-        await turns(30)
+        await self._settle_down()
+
+    async def _settle_down(self) -> None:
+        """Let everything go on that can without time: then only what is held back is in flight."""
+        await turns(10)
+        dispatch, store = self._house.dispatch, self._house.store
+        await until(lambda: dispatch.lanes.in_flight == self._held_back and not store.pending_settles)
+        await turns(10)
 
     @property
     def most_in_a_second(self) -> int:
