@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.api.problems import Refused
+from relay.contracts import payload
 from relay.core.access import Principal, Role
 from relay.core.errors import CommitUnknown, Conflict
 from relay.core.model import NewEvent, NoDelivery, Validation
@@ -635,3 +637,29 @@ async def test_times_keep_their_microseconds() -> None:
     desk = Desk(contract="rotor", validation=Validation.OFF)
     await desk.send("order.finalized", "{}", timestamp="2023-02-13T13:09:42.654463Z")
     assert b'"created_at":"2023-02-13 13:09:42.654463"' in desk.store.events[0].body
+
+
+class Counting:
+    """A decoder that counts."""
+
+    def __init__(self, decode: Callable[[bytes], Any]) -> None:
+        self.count = 0
+        self._decode = decode
+
+    def decode(self, raw: bytes) -> Any:
+        self.count += 1
+        return self._decode(raw)
+
+
+async def test_data_are_decoded_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schema, conditions, memory and a flat body read one decoded value and one table of members."""
+    members, values = Counting(payload._MEMBERS.decode), Counting(orjson.loads)
+    monkeypatch.setattr(payload, "_MEMBERS", members)
+    monkeypatch.setattr(payload.orjson, "loads", values.decode)
+    desk = Desk(contract="wochit", features={"drafts": True})
+    await desk.send(
+        "draft.update",
+        '{"videoContext": "c", "wochitVideoId": "6", "thumbnailUrl": "http://x.example/t", "title": "t"}',
+    )
+    assert desk.store.events[0].remember is not None
+    assert (members.count, values.count) == (1, 1)
