@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.api.services import Reload
-from relay.config import Problem, Severity
+from relay.core.issues import Issue
 from relay.core.model import Failure, Outcome
 from tests.support.api import Api
 
@@ -111,7 +111,7 @@ async def test_metrics_speak_openmetrics_when_asked(tmp_path: Path) -> None:
 
 async def test_a_reload_says_what_it_did(tmp_path: Path) -> None:
     """A reload that was taken over names what changed, what needs a restart, and its warnings."""
-    warning = Problem(Severity.WARNING, "config.toml", 3, "server.listen", None, "is ignored", "Remove it.")
+    warning = Issue("server.listen", "is ignored", "Remove it.", "config.toml:3", warning=True)
     async with Api(tmp_path) as api:
         api.daemon.next_reload = Reload(True, ("delivery.timeout",), ("server.listen",), (warning,))
         answer = await api.call("POST", "/v1/reload")
@@ -135,11 +135,10 @@ async def test_a_reload_says_what_it_did(tmp_path: Path) -> None:
 async def test_a_refused_reload_names_every_error(tmp_path: Path) -> None:
     """A configuration with errors changes nothing, and the answer says each with its place in the file (DESIGN §9)."""
     errors = tuple(
-        Problem(Severity.ERROR, "config.toml", line, "delivery.timeout", '"x"', "not a duration", 'Write "15s".')
-        for line in (3, 9)
+        Issue("delivery.timeout", "not a duration", 'Write "15s".', f"config.toml:{line}", '"x"') for line in (3, 9)
     )
     async with Api(tmp_path) as api:
-        api.daemon.next_reload = Reload(applied=False, problems=errors)
+        api.daemon.next_reload = Reload(applied=False, issues=errors)
         answer = await api.call("POST", "/v1/reload")
     assert (answer.status, answer.json["type"]) == (422, "invalid_config")
     assert [error["message"] for error in answer.json["errors"]] == [

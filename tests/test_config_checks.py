@@ -125,8 +125,8 @@ def test_allowed_networks_let_their_own_addresses_through(
 def test_http_is_warned_about_where_it_is_allowed(tmp_path: Path) -> None:
     """An http endpoint under `allow_http` is a warning."""
     text = "[delivery]\nallow_http = true\n" + endpoint(url="'http://example.com/'", secret="'env:S'")
-    (problem,) = read(tmp_path, text, {**HOME, "S": WHSEC}).problems
-    assert (problem.severity, problem.key) == ("warning", "application[acme].endpoint[e].url")
+    (problem,) = read(tmp_path, text, {**HOME, "S": WHSEC}).issues
+    assert (problem.warning, problem.path) == (True, "application[acme].endpoint[e].url")
 
 
 @pytest.mark.parametrize(

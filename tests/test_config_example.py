@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from relay.config import ApplicationConfig, Config, EndpointConfig, TokenConfig, schema
+from relay.config import ApplicationConfig, Config, EndpointConfig, TokenConfig
+from relay.config import model as schema
 from relay.config.layers import leaves
 from tests.support.config import HOME, WHSEC, read, sound
 
@@ -24,7 +25,7 @@ def uncommented() -> str:
 def test_the_example_is_sound_and_changes_nothing(tmp_path: Path) -> None:
     """Taken as it is, the example gives exactly the defaults, and no warning."""
     loaded = read(tmp_path, EXAMPLE)
-    assert loaded.problems == ()
+    assert loaded.issues == ()
     assert sound(loaded) == Config()
 
 

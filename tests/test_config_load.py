@@ -19,7 +19,8 @@ from relay.config import (
     RetryOverride,
     TokenConfig,
     load,
-    render_problems,
+    render_issues,
+    source_and_line,
 )
 from relay.core.units import Rate
 from tests.support.config import CONTRACTS, HOME, WHSEC, endpoint, errors, read, sound
@@ -60,7 +61,7 @@ def test_without_any_file_everything_has_a_default() -> None:
     """No file at all is a sound configuration with the application `default` on contract `standard` (DESIGN §9)."""
     loaded = load(None, HOME, {}, contracts=CONTRACTS)
     config = sound(loaded)
-    assert loaded.problems == ()
+    assert loaded.issues == ()
     assert [(application.id, application.contract) for application in config.applications] == [("default", "standard")]
     assert config.server.listen == ("127.0.0.1:8420", "unix:/home/x/.local/state/relay/relay.sock")
     assert config.storage.path == Path("/home/x/.local/state/relay/relay.db")
@@ -71,7 +72,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     """Unknown keys, wrong types, bad values and misfits among them all come together, each on its line."""
     loaded = read(tmp_path, WRONG_IN_MANY_WAYS)
     assert loaded.config is None
-    assert [(problem.line, problem.key) for problem in loaded.errors] == [
+    assert [(source_and_line(problem)[1], problem.path) for problem in loaded.errors] == [
         (2, "server.listen[0]"),
         (3, "server.max_dept"),
         (5, "storage.durability"),
@@ -90,12 +91,12 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         (27, "application[acme].endpoint[1].secret"),
         (28, "application[acme].endpoint[1].urll"),
     ]
-    assert all(problem.message and problem.remedy and problem.source for problem in loaded.problems)
+    assert all(problem.message and problem.remedy and problem.place for problem in loaded.issues)
 
 
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     """Secrets, header values, and credentials in URLs stay out of the report; references are shown (invariant 13)."""
-    text = render_problems(read(tmp_path, WRONG_IN_MANY_WAYS).problems)
+    text = render_issues(read(tmp_path, WRONG_IN_MANY_WAYS).issues)
     assert "hunter2" not in text
     assert '"env:NOPE"' in text
 
@@ -110,7 +111,7 @@ def test_a_misplaced_secret_is_not_shown(key: str, shape: int) -> None:
         value = "7"
     for text in (endpoint(**{key: value}), f"{key} = {value}\n"):
         with TemporaryDirectory() as folder:
-            assert "hunter2!" not in render_problems(read(Path(folder), text).problems)
+            assert "hunter2!" not in render_issues(read(Path(folder), text).issues)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_misplaced_secret_is_not_shown(key: str, shape: int) -> None:
 def test_typing_mistakes_get_a_proposal(tmp_path: Path, text: str, key: str, hint: str) -> None:
     """An unknown word comes with the known one that is closest, or with the place where it belongs."""
     (problem,) = read(tmp_path, text).errors
-    assert problem.key == key
+    assert problem.path == key
     assert problem.remedy.startswith(hint)
 
 
@@ -175,15 +176,15 @@ def test_a_file_that_is_not_toml_is_located(tmp_path: Path, content: bytes, line
     """A file that cannot be parsed yields one problem, with the line where the parser gave up."""
     file = tmp_path / "config.toml"
     file.write_bytes(content)
-    (problem,) = load(file, HOME, {}, contracts=CONTRACTS).problems
-    assert (problem.source, problem.line) == (str(file), line)
+    (problem,) = load(file, HOME, {}, contracts=CONTRACTS).issues
+    assert source_and_line(problem) == (str(file), line)
     assert problem.message.startswith(message)
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     """A missing file and a folder in its place are problems, not exceptions."""
     for path, reason in ((tmp_path / "none.toml", "no such file"), (tmp_path, "is a directory")):
-        (problem,) = load(path, HOME, {}, contracts=CONTRACTS).problems
+        (problem,) = load(path, HOME, {}, contracts=CONTRACTS).issues
         assert reason in problem.message
 
 
@@ -226,23 +227,23 @@ def test_a_wrong_variable_is_named_as_the_source(tmp_path: Path) -> None:
     """A mistake in a variable is reported under its name, though the file has that key too."""
     loaded = read(tmp_path, "[log]\nlevel = 'info'\n", {"RELAY_LOG__LEVEL": "inf"})
     (problem,) = loaded.errors
-    assert (problem.where, problem.key, problem.value) == ("env RELAY_LOG__LEVEL", "log.level", '"inf"')
+    assert (problem.place, problem.path, problem.value) == ("env RELAY_LOG__LEVEL", "log.level", '"inf"')
 
 
 def test_unknown_variables_are_warned_about(tmp_path: Path) -> None:
     """A `RELAY_*` variable that is neither a setting, nor the client's, nor a secret's is a warning with a proposal."""
     env = {"RELAY_LOG__LEVL": "x", "RELAY_TOKEN": "x", "RELAY_CONFIG": "x", "RELAY_ACME": WHSEC, "RELAYS": "x"}
     loaded = read(tmp_path, endpoint(secret='"env:RELAY_ACME"'), env)
-    (problem,) = loaded.problems
-    assert problem.severity == "warning"
-    assert (problem.source, problem.remedy) == ("env RELAY_LOG__LEVL", 'Did you mean "RELAY_LOG__LEVEL"?')
+    (problem,) = loaded.issues
+    assert problem.warning
+    assert (problem.place, problem.remedy) == ("env RELAY_LOG__LEVL", 'Did you mean "RELAY_LOG__LEVEL"?')
 
 
 def test_dev_allows_this_host_and_keeps_what_the_file_allows(tmp_path: Path) -> None:
     """`--dev` adds loopback networks and http to what is configured, without warnings about it."""
     text = "[delivery]\nallow_networks = ['10.0.0.0/8']\n" + endpoint(url='"http://localhost:9000/"', secret='"env:S"')
     loaded = read(tmp_path, text, {"S": WHSEC}, {"dev": True})
-    assert loaded.problems == ()
+    assert loaded.issues == ()
     delivery = sound(loaded).delivery
     assert delivery.allow_http
     assert [str(network) for network in delivery.allow_networks] == ["10.0.0.0/8", "127.0.0.0/8", "::1/128"]
@@ -255,7 +256,7 @@ def test_dev_is_refused_where_others_can_connect(tmp_path: Path, address: str) -
     """`--dev` with a listener that is not loopback is an error; without --dev that listener is a warning."""
     text = f"[server]\nlisten = ['127.0.0.1:1', '{address}']\n"
     assert list(errors(read(tmp_path, text, HOME, {"dev": True}))) == ["server.listen[1]"]
-    assert [problem.severity for problem in read(tmp_path, text).problems] == ["warning"]
+    assert [problem.warning for problem in read(tmp_path, text).issues] == [True]
 
 
 @pytest.mark.parametrize(
@@ -263,8 +264,8 @@ def test_dev_is_refused_where_others_can_connect(tmp_path: Path, address: str) -
 )
 def test_literal_secrets_are_warned_about(tmp_path: Path, mode: int, words: str) -> None:
     """Secrets in the file itself bring one warning, and another one when everybody can read the file."""
-    (problem,) = read(tmp_path, endpoint(), mode=mode).problems
-    assert problem.severity == "warning"
+    (problem,) = read(tmp_path, endpoint(), mode=mode).issues
+    assert problem.warning
     assert problem.message.startswith(words)
     assert "application[acme].endpoint[e].secret" in problem.message
 
@@ -310,7 +311,7 @@ def test_any_value_in_any_place_is_answered(place: str, value: str) -> None:
     with TemporaryDirectory() as folder:
         loaded = read(Path(folder), f"{place} = {value}\n")
     assert (loaded.config is None) == bool(loaded.errors)
-    assert all(problem.line == 1 for problem in loaded.errors)
+    assert all(source_and_line(problem)[1] == 1 for problem in loaded.errors)
 
 
 def test_code_builds_models_with_plain_values() -> None:
@@ -341,5 +342,5 @@ def test_a_file_without_permission_is_a_problem(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    (problem,) = read(tmp_path, "").problems
+    (problem,) = read(tmp_path, "").issues
     assert problem.message == "cannot be read: permission denied"

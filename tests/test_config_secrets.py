@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.listeners import UNIX_PATH_BYTES_MAX, check_listen
+from relay.config.fields import UNIX_PATH_BYTES_MAX, check_listen
 from relay.config.places import find_config_file, socket_path, state_folder
 from relay.config.secrets import SECRET_BYTES_MAX, Secrets, Wrong
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from relay.cli import main
-from relay.config import Loaded, Severity, load
+from relay.config import Loaded, load, source_and_line
 from relay.contracts import ContractCatalogue
 from tests.support.config import HOME, WHSEC, endpoint, errors, sound
 
@@ -61,7 +61,7 @@ def test_mistakes_in_contracts_and_configuration_come_together(tmp_path: Path) -
 
     assert loaded.config is None
     assert set(errors(loaded)) == {"typs", "log.level"}
-    assert {problem.source for problem in loaded.errors} == {str(file), str(tmp_path / "config.toml")}
+    assert {source_and_line(problem)[0] for problem in loaded.errors} == {str(file), str(tmp_path / "config.toml")}
 
 
 def test_check_config_reports_contracts_too(tmp_path: Path) -> None:
@@ -90,5 +90,5 @@ def test_subscriptions_in_the_file_follow_the_catalogue(tmp_path: Path) -> None:
         f"{place}[0]": "'render.complete' covers no event type",
         f"{place}[1]": "'webhook.test' is sent by a test only, to one endpoint at a time",
     }
-    warnings = {problem.key: problem.remedy for problem in loaded.problems if problem.severity is Severity.WARNING}
+    warnings = {problem.path: problem.remedy for problem in loaded.issues if problem.warning}
     assert warnings[f"{place}[2]"] == "Use 'file.created'"

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 import relay
 from relay.cli import main
-from relay.config import schema
+from relay.config import model as schema
 from relay.daemon import service
 from relay.telemetry import log
 from tests.support.stack import Stack

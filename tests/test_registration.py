@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.config import Severity, load
+from relay.config import load
+from relay.config.admission import address_faults
 from relay.config.model import DeliveryConfig
-from relay.config.registration import address_faults
 from relay.contracts import Registration
 from tests.support.api import CONFIG, Api
 from tests.support.config import HOME, WHSEC, errors, read
@@ -282,7 +282,7 @@ def test_the_file_may_use_http_where_the_contract_allows_it(tmp_path: Path) -> N
     """VideoAiditor asks for a public address and not for https: that is a warning (VAI-3)."""
     loaded = read(tmp_path, application("videoaiditor", 'url = "http://a.example/"'))
     assert errors(loaded) == {}
-    assert "application[acme].endpoint[e0].url" in {problem.key for problem in loaded.warnings}
+    assert "application[acme].endpoint[e0].url" in {problem.path for problem in loaded.warnings}
     assert list(errors(read(tmp_path, application("videoaiditor", 'url = "http://10.0.0.1/"')))) != []
 
 
@@ -300,7 +300,7 @@ def test_the_file_warns_of_deprecated_types(tmp_path: Path) -> None:
     endpoint = 'url = "https://a.example/"\nevent_types = ["unprocessed_file.created"]'
     loaded = read(tmp_path, application("editframe", endpoint))
     assert errors(loaded) == {}
-    assert [problem.severity for problem in loaded.problems if "event_types" in problem.key] == [Severity.WARNING]
+    assert [problem.warning for problem in loaded.issues if "event_types" in problem.path] == [True]
 
 
 # -- contracts of one's own, and reload -------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay.api import endpoint_input, render
-from relay.api.application_input import Reader
+from relay.api import render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_object
 from relay.api.query import Query, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
+from relay.api.written import Reader
+from relay.config.admission import warn_endpoint
 from relay.core.model import Application, Page
 from relay.registry import Made
 from relay.store import KeyRow
@@ -32,7 +33,7 @@ class Applications:
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = request[PRINCIPAL]
-        made = await self._registrar.create_application(self._reader().create(await read_object(request)))
+        made = await self._registrar.create_application(self._reader().application(await read_object(request)))
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
             self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
@@ -60,7 +61,7 @@ class Applications:
         principal = request[PRINCIPAL]
         patch, reader = await read_object(request), self._reader()
         application = await self._registrar.update_application(
-            self._find(request).id, lambda present: reader.revise(present, patch)
+            self._find(request).id, lambda present: reader.revised_application(present, patch)
         )
         self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
         return json_response(self._detail(application))
@@ -83,7 +84,7 @@ class Applications:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
         application = self._find(request)
-        draft = self._reader().create_key(await read_object(request))
+        draft = self._reader().key(await read_object(request))
         key, token = await self._registrar.create_key(application.id, draft)
         self._said(log.KEY_CREATED, principal.name, application, key=key.id)
         return json_response(self._key(key) | {"token": token}, status=201)
@@ -115,7 +116,8 @@ class Applications:
         """Write what came with a new application. A secret and a token are shown here and never again."""
         extras: dict[str, Any] = {}
         if made.endpoint is not None:
-            found = endpoint_input.warnings(made.endpoint, self._registrar.current.contract(made.application))
+            contract = self._registrar.current.contract(made.application)
+            found = list(warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract))
             extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
             extras |= {"warnings": _placed(found)} if found else {}
         if made.key is not None:

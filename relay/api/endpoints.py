@@ -6,16 +6,16 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay.api import body, endpoint_input, problems, render, sampling
+from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
 from relay.api.condition import why_waiting
-from relay.api.endpoint_actions import read_overlap_ms
-from relay.api.endpoint_input import Rules
 from relay.api.problems import Refused
 from relay.api.query import Query, application_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
+from relay.api.written import Reader, read_overlap_ms
+from relay.config.admission import warn_endpoint
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
@@ -40,7 +40,7 @@ class Endpoints:
         written = await read_object(request)
         application = self._registrar.current.application_for(principal, _take_application(written))
         self._refuse_self_service(principal, application)
-        definition = endpoint_input.create(written, self._rules(application))
+        definition = self._reader().endpoint(written, application.contract)
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
@@ -76,9 +76,9 @@ class Endpoints:
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application)
         patch = await read_object(request)
-        rules = self._rules(endpoint.application)
+        reader, contract = self._reader(), endpoint.application.contract
         endpoint = await self._registrar.update_endpoint(
-            endpoint.id, lambda present: endpoint_input.revise(present, patch, rules)
+            endpoint.id, lambda present: reader.revised_endpoint(present, patch, contract)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
         return json_response(self._detail(endpoint, principal) | self._warnings(endpoint))
@@ -152,7 +152,8 @@ class Endpoints:
             raise Refused(problems.operator_only(contract.name))
 
     def _warnings(self, endpoint: Endpoint) -> Json:
-        found = endpoint_input.warnings(endpoint, self._registrar.current.contract(endpoint.application))
+        contract = self._registrar.current.contract(endpoint.application)
+        found = list(warn_endpoint(endpoint.url, endpoint.event_types, contract))
         return {"warnings": [warning.to_json() for warning in found]} if found else {}
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
@@ -163,8 +164,9 @@ class Endpoints:
         self._said(event, endpoint, principal)
         return json_response(self._detail(endpoint, principal))
 
-    def _rules(self, application: Application) -> Rules:
-        return Rules(self._registrar.current.contract(application), self._services.daemon.config)
+    def _reader(self) -> Reader:
+        services = self._services
+        return Reader(services.daemon.config, self._registrar.current.contracts, services.clock.wall_ms())
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         store, lane = self._services.store, self._services.lane(endpoint)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from relay.config import Config
-from relay.config import Problem as ConfigProblem
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
+from relay.core.issues import Issue
 from relay.core.model import Endpoint, Health
 from relay.dispatch.loop import Dispatch
 from relay.queue import LaneView
@@ -28,7 +28,7 @@ class Reload:
     applied: bool
     changed: tuple[str, ...] = ()  # keys that are in force now
     needs_restart: tuple[str, ...] = ()  # keys that changed in the file and wait for a restart
-    problems: tuple[ConfigProblem, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
 
 class Daemon(Protocol):

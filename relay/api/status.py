@@ -12,7 +12,7 @@ from relay.api.problems import Problem, Refused
 from relay.api.query import Query
 from relay.api.render import Json, health, json_response, moment, suspension
 from relay.api.services import Reload, Services
-from relay.config import Problem as ConfigProblem
+from relay.config import severity
 from relay.core.errors import ConfigError, spoken
 from relay.core.issues import InvalidConfig, Issue
 from relay.core.model import Endpoint
@@ -60,14 +60,14 @@ class Status:
         reload = await self._reload()
         self._log.info(log.RELOAD_ASKED, by=principal.name, applied=reload.applied)
         if not reload.applied:
-            mistakes = (problem for problem in reload.problems if problem.severity == "error")
+            mistakes = (issue for issue in reload.issues if not issue.warning)
             raise Refused(_invalid_config(map(_sentence, mistakes)))
         return json_response(
             {
                 "reloaded": True,
                 "changed": list(reload.changed),
                 "needs_restart": list(reload.needs_restart),
-                "warnings": [_written_problem(problem) for problem in reload.problems],
+                "warnings": [_written_issue(issue) for issue in reload.issues],
             }
         )
 
@@ -191,9 +191,10 @@ def _invalid_config(said: Iterable[str]) -> Problem:
     return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
 
 
-def _sentence(problem: ConfigProblem) -> str:
-    return ": ".join(part for part in (problem.where, problem.key, f"{problem.message}. {problem.remedy}") if part)
+def _sentence(issue: Issue) -> str:
+    return ": ".join(part for part in (issue.place, issue.path, f"{issue.message}. {issue.remedy}") if part)
 
 
-def _written_problem(problem: ConfigProblem) -> Json:
-    return {name: getattr(problem, name) for name in ("severity", "where", "key", "message", "remedy")}
+def _written_issue(issue: Issue) -> Json:
+    written = {"severity": severity(issue), "where": issue.place, "key": issue.path}
+    return written | {"message": issue.message, "remedy": issue.remedy}

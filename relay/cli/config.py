@@ -10,7 +10,8 @@ import click
 from relay.cli.output import Exit, counted, echo_json, fail, json_option, say
 
 if TYPE_CHECKING:
-    from relay.config import Loaded, Problem
+    from relay.config import Loaded
+    from relay.core.issues import Issue
 
 _FILE = """\
 # The configuration of relay. Every setting is explained in config.example.toml, and all are optional.
@@ -87,7 +88,7 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json(_report(loaded))
     else:
-        _say_problems(loaded)
+        _say_issues(loaded)
     if loaded.config is None:
         raise click.exceptions.Exit(Exit.CONFIGURATION)
 
@@ -104,7 +105,7 @@ def show(config_file: Path | None, as_json: bool) -> None:
     """Show every setting in effect and where it comes from; secrets are masked."""
     loaded = _load(config_file)
     if loaded.config is None:
-        _say_problems(loaded)
+        _say_issues(loaded)
         fail("The configuration has errors; nothing is in effect.", Exit.CONFIGURATION)
     if as_json:
         settings = [setting._asdict() for setting in loaded.settings]
@@ -170,15 +171,15 @@ def _load(config_file: Path | None) -> "Loaded":
     return load(find_config_file(config_file, os.environ), os.environ, {})
 
 
-def _say_problems(loaded: "Loaded") -> None:
-    """Say which file, what is wrong with it, and how many problems that makes."""
-    from relay.config import render_problems
+def _say_issues(loaded: "Loaded") -> None:
+    """Say which file, what is wrong with it, and how many mistakes that makes."""
+    from relay.config import render_issues
 
     click.echo(_described(loaded.path))
-    if loaded.problems:
-        click.echo(render_problems(loaded.problems))
+    if loaded.issues:
+        click.echo(render_issues(loaded.issues))
     errors, warnings = counted(len(loaded.errors), "error"), counted(len(loaded.warnings), "warning")
-    click.echo(f"{errors}, {warnings}." if loaded.problems else "No mistakes found.")
+    click.echo(f"{errors}, {warnings}." if loaded.issues else "No mistakes found.")
 
 
 def _described(path: Path | None) -> str:
@@ -189,14 +190,16 @@ def _report(loaded: "Loaded") -> dict[str, Any]:
     return {
         "path": _text(loaded.path),
         "ok": loaded.config is not None,
-        "problems": [_problem(problem) for problem in loaded.problems],
+        "problems": [_written(issue) for issue in loaded.issues],
     }
 
 
-def _problem(problem: "Problem") -> dict[str, Any]:
-    return {
-        name: getattr(problem, name) for name in ("severity", "source", "line", "key", "value", "message", "remedy")
-    }
+def _written(issue: "Issue") -> dict[str, Any]:
+    from relay.config import severity, source_and_line
+
+    source, line = source_and_line(issue)
+    place = {"severity": severity(issue), "source": source, "line": line, "key": issue.path}
+    return place | {"value": issue.value, "message": issue.message, "remedy": issue.remedy}
 
 
 def _text(path: Path | None) -> str | None:

@@ -42,7 +42,7 @@ async def run(folder: Path, once: bool) -> bool:
     """Run a relay and a receiver in `folder`; True if all went as it should."""
     loaded = _load(folder)
     contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
-    assert contract is not None, loaded.problems
+    assert contract is not None, loaded.issues
     tell = _teller()
     receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
     token = "demo-" + secrets.token_urlsafe(18)

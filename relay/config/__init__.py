@@ -1,4 +1,4 @@
-"""The configuration: one TOML file, environment and flags over it, read into validated models (DESIGN §9)."""
+"""The configuration: one TOML file, environment and flags over it, read into validated models."""
 
 from relay.config.definitions import (
     SECRETS_MAX,
@@ -7,9 +7,11 @@ from relay.config.definitions import (
     EndpointConfig,
     EndpointDefinition,
     RetryOverride,
+    Section,
 )
+from relay.config.explain import ReloadPlan, Setting, reload_changes, render_issues, severity, source_and_line
+from relay.config.fields import check_listen, is_local
 from relay.config.layers import DEV
-from relay.config.listeners import check_listen, is_local
 from relay.config.load import Loaded, load
 from relay.config.model import (
     Config,
@@ -22,8 +24,6 @@ from relay.config.model import (
     StorageConfig,
     TokenConfig,
 )
-from relay.config.report import Problem, Severity, render_problems
-from relay.config.show import ReloadPlan, Setting, reload_changes
 
 __all__ = [
     "DEV",
@@ -37,19 +37,20 @@ __all__ = [
     "HealthConfig",
     "Loaded",
     "LogConfig",
-    "Problem",
     "ReloadPlan",
     "RetentionConfig",
     "RetryConfig",
     "RetryOverride",
+    "Section",
     "ServerConfig",
     "Setting",
-    "Severity",
     "StorageConfig",
     "TokenConfig",
     "check_listen",
     "is_local",
     "load",
     "reload_changes",
-    "render_problems",
+    "render_issues",
+    "severity",
+    "source_and_line",
 ]

@@ -4,23 +4,28 @@ Every check looks at one whole configuration and yields findings. A finding name
 them was already refused, the finding is dropped, for it would rest on a default that nobody chose.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from relay.config.admission import Rules, check_application, check_endpoint, warn_endpoint
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
-from relay.config.listeners import is_local
+from relay.config.fields import is_local
 from relay.config.locate import KeyPath
 from relay.config.model import Config
-from relay.config.registration import address_faults, header_fault, selection_fault
-from relay.config.report import Severity, did_you_mean, one_of
-from relay.contracts import Contract, ContractCatalogue, Registration
+from relay.contracts import Contract, ContractCatalogue
+from relay.core.issues import Issue, did_you_mean, keys_of
 from relay.core.units import format_duration
 from relay.core.urls import check_url
 
 TOKEN_CHARACTERS_MIN = 16
 
 _RETENTION: KeyPath = ("storage", "retention")
+_LIMITS: Mapping[str, tuple[KeyPath, ...]] = {
+    "concurrency": (("delivery", "concurrency"),),
+    "max_age": ((*_RETENTION, "events"),),
+}
+"""What else an issue rests on, by the setting that it is about."""
+
 _ALLOWANCES: tuple[KeyPath, ...] = (("delivery", "allow_networks"), ("delivery", "allow_http"))
 
 
@@ -31,7 +36,7 @@ class Finding(NamedTuple):
     message: str
     remedy: str
     rests_on: tuple[KeyPath, ...] = ()
-    severity: Severity = Severity.ERROR
+    warning: bool = False
 
 
 class Subject(NamedTuple):
@@ -65,7 +70,7 @@ def _listeners(subject: Subject) -> Iterator[Finding]:
             path,
             "other hosts can reach this address, and the relay speaks plain HTTP: tokens and payloads can be read",
             "Put a TLS proxy before it, or listen on 127.0.0.1.",
-            severity=Severity.WARNING,
+            warning=True,
         )
 
 
@@ -80,16 +85,12 @@ def _durations(subject: Subject) -> Iterator[Finding]:
         yield _exceeds(events, keys, ": a request repeated late would make a second event")
 
 
-def _max_ages(subject: Subject) -> Iterator[Finding]:
-    """Q14: what may still be retried must still be there."""
+def _max_age(subject: Subject) -> Iterator[Finding]:
+    """What may still be retried must still be there (Q14); those of applications and endpoints are asked for above."""
     events = _Length.of(subject.config.storage.retention, _RETENTION, "events")
-    owners: Iterable[tuple[KeyPath, Section]] = chain(
-        [(("delivery",), subject.config.delivery)], _applications(subject), _endpoints(subject)
-    )
-    for path, owner in owners:
-        max_age = _Length.of(owner, path, "max_age")
-        if (max_age.ms or 0) > (events.ms or 0):
-            yield _exceeds(max_age, events)
+    max_age = _Length.of(subject.config.delivery, ("delivery",), "max_age")
+    if (max_age.ms or 0) > (events.ms or 0):
+        yield _exceeds(max_age, events)
 
 
 def _tokens(subject: Subject) -> Iterator[Finding]:
@@ -138,33 +139,29 @@ def _identities(subject: Subject) -> Iterator[Finding]:
             seen.add(owner.id)
 
 
-def _contracts(subject: Subject) -> Iterator[Finding]:
+def _definitions(subject: Subject) -> Iterator[Finding]:
+    """Ask of applications and endpoints what is asked of them everywhere."""
     for path, application in _applications(subject):
-        contract = subject.contracts.get(application.contract)
-        if contract is None and subject.contracts.is_faulty(application.contract):
-            continue  # its own mistakes are reported
-        if contract is None:
-            names = sorted(subject.contracts.names)
-            yield Finding((*path, "contract"), "no such contract", _choose(application.contract, names))
-            continue
-        for feature in application.features:
-            if feature not in contract.features:
-                known = one_of(sorted(contract.features)) or "none"
-                message = f"the contract {contract.name} has no such feature"
-                yield Finding((*path, "features", feature), message, f"It has: {known}.", ((*path, "contract"),))
-
-
-def _addresses(subject: Subject) -> Iterator[Finding]:
+        for issue in check_application(application, subject.contracts, subject.config):
+            if issue.path != "/contract" or not subject.contracts.is_faulty(application.contract):
+                yield _finding(path, issue, (*path, "contract"))
     for path, endpoint in _endpoints(subject):
-        url, contract = endpoint.url, _contract_at(subject, path)
-        faults = address_faults(url, contract.registration if contract else Registration(), subject.config.delivery)
-        always = check_url(url, allow_http=True, allow_private=True)
-        for wrong in faults:
-            rests_on = () if wrong in always else (*_ALLOWANCES, _contract_of(path))
-            yield Finding((*path, "url"), *_sentence(wrong), rests_on)
-        if not faults and url.lower().startswith("http:") and not subject.dev:
-            message = "payloads go to this endpoint unencrypted"
-            yield Finding((*path, "url"), message, "Use https where the receiver has it.", severity=Severity.WARNING)
+        contract = _contract_at(subject, path)
+        faults = list(check_endpoint(endpoint, Rules(contract, subject.config)))
+        always = check_url(endpoint.url, allow_http=True, allow_private=True)
+        for issue in faults:
+            yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *_ALLOWANCES)))
+        wrong = {issue.path for issue in faults}
+        for issue in warn_endpoint(endpoint.url, endpoint.event_types, contract):
+            if issue.path not in wrong and not (subject.dev and issue.path == "/url"):
+                yield _finding(path, issue, _contract_of(path))
+
+
+def _finding(path: KeyPath, issue: Issue, *rests_on: KeyPath) -> Finding:
+    """Place in the file what was found wrong with one definition."""
+    keys = tuple(int(key) if key.isdigit() else key for key in keys_of(issue.path))
+    limits = _LIMITS.get(str(keys[0]), ())
+    return Finding((*path, *keys), *_sentence(issue.message), (*rests_on, *limits), issue.warning)
 
 
 def _numbers(subject: Subject) -> Iterator[Finding]:
@@ -177,34 +174,6 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
                 f"under the contract {contract.name} an application may have {most}, not {len(application.endpoints)}"
             )
             yield Finding((*path, "endpoint"), message, "Remove the others.", ((*path, "contract"),))
-
-
-def _headers(subject: Subject) -> Iterator[Finding]:
-    for path, endpoint in _endpoints(subject):
-        seen: set[str] = set()
-        for name, value in endpoint.headers.items():
-            wrong = header_fault(name, value, _contract_at(subject, path))
-            if wrong:
-                yield Finding((*path, "headers", name), *_sentence(wrong), (_contract_of(path),))
-            elif name.lower() in seen:
-                yield Finding(
-                    (*path, "headers", name), "this header is there twice", "Remove one; case is no difference."
-                )
-            seen.add(name.lower())
-
-
-def _subscriptions(subject: Subject) -> Iterator[Finding]:
-    for path, endpoint, contract in _contracted(subject):
-        missing = selection_fault(contract.registration, given="event_types" in endpoint.model_fields_set)
-        if missing:
-            yield Finding((*path, "event_types"), *_sentence(missing), (_contract_of(path),))
-        for index, pattern in enumerate(endpoint.event_types):
-            place: KeyPath = (*path, "event_types", index)
-            wrong, warning = contract.check_subscription(pattern), contract.warn_subscription(pattern)
-            if wrong:
-                yield Finding(place, *_sentence(wrong), (_contract_of(path),))
-            elif warning:
-                yield Finding(place, *_sentence(warning), (_contract_of(path),), severity=Severity.WARNING)
 
 
 def _secrets(subject: Subject) -> Iterator[Finding]:
@@ -233,32 +202,15 @@ def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) ->
             yield Finding(place, "this secret is listed twice", "Remove one of the two.")
 
 
-def _concurrency(subject: Subject) -> Iterator[Finding]:
-    """Q4: one endpoint never holds more than a quarter of the global slots."""
-    most = subject.config.delivery.concurrency // 4
-    for path, endpoint in _endpoints(subject):
-        if endpoint.concurrency is not None and endpoint.concurrency > most:
-            yield Finding(
-                (*path, "concurrency"),
-                f"an endpoint may use a quarter of delivery.concurrency at most, which is {most}",
-                f"Lower it to {most}, or raise delivery.concurrency to {endpoint.concurrency * 4}.",
-                (("delivery", "concurrency"),),
-            )
-
-
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _listeners,
     _durations,
-    _max_ages,
+    _max_age,
     _tokens,
     _identities,
-    _contracts,
-    _addresses,
+    _definitions,
     _numbers,
-    _headers,
-    _subscriptions,
     _secrets,
-    _concurrency,
 )
 
 
@@ -313,6 +265,11 @@ def _exceeds(length: _Length, limit: _Length, why: str = "") -> Finding:
         return Finding(length.path, message, f"Shorten it, or raise {limit}.", (limit.path,))
     message = f"is shorter than {length}, {format_duration(length.ms or 0)}{why}"
     return Finding(limit.path, message, f"Raise it, or set a shorter {length}.", (length.path,))
+
+
+def one_of(words: Iterable[str]) -> str:
+    """List the words one may choose from."""
+    return ", ".join(f'"{word}"' for word in words)
 
 
 def _choose(word: str, known: list[str]) -> str:

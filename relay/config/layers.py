@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay.config import places, schema
+from relay.config import model as schema
+from relay.config import places
 from relay.config.locate import KeyPath, locate, nearest_line
 
 Document = dict[str, Any]
@@ -29,6 +30,10 @@ class Source:
 
     name: str
     line: int | None = None
+
+    def __str__(self) -> str:
+        """Return `file:line` as editors and terminals read it."""
+        return self.name if self.line is None else f"{self.name}:{self.line}"
 
 
 @dataclass(slots=True)

@@ -1,42 +1,47 @@
 """Reads a configuration: one code path for start, reload and `relay check-config`.
 
-Nothing is raised for what a person wrote. Every mistake becomes a problem, all of them at once.
+Nothing is raised for what a person wrote. Every mistake becomes an issue, all of them at once.
 """
 
+import copy
+import itertools
 import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from relay.config import layers as laying
-from relay.config import mistakes, schema
+from relay.config import model as schema
 from relay.config.checks import Subject, check
+from relay.config.explain import Setting, effective, from_finding, from_pydantic, key_text, source_and_line
 from relay.config.fields import Reading
-from relay.config.layers import Layers
+from relay.config.layers import Document, Layers, Source
 from relay.config.locate import KeyPath
 from relay.config.model import Config
-from relay.config.repair import repaired, rests_on, validate
-from relay.config.report import Problem, Severity, did_you_mean
 from relay.config.secrets import Secrets
-from relay.config.show import Setting, effective
 from relay.contracts import ContractCatalogue
+from relay.core.issues import Issue, did_you_mean
 
 OTHER_VARIABLES = frozenset({"RELAY_CONFIG", "RELAY_URL", "RELAY_TOKEN", "RELAY_SOCKET"})
 """Variables of the command line, which are no settings."""
+
+ROUNDS_MAX = 4
+"""A repaired document may show an error that another one hid; more than this has never been needed."""
 
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What reading a configuration came to; `config` is None if any problem is an error."""
+    """What reading a configuration came to; `config` is None if any issue is an error."""
 
     config: Config | None
-    problems: tuple[Problem, ...]
+    issues: tuple[Issue, ...]
     settings: tuple[Setting, ...]  # those in effect; empty without `config`
     path: Path | None
     contracts: ContractCatalogue  # what it was checked against
@@ -47,12 +52,12 @@ class Loaded:
         return {setting.key: setting.origin for setting in self.settings}
 
     @property
-    def errors(self) -> tuple[Problem, ...]:
-        return tuple(problem for problem in self.problems if problem.severity is Severity.ERROR)
+    def errors(self) -> tuple[Issue, ...]:
+        return tuple(issue for issue in self.issues if not issue.warning)
 
     @property
-    def warnings(self) -> tuple[Problem, ...]:
-        return tuple(problem for problem in self.problems if problem.severity is Severity.WARNING)
+    def warnings(self) -> tuple[Issue, ...]:
+        return tuple(issue for issue in self.issues if issue.warning)
 
 
 def load(
@@ -72,93 +77,92 @@ def load(
     layers = Layers(path)
     unreadable = _read_file(layers)
     if unreadable is not None:
-        return Loaded(None, (unreadable, *_in_contracts(contracts)), (), path, contracts)
+        return Loaded(None, (unreadable, *contracts.issues), (), path, contracts)
     laying.add_defaults(layers, env)
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
     reading = Reading(Secrets(env))
-    config, problems = _examine(layers, reading, contracts, dev=bool(flags.get(laying.DEV)))
-    problems += _in_contracts(contracts)
-    problems += _unknown_variables(name for name in unknown if name not in reading.references.variables_read)
-    problems.sort(key=lambda problem: (problem.source != str(path), problem.source or "", problem.line or 0))
-    if config is None or any(problem.severity is Severity.ERROR for problem in problems):
-        return Loaded(None, tuple(problems), (), path, contracts)
-    return Loaded(config, tuple(problems), effective(config, layers), path, contracts)
+    config, issues = _examine(layers, reading, contracts, dev=bool(flags.get(laying.DEV)))
+    issues += contracts.issues
+    issues += _unknown_variables(name for name in unknown if name not in reading.references.variables_read)
+    issues.sort(key=lambda issue: _order(issue, str(path)))
+    if config is None or any(not issue.warning for issue in issues):
+        return Loaded(None, tuple(issues), (), path, contracts)
+    return Loaded(config, tuple(issues), effective(config, layers), path, contracts)
 
 
-def _in_contracts(contracts: ContractCatalogue) -> list[Problem]:
-    return [
-        Problem(Severity.ERROR, issue.place, None, issue.path, None, issue.message, issue.remedy)
-        for issue in contracts.issues
-    ]
+def _order(issue: Issue, file: str) -> tuple[bool, str, int]:
+    """Sort the file first, by line."""
+    source, line = source_and_line(issue)
+    return source != file, source or "", line or 0
 
 
 def _examine(
     layers: Layers, reading: Reading, contracts: ContractCatalogue, *, dev: bool
-) -> tuple[Config | None, list[Problem]]:
+) -> tuple[Config | None, list[Issue]]:
     """Validate, repair what is wrong so that the rest can be checked too, and check."""
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     removed: list[KeyPath] = []
     config: Config | None
     try:
         config = validate(layers.document, reading)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        problems += [mistakes.from_pydantic(error, layers) for error in errors]
+        issues += [from_pydantic(error, layers) for error in errors]
         config, removed = repaired(layers.document, [error["loc"] for error in errors], reading)
     if config is None:
-        return None, problems
+        return None, issues
     for finding in check(Subject(config, contracts, dev)):
         if not any(rests_on(path, removed) for path in (finding.path, *finding.rests_on)):
-            problems.append(mistakes.from_finding(finding, layers))
-    return config, problems + _literal_secrets(config, removed, layers)
+            issues.append(from_finding(finding, layers))
+    return config, issues + _literal_secrets(config, removed, layers)
 
 
-def _read_file(layers: Layers) -> Problem | None:
+def _read_file(layers: Layers) -> Issue | None:
     if layers.file is None:
         return None
     try:
         layers.read_file(layers.file.read_bytes().decode())
     except OSError as error:
         reason = (error.strerror or "it cannot be read").lower()
-        return _file_problem(layers.file, None, f"cannot be read: {reason}", "Name another file with --config.")
+        return _file_issue(layers.file, None, f"cannot be read: {reason}", "Name another file with --config.")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        return _file_problem(layers.file, line, "is not UTF-8 text", "Save the file as UTF-8.")
+        return _file_issue(layers.file, line, "is not UTF-8 text", "Save the file as UTF-8.")
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        return _syntax_problem(layers.file, str(error))
+        return _syntax_issue(layers.file, str(error))
     return None
 
 
-def _syntax_problem(file: Path, message: str) -> Problem:
+def _syntax_issue(file: Path, message: str) -> Issue:
     match = _AT_LINE.search(message)
     line = int(match[1]) if match and match[1] else None
     text = message[: match.start()] if match else message
     if match and not match[1]:
         text += ", at the end of the file"
     text = text[:1].lower() + text[1:]
-    return _file_problem(file, line, f"not TOML: {text}", "Mend this first; the rest is checked after it.")
+    return _file_issue(file, line, f"not TOML: {text}", "Mend this first; the rest is checked after it.")
 
 
-def _file_problem(file: Path, line: int | None, message: str, remedy: str) -> Problem:
-    return Problem(Severity.ERROR, str(file), line, "", None, message, remedy)
+def _file_issue(file: Path, line: int | None, message: str, remedy: str) -> Issue:
+    return Issue("", message, remedy, str(Source(str(file), line)))
 
 
-def _literal_secrets(config: Config, removed: Sequence[KeyPath], layers: Layers) -> list[Problem]:
+def _literal_secrets(config: Config, removed: Sequence[KeyPath], layers: Layers) -> list[Issue]:
     """One warning for all secrets that stand in the file itself."""
     written = [path for path, secret in _secrets(config) if not getattr(secret, "source", "")]
     literal = [path for path in written if not rests_on(path, removed)]
     if not literal or layers.file is None:
         return []
-    keys = ", ".join(mistakes.key_text(path, layers.document) for path in literal)
+    keys = ", ".join(key_text(path, layers.document) for path in literal)
     message = f"the file holds secrets: {keys}"
     remedy = 'Prefer "env:NAME", "file:/path" or "cred:name".'
     if _readable_by_others(layers.file):
         message = f"everybody on this host can read the secrets in this file: {keys}"
         remedy = f"Run: chmod o-rwx {layers.file}"
     source = layers.source(literal[0])
-    line = source.line if source else None
-    return [Problem(Severity.WARNING, str(layers.file), line, "", None, message, remedy)]
+    place = Source(str(layers.file), source.line if source else None)
+    return [Issue("", message, remedy, str(place), warning=True)]
 
 
 def _secrets(config: Config) -> Iterable[tuple[KeyPath, object]]:
@@ -180,18 +184,83 @@ def _readable_by_others(file: Path) -> bool:
         return False
 
 
-def _unknown_variables(names: Iterable[str]) -> list[Problem]:
+def _unknown_variables(names: Iterable[str]) -> list[Issue]:
     known = [laying.variable_of(path) for path, _ in schema.settings()]
     return [
-        Problem(
-            Severity.WARNING,
-            f"env {name}",
-            None,
+        Issue(
             "",
-            None,
             "no setting has this variable; it is ignored",
             did_you_mean(name, known) or "Unset it; settings are written RELAY_SECTION__KEY.",
+            f"env {name}",
+            warning=True,
         )
         for name in names
         if name not in OTHER_VARIABLES
     ]
+
+
+# -- one mistake does not hide the others ------------------------------------------------------------------------------
+#
+# What pydantic refused is taken out, or replaced where it is required; the checks then look at the rest. Nothing that was
+# repaired is ever used: a document with an error yields no configuration.
+
+
+def validate(document: Document, reading: Reading) -> Config:
+    """Make the configuration a document describes; ValidationError lists everything that is wrong with it."""
+    return Config.model_validate(document, by_name=False, context=reading)
+
+
+def repaired(document: Document, errors: Iterable[KeyPath], reading: Reading) -> tuple[Config | None, list[KeyPath]]:
+    """Return what the sound parts of a document describe, and the paths that were taken out of it."""
+    document = copy.deepcopy(document)
+    serial = itertools.count()
+    removed: list[KeyPath] = []
+    wrong = list(errors)
+    for _ in range(ROUNDS_MAX):
+        removed += [_take_out(document, path, next(serial)) for path in wrong]
+        try:
+            return validate(document, reading), removed
+        except ValidationError as invalid:
+            wrong = [error["loc"] for error in invalid.errors(include_url=False)]
+    return None, removed
+
+
+def _take_out(document: Document, path: KeyPath, serial: int) -> KeyPath:
+    """Take the wrong thing out of its table and return its path; lists of values go whole, for places are in paths."""
+    table, place = _innermost(document, path)
+    key: Any = place[-1]
+    if isinstance(table, list):  # something else than a table among tables
+        table[key] = {}
+        return place
+    table.pop(key, None)
+    model = schema.table_at(place[:-1])
+    field = schema.fields(model).get(key) if model else None
+    if field is not None and field.is_required():
+        table[key] = _placeholder(key, serial)
+    return place
+
+
+def _innermost(document: Any, path: KeyPath) -> tuple[Any, KeyPath]:
+    """Walk down a path as long as it leads through tables; return the last one, and the path of what it holds."""
+    table = document
+    for depth, key in enumerate(path[:-1], start=1):
+        inner = table.get(key) if isinstance(key, str) else table[key]
+        if not _holds_tables(inner):
+            return table, path[:depth]
+        table = inner
+    return table, path
+
+
+def _holds_tables(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(inner, dict) for inner in value))
+
+
+def _placeholder(key: str, serial: int) -> str:
+    """Return what the checks will find nothing wrong with."""
+    unique = f"placeholder-{serial:08}"
+    return {"url": "https://example.com/", "role": "producer"}.get(key, unique)
+
+
+def rests_on(path: KeyPath, others: Sequence[KeyPath]) -> bool:
+    """Whether a path lies within, or around, one of the others."""
+    return any(path[: len(other)] == other or other[: len(path)] == path for other in others)

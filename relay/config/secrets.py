@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from relay.config.report import did_you_mean
+from relay.core.issues import did_you_mean
 
 SECRET_BYTES_MAX = 4096
 

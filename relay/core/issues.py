@@ -47,6 +47,11 @@ def pointer(*keys: str | int) -> str:
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
 
 
+def keys_of(path: str) -> list[str]:
+    """Return the keys that a JSON pointer names."""
+    return [key.replace("~1", "/").replace("~0", "~") for key in path.split("/")[1:]]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `Did you mean "…"?` for the closest known word, or nothing."""
     close = get_close_matches(word, list(known), n=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from relay.api.services import Reload
-from relay.config import Config, Loaded, load, render_problems
+from relay.config import Config, Loaded, load, render_issues
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
@@ -154,7 +154,7 @@ class _Process:
 
     def _report(self, result: Reload) -> None:
         if not result.applied:
-            self._log.error(log.CONFIG_REFUSED, problems=render_problems(result.problems))
+            self._log.error(log.CONFIG_REFUSED, problems=render_issues(result.issues))
             self._notifier.ready("reload refused: the configuration has mistakes")
             return
         self._log.info(log.CONFIG_RELOADED, changed=result.changed, needs_restart=result.needs_restart)
@@ -196,8 +196,8 @@ class _Process:
     def _announce_start(self) -> None:
         where = self._loaded.path or "none: defaults and the environment"
         self._log.info(log.CONFIG_LOADED, path=str(where))
-        for problem in self._loaded.problems:
-            self._log.warning(log.CONFIG_WARNING, problem=render_problems([problem]))
+        for issue in self._loaded.issues:
+            self._log.warning(log.CONFIG_WARNING, problem=render_issues([issue]))
 
     def _greet(self) -> None:
         if self._token is None:
@@ -216,7 +216,7 @@ def _refusal(loaded: Loaded) -> RelayError:
     path = loaded.path
     if path is not None and os.path.lexists(path) and not os.access(path, os.R_OK):
         return NotPermitted(f"{path} cannot be read: permission denied.", path)
-    return ConfigError(render_problems(loaded.problems))
+    return ConfigError(render_issues(loaded.issues))
 
 
 def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, Path]:

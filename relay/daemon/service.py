@@ -287,7 +287,7 @@ class Relay:
 
     async def _reload(self, loaded: Loaded) -> Reload:
         if loaded.config is None:
-            return Reload(applied=False, problems=loaded.problems)
+            return Reload(applied=False, issues=loaded.issues)
         plan = reload_changes(self.config, loaded.config)
         config = loaded.config.model_copy(
             update={
@@ -303,7 +303,7 @@ class Relay:
         self._tokens.replace(tokens)
         await self._take_over(config)
         changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))
-        return Reload(True, changed, tuple(plan.needs_restart), loaded.problems)
+        return Reload(True, changed, tuple(plan.needs_restart), loaded.issues)
 
     async def _take_over(self, config: Config) -> None:
         old, self.config = self.config.delivery, config

@@ -24,13 +24,13 @@ def read(
 
 def sound(loaded: Loaded) -> Config:
     """Return the configuration of a reading without errors."""
-    assert loaded.config is not None, loaded.problems
+    assert loaded.config is not None, loaded.issues
     return loaded.config
 
 
 def errors(loaded: Loaded) -> dict[str, str]:
     """Return the messages of a reading's errors by key."""
-    return {problem.key: problem.message for problem in loaded.errors}
+    return {problem.path: problem.message for problem in loaded.errors}
 
 
 def endpoint(**settings: str) -> str:

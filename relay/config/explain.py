@@ -1,19 +1,23 @@
-"""Turns what pydantic and the checks find into problems that name a line, a key, a value and a remedy."""
+"""What people are shown of a configuration: its mistakes, the settings in effect, and what a reload changes.
+
+An issue here names a place (`config.toml:12`), a key as people read it (`application[acme].endpoint[primary].url`) and
+the value as it was written, secrets masked.
+"""
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic_core import ErrorDetails
 
-from relay.config import schema
-from relay.config.checks import Finding
-from relay.config.layers import Layers
+from relay.config import model as schema
+from relay.config.checks import Finding, one_of
+from relay.config.layers import Layers, leaves
 from relay.config.locate import KeyPath
 from relay.config.model import Config
-from relay.config.report import Problem, Severity, did_you_mean, one_of
 from relay.config.secrets import Wrong
+from relay.core.issues import Issue, did_you_mean
 from relay.core.urls import masked
 
 VALUE_CHARACTERS_MAX = 80
@@ -23,35 +27,58 @@ _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"(?:env|file|cred):.*")
 _SECRET_KEYS = frozenset({"secret", "secrets", "headers"})
 _LABELS = ("id", "name")
+_PLACE = re.compile(r"(.+?)(?::(\d+))?")
 
 Words = tuple[str, str]  # what is wrong, what to do
 
 
-def from_finding(finding: Finding, layers: Layers) -> Problem:
-    """Make the problem that a check's finding is."""
-    return problem_at(finding.path, (finding.message, finding.remedy), layers, severity=finding.severity)
+def render_issues(issues: Sequence[Issue]) -> str:
+    """Write issues as text, a line for what is wrong and one for what to do."""
+    return "\n".join(_render(issue) for issue in issues)
 
 
-def from_pydantic(error: ErrorDetails, layers: Layers) -> Problem:
-    """Make the problem that pydantic's error is."""
+def source_and_line(issue: Issue) -> tuple[str | None, int | None]:
+    """Return the file, `env NAME` or `flag --name` that an issue comes from, and its line."""
+    match = _PLACE.fullmatch(issue.place)
+    return (None, None) if match is None else (match[1], int(match[2]) if match[2] else None)
+
+
+def severity(issue: Issue) -> str:
+    """Name what an issue is: an error keeps the configuration from being used."""
+    return "warning" if issue.warning else "error"
+
+
+def _render(issue: Issue) -> str:
+    subject = issue.path if issue.value is None else f"{issue.path} = {issue.value}"
+    head = ": ".join(part for part in (issue.place, severity(issue), subject, issue.message) if part)
+    return f"{head}\n    {issue.remedy}" if issue.remedy else head
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def from_finding(finding: Finding, layers: Layers) -> Issue:
+    """Make the issue that a check's finding is."""
+    return issue_at(finding.path, (finding.message, finding.remedy), layers, warning=finding.warning)
+
+
+def from_pydantic(error: ErrorDetails, layers: Layers) -> Issue:
+    """Make the issue that pydantic's error is."""
     message, remedy = _WORDS.get(error["type"], _other)(error)
     words = message, remedy or _default(error["loc"])
-    return problem_at(error["loc"], words, layers, shown=error["type"] not in ("extra_forbidden", "missing"))
+    return issue_at(error["loc"], words, layers, shown=error["type"] not in ("extra_forbidden", "missing"))
 
 
-def problem_at(
-    path: KeyPath, words: Words, layers: Layers, *, severity: Severity = Severity.ERROR, shown: bool = True
-) -> Problem:
-    """Make a problem about what stands at a path; what nobody knows the meaning of is not shown."""
+def issue_at(path: KeyPath, words: Words, layers: Layers, *, warning: bool = False, shown: bool = True) -> Issue:
+    """Make an issue about what stands at a path; what nobody knows the meaning of is not shown."""
     source = layers.source(path)
-    return Problem(
-        severity=severity,
-        source=source.name if source else None,
-        line=source.line if source else None,
-        key=key_text(path, layers.document),
-        value=_value(path, layers.document) if shown else None,
+    return Issue(
+        path=key_text(path, layers.document),
         message=words[0],
         remedy=words[1],
+        place=str(source or ""),
+        value=_value(path, layers.document) if shown else None,
+        warning=warning,
     )
 
 
@@ -115,7 +142,7 @@ def _label(table: Any) -> str | None:
     return next((name for name in names if isinstance(name, str) and _LABEL.fullmatch(name)), None)
 
 
-# -- the words for pydantic's errors ---------------------------------------------------------------------------------
+# -- the words for pydantic's errors -----------------------------------------------------------------------------------
 
 
 def _unknown_key(error: ErrorDetails) -> Words:
@@ -194,3 +221,54 @@ _EXAMPLES: Mapping[str, str] = {
     "secret": '"env:NAME", "file:/path" or "cred:name"',
     "url": '"https://example.com/hooks"',
 }
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One setting in effect; secrets in `value` are masked."""
+
+    key: str
+    value: Any
+    origin: str  # `default`, `file:LINE`, `env NAME`, `flag --name`
+
+
+class ReloadPlan(NamedTuple):
+    """What differs between two configurations, by key, or by id for tokens, applications and endpoints."""
+
+    changed: list[str]
+    needs_restart: list[str]
+
+
+def effective(config: Config, layers: Layers) -> tuple[Setting, ...]:
+    """List every setting that has a value, in the order of the models."""
+    document = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return tuple(
+        Setting(key_text(path, document), hidden(path, value), layers.origin(path)) for path, value in leaves(document)
+    )
+
+
+def reload_changes(old: Config, new: Config) -> ReloadPlan:
+    """Say which parts differ, and which of them only a restart puts in force."""
+    before, after = _parts(old), _parts(new)
+    differing = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    needs_restart = [key for key in differing if _is_fixed(key)]
+    return ReloadPlan([key for key in differing if key not in needs_restart], needs_restart)
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a setting is taken over at start only."""
+    return key.startswith(("server.", "storage.", "log.")) and not key.startswith("storage.retention.")
+
+
+def _parts(config: Config) -> Mapping[str, Any]:
+    """Split a configuration into what a person would name: single settings, tokens, applications, endpoints."""
+    single = config.model_dump(by_alias=True, include={"server", "storage", "delivery", "log"})
+    parts: dict[str, Any] = {key_text(path, single): value for path, value in leaves(single)}
+    parts |= {f"token[{token.name}]": token for token in config.tokens}
+    for application in config.applications:
+        name = f"application[{application.id}]"
+        parts[name] = application.model_copy(update={"endpoints": ()})
+        parts |= {f"{name}.endpoint[{endpoint.id}]": endpoint for endpoint in application.endpoints}
+    return parts

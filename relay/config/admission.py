@@ -1,0 +1,117 @@
+"""What an application and an endpoint must comply with, wherever they are written down: their contract's rules and ours.
+
+Every rule stands here once; the check of the file, the API and an import ask for all of them. An issue points into the
+definition, and its message is a sentence with what to do after the last semicolon. `delivery.allow_http` and
+`delivery.allow_networks` are the operator's word and override what a contract demands.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition
+from relay.config.model import Config, DeliveryConfig
+from relay.contracts import Contract, ContractCatalogue, Registration
+from relay.core.grammars import check_header
+from relay.core.issues import Issue, did_you_mean, pointer
+from relay.core.units import format_duration
+from relay.core.urls import check_url, literal_address
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an endpoint is judged by; without a contract only by our own rules."""
+
+    contract: Contract | None
+    config: Config
+
+
+def check_application(
+    application: ApplicationDefinition, contracts: ContractCatalogue, config: Config
+) -> Iterator[Issue]:
+    """Yield everything that is wrong with an application but its endpoints."""
+    contract = contracts.get(application.contract)
+    if contract is None:
+        near, known = did_you_mean(application.contract, contracts.names), ", ".join(contracts.names)
+        remedy = f"{near} There are: {known}" if near else f"there are: {known}"
+        yield Issue("/contract", f"there is no contract {application.contract[:64]!r}; {remedy}")
+    else:
+        known = ", ".join(sorted(contract.features)) or "none"
+        for name in application.features:
+            if name not in contract.features:
+                sentence = f"the contract {contract.name} has no such feature; it has: {known}"
+                yield Issue(pointer("features", name), sentence)
+    yield from _check_max_age(application, config)
+
+
+def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
+    """Yield everything that is wrong with an endpoint."""
+    contract = rules.contract
+    registration = contract.registration if contract else Registration()
+    for fault in address_faults(endpoint.url, registration, rules.config.delivery):
+        yield Issue("/url", fault)
+    if registration.subscription_required and "event_types" not in endpoint.model_fields_set:
+        sentence = 'the contract asks for a choice of event types; list them, or write ["*"] for all'
+        yield Issue("/event_types", sentence)
+    for index, pattern in enumerate(endpoint.event_types):
+        wrong = contract.check_subscription(pattern) if contract else None
+        if wrong:
+            yield Issue(pointer("event_types", index), wrong)
+    yield from _check_headers(endpoint, contract)
+    yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
+    yield from _check_max_age(endpoint, rules.config)
+
+
+def warn_endpoint(url: str, event_types: tuple[str, ...], contract: Contract | None) -> Iterator[Issue]:
+    """Yield what is lawful about an endpoint and should be thought over."""
+    for index, pattern in enumerate(event_types):
+        sentence = contract.warn_subscription(pattern) if contract else None
+        if sentence:
+            yield Issue(pointer("event_types", index), sentence, warning=True)
+    if url.lower().startswith("http:"):
+        sentence = "payloads go to this address unencrypted; use https where the receiver has it"
+        yield Issue("/url", sentence, warning=True)
+
+
+def address_faults(url: str, rules: Registration, delivery: DeliveryConfig) -> tuple[str, ...]:
+    """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be registered.
+
+    A contract that does not ask for a public address lets names of this network and any port through. What a name
+    resolves to is judged at every attempt, and whatever a contract says, only `delivery.allow_networks` opens a network.
+    """
+    try:
+        address = literal_address(url)
+    except ValueError:
+        allow_private = False
+    else:
+        opened = delivery.allow_networks
+        allow_private = any(address in network for network in opened) if address else bool(opened) or not rules.public
+    return check_url(url, allow_http=delivery.allow_http or not rules.https, allow_private=allow_private)
+
+
+def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> Iterator[Issue]:
+    seen: set[str] = set()
+    for name, value in endpoint.headers.items():
+        fault = check_header(name, value)
+        if fault is None and contract is not None and name.lower() in contract.header_names:
+            fault = f"{name} is written by the contract {contract.name}; remove it"
+        if fault is None and name.lower() in seen:
+            fault = "this header is there twice; remove one: case is no difference"
+        if fault:
+            yield Issue(pointer("headers", name), fault)
+        seen.add(name.lower())
+
+
+def _check_concurrency(endpoint: EndpointDefinition, slots: int) -> Iterator[Issue]:
+    """One endpoint never holds more than a quarter of the global slots (Q4)."""
+    wanted, most = endpoint.concurrency or 0, max(1, slots // 4)
+    if wanted > most:
+        sentence = f"an endpoint may use a quarter of delivery.concurrency at most, which is {most}"
+        yield Issue("/concurrency", f"{sentence}; lower it to {most}, or raise delivery.concurrency to {wanted * 4}")
+
+
+def _check_max_age(definition: Definition, config: Config) -> Iterator[Issue]:
+    """What may still be retried must still be there (Q14)."""
+    most_ms = config.storage.retention.events_ms
+    if (definition.max_age_ms or 0) > most_ms:
+        limit = "storage.retention.events"
+        yield Issue("/max_age", f"is longer than {limit}, {format_duration(most_ms)}; shorten it, or raise {limit}")
