@@ -37,7 +37,7 @@ def state_folder(env: Env) -> Path:
 
 
 def socket_path(env: Env) -> Path:
-    """Return where the Unix socket is by default (DESIGN §8)."""
+    """Return where the Unix socket is by default."""
     given = _systemd_folder(env, "RUNTIME_DIRECTORY")
     if given is not None:
         return given / "relay.sock"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 TYPE_MAX = 256
 DEFAULT_GRAMMAR = r"[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)*"
-"""Parts of letters, digits and `_`, joined by dots (DESIGN §8)."""
+"""Parts of letters, digits and `_`, joined by dots."""
 
 Grammar = str | re.Pattern[str]
 
