@@ -12,7 +12,7 @@ reserved until the settle is committed (Q3), so no delivery is ever under way tw
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from itertools import count
 from logging import DEBUG, INFO, WARNING
@@ -78,6 +78,7 @@ class Attempts:
         rng: Random,
         metrics: Metrics,
         on_progress: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
         log_all: bool,
     ) -> None:
         self.courier = courier  # a reload may put another in its place
@@ -91,6 +92,7 @@ class Attempts:
         self._rng = rng
         self._metrics = metrics
         self._on_progress = on_progress
+        self._spawn = spawn
         self._log = structlog.get_logger("relay.dispatch")
         self._delivered_level = INFO if log_all else DEBUG
         self._levels = {level for level in (DEBUG, INFO, WARNING) if self._log.is_enabled_for(level)}
@@ -205,6 +207,9 @@ class Attempts:
             health = self._lanes.finished(key, classification, self._clock.now())
             if health is not None:
                 self._store.save_health(endpoint.ref, health)
+            if health is not None or classification.disable is not None:
+                # A task of its own: a disable goes with the settle's commit, and a mistake in it does not hold up the settle.
+                self._spawn(self._standing.follow(endpoint, health, classification))
         self._on_progress()
         settled = await self._persist(self._store.settle, settlement, self._unsettled)
         self._lanes.settled(key, settled.due)
@@ -216,8 +221,6 @@ class Attempts:
         elif settled.due is not None and settlement.state is not DeliveryState.DELIVERED:  # retried while it ran
             again = replace(settlement, state=DeliveryState.DUE, due_ms=settled.due.due_ms, reason=None)
             self._report(end._replace(settlement=again))
-        if classification is not None and (health is not None or classification.disable is not None):
-            await self._standing.follow(endpoint, health, classification)
 
     async def _persist(self, ask: Callable[[A], Awaitable[T]], argument: A, outage: Recurring) -> T:
         """Ask the database until it does what is asked."""

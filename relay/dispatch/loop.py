@@ -83,6 +83,7 @@ class Dispatch:
             rng=rng,
             metrics=metrics,
             on_progress=self._attempt_progressed,
+            spawn=self._spawn,
             log_all=log_all,
         )
         self._kick = asyncio.Event()
