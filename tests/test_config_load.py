@@ -16,12 +16,12 @@ from relay.config import (
     Config,
     DeliveryConfig,
     EndpointConfig,
-    RetryOverride,
     TokenConfig,
     load,
     render_issues,
     source_and_line,
 )
+from relay.config.definitions import RetryOverride
 from relay.core.units import Rate
 from tests.support.config import CONTRACTS, HOME, WHSEC, endpoint, errors, read, sound
 

@@ -1,4 +1,8 @@
-"""The configuration: one TOML file, environment and flags over it, read into validated models."""
+"""The configuration: one TOML file, environment and flags over it, read into validated models.
+
+Read `definitions` for what may be written about applications and endpoints, `model` for every setting, `admission` and
+`checks` for what is refused, `load` for how a file becomes a configuration.
+"""
 
 from relay.config.definitions import (
     SECRETS_MAX,
@@ -6,27 +10,13 @@ from relay.config.definitions import (
     ApplicationDefinition,
     EndpointConfig,
     EndpointDefinition,
-    RetryOverride,
     Section,
 )
-from relay.config.explain import ReloadPlan, Setting, reload_changes, render_issues, severity, source_and_line
-from relay.config.fields import check_listen, is_local
-from relay.config.layers import DEV
+from relay.config.explain import reload_changes, render_issues, severity, source_and_line
 from relay.config.load import Loaded, load
-from relay.config.model import (
-    Config,
-    DeliveryConfig,
-    HealthConfig,
-    LogConfig,
-    RetentionConfig,
-    RetryConfig,
-    ServerConfig,
-    StorageConfig,
-    TokenConfig,
-)
+from relay.config.model import Config, DeliveryConfig, TokenConfig
 
 __all__ = [
-    "DEV",
     "SECRETS_MAX",
     "ApplicationConfig",
     "ApplicationDefinition",
@@ -34,20 +24,9 @@ __all__ = [
     "DeliveryConfig",
     "EndpointConfig",
     "EndpointDefinition",
-    "HealthConfig",
     "Loaded",
-    "LogConfig",
-    "ReloadPlan",
-    "RetentionConfig",
-    "RetryConfig",
-    "RetryOverride",
     "Section",
-    "ServerConfig",
-    "Setting",
-    "StorageConfig",
     "TokenConfig",
-    "check_listen",
-    "is_local",
     "load",
     "reload_changes",
     "render_issues",

@@ -33,7 +33,7 @@ from relay.registry.planning import (
     refuse_taken,
 )
 from relay.registry.registry import Registry
-from relay.registry.reloading import Reload
+from relay.registry.reloading import Replacement
 from relay.registry.resolving import InFile
 from relay.registry.tokens import TokenTable, digest_of
 from relay.store import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed, Store
@@ -118,8 +118,8 @@ class Registrar:
         async with self._editing:
             before, rows = self.current, await self._store.load_registry()
             in_file, contracts = InFile.of(config), contracts or before.contracts
-            reload = Reload(config, contracts, in_file, rows, self._clock.wall_ms())
-            change = reload.change(self._store.due_count)
+            replacement = Replacement(config, contracts, in_file, rows, self._clock.wall_ms())
+            change = replacement.change(self._store.due_count)
             # Events of these are refused until it is over: one frozen under the old contract must not come after it.
             self.current = replace(before, moving=frozenset(change.unowed))
             try:
@@ -127,7 +127,7 @@ class Registrar:
             except BaseException as error:
                 self.current = before
                 if isinstance(error, StillOwed):
-                    raise InvalidConfig(reload.owed(error.due)) from None
+                    raise InvalidConfig(replacement.owed(error.due)) from None
                 raise
             self._install(Registry(config, contracts, in_file).including(rows).including(written), change.fresh)
 

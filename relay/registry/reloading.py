@@ -1,9 +1,9 @@
 """What a configuration changes, and what the database has to say against it. Pure: nothing here waits or writes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from relay.config import ApplicationDefinition, Config
+from relay.config import Config
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import InvalidConfig, Issue, pointer
 from relay.core.model import Origin
@@ -13,8 +13,8 @@ from relay.store import ApplicationRow, EndpointRow, RegistryChange, RegistryRow
 
 
 @dataclass(frozen=True, slots=True)
-class Reload:
-    """A configuration that is about to hold, together with what the database remembers."""
+class Replacement:
+    """A configuration that is about to replace the present one, together with what the database remembers."""
 
     config: Config
     contracts: ContractCatalogue
@@ -25,9 +25,12 @@ class Reload:
     def change(self, due_count: Callable[[int], int]) -> RegistryChange:
         """Return what the database has to be told; InvalidConfig with everything that is against it. O(all rows)."""
         issues = [*self._taken(), *self._misfits()]
-        moved = [row for row in self.rows.applications if row.contract_seen not in (None, self._contract_of(row))]
-        owed = {row.id: sum(due_count(endpoint.ref) for endpoint in self._endpoints_of(row)) for row in moved}
-        issues += self.owed(owed)
+        moved = [row.id for row in self.rows.applications if row.contract_seen not in (None, self._contract_of(row))]
+        due = dict.fromkeys(moved, 0)
+        for endpoint in self.rows.endpoints:
+            if endpoint.application in due:
+                due[endpoint.application] += due_count(endpoint.ref)
+        issues += self.owed(due)
         if issues:
             raise InvalidConfig(issues)
         endpoints, fresh = self._changed_endpoints()
@@ -35,7 +38,7 @@ class Reload:
             applications=self._changed_applications(),
             endpoints=endpoints,
             fresh=fresh,
-            unowed=[row.id for row in moved],
+            unowed=moved,
         )
 
     def owed(self, due: Mapping[str, int]) -> Iterator[Issue]:
@@ -142,12 +145,9 @@ class Reload:
     def _contract_of(self, row: ApplicationRow) -> str | None:
         """Return the contract that an application has from now on; what vanished from the file keeps its own."""
         if row.definition is not None:
-            return ApplicationDefinition.from_json(row.definition).contract
+            return str(row.definition["contract"])
         application = self.in_file.applications.get(row.id)
         return row.contract_seen if application is None else application.contract
-
-    def _endpoints_of(self, owner: ApplicationRow) -> Iterable[EndpointRow]:
-        return (row for row in self.rows.endpoints if row.application == owner.id)
 
     def _place(self, application_id: str, key: str) -> str:
         """Return where in the file an application says something; nowhere for one that the API made."""
