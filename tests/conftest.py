@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.support.stores import ENGINES, Engine
+
 TURNS = 20
 """Turns of the loop that what was cancelled gets to end."""
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine that stands behind the interface of the store."""
+    chosen: Engine = request.param
+    return chosen
+
 
 LINGERING = "RequestHandler.start"
 """aiohttp's task of a connection whose client left in the middle of a refused body: it ends by itself within a second."""

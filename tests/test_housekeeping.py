@@ -1,6 +1,7 @@
 """The periodic duties: audit, held deliveries, the disk gate, the stepped clock, pruning (Q6, Q9, Q10, Q14, Q15, invariant 8)."""
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, cast
@@ -9,10 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.config.model import RetentionConfig
-from relay.core.errors import StoreUnavailable
+from relay.core.errors import CommitUnknown, StoreUnavailable
 from relay.core.model import DisabledBy, DueDelivery, Health
+from relay.daemon.service import exit_code
 from relay.telemetry import log
 from tests.support.clock import FakeClock
+from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.engine import Engine, config, engine, passing, turns
 from tests.support.receiver import Receiver
 from tests.support.stack import Stack, until
@@ -460,3 +463,50 @@ async def test_a_summary_every_ten_seconds_in_which_something_happened(tmp_path:
             await turns()
         (summary,) = [line for line in lines if line["event"] == log.SUMMARY]
         assert (summary["accepted"], summary["delivered"], summary["due"], summary["in_flight"]) == (1, 1, 0, 0)
+
+
+# -- the database itself -----------------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_moved_away_stops_the_relay(tmp_path: Path) -> None:
+    """H14: within a second or two of its removal the relay takes nothing more and ends with a sentence, not with 0."""
+    stack = Stack(tmp_path)
+    await stack.start()
+    try:
+        await stack.post()
+        os.rename(str(stack.relay.store.facts["path"]), tmp_path / "elsewhere.db")
+        error = await stack.relay.wait()
+        assert "not the file that was opened" in str(error)
+        assert exit_code(error) == 78  # a restart by itself would begin with an empty database
+        assert (await stack.call("GET", "/readyz"))[0] == 503
+        event = {"type": "a.b", "data": {}}
+        assert (await stack.call("POST", "/v1/events", event, token=PRODUCER_TOKEN))[0] == 503
+    finally:
+        await stack.http.close()
+        await stack.relay.stop()
+
+
+async def test_what_hinders_the_database_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H20: a WAL that cannot shrink is one line in the log, and one more when it happens again."""
+    async with engine(tmp_path, config("first")) as house:
+        with capture_logs() as lines:
+            for detail in ("", "a reader", "a reader", "", "a reader"):
+                monkeypatch.setattr(house.store, "upkeep", lambda detail=detail: detail)
+                await house.housekeeping.watch_once()
+        assert [line["detail"] for line in lines if line["event"] == log.STORE_HINDERED] == ["a reader", "a reader"]
+
+
+async def test_the_audit_finds_what_a_failed_commit_kept(tmp_path: Path) -> None:
+    """H3: a row that was kept although its commit reported an error is found within a minute, and delivered."""
+    async with engine(tmp_path, config("first")) as house:
+        committed = house.gate.after_commit(sqlite_error(sqlite3.SQLITE_FULL))
+        with committed, pytest.raises(CommitUnknown):
+            await house.post()
+        assert house.store.backlog == 0
+        house.run(house.housekeeping.audit)
+        await house.housekeeping.watch_once()
+        house.clock.advance(AUDIT_AGE_MS)
+        await turns()
+        house.clock.advance(MINUTES)
+        await until(lambda: len(house.courier.requests) == 1 and house.store.backlog == 0)
+        assert house.metrics._audit_repairs == 1

@@ -1,7 +1,6 @@
 """The store: what is kept of events and attempts, and what callers are told (invariants 1–7, Q7, Q8, Q10, Q12)."""
 
 import asyncio
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +22,12 @@ from relay.core.model import (
 from relay.store import attempt_id, delivery_id
 from tests.support.stores import (
     DAY_MS,
+    Engine,
     Gate,
     Kept,
     Relay,
     application,
-    gated,
-    hasty,
     key,
-    opened,
-    outside,
-    sqlite_error,
 )
 
 
@@ -45,65 +40,34 @@ async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
 # -- accepting --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_event_and_its_deliveries_are_kept(tmp_path: Path) -> None:
+async def test_an_event_and_its_deliveries_are_kept(engine: Engine, tmp_path: Path) -> None:
     """Invariant 1: after the answer, the event and every delivery are in the file."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         one, two = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         accepted = await relay.accept(one, two, metadata=b'{"k":1}')
         assert [due.endpoint for due in accepted.due] == [one, two]
         assert accepted.deliveries == 2
         await relay.store.abandon()
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         view = await relay.store.find_event(accepted.event.id)
         assert view is not None
         assert (view.body, view.metadata, view.deliveries) == (accepted.event.body, b'{"k":1}', {"due": 2})
         assert (relay.store.due_count(one), relay.store.backlog) == (1, 2)
 
 
-async def test_an_answer_comes_after_the_commit(tmp_path: Path) -> None:
-    """Invariant 1: while the commit is held up, nobody hears of success."""
-    assert await answered_before_commit(tmp_path, gated) is False
-
-
-async def test_a_writer_that_answers_before_the_commit_is_caught(tmp_path: Path) -> None:
-    """Negative control of invariant 1: the test above can fail, and what was acknowledged is then lost."""
-    assert await answered_before_commit(tmp_path, hasty) is True
-
-
-async def answered_before_commit(folder: Path, make: object) -> bool:
-    """Hold a commit up, see whether its answer came, then crash; what was answered must be there afterwards."""
-    gate = Gate()
-    async with opened(folder, writer=make(gate)) as relay:  # type: ignore[operator]
-        ref = await relay.endpoint()
-        await outside(relay.store, lambda connection: None)  # a hasty writer may still be at the commit
-        gate.hold()
-        event = relay.event(ref)
-        accepting = relay.store.accept([event])
-        await gate.reached()
-        await asyncio.sleep(0)  # an answer that was sent before the commit has arrived by now
-        answered = accepting.done()
-        gate.error = sqlite_error(sqlite3.SQLITE_FULL)
-        gate.let_go()
-        await relay.store.abandon()
-    async with opened(folder) as relay:
-        lost = await relay.store.find_event(event.id) is None
-    assert lost
-    return answered
-
-
-async def test_an_event_without_deliveries_keeps_its_reason(tmp_path: Path) -> None:
+async def test_an_event_without_deliveries_keeps_its_reason(engine: Engine, tmp_path: Path) -> None:
     """Invariant 7: an event that goes nowhere is stored with the reason."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         accepted = await relay.accept(reason=NoDelivery.NO_MATCH, reason_detail="nobody wants it")
         view = await relay.store.find_event(accepted.event.id)
         assert view is not None
         assert (view.reason, view.reason_detail, view.deliveries) == (NoDelivery.NO_MATCH, "nobody wants it", {})
 
 
-async def test_what_is_queued_up_goes_in_one_transaction(tmp_path: Path) -> None:
+async def test_what_is_queued_up_goes_in_one_transaction(engine: Engine, tmp_path: Path) -> None:
     """Invariant 3: writes that arrive while a commit runs form the next group, accepts before settles before edits."""
     gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
+    async with engine.opened(tmp_path, gate=gate) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         gate.hold()
@@ -120,10 +84,10 @@ async def test_what_is_queued_up_goes_in_one_transaction(tmp_path: Path) -> None
         assert (await relay.endpoint_rows())[0].health == health
 
 
-async def test_a_bad_item_fails_alone(tmp_path: Path) -> None:
+async def test_a_bad_item_fails_alone(engine: Engine, tmp_path: Path) -> None:
     """Invariant 3: an item that the database refuses is retried alone and fails alone."""
     gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
+    async with engine.opened(tmp_path, gate=gate) as relay:
         ref = await relay.endpoint()
         gate.hold()
         first = relay.store.accept([relay.event(ref)])
@@ -139,10 +103,10 @@ async def test_a_bad_item_fails_alone(tmp_path: Path) -> None:
         assert relay.store.due_count(ref) == 3
 
 
-async def test_an_edit_that_is_refused_undoes_itself_alone(tmp_path: Path) -> None:
+async def test_an_edit_that_is_refused_undoes_itself_alone(engine: Engine, tmp_path: Path) -> None:
     """Invariant 3: an edit's NotFound leaves the rest of its group in place."""
     gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
+    async with engine.opened(tmp_path, gate=gate) as relay:
         ref = await relay.endpoint()
         gate.hold()
         first = relay.store.accept([relay.event(ref)])
@@ -157,10 +121,10 @@ async def test_an_edit_that_is_refused_undoes_itself_alone(tmp_path: Path) -> No
         assert relay.store.due_count(ref) == 2
 
 
-async def test_a_submitted_write_is_not_recalled(tmp_path: Path) -> None:
+async def test_a_submitted_write_is_not_recalled(engine: Engine, tmp_path: Path) -> None:
     """Invariant 3: cancelling whoever waits does not take the write back, and the counts stay right."""
     gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
+    async with engine.opened(tmp_path, gate=gate) as relay:
         ref = await relay.endpoint()
         gate.hold()
         event = relay.event(ref)
@@ -176,9 +140,9 @@ async def test_a_submitted_write_is_not_recalled(tmp_path: Path) -> None:
 # -- idempotency ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_repeat_is_answered_with_the_first_event(tmp_path: Path) -> None:
+async def test_a_repeat_is_answered_with_the_first_event(engine: Engine, tmp_path: Path) -> None:
     """Q8: the same key and body is a duplicate, in the same batch and later; nothing more is stored."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         events = [relay.event(ref, idempotency=key("k")) for _ in range(3)]
         first, *repeats = await relay.store.accept(events)
@@ -189,9 +153,9 @@ async def test_a_repeat_is_answered_with_the_first_event(tmp_path: Path) -> None
         assert relay.store.due_count(ref) == 1
 
 
-async def test_a_key_with_another_body_is_a_conflict(tmp_path: Path) -> None:
+async def test_a_key_with_another_body_is_a_conflict(engine: Engine, tmp_path: Path) -> None:
     """Q8: an explicit key with another body is refused; a derived one is a duplicate that differs."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.accept(ref, idempotency=key("k"))
         refused = await relay.offer(relay.event(ref, idempotency=key("k", "other")))
@@ -202,17 +166,17 @@ async def test_a_key_with_another_body_is_a_conflict(tmp_path: Path) -> None:
         assert derived.differs
 
 
-async def test_a_key_belongs_to_its_application(tmp_path: Path) -> None:
+async def test_a_key_belongs_to_its_application(engine: Engine, tmp_path: Path) -> None:
     """Q8: two applications may use the same key."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         other = await application(relay.store, "other")
         await relay.accept(idempotency=key("k"))
         await relay.accept(idempotency=key("k"), application=other)
 
 
-async def test_a_given_id_is_unique(tmp_path: Path) -> None:
+async def test_a_given_id_is_unique(engine: Engine, tmp_path: Path) -> None:
     """Q8: a given id acts as a key; with another key, or from another application, it is taken."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         given = relay.event(id="order-1", id_given=True, idempotency=key("id order-1"))
         first, second = await relay.store.accept([given, given])
         assert isinstance(first, Accepted)
@@ -224,9 +188,9 @@ async def test_a_given_id_is_unique(tmp_path: Path) -> None:
         assert isinstance(await relay.offer(replace(given, idempotency=key("another"), id="order-2")), Accepted)
 
 
-async def test_a_refused_event_does_not_touch_its_neighbours(tmp_path: Path) -> None:
+async def test_a_refused_event_does_not_touch_its_neighbours(engine: Engine, tmp_path: Path) -> None:
     """Q8: a duplicate key is not a bad item: new, repeated and refused events of one batch are told apart."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.accept(ref, idempotency=key("old"))
         results = await relay.store.accept(
@@ -241,9 +205,9 @@ async def test_a_refused_event_does_not_touch_its_neighbours(tmp_path: Path) -> 
         assert relay.store.due_count(ref) == 3
 
 
-async def test_a_repeat_is_known_after_pruning(tmp_path: Path) -> None:
+async def test_a_repeat_is_known_after_pruning(engine: Engine, tmp_path: Path) -> None:
     """Q8: a repeat of an event that was pruned is still answered as a repeat, and its ordinal is never used again."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         first = await relay.accept(idempotency=key("k"))
         relay.clock.advance(31 * DAY_MS)
         await relay.store.prune(relay.clock.wall_ms(), Kept())
@@ -251,16 +215,16 @@ async def test_a_repeat_is_known_after_pruning(tmp_path: Path) -> None:
         assert isinstance(await relay.offer(relay.event(idempotency=key("k"))), Duplicate)
         await relay.store.abandon()
         clock = relay.clock
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert (await relay.accept()).event.ordinal > first.event.ordinal
 
 
 # -- overflow, order --------------------------------------------------------------------------------------------------
 
 
-async def test_beyond_the_backlog_deliveries_are_dead(tmp_path: Path) -> None:
+async def test_beyond_the_backlog_deliveries_are_dead(engine: Engine, tmp_path: Path) -> None:
     """Q10: what exceeds an endpoint's backlog is committed as dead, `overflow`, and can be retried by hand."""
-    async with opened(tmp_path, endpoint_backlog=2) as relay:
+    async with engine.opened(tmp_path, endpoint_backlog=2) as relay:
         full, free = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         for _ in range(2):
             await relay.accept(full)
@@ -273,9 +237,9 @@ async def test_beyond_the_backlog_deliveries_are_dead(tmp_path: Path) -> None:
         assert (retried.endpoint, relay.store.dead_count(full)) == (full, 0)
 
 
-async def test_a_full_backlog_of_a_refused_batch_is_given_back(tmp_path: Path) -> None:
+async def test_a_full_backlog_of_a_refused_batch_is_given_back(engine: Engine, tmp_path: Path) -> None:
     """Q10: what was reserved for a repeat or a failed write does not count against the backlog."""
-    async with opened(tmp_path, endpoint_backlog=5) as relay:
+    async with engine.opened(tmp_path, endpoint_backlog=5) as relay:
         ref = await relay.endpoint()
         for _ in range(4):
             await relay.offer(relay.event(ref, idempotency=key("k")))
@@ -284,9 +248,9 @@ async def test_a_full_backlog_of_a_refused_batch_is_given_back(tmp_path: Path) -
         assert relay.store.due_count(ref) == 1
 
 
-async def test_a_later_delivery_waits_for_its_predecessor(tmp_path: Path) -> None:
+async def test_a_later_delivery_waits_for_its_predecessor(engine: Engine, tmp_path: Path) -> None:
     """Q12: of one ordering key only the first unfinished delivery is due; its end promotes the next."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         promoted: list[DueDelivery] = []
         relay.store.on_promoted(promoted.extend)
         ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
@@ -305,9 +269,9 @@ async def test_a_later_delivery_waits_for_its_predecessor(tmp_path: Path) -> Non
         assert [due.event for due in promoted] == [second.event.ordinal, third.event.ordinal]
 
 
-async def test_a_manual_retry_blocks_nobody(tmp_path: Path) -> None:
+async def test_a_manual_retry_blocks_nobody(engine: Engine, tmp_path: Path) -> None:
     """Q12: a predecessor that was retried by hand is no predecessor any more."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         first = await relay.due(ref, ordering_key="cut-1")
         await relay.dead(first)
@@ -318,9 +282,9 @@ async def test_a_manual_retry_blocks_nobody(tmp_path: Path) -> None:
 # -- settling ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_attempt_is_recorded_with_its_delivery(tmp_path: Path) -> None:
+async def test_an_attempt_is_recorded_with_its_delivery(engine: Engine, tmp_path: Path) -> None:
     """Q7: a settlement moves the delivery and writes the attempt in one transaction; failures keep their response."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         failed = relay.outcome(
@@ -350,9 +314,9 @@ async def test_an_attempt_is_recorded_with_its_delivery(tmp_path: Path) -> None:
         assert (relay.store.due_count(ref), relay.store.pending_settles) == (0, 0)
 
 
-async def test_a_settlement_without_an_attempt_counts_none(tmp_path: Path) -> None:
+async def test_a_settlement_without_an_attempt_counts_none(engine: Engine, tmp_path: Path) -> None:
     """Q7: what ended unsent (expired, corrupt) has a reason and no attempt."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         await relay.store.settle(Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.CORRUPT))
@@ -363,9 +327,9 @@ async def test_a_settlement_without_an_attempt_counts_none(tmp_path: Path) -> No
         assert relay.store.dead_count(ref) == 1
 
 
-async def test_success_after_a_cancel_is_recorded(tmp_path: Path) -> None:
+async def test_success_after_a_cancel_is_recorded(engine: Engine, tmp_path: Path) -> None:
     """Q7: a 2xx that arrives after a cancel still records `delivered`."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
         assert (await relay.delivered(due)).applied
@@ -373,9 +337,9 @@ async def test_success_after_a_cancel_is_recorded(tmp_path: Path) -> None:
         assert relay.store.backlog == 0
 
 
-async def test_failure_after_a_cancel_leaves_it_cancelled(tmp_path: Path) -> None:
+async def test_failure_after_a_cancel_leaves_it_cancelled(engine: Engine, tmp_path: Path) -> None:
     """Q7: a failure that arrives after a cancel is only recorded."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
         settled = await relay.again(due, due.due_ms + 5)
@@ -386,9 +350,9 @@ async def test_failure_after_a_cancel_leaves_it_cancelled(tmp_path: Path) -> Non
         assert (view.state, view.cancelled_by, len(view.timeline)) == (DeliveryState.CANCELLED, "somebody", 1)
 
 
-async def test_a_stale_series_only_records_its_attempt(tmp_path: Path) -> None:
+async def test_a_stale_series_only_records_its_attempt(engine: Engine, tmp_path: Path) -> None:
     """Q7, Q13: an attempt that outlived its series moves nothing, and attempt numbers stay distinct."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         await relay.store.cancel_delivery(delivery_id(due.key), "somebody")
         retried = await relay.store.retry_delivery(delivery_id(due.key))
@@ -403,9 +367,9 @@ async def test_a_stale_series_only_records_its_attempt(tmp_path: Path) -> None:
         ]
 
 
-async def test_the_same_settlement_again_changes_nothing_twice(tmp_path: Path) -> None:
+async def test_the_same_settlement_again_changes_nothing_twice(engine: Engine, tmp_path: Path) -> None:
     """Invariant 5: a settlement whose commit was unknown is submitted again and answered as the first time."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
         settlement = Settlement(due, DeliveryState.DUE, relay.outcome(500), due_ms=due.due_ms + 5)
         first = await relay.store.settle(settlement)
@@ -415,10 +379,10 @@ async def test_the_same_settlement_again_changes_nothing_twice(tmp_path: Path) -
         assert view.attempts == 1
 
 
-async def test_two_settlements_of_one_delivery_in_one_group(tmp_path: Path) -> None:
+async def test_two_settlements_of_one_delivery_in_one_group(engine: Engine, tmp_path: Path) -> None:
     """Q7: within a group settlements apply in order, each on what the one before left."""
     gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
+    async with engine.opened(tmp_path, gate=gate) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         gate.hold()
@@ -432,9 +396,9 @@ async def test_two_settlements_of_one_delivery_in_one_group(tmp_path: Path) -> N
         assert await state_of(relay, due) is DeliveryState.DELIVERED
 
 
-async def test_responses_of_a_delivery_are_bounded(tmp_path: Path) -> None:
+async def test_responses_of_a_delivery_are_bounded(engine: Engine, tmp_path: Path) -> None:
     """Q14: at most 64 KiB of responses are kept for one delivery, the newest ones."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due: DueDelivery | None = await relay.due(await relay.endpoint())
         for _ in range(7):
             assert due is not None
@@ -448,9 +412,9 @@ async def test_responses_of_a_delivery_are_bounded(tmp_path: Path) -> None:
         assert kept == [5, 6, 7]  # four of 16 KiB and their headers are a little over
 
 
-async def test_settling_what_was_pruned_is_no_error(tmp_path: Path) -> None:
+async def test_settling_what_was_pruned_is_no_error(engine: Engine, tmp_path: Path) -> None:
     """Q7: a settlement of a delivery that does not exist (any more) is simply not applied."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         due = replace(await relay.due(await relay.endpoint()), event=99)
         assert not (await relay.delivered(due)).applied
         unsent = Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.EXPIRED)

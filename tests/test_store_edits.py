@@ -1,13 +1,11 @@
 """The store: manual work, endpoints, retention (Q9, Q11, Q13, Q14)."""
 
-import asyncio
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from relay.core.errors import CommitUnknown, Conflict, NotFound
+from relay.core.errors import Conflict, NotFound
 from relay.core.model import (
     DeadReason,
     DeliveryKey,
@@ -20,8 +18,8 @@ from relay.core.model import (
     Secret,
     Settlement,
 )
-from relay.store import ApplicationRow, DeliveryFilter, KeyRow, RegistryChange, StillOwed, delivery_id
-from tests.support.stores import DAY_MS, Gate, Kept, Relay, gated, key, look, opened, sqlite_error
+from relay.store import ApplicationRow, KeyRow, RegistryChange, StillOwed, delivery_id
+from tests.support.stores import DAY_MS, Engine, Relay, key, sweep
 
 
 async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
@@ -33,9 +31,9 @@ async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
 # -- manual work ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_retry_of_a_due_delivery_keeps_its_series(tmp_path: Path) -> None:
+async def test_a_retry_of_a_due_delivery_keeps_its_series(engine: Engine, tmp_path: Path) -> None:
     """Q13: due now, same series, past cool-down; the budget starts anew; it survives a restart as manual."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         delayed = (await relay.again(due, due.due_ms + DAY_MS)).due
@@ -52,9 +50,9 @@ async def test_a_retry_of_a_due_delivery_keeps_its_series(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("end", [DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.CANCELLED])
-async def test_a_retry_of_an_ended_delivery_begins_a_series(tmp_path: Path, end: DeliveryState) -> None:
+async def test_a_retry_of_an_ended_delivery_begins_a_series(engine: Engine, tmp_path: Path, end: DeliveryState) -> None:
     """Q13: a dead, cancelled or delivered delivery is the same row, due again, in a new series."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         due = await relay.due(ref)
         if end is DeliveryState.CANCELLED:
@@ -71,9 +69,9 @@ async def test_a_retry_of_an_ended_delivery_begins_a_series(tmp_path: Path, end:
         assert (view.state, view.reason, view.cancelled_by) == (DeliveryState.DUE, None, None)
 
 
-async def test_what_cannot_be_retried_or_cancelled_says_why(tmp_path: Path) -> None:
+async def test_what_cannot_be_retried_or_cancelled_says_why(engine: Engine, tmp_path: Path) -> None:
     """Q13: unknown, expired, deleted and ended deliveries are refused in words."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         for unknown in ("dlv_1", "nonsense", delivery_id(DeliveryKey(5, 5)), "dlv_" + "u" * 18, "dlv_" + "Z" * 18):
             with pytest.raises(NotFound):
@@ -91,9 +89,9 @@ async def test_what_cannot_be_retried_or_cancelled_says_why(tmp_path: Path) -> N
             await relay.store.retry_delivery(delivery_id(due.key))
 
 
-async def test_held_deliveries_end_with_their_budget(tmp_path: Path) -> None:
+async def test_held_deliveries_end_with_their_budget(engine: Engine, tmp_path: Path) -> None:
     """Q6, Q9: what was held beyond its budget is dead with the given reason, what expired is dead as expired."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref = await relay.endpoint()
         start_ms = relay.clock.wall_ms()
         old = [await relay.due(ref) for _ in range(3)]
@@ -116,9 +114,9 @@ async def test_held_deliveries_end_with_their_budget(tmp_path: Path) -> None:
         assert await relay.store.dead_groups("other") == []
 
 
-async def test_a_held_head_gives_way_in_order(tmp_path: Path) -> None:
+async def test_a_held_head_gives_way_in_order(engine: Engine, tmp_path: Path) -> None:
     """Q12: ending a held predecessor makes the next due since it was accepted, so its own budget ends it in turn."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         promoted: list[DueDelivery] = []
         relay.store.on_promoted(promoted.extend)
         ref = await relay.endpoint()
@@ -136,9 +134,9 @@ async def test_a_held_head_gives_way_in_order(tmp_path: Path) -> None:
 # -- endpoints --------------------------------------------------------------------------------------------------------
 
 
-async def test_endpoints_are_remembered(tmp_path: Path) -> None:
+async def test_endpoints_are_remembered(engine: Engine, tmp_path: Path) -> None:
     """DESIGN §8: definition, secrets, state and health of an endpoint survive a restart."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         row = await relay.endpoint_row()
         changed = replace(
             row,
@@ -154,7 +152,7 @@ async def test_endpoints_are_remembered(tmp_path: Path) -> None:
         change = RegistryChange(endpoints=[replace(changed, health=health)], fresh=frozenset({"ep_1"}))
         await relay.store.change_registry(change)
         assert "whsec" not in repr(row)
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         assert await relay.endpoint_rows() == [replace(changed, health=health)]
         await relay.store.change_registry(RegistryChange(endpoints=[changed]))
         assert (await relay.endpoint_rows())[0].health == health
@@ -162,9 +160,9 @@ async def test_endpoints_are_remembered(tmp_path: Path) -> None:
             await relay.store.change_registry(RegistryChange(endpoints=[replace(changed, ref=77)]))
 
 
-async def test_a_change_of_the_registry_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+async def test_a_change_of_the_registry_is_kept_whole_or_not_at_all(engine: Engine, tmp_path: Path) -> None:
     """H4: an application, its endpoint and its key come in one transaction; what is refused in it leaves nothing."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         first = await relay.endpoint_row()
         application = ApplicationRow(0, "beta", Origin.API, {"contract": "standard"}, "standard", 1, 1)
         endpoint = replace(first, ref=0, id="ep_2", application="beta")
@@ -183,9 +181,9 @@ async def test_a_change_of_the_registry_is_kept_whole_or_not_at_all(tmp_path: Pa
     assert (after.endpoints[-1].application, after.keys) == ("beta", [key])
 
 
-async def test_a_change_is_refused_while_deliveries_are_due(tmp_path: Path) -> None:
+async def test_a_change_is_refused_while_deliveries_are_due(engine: Engine, tmp_path: Path) -> None:
     """H4: an application that must owe nothing is looked at in the same transaction; the answer counts what is due."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         await relay.due(await relay.endpoint())
         before = await relay.store.load_registry()
         row = replace(before.applications[0], contract_seen="roughy")
@@ -195,123 +193,12 @@ async def test_a_change_is_refused_while_deliveries_are_due(tmp_path: Path) -> N
         assert await relay.store.load_registry() == before
 
 
-async def test_a_deleted_endpoint_loses_what_is_due_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q11: deletion marks at once and cancels step by step; its history keeps its name; the id is free again."""
-    monkeypatch.setattr("relay.store.sqlite.background.CANCEL_STEP", 2)
-    async with opened(tmp_path) as relay:
-        ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
-        owed = [await relay.due(ref) for _ in range(5)]
-        await relay.accept(other)
-        await relay.delete_endpoint()
-        while relay.store.due_count(ref):
-            await relay.store.ping()
-        views = [await relay.store.find_delivery(delivery_id(due.key)) for due in owed]
-        assert {(view.state, view.cancelled_by, view.endpoint) for view in views if view} == {
-            (DeliveryState.CANCELLED, "endpoint deleted", "ep_1")
-        }
-        assert relay.store.backlog == 1
-        with pytest.raises(NotFound):
-            await relay.delete_endpoint()
-        assert await relay.endpoint("ep_1") != ref
-        await relay.accept(ref)  # matched before the deletion, stored after it
-        while relay.store.due_count(ref):
-            await relay.store.ping()
-
-
-async def test_a_deletion_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q11: the steps of a deletion that a crash cut short are taken after the restart."""
-    gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
-        ref = await relay.endpoint()
-        await relay.due(ref)
-        deleting = asyncio.ensure_future(relay.delete_endpoint())
-        await asyncio.wait({deleting})
-        gate.error = sqlite_error(sqlite3.SQLITE_FULL)  # the step that cancels may have been committed, or never is
-        await relay.store.abandon()
-    async with opened(tmp_path) as relay:
-        while relay.store.due_count(ref):
-            await relay.store.ping()
-        assert look_at_states(await relay.store.list_deliveries(DeliveryFilter(), None, 10)) == ["cancelled"]
-
-
-def look_at_states(page: object) -> list[str]:
-    return [view.state.value for view in page.data]  # type: ignore[attr-defined]
-
-
-async def test_a_deletion_step_that_fails_is_taken_again(tmp_path: Path) -> None:
-    """Q11: a full disk only delays a deletion, and the health that could not be written."""
-    gate = Gate()
-    async with opened(tmp_path, writer=gated(gate)) as relay:
-        ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
-        await relay.due(ref)
-        gate.hold()
-        deleting = asyncio.ensure_future(relay.delete_endpoint())
-        await gate.reached()
-        gate.fail_from(2, sqlite_error(sqlite3.SQLITE_FULL))
-        gate.let_go()
-        await deleting
-        relay.store.save_health(other, Health(failures=4))
-        with pytest.raises(CommitUnknown):
-            await relay.store.ping()
-        assert relay.store.due_count(ref) == 1
-        gate.error = None
-        while relay.store.due_count(ref):
-            await relay.store.ping()
-        assert (await relay.endpoint_rows())[0].health.failures == 4
-
-
 # -- retention --------------------------------------------------------------------------------------------------------
 
 
-async def sweep(relay: Relay, kept: Kept | None = None, limit: int = 500) -> list[tuple[int, int, int, int]]:
-    """Prune to the end of a sweep; what each step removed."""
-    steps = []
-    more = True
-    while more:
-        pruned = await relay.store.prune(relay.clock.wall_ms(), kept or Kept(), limit)
-        steps.append((pruned.events, pruned.deliveries, pruned.attempts, pruned.keys))
-        more = pruned.more
-    return steps
-
-
-async def test_only_finished_events_are_pruned(tmp_path: Path) -> None:
-    """Q14: an event goes without due deliveries and `retention` after its last final state, with all that hangs on it."""
-    async with opened(tmp_path) as relay:
-        ref = await relay.endpoint()
-        finished = await relay.due(ref)
-        await relay.delivered(finished)
-        late = await relay.due(ref)
-        await relay.dead(await relay.due(ref))
-        waiting = await relay.due(ref)
-        relay.clock.advance(20 * DAY_MS)
-        await relay.delivered(late)
-        relay.clock.advance(11 * DAY_MS)
-        assert await sweep(relay) == [(2, 2, 0, 0)]  # their attempts went with them
-        assert relay.store.dead_count(ref) == 0
-        assert (await relay.store.find_delivery(delivery_id(waiting.key))) is not None
-        assert (await relay.store.find_delivery(delivery_id(late.key))) is not None
-        relay.clock.advance(20 * DAY_MS)
-        assert (await sweep(relay))[0][0] == 1
-    assert look(tmp_path, "SELECT count(*) FROM attempt") == [(0,)]
-
-
-async def test_attempts_go_before_their_events(tmp_path: Path) -> None:
-    """Q14: attempts and responses have a shorter life; the delivery remembers how many there were."""
-    async with opened(tmp_path) as relay:
-        due = await relay.due(await relay.endpoint())
-        outcome = relay.outcome(500, response_body=b"no")
-        await relay.store.settle(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE))
-        relay.clock.advance(15 * DAY_MS)
-        assert await sweep(relay) == [(0, 0, 1, 0)]
-        view = await relay.store.find_delivery(delivery_id(due.key))
-        assert view is not None
-        assert (view.attempts, view.timeline) == (1, ())
-    assert look(tmp_path, "SELECT count(*) FROM response") == [(0,)]
-
-
-async def test_keys_are_forgotten_in_the_end(tmp_path: Path) -> None:
+async def test_keys_are_forgotten_in_the_end(engine: Engine, tmp_path: Path) -> None:
     """Q8, Q14: a key that was pruned may be used again, for another event."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         await relay.accept(idempotency=key("k"))
         relay.clock.advance(91 * DAY_MS)
         await sweep(relay)
@@ -319,9 +206,9 @@ async def test_keys_are_forgotten_in_the_end(tmp_path: Path) -> None:
         assert await sweep(relay) == [(0, 0, 0, 0)]
 
 
-async def test_pruning_takes_small_steps(tmp_path: Path) -> None:
+async def test_pruning_takes_small_steps(engine: Engine, tmp_path: Path) -> None:
     """Q14: a step touches a bounded number of rows and the next goes on from there, past what must stay."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         refs = [await relay.endpoint(f"ep_{n}") for n in range(6)]
         stays = await relay.accept(refs[0])
         for _ in range(10):
@@ -335,9 +222,9 @@ async def test_pruning_takes_small_steps(tmp_path: Path) -> None:
         assert await relay.store.find_event(stays.event.id) is not None
 
 
-async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
+async def test_pruned_space_goes_back_to_the_disk(engine: Engine, tmp_path: Path) -> None:
     """Q14: a file that is mostly unused shrinks, so that free disk space means something again."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         for _ in range(60):
             await relay.accept(body=b"x" * 50_000)
         relay.clock.advance(31 * DAY_MS)
@@ -351,9 +238,9 @@ async def test_pruned_space_goes_back_to_the_disk(tmp_path: Path) -> None:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
-async def test_after_a_step_back_nothing_waits_longer_than_its_own_delay(tmp_path: Path) -> None:
+async def test_after_a_step_back_nothing_waits_longer_than_its_own_delay(engine: Engine, tmp_path: Path) -> None:
     """H13, Q15: due times that a clock since stepped back set too far ahead move to the attempt's own delay."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         ref, other = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         ahead_ms = relay.clock.wall_ms()
         fresh = await relay.due(ref)
@@ -382,41 +269,41 @@ async def test_after_a_step_back_nothing_waits_longer_than_its_own_delay(tmp_pat
         assert (await relay.store.refill(other, 0, 0, 10)).rows == [elsewhere]
 
 
-async def test_the_time_of_the_last_commits_is_noted(tmp_path: Path) -> None:
+async def test_the_time_of_the_last_commits_is_noted(engine: Engine, tmp_path: Path) -> None:
     """H12, Q15: a heartbeat rides on commits, at most one a minute; a start finds the last one."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         assert relay.store.heartbeat_ms is None
         clock, first_ms = relay.clock, relay.clock.wall_ms()
         await relay.accept()
         clock.advance(59_000)
         await relay.accept()
         await relay.store.abandon()
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert relay.store.heartbeat_ms == first_ms
         clock.advance(1_000)
         await relay.store.ping()  # changes nothing, so nothing is noted
         await relay.store.abandon()
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert relay.store.heartbeat_ms == first_ms
         await relay.accept(id="evt_after")
         await relay.store.abandon()
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert relay.store.heartbeat_ms == first_ms + 60_000
 
 
-async def test_a_clock_that_is_not_trusted_leaves_no_heartbeat(tmp_path: Path) -> None:
+async def test_a_clock_that_is_not_trusted_leaves_no_heartbeat(engine: Engine, tmp_path: Path) -> None:
     """H12, Q15: a second start under a wrong clock still sees that it jumped; one that stepped back is noted anew."""
-    async with opened(tmp_path) as relay:
+    async with engine.opened(tmp_path) as relay:
         clock, first_ms = relay.clock, relay.clock.wall_ms()
         await relay.accept()
         clock.step_wall(60 * DAY_MS)
         relay.store.trust_clock(trusted=False)
         await relay.accept()
         await relay.store.abandon()
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert relay.store.heartbeat_ms == first_ms
         await relay.accept(id="evt_ahead")
         clock.step_wall(-60 * DAY_MS)
         await relay.accept(id="evt_after")
-    async with opened(tmp_path, clock) as relay:
+    async with engine.opened(tmp_path, clock) as relay:
         assert relay.store.heartbeat_ms == first_ms

@@ -5,14 +5,14 @@ Invariant 8: the cost of a delivery does not grow with what is finished, delayed
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relay.core.model import DeliveryState
+from relay.core.model import Accepted, DeadReason, DeliveryState, Idempotency, NewEvent, Outcome, Settlement
 from relay.store import DeliveryFilter, EventFilter
 from relay.store.sqlite import StoreSettings, accept, edits, lists, opening, order, prune, reads, settle
 
@@ -62,6 +62,11 @@ def fill(
 
 def steps(connection: sqlite3.Connection, statement: str, parameters: Any) -> int:
     """Count the instructions of SQLite's machine that a statement takes, in tens."""
+    return counted(connection, lambda: connection.execute(statement, parameters).fetchall())
+
+
+def counted(connection: sqlite3.Connection, work: Callable[[], object]) -> int:
+    """Count the instructions of SQLite's machine that some work takes, in tens, and undo it."""
     taken = 0
 
     def count() -> int:
@@ -72,7 +77,7 @@ def steps(connection: sqlite3.Connection, statement: str, parameters: Any) -> in
     connection.set_progress_handler(count, 10)
     try:
         connection.execute("SAVEPOINT counted")
-        connection.execute(statement, parameters).fetchall()
+        work()
         connection.execute("ROLLBACK TO counted")
         connection.execute("RELEASE counted")
     finally:
@@ -154,6 +159,40 @@ def test_due_work_costs_the_same_behind_many_rows(
     for state, due, endpoint in rows:
         fill(database, 10, MANY, state, due, endpoint)
     assert steps(database, *HOT[name]) <= alone + 2
+
+
+@pytest.mark.parametrize("state", [0, 1, 2])
+def test_accepting_and_settling_cost_the_same_behind_many_rows(database: sqlite3.Connection, state: int) -> None:
+    """H5, invariant 8: whole batches, with keys, given ids and ordering keys, take the same steps in a large database."""
+    event = NewEvent(
+        id="given",
+        id_given=True,
+        application=1,
+        type="t",
+        body=b"{}",
+        created_at_ms=7,
+        timestamp_ms=7,
+        targets=(1, 2),
+        ordering_key="k",
+        idempotency=Idempotency(b"k" * 16, b"f" * 16),
+    )
+
+    def work() -> None:
+        acceptor = accept.Acceptor()
+        acceptor.resume(database)
+        ((accepted,),) = acceptor.accept(database, [accept.AcceptBatch([event])])
+        assert isinstance(accepted, Accepted)
+        outcome = Outcome(started_at_ms=9, duration_ms=1, status=500)
+        works = [
+            settle.SettleWork(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE), 9)
+            for due in accepted.due
+        ]
+        assert all(result.settled.applied for result in settle.settle(database, works))
+
+    fill(database, 1, 5, 0, 3)
+    alone = counted(database, work)
+    fill(database, 10, MANY, state, 10**15 if state == 0 else None)
+    assert counted(database, work) <= alone + 5
 
 
 def test_steps_do_count(database: sqlite3.Connection) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from relay.core.model import (
     Settlement,
 )
 from relay.registry.planning import new_endpoint
-from relay.store import AcceptResult, ApplicationRow, EndpointRow, RegistryChange, Store
+from relay.store import AcceptResult, ApplicationRow, DeliveryFilter, EndpointRow, RegistryChange, Store
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.writer import Answer, Job, Stage, Writer
 from tests.support.clock import FakeClock
@@ -158,6 +158,7 @@ class Gate:
         self._open.set()
         self.waiting = threading.Event()  # set while a commit is held up
         self.error: Exception | None = None
+        self.error_after: Exception | None = None
         self.commits = 0
         self._fail_from: tuple[int, Exception] | None = None
 
@@ -171,6 +172,13 @@ class Gate:
     def fail_from(self, number: int, error: Exception) -> None:
         """Let `number - 1` commits pass, counting one that is held up, and fail those after it until `error` is None."""
         self._fail_from = (self.commits + number - 1, error)
+
+    @contextmanager
+    def after_commit(self, error: Exception) -> Iterator[None]:
+        """Let commits report an error although they are kept."""
+        self.error_after = error
+        yield
+        self.error_after = None
 
     def pass_through(self) -> None:
         """Called by the writer before each commit."""
@@ -194,6 +202,8 @@ def gated(gate: Gate) -> type[Writer]:
         def commit(self, connection: sqlite3.Connection) -> None:
             gate.pass_through()
             super().commit(connection)
+            if gate.error_after is not None:
+                raise gate.error_after
 
     return Gated
 
@@ -221,3 +231,43 @@ def sqlite_error(code: int, message: str = "injected") -> sqlite3.OperationalErr
     error = sqlite3.OperationalError(message)
     error.sqlite_errorcode = code
     return error
+
+
+async def sweep(relay: Relay, kept: Kept | None = None, limit: int = 500) -> list[tuple[int, int, int, int]]:
+    """Prune to the end of a sweep; what each step removed."""
+    steps = []
+    more = True
+    while more:
+        pruned = await relay.store.prune(relay.clock.wall_ms(), kept or Kept(), limit)
+        steps.append((pruned.events, pruned.deliveries, pruned.attempts, pruned.keys))
+        more = pruned.more
+    return steps
+
+
+async def delivery_pages(relay: Relay, wanted: DeliveryFilter, limit: int) -> list[str]:
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await relay.store.list_deliveries(wanted, cursor, limit)
+        assert len(page.data) <= limit
+        found += [view.id for view in page.data]
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
+class Engine(NamedTuple):
+    """A kind of store. What a test does through `opened` must hold of every engine."""
+
+    name: str
+    opened: Callable[..., AbstractAsyncContextManager[Relay]]  # (folder, clock, gate before its commits, **settings)
+
+
+def sqlite_opened(
+    folder: Path, clock: FakeClock | None = None, gate: Gate | None = None, **settings: Any
+) -> AbstractAsyncContextManager[Relay]:
+    """Open a store on SQLite."""
+    return opened(folder, clock, Writer if gate is None else gated(gate), **settings)
+
+
+ENGINES = (Engine("sqlite", sqlite_opened),)
