@@ -9,7 +9,7 @@ from aiohttp import web
 from relay.api import render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_object
-from relay.api.query import Query, page_response
+from relay.api.query import Query, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.api.written import Reader
@@ -43,14 +43,13 @@ class Applications:
         return json_response(self._detail(made.application) | self._extras(made), status=201, headers=location)
 
     async def search(self, request: web.Request) -> web.Response:
-        """List applications, newest first."""
+        """List applications, newest first. O(those that are newer than the cursor, and the page)"""
         query = Query(request, self._services.clock.wall_ms())
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
         known = (entry.application for entry in reversed(tuple(self._registrar.current.applications.values())))
-        found = [application for application in known if cursor is None or application.ref < cursor]
-        following = str(found[limit - 1].ref) if len(found) > limit else None
-        return page_response(request, Page(tuple(found[:limit]), following), self._detail)
+        wanted = (application for application in known if cursor is None or application.ref < cursor)
+        return page_response(request, page_of(wanted, limit), self._detail)
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one application."""

@@ -1,6 +1,6 @@
 """Webhook endpoints: made, looked at, changed, paused, tested."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -11,7 +11,7 @@ from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
 from relay.api.condition import why_waiting
 from relay.api.problems import Refused
-from relay.api.query import Query, application_of, page_response
+from relay.api.query import Query, application_of, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.api.written import Reader, read_overlap_ms
@@ -19,7 +19,7 @@ from relay.config.admission import warn_endpoint
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
-from relay.core.model import Application, Endpoint, EndpointState, Page
+from relay.core.model import Application, Endpoint, EndpointState
 from relay.intake.parse import screen
 from relay.telemetry import log
 
@@ -47,23 +47,23 @@ class Endpoints:
         return json_response(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
 
     async def search(self, request: web.Request) -> web.Response:
-        """List endpoints, newest first."""
+        """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
         principal = request[PRINCIPAL]
         query = Query(request, self._services.clock.wall_ms())
         named, state = query.text("application"), query.word("state", EndpointState)
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
-        application = application_of(named, principal, self._registrar.current)
-        found = [
-            endpoint
-            for endpoint in reversed(tuple(self._registrar.current.endpoints.values()))
-            if application in (None, endpoint.application.id)
-            and state in (None, endpoint.state)
-            and (cursor is None or endpoint.ref < cursor)
-        ]
-        page = found[:limit]
-        following = str(page[-1].ref) if len(found) > limit else None
-        return page_response(request, Page(tuple(page), following), lambda one: self._detail(one, principal))
+        owned = self._owned(application_of(named, principal, self._registrar.current))
+        wanted = (one for one in owned if state in (None, one.state) and (cursor is None or one.ref < cursor))
+        return page_response(request, page_of(wanted, limit), lambda one: self._detail(one, principal))
+
+    def _owned(self, application: str | None) -> Iterator[Endpoint]:
+        """Walk through the endpoints of an application, or of all, newest first."""
+        registry = self._registrar.current
+        if application is None:
+            return reversed(tuple(registry.endpoints.values()))
+        entry = registry.applications.get(application)
+        return iter(()) if entry is None else reversed(tuple(entry.endpoints.values()))
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one endpoint."""

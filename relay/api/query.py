@@ -3,10 +3,11 @@
 Things of other applications do not exist for a caller.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from typing import TypeVar
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from relay.api.render import Json, json_response
 from relay.core.access import Principal
 from relay.core.errors import NotFound
 from relay.core.issues import Issue
-from relay.core.model import DeadReason, DeliveryState, DeliveryView, EventView, NoDelivery, Page
+from relay.core.model import Application, DeadReason, DeliveryState, DeliveryView, Endpoint, EventView, NoDelivery, Page
 from relay.core.units import parse_duration_ms
 from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
@@ -31,6 +32,7 @@ _MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
+Owned = TypeVar("Owned", Application, Endpoint)
 View = TypeVar("View", EventView, DeliveryView)
 Filter = TypeVar("Filter", EventFilter, DeliveryFilter)
 
@@ -150,6 +152,12 @@ def seen(view: View | None, principal: Principal, noun: str, view_id: str) -> Vi
     if view is None or not principal.sees(view.application):
         raise NotFound(f"no {noun} {view_id[:64]!r}", remedy=f"Look for it with GET {_LISTS[noun]}.")
     return view
+
+
+def page_of(newest_first: Iterator[Owned], limit: int) -> Page[Owned]:
+    """Take one page; the next one starts below the handle of the last entry."""
+    found = tuple(islice(newest_first, limit + 1))
+    return Page(found[:limit], str(found[limit - 1].ref) if len(found) > limit else None)
 
 
 def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.Response:
