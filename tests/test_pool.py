@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import trustme
@@ -14,6 +15,7 @@ from relay.core.model import Failure
 from relay.core.netguard import Guard
 from relay.delivery.courier import Courier
 from relay.delivery.dial import HEAD_START_S, strict_tls
+from relay.delivery.exchange import Connection
 from relay.delivery.pool import AGE_S, IDLE_S, LINGERING_MAX, Pool
 from tests.support import hostile
 from tests.support.couriers import (
@@ -323,6 +325,27 @@ async def test_no_forbidden_address_is_raced() -> None:
     async with Receiver() as inside, running_courier(Guard(), FixedNames("127.0.0.1", "127.0.0.2")) as courier:
         outcome = await courier.attempt(post(f"http://rebound.example:{inside.port}/"))
     assert (outcome.failure, inside.received) == (Failure.BLOCKED_NAME, [])
+
+
+@pytest.mark.parametrize("end", [Connection.eof_received, lambda connection: connection.connection_lost(None)])
+async def test_a_connection_that_ends_before_its_first_request(
+    courier: Courier, end: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that is gone before the attempt has its turn is known at once, and the pool holds nothing of it."""
+    assert courier._dialler is not None
+    connect = courier._dialler.connect
+
+    async def connect_and_lose(*arguments: Any) -> Connection:
+        connection = await connect(*arguments)
+        end(connection)
+        connection._transport.abort()
+        return connection
+
+    monkeypatch.setattr(courier._dialler, "connect", connect_and_lose)
+    async with Receiver() as receiver:
+        outcome = await courier.attempt(post(receiver.url))
+    assert (outcome.failure, outcome.detail) == (Failure.BROKEN_RESPONSE, "the connection ended before an answer")
+    assert open_connections(courier) == 0
 
 
 # What TLS refuses (W6)

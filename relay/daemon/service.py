@@ -399,7 +399,7 @@ async def open_http_courier(delivery: DeliveryConfig, clock: Clock, opened: cont
     guard = Guard(delivery.allow_networks)
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
-    settings = CourierSettings(delivery.connect_timeout_ms, user_agent=f"relay/{__version__}")
+    settings = CourierSettings(delivery.connect_timeout_ms, f"relay/{__version__}", idle_max=4 * delivery.concurrency)
     courier = Courier(clock, guard, resolver, settings)
     await courier.start()
     opened.push_async_callback(courier.close)

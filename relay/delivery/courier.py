@@ -33,7 +33,7 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)  # signatures, and what the endpoint authenticates with
     body: bytes = field(repr=False)
     timeout_ms: int
-    excerpt: bool = False  # wait for the body of a 2xx too, at most a second; of every other answer it is waited for
+    excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Courier:
                 self._idle.set()
         if not 200 <= answer.status <= 599:
             return self._failed(trail, Failure.BROKEN_RESPONSE, f"status {answer.status} is no answer to a POST")
-        return self._answered(trail, answer)
+        return self._answered(trail, answer, excerpt=request.excerpt or not answer.is_success)
 
     async def _post(self, request: Request, trail: _Trail) -> Answer:
         deadline = self._loop.time() + request.timeout_ms / 1000
@@ -145,10 +145,11 @@ class Courier:
         assert self._pool is not None
         make = functools.partial(Connection, self._loop, self._pool)
         connection = await self._dialler.connect(layout.target, deadline, make)
-        self._pool.add(layout.target[:3], connection)
+        if not connection.is_closed:  # it may have ended before this task had its turn
+            self._pool.add(layout.target[:3], connection)
         return connection
 
-    def _answered(self, trail: _Trail, answer: Answer) -> Outcome:
+    def _answered(self, trail: _Trail, answer: Answer, *, excerpt: bool) -> Outcome:
         return Outcome(
             started_at_ms=trail.started.wall_ms,
             duration_ms=round(self._clock.mono_ms() - trail.started.mono_ms),
@@ -157,8 +158,8 @@ class Courier:
             address=trail.address,
             retry_after_ms=retry_after(answer.fields, self._clock.wall_ms()),
             control=control(answer.fields),
-            response_headers=kept_headers(answer.fields),
-            response_body=bytes(answer.body),
+            response_headers=kept_headers(answer.fields) if excerpt else (),
+            response_body=bytes(answer.body) if excerpt else b"",
         )
 
     def _failed(self, trail: _Trail, failure: Failure, detail: str) -> Outcome:

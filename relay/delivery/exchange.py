@@ -91,6 +91,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _begin(self, request: bytes, deadline: float) -> Answer:
+        if self.is_closed:
+            raise Dropped(begun=False)
         self._answer = answer = Answer()
         self._head = self._loop.create_future()
         self._deadline = deadline
