@@ -243,13 +243,35 @@ async def leave_damaged(folder: Path) -> None:
         file.write(os.urandom(4000))
 
 
-async def test_a_very_large_file_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DESIGN §7: a file too large to check in time is opened all the same, and facts say so."""
+async def test_a_large_file_is_checked_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S1: a file too large to wait for is opened at once and checked meanwhile; damage then stops the process."""
     await leave_damaged(tmp_path)
-    monkeypatch.setattr(opening, "CHECK_BYTES", 4096)
+    monkeypatch.setattr(opening, "CHECK_AT_ONCE_BYTES", 4096)
     store = await open_at(tmp_path / "relay.db")
+    fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    store.on_fatal(fatal.set_result)
     assert (store.facts["unclean_start"], store.facts["checked"]) == (True, False)
+    assert isinstance(await fatal, StoreDamaged)
+    assert "check the disk" in str(await fatal)
+    assert not store.healthy
     await store.close()
+
+
+async def test_a_check_ends_with_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S1: closing does not wait for the check of a large file, and a sound one is found sound."""
+    monkeypatch.setattr(opening, "CHECK_AT_ONCE_BYTES", 4096)
+    async with opened(tmp_path) as relay:
+        await relay.accept()
+        await relay.store.abandon()
+    async with opened(tmp_path) as relay:
+        await relay.store.close()
+    async with opened(tmp_path) as relay:
+        await relay.accept(id="evt_later")
+        await relay.store.abandon()
+    async with opened(tmp_path) as relay:
+        assert relay.store._checking is not None
+        await relay.store._checking
+        assert relay.store.healthy
 
 
 # -- migrations -------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ is never moved aside or replaced: for a queue that would be losing it in silence
 import fcntl
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged
+from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged, StoreMoved
 from relay.store.sqlite import migrate
 
 SQLITE_MIN = (3, 40, 0)
@@ -22,8 +22,9 @@ SQLITE_MIN = (3, 40, 0)
 BUSY_TIMEOUT_MS = 5_000
 """How long a write waits for a lock of another program, which nobody but a visitor can hold."""
 
-CHECK_BYTES = 2 << 30
-"""Above this a file is not checked after an unclean stop: 1 GiB takes half a second, and nothing can cut it short."""
+CHECK_AT_ONCE_BYTES = 64 << 20
+"""Up to this a file is checked before it is opened after an unclean stop; a larger one, which takes seconds when the disk
+has to be read, while the daemon runs."""
 
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"}
 _NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
@@ -225,14 +226,36 @@ def _create(path: Path) -> None:
 
 
 def _check(path: Path) -> bool:
-    """Look for damage after an unclean stop; False when the file is too large to look at now."""
-    if path.stat().st_size > CHECK_BYTES:
+    """Look for damage after an unclean stop; False when the file is so large that it is done later."""
+    if path.stat().st_size > CHECK_AT_ONCE_BYTES:
         return False
-    with closing(sqlite3.connect(reader_uri(path), uri=True, isolation_level=None)) as reader:
-        found = [row[0] for row in reader.execute("PRAGMA quick_check(3)")]
-    if found != ["ok"]:
-        raise _damaged(path, " ".join(" ".join(found).split()))
+    check = DamageCheck(path)
+    found = check.run()
+    if found is not None:
+        raise found
     return True
+
+
+class DamageCheck:
+    """A look for damage in the whole file, on a connection of its own; it may run in any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = sqlite3.connect(reader_uri(path), uri=True, isolation_level=None, check_same_thread=False)
+
+    def run(self) -> StoreDamaged | None:
+        """Return what is wrong; None for nothing, or when it was stopped. O(size of the file)"""
+        with closing(self._connection) as reader:
+            try:
+                found = [row[0] for row in reader.execute("PRAGMA quick_check(3)")]
+            except sqlite3.Error as error:
+                return _damaged(self._path, str(error)) if judge(error) is Trouble.DAMAGE else None
+        return None if found == ["ok"] else _damaged(self._path, " ".join(" ".join(found).split()))
+
+    def stop(self) -> None:
+        """End it early, from another thread."""
+        with suppress(sqlite3.Error):
+            self._connection.interrupt()
 
 
 def _fold(connection: sqlite3.Connection, path: Path) -> None:
@@ -251,6 +274,15 @@ def _fold(connection: sqlite3.Connection, path: Path) -> None:
 def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
     """Return device and inode of the database and of its WAL, None for one that is not there; opens neither."""
     return tuple(_inode(place) for place in (path, path.with_name(f"{path.name}-wal")))
+
+
+def moved(path: Path) -> StoreMoved:
+    """Say that the database is not where it was opened."""
+    return StoreMoved(
+        f"{path}, or its -wal, is not the file that was opened: it was removed, renamed or replaced.",
+        remedy="Everything that was acknowledged before is in the file that was opened. Put it back with its -wal, or "
+        "restore a backup, and start relay again.",
+    )
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

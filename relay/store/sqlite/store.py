@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from relay.core.clock import Clock
-from relay.core.errors import StoreMoved
 from relay.core.model import (
     DeadGroup,
     DeadReason,
@@ -88,6 +87,8 @@ class SqliteStore:
         self._wal = WalKeeper(self._writer, clock, settings.wal_max_bytes)
         self._deletions: Deletions  # these are set by `open`
         self._counts: Counts
+        self._check: opening.DamageCheck | None = None  # under way, after an unclean start with a large file
+        self._checking: asyncio.Future[None] | None = None
         self._identity: tuple[tuple[int, int] | None, ...]
         self._opened: opening.StoreFacts
         self.pending_settles = 0
@@ -105,6 +106,7 @@ class SqliteStore:
             store._identity = opening.identity(settings.path)
             store._deletions = Deletions(store._writer, store._counts, clock)
             store._deletions.add(await store._edit(registry.deleted_refs))
+            store._begin_check()
         except BaseException:
             await store.abandon()
             raise
@@ -114,6 +116,7 @@ class SqliteStore:
         if self._lock is None:
             return
         self._healths.finish()
+        await self._end_check()
         for reader in self._readers:
             await reader.close()
         self._submit_outside(_leave)
@@ -123,6 +126,7 @@ class SqliteStore:
 
     async def abandon(self) -> None:
         """Stop as a crash would: nothing is finished, marked or folded. For failed starts and for tests."""
+        await self._end_check()
         await self._writer.abandon()  # before the readers: the last connection to close must not be able to tidy up
         for reader in self._readers:
             await reader.close()
@@ -138,6 +142,23 @@ class SqliteStore:
         self._counts = Counts(count(connection))
         self._acceptor.resume(connection)
         return connection
+
+    def _begin_check(self) -> None:
+        """Look for damage that the crash may have left, where that was too much to wait for."""
+        if self._opened.unclean_start and not self._opened.checked:
+            self._check = opening.DamageCheck(self._settings.path)
+            self._checking = asyncio.ensure_future(self._look_for_damage(self._check))
+
+    async def _look_for_damage(self, check: opening.DamageCheck) -> None:
+        found = await asyncio.to_thread(check.run)
+        self._check = None
+        if found is not None:
+            self._writer.break_off(found)
+
+    async def _end_check(self) -> None:
+        if self._checking is not None and self._check is not None:
+            self._check.stop()
+            await self._checking
 
     async def _open_readers(self) -> None:
         path, timeout_ms = self._settings.path, self._settings.read_timeout_ms
@@ -186,8 +207,10 @@ class SqliteStore:
         if self._lock is None or self._fatal is not None:
             return ""
         if opening.identity(self._settings.path) != self._identity:
-            self._writer.break_off(_moved(self._settings))
+            self._writer.break_off(opening.moved(self._settings.path))
             return ""
+        if self._check is not None:
+            return ""  # which reads the file meanwhile, so the WAL cannot shrink
         return self._wal.look(self.sizes()["wal_bytes"])
 
     def _recovered(self) -> None:
@@ -398,14 +421,6 @@ class SqliteStore:
 
     def _submit_outside(self, work: Callable[[sqlite3.Connection], None]) -> None:
         self._writer.submit(Job(Stage.OUTSIDE, work))
-
-
-def _moved(settings: StoreSettings) -> StoreMoved:
-    return StoreMoved(
-        f"{settings.path}, or its -wal, is not the file that was opened: it was removed, renamed or replaced.",
-        remedy="Everything that was acknowledged before is in the file that was opened. Put it back with its -wal, or "
-        "restore a backup, and start relay again.",
-    )
 
 
 def _leave(connection: sqlite3.Connection) -> None:
