@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -176,6 +177,21 @@ async def test_a_database_that_is_moved_away_is_noticed(tmp_path: Path, deed: st
             await relay.accept()
         relay.store.upkeep()
         assert len(fatal) == 1
+
+
+async def test_a_commit_under_way_does_not_mend_a_database_that_moved(tmp_path: Path) -> None:
+    """H14: a group that was being committed when the file went does not open intake again."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        gate.hold()
+        accepting = relay.store.accept([relay.event()])
+        await gate.reached()
+        os.rename(tmp_path / "relay.db", tmp_path / "elsewhere")
+        relay.store.upkeep()
+        gate.let_go()
+        await asyncio.wait([accepting])
+        assert accepting.exception() is None
+        assert not relay.store.healthy
 
 
 async def test_an_unclean_start_builds_upon_no_wal(tmp_path: Path) -> None:

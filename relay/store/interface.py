@@ -48,7 +48,7 @@ class Store(Protocol):
     def accept(self, events: Sequence[NewEvent], /) -> Awaitable[list[AcceptResult]]:
         """Store events and their deliveries in one transaction; one result for each, in order.
 
-        A Conflict is a result, not an error: its neighbours are stored. O(log n) for each event and delivery.
+        A Conflict is a result, not an error: the events beside it are stored. O(log n) for each event and delivery.
         """
         ...
 

@@ -23,7 +23,7 @@ from relay.core.model import (
 )
 
 AcceptResult = Accepted | Duplicate | Conflict
-"""What became of one event: stored, known already, or refused (the error is a value: its neighbours are stored)."""
+"""What became of one event: stored, known already, or refused (the error is a value: the events beside it are stored)."""
 
 Fact = str | int | bool | None
 """Something for people to see in status and log; nothing above the store decides by it."""

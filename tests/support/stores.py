@@ -213,7 +213,7 @@ def hasty(gate: Gate) -> type[Writer]:
 
     class Hasty(gated(gate)):  # type: ignore[misc]
         def _run_jobs(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Answer]:
-            self._tell(self._answer, super()._run_jobs(connection, jobs), None)
+            self._in_loop(self._answer, super()._run_jobs(connection, jobs), None)
             return []
 
     return Hasty

@@ -46,7 +46,7 @@ _MACHINE = {
 class Trouble(Enum):
     """Whose fault an error of SQLite is."""
 
-    ITEM = auto()  # this item cannot be stored; its neighbours can
+    ITEM = auto()  # this item cannot be stored; the others can
     MACHINE = auto()  # no space, no permission, a lock: nothing can be stored now
     DAMAGE = auto()  # I/O error or corruption: nothing that was stored can be trusted until it was read again
 
@@ -99,7 +99,7 @@ class Opened(NamedTuple):
 
 
 class Lock:
-    """The lock file beside the database. Owner of its descriptor; closing it lets go."""
+    """The lock file beside the database. Owner of its descriptor; closing it frees the database."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor

@@ -51,7 +51,7 @@ def waiting_for_predecessors(
 
 
 def first_in_line(connection: sqlite3.Connection, key: DeliveryKey) -> list[DueDelivery]:
-    """Return whose turn it is among those with a delivery's ordering key, where a promotion may not have been heard."""
+    """Return whose turn it is among those with a delivery's ordering key, where the answer that named it may have been lost."""
     row = connection.execute(FIRST_IN_LINE, key).fetchone()
     return [] if row is None or row[2] is None else [due_delivery(row)]
 

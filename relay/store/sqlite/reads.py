@@ -107,7 +107,7 @@ class Reader:
             try:
                 finished, _ = await asyncio.wait({fetching}, timeout=self._timeout_s)
             except asyncio.CancelledError:
-                fetching.add_done_callback(asyncio.Future.exception)  # nobody is left to hear of it
+                fetching.add_done_callback(asyncio.Future.exception)  # nobody waits for it any more
                 await self._interrupt(fetching)
                 raise
             if not finished:

@@ -175,7 +175,7 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
     delivery, outcome = settlement.delivery, settlement.outcome
     released = release_head(connection, delivery.key)
     if outcome is None or _recorded(connection, delivery, outcome):
-        promoted = released or first_in_line(connection, delivery.key)  # the first answer may not have been heard
+        promoted = released or first_in_line(connection, delivery.key)  # the first answer may have been lost
         return SettleResult(Settled(outcome is not None, _due_now(connection, delivery)), left=False, promoted=promoted)
     row = connection.execute(LATE, (*delivery.key, delivery.series)).fetchone()
     if row is None:

@@ -1,8 +1,8 @@
 """The one thread that writes: what has queued up while the last commit ran forms the next transaction.
 
-A group runs accepts, then settles, then edits, inside one BEGIN IMMEDIATE … COMMIT; nobody hears of success before the
+A group runs accepts, then settles, then edits, inside one BEGIN IMMEDIATE … COMMIT; nobody is answered before the
 commit has returned, and a lone write is not delayed. One connection does all writes and all checkpoints (SQLite
-3.7.0–3.51.2 can lose commits when two connections do). What can go wrong, and what the callers then hear:
+3.7.0–3.51.2 can lose commits when two connections do). What can go wrong, and what the callers then get:
 
 - an item that the database refuses: the group is rolled back and run again by halves, down to the guilty one, which
   fails alone;
@@ -155,14 +155,14 @@ class Writer:
     # -- in the event loop -------------------------------------------------------------------------------------------
 
     def _answer(self, answers: Sequence[Answer], healthy: bool | None) -> None:
-        recovered = healthy is True and not self.healthy
+        was, broken = self.healthy, self._broken is not None
         if healthy is not None:
-            self.healthy = healthy
+            self.healthy = healthy and not broken
         for answer in answers:
             self._queued_bytes -= answer.job.size
             self.unknown |= isinstance(answer.error, CommitUnknown)
             self._conclude(answer)
-        if recovered:
+        if self.healthy and not was:
             self._on_recovered()
 
     def _conclude(self, answer: Answer) -> None:
@@ -205,21 +205,21 @@ class Writer:
         try:
             connection = self._connect()
         except BaseException as error:
-            self._tell(_settle_future, self._started, error)
-            self._tell(_settle_future, self._stopped, None)
+            self._in_loop(_settle_future, self._started, error)
+            self._in_loop(_settle_future, self._stopped, None)
             return
-        self._tell(_settle_future, self._started, None)
+        self._in_loop(_settle_future, self._started, None)
         try:
             self._work_through(connection)
         except BaseException as error:  # a bug of ours: without this thread nothing can be promised any more
             self._broken = StoreDamaged(f"The writer has stopped: {error!r}.", remedy="This is a bug; restart relay.")
-            self._tell(self._on_fatal, self._broken)
+            self._in_loop(self._on_fatal, self._broken)
             answers = _fail(self._group_jobs, self._unknown(error)) + _fail(self._left_over(), self._refusal())
-            self._tell(self._answer, answers, False)
+            self._in_loop(self._answer, answers, False)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-            self._tell(_settle_future, self._stopped, None)
+            self._in_loop(_settle_future, self._stopped, None)
 
     def _work_through(self, connection: sqlite3.Connection) -> None:
         open_for_more = True
@@ -231,7 +231,7 @@ class Writer:
             answers, healthy = self._perform(connection, jobs)
             self._group_jobs = []
             if answers and not self._abandoned:
-                self._tell(self._answer, answers, healthy)
+                self._in_loop(self._answer, answers, healthy)
 
     def _left_over(self) -> list[Job[Any]]:
         """Empty the queue: whoever waits for one of these would wait for ever."""
@@ -327,7 +327,7 @@ class Writer:
                 f"The database reports {error}.",
                 remedy="Check the disk; relay stops so that the service manager starts it on what the disk really holds.",
             )
-            self._tell(self._on_fatal, self._broken)
+            self._in_loop(self._on_fatal, self._broken)
         return CommitUnknown(
             f"The database could not confirm the write: {error}.", remedy="Repeat it with the same idempotency key."
         )
@@ -341,8 +341,8 @@ class Writer:
             _roll_back(connection)
             return Answer(job, None, error)
 
-    def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to hear it
+    def _in_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
