@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trustme
 
+from relay.contracts.fields import endpoint_values
 from relay.core.model import Failure
 from relay.core.urls import check_url
 from relay.delivery.answer import HEAD_BYTES, READ_BYTES, NotHTTP, read_odd_head
@@ -132,6 +133,17 @@ async def test_targets_go_out_as_they_were_registered(courier: Courier) -> None:
         assert (outcome.status, lines[-1], len(lines)) == (204, f"POST {target} HTTP/1.1".encode(), sent), url
     server.close()
     assert sent > 1_000
+
+
+@pytest.mark.parametrize("path", [*NINE, "", "?x=1", "//"])
+def test_contracts_sign_the_path_that_is_sent(path: str) -> None:
+    """W2: `{path}` and `{url}` in a signature are what the request line and the registered URL say."""
+    url = f"https://a.example:8443{path}"
+    values = endpoint_values(url, "ep_1")
+    assert values["url"] == url.encode()
+    if not check_url(url, allow_http=False, allow_private=False):
+        request = lay_out(url, (), "relay").fill((), b"")
+        assert request.startswith(b"POST %s HTTP/1.1\r\n" % values["path"])
 
 
 @pytest.mark.parametrize(

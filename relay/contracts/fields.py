@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import NamedTuple
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from relay.contracts.payload import Payload
+from relay.core.urls import request_path
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -106,9 +106,8 @@ def message_readers(
 
 def endpoint_values(url: str, endpoint_id: str) -> dict[str, bytes]:
     """Return the variables that are the same for every attempt to one endpoint; `{path}` has the query with it."""
-    parts = urlsplit(url)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return {"url": url.encode(), "method": b"POST", "path": path.encode(), "endpoint_id": endpoint_id.encode()}
+    path = request_path(url).encode()
+    return {"url": url.encode(), "method": b"POST", "path": path, "endpoint_id": endpoint_id.encode()}
 
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")

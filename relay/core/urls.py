@@ -20,6 +20,7 @@ HOST_MAX = 253
 _ORDINARY_PORTS = (80, 443)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNSAFE = re.compile(r"[^!-~]|[\"<>\\^`{|}]")
+_PATH = re.compile(r"[/?].*", re.DOTALL)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC_LABEL = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
@@ -61,15 +62,21 @@ def parse_target(url: str) -> Target:
     parts = urlsplit(url)
     host, default = parts.hostname or "", _DEFAULT_PORTS[parts.scheme]
     port = parts.port or default
-    path = url[len(parts.scheme) + len("://") + len(parts.netloc) :]
     shown = f"[{host}]" if ":" in host else host
     return Target(
         scheme=parts.scheme,
         host=host,
         port=port,
         authority=shown if port == default else f"{shown}:{port}",
-        path=path if path.startswith("/") else f"/{path}",
+        path=request_path(url),
     )
+
+
+def request_path(url: str) -> str:
+    """Return what of a URL stands on the request line: path and query, byte for byte as they were registered."""
+    after_host = _PATH.search(url.partition("://")[2])
+    path = after_host[0] if after_host else ""
+    return path if path.startswith("/") else f"/{path}"
 
 
 def masked(url: str) -> str:
