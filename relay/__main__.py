@@ -1,5 +1,22 @@
-"""`python -m relay` is `relay`."""
+"""The command, as `relay` and as `python -m relay`.
 
-from relay.cli import main
+`serve` hears signals from the first moment: what the command line and the daemon import takes most of a second.
+"""
 
-main(prog_name="relay")
+import sys
+
+
+def main() -> None:
+    """Run the command line; for `serve`, with signal handlers that already stand."""
+    signals = None
+    if sys.argv[1:2] == ["serve"]:
+        from relay.daemon.signals import Signals
+
+        signals = Signals()
+    from relay.cli import main as command
+
+    command(prog_name="relay", obj=signals)
+
+
+if __name__ == "__main__":
+    main()

@@ -320,6 +320,25 @@ def test_a_signal_while_it_reads_its_configuration(tmp_path: Path, numbers: list
 
 
 @pytest.mark.slow
+def test_signals_are_heard_before_anything_is_imported(tmp_path: Path) -> None:
+    """H8: when the first library of the command line is imported `serve` hears signals already; other verbs do not."""
+    library = "import signal\nraise SystemExit(str(signal.getsignal(signal.SIGTERM)))\n"
+    (tmp_path / "click.py").write_text(library)
+    heard = {
+        verb: subprocess.run(
+            [sys.executable, "-m", "relay", verb],
+            env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+        for verb in ("serve", "status")
+    }
+    assert "Signals._early" in heard["serve"]
+    assert "SIG_DFL" in heard["status"] or heard["status"].strip() == "0"
+
+
+@pytest.mark.slow
 def test_a_second_signal_while_it_starts_ends_at_once(tmp_path: Path) -> None:
     """H8: whoever asks twice is not kept waiting for a start that takes long; exit 1, as later."""
     daemon = Daemon(tmp_path, "")
@@ -555,17 +574,18 @@ def test_files_of_another_user_are_refused(open_folder: Path) -> None:
     unwritable = serve_as_nobody(open_folder)
     config.chmod(0o600)
     unreadable = serve_as_nobody(open_folder)
+    checked = serve_as_nobody(open_folder, "check-config")
 
-    for done, path in ((folder, open_folder), (unwritable, database), (unreadable, config)):
+    for done, path in ((folder, open_folder), (unwritable, database), (unreadable, config), (checked, config)):
         assert done.returncode == 77, done.stderr
         assert "Traceback" not in done.stderr
-        assert f"Run as root: chown nobody {path}\n" in done.stderr
+        assert f"Run as root: chown nobody {path}\n" in done.stderr + done.stdout
 
 
-def serve_as_nobody(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `relay serve` as another user, until it ends."""
+def serve_as_nobody(folder: Path, verb: str = "serve") -> subprocess.CompletedProcess[str]:
+    """Run `relay serve`, or another verb, as another user, until it ends."""
     return subprocess.run(
-        [sys.executable, str(folder / "code" / "as_nobody.py"), "serve", "--config", str(folder / "config.toml")],
+        [sys.executable, str(folder / "code" / "as_nobody.py"), verb, "--config", str(folder / "config.toml")],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -52,7 +52,7 @@ _EXAMPLE_URL = "https://example.com/hooks"
 _config_option = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # the loader says it better
     metavar="FILE",
     help="The file to use instead of the usual ones.",
 )
@@ -82,7 +82,7 @@ def init(config_file: Path | None, url: str | None) -> None:
 def check_config(config_file: Path | None, as_json: bool) -> None:
     """Report every mistake in the configuration, each with its line and a remedy.
 
-    Exit code 78 if there are errors; warnings alone are exit code 0.
+    Exit code 78 if there are errors, 77 if this user may not read the file; warnings alone are exit code 0.
     """
     loaded = _load(config_file)
     if as_json:
@@ -90,7 +90,7 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
     else:
         _say_issues(loaded)
     if loaded.config is None:
-        raise click.exceptions.Exit(Exit.CONFIGURATION)
+        raise click.exceptions.Exit(loaded.refusal().exit_code)
 
 
 @click.group()
@@ -106,7 +106,7 @@ def show(config_file: Path | None, as_json: bool) -> None:
     loaded = _load(config_file)
     if loaded.config is None:
         _say_issues(loaded)
-        fail("The configuration has errors; nothing is in effect.", Exit.CONFIGURATION)
+        fail("The configuration has errors; nothing is in effect.", loaded.refusal().exit_code)
     if as_json:
         settings = [setting._asdict() for setting in loaded.settings]
         echo_json({"path": _text(loaded.path), "settings": settings, "contracts": list(loaded.contracts.names)})

@@ -1,16 +1,17 @@
-"""`relay serve`, `relay demo` and `relay version`.
-
-Little is imported here: until `serve` hears signals, one that comes ends the process as if nobody had thought of it.
-"""
+"""`relay serve`, `relay demo` and `relay version`."""
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from relay import __version__
 from relay.cli.output import Exit, json_option, say, show
+
+if TYPE_CHECKING:
+    from relay.daemon.signals import Signals
 
 
 @click.command("serve")
@@ -20,19 +21,18 @@ from relay.cli.output import Exit, json_option, say, show
     help="Configuration file; else $RELAY_CONFIG, $XDG_CONFIG_HOME/relay/config.toml, /etc/relay/config.toml, or none.",
 )
 @click.option("--dev", is_flag=True, help="Also deliver to http and loopback receivers; only with loopback listeners.")
-def serve(config: Path | None, dev: bool) -> None:
+@click.pass_obj
+def serve(signals: "Signals | None", config: Path | None, dev: bool) -> None:
     """Run the daemon.
 
     Without any configuration it takes events at 127.0.0.1:8420 for the application `default`, writes an admin token into
     its state folder, and prints a `curl` line to begin with. SIGHUP reloads, SIGTERM drains and ends; a second SIGTERM
     ends at once.
     """
+    from relay.daemon import process
     from relay.daemon.signals import Signals
 
-    signals = Signals()  # before the imports below, which take a while
-    from relay.daemon import process
-
-    sys.exit(process.run(config, {"dev": True} if dev else {}, os.environ, say, signals))
+    sys.exit(process.run(config, {"dev": True} if dev else {}, os.environ, say, signals or Signals()))
 
 
 @click.command("demo")

@@ -5,6 +5,7 @@ Nothing is raised for what a person wrote. Every mistake becomes an issue, all o
 
 import copy
 import itertools
+import os
 import re
 import stat
 import tomllib
@@ -18,13 +19,22 @@ from pydantic import ValidationError
 from relay.config import layers as laying
 from relay.config import model as schema
 from relay.config.checks import Subject, check
-from relay.config.explain import Setting, effective, from_finding, from_pydantic, key_text, source_and_line
+from relay.config.explain import (
+    Setting,
+    effective,
+    from_finding,
+    from_pydantic,
+    key_text,
+    render_issues,
+    source_and_line,
+)
 from relay.config.fields import Reading
 from relay.config.layers import Document, Layers, Source
 from relay.config.locate import KeyPath
 from relay.config.model import Config
 from relay.config.secrets import Secrets
 from relay.contracts import ContractCatalogue
+from relay.core.errors import ConfigError, NotPermitted, RelayError, hand_over
 from relay.core.issues import Issue, did_you_mean
 
 OTHER_VARIABLES = frozenset({"RELAY_CONFIG", "RELAY_URL", "RELAY_TOKEN", "RELAY_SOCKET"})
@@ -58,6 +68,12 @@ class Loaded:
     @property
     def warnings(self) -> tuple[Issue, ...]:
         return tuple(issue for issue in self.issues if issue.warning)
+
+    def refusal(self) -> RelayError:
+        """Return why nothing can run with it: this user may not read the file, or it has mistakes."""
+        if self.path is not None and _is_closed(self.path):
+            return NotPermitted(f"{self.path} cannot be read: permission denied.", self.path)
+        return ConfigError(render_issues(self.issues))
 
 
 def load(
@@ -125,13 +141,18 @@ def _read_file(layers: Layers) -> Issue | None:
         layers.read_file(layers.file.read_bytes().decode())
     except OSError as error:
         reason = (error.strerror or "it cannot be read").lower()
-        return _file_issue(layers.file, None, f"cannot be read: {reason}", "Name another file with --config.")
+        remedy = hand_over(layers.file) if _is_closed(layers.file) else "Name another file with --config."
+        return _file_issue(layers.file, None, f"cannot be read: {reason}", remedy)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return _file_issue(layers.file, line, "is not UTF-8 text", "Save the file as UTF-8.")
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         return _syntax_issue(layers.file, str(error))
     return None
+
+
+def _is_closed(path: Path) -> bool:
+    return os.path.lexists(path) and not os.access(path, os.R_OK)
 
 
 def _syntax_issue(file: Path, message: str) -> Issue:

@@ -53,7 +53,7 @@ class NotPermitted(CannotStart):
     exit_code = 77
 
     def __init__(self, detail: str, path: Path = Path(), *, remedy: str = "") -> None:
-        super().__init__(detail, remedy=remedy or _hand_over(path))
+        super().__init__(detail, remedy=remedy or hand_over(path))
 
 
 class StoreUnavailable(RelayError):
@@ -86,7 +86,8 @@ class Conflict(RelayError):
         self.code = code
 
 
-def _hand_over(path: Path) -> str:
+def hand_over(path: Path) -> str:
+    """Say how to give a file, or a folder that may have to be made, to the user of this process."""
     command = "chown" if os.path.lexists(path) else "install -d -o"
     return f"Run as root: {command} {_user()} {path}"
 

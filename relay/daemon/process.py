@@ -17,7 +17,7 @@ from relay.config import Config, Loaded, load, render_issues
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
-from relay.core.errors import CannotStart, ConfigError, NotPermitted, RelayError, StoreUnavailable
+from relay.core.errors import CannotStart, NotPermitted, RelayError, StoreUnavailable
 from relay.daemon.service import Relay, exit_code
 from relay.daemon.signals import Signals
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
@@ -55,7 +55,7 @@ def run(
 
     loaded = reread()
     if loaded.config is None:
-        raise _refusal(loaded)
+        raise loaded.refusal()
     gc.set_threshold(*GC_THRESHOLDS)
     _allow_many_files()
     logging = _configure_logging(loaded.config, env)
@@ -209,14 +209,6 @@ class _Process:
                 f'Try: curl -H "Authorization: Bearer $(cat {self._token_path})" -H "Content-Type: application/json" '
                 f'-d \'{{"type": "hello.world", "data": {{"n": 1}}}}\' http://{tcp}/v1/events'
             )
-
-
-def _refusal(loaded: Loaded) -> RelayError:
-    """Say why a configuration cannot be used: it has mistakes, or this user may not read it."""
-    path = loaded.path
-    if path is not None and os.path.lexists(path) and not os.access(path, os.R_OK):
-        return NotPermitted(f"{path} cannot be read: permission denied.", path)
-    return ConfigError(render_issues(loaded.issues))
 
 
 def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, Path]:
