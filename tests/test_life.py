@@ -322,7 +322,7 @@ def test_a_signal_while_it_reads_its_configuration(tmp_path: Path, numbers: list
 @pytest.mark.slow
 def test_signals_are_heard_before_anything_is_imported(tmp_path: Path) -> None:
     """H8: when the first library of the command line is imported `serve` hears signals already; other verbs do not."""
-    library = "import signal\nraise SystemExit(str(signal.getsignal(signal.SIGTERM)))\n"
+    library = "import signal\nraise SystemExit(repr(signal.getsignal(signal.SIGTERM)))\n"
     (tmp_path / "click.py").write_text(library)
     heard = {
         verb: subprocess.run(
@@ -335,7 +335,7 @@ def test_signals_are_heard_before_anything_is_imported(tmp_path: Path) -> None:
         for verb in ("serve", "status")
     }
     assert "Signals._early" in heard["serve"]
-    assert "SIG_DFL" in heard["status"] or heard["status"].strip() == "0"
+    assert "SIG_DFL" in heard["status"]
 
 
 @pytest.mark.slow

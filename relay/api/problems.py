@@ -4,13 +4,12 @@ Each kind of problem has one constructor, so that a slug has one title and one s
 client sent except names it needs to find its mistake.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from relay.contracts import Unrenderable
 from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable, spoken
@@ -169,6 +168,18 @@ def too_many_connections(max_connections: int) -> Problem:
     return _unavailable("too_many_connections", "Too many connections", detail, retry_after_s=1)
 
 
+def foreseen(error: Exception) -> Problem | None:
+    """Say an error over HTTP; None for one that nobody foresaw."""
+    match error:
+        case Refused():
+            return error.problem
+        case web.HTTPException():
+            return from_http(error)
+        case RelayError():
+            return from_error(error)
+    return None
+
+
 def from_error(error: RelayError) -> Problem:
     """Say one of our own errors over HTTP."""
     match error:
@@ -203,59 +214,6 @@ def from_http(error: web.HTTPException) -> Problem:
             return expectation_failed()
         case _:
             return Problem(f"http_{error.status}", error.reason, error.status, f"{error.reason}.")
-
-
-OnUnexpected = Callable[[str, BaseException], None]
-"""Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
-
-
-OnRefused = Callable[[str, Problem], None]
-"""Takes every problem that is answered: where, and which."""
-
-
-def middleware(
-    on_unexpected: OnUnexpected,
-    examine: Callable[[web.Request], Problem | None],
-    on_refused: OnRefused = lambda where, problem: None,
-) -> Middleware:
-    """Return the middleware that lets in what `examine` finds nothing against, and turns every error into a problem.
-
-    One layer does both: each costs every request its share.
-    """
-
-    @web.middleware
-    async def problems(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            problem = examine(request)
-            if problem is None:
-                return await handler(request)
-        except ConnectionError:
-            raise  # the client has gone: nobody is left to answer
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            problem = from_http(error)
-        except Exception as error:  # the boundary of a request
-            problem = _problem_of(error)
-            if problem is None:  # nobody foresaw it: log it, tell the client nothing of it
-                on_unexpected(_where(request), error)
-                problem = unexpected()
-        on_refused(_where(request), problem)
-        return problem.response()
-
-    return problems
-
-
-def _problem_of(error: Exception) -> Problem | None:
-    if isinstance(error, Refused):
-        return error.problem
-    return from_error(error) if isinstance(error, RelayError) else None
-
-
-def _where(request: web.Request) -> str:
-    return f"{request.method} {request.path}"
 
 
 def _unavailable(slug: str, title: str, detail: str, *, retry_after_s: int, status: int = 503) -> Problem:

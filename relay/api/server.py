@@ -19,14 +19,19 @@ from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator, Peer, peer_of, refusal
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
-from relay.api.problems import OnRefused, OnUnexpected, Problem
+from relay.api.problems import Problem
 from relay.core.access import Right
 
 Admission = Callable[[], Problem | None]
 """Says why no events are taken at the moment (Q10, draining); None when they are."""
 
-INTAKE = frozenset({"/v1/events", "/v1/events/batch"})
-"""Paths where `POST` brings events in."""
+OnUnexpected = Callable[[str, BaseException], None]
+"""Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
+
+OnEventRefused = Callable[[Problem], None]
+"""Takes every problem that a call which brings events in is answered with."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LINGERING_S = 1.0
 """How long the rest of a refused body is read and dropped, so that its sender can read why."""
@@ -51,20 +56,51 @@ class Route(NamedTuple):
     method: str
     path: str
     right: Right | None  # None: anybody, without a token
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    handler: Handler
 
 
 class FrontDoor:
-    """Looks at the head of every request and says whether it may go on."""
+    """Looks at the head of every request, lets it in or not, and turns every error into a problem.
+
+    One middleware does all of it: each layer costs every request its share.
+    """
 
     def __init__(
-        self, routes: Sequence[Route], authenticator: Authenticator, admission: Admission, limits: BodyLimits
+        self,
+        routes: Sequence[Route],
+        authenticator: Authenticator,
+        admission: Admission,
+        limits: BodyLimits,
+        on_unexpected: OnUnexpected,
+        on_event_refused: OnEventRefused,
     ) -> None:
         self._public = {route.path for route in routes if route.right is None}
         self._rights = {route.handler: route.right for route in routes}
         self._authenticator = authenticator
         self._admission = admission
         self._limits = limits
+        self._on_unexpected = on_unexpected
+        self._on_event_refused = on_event_refused
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer with what the handler says, or with a problem."""
+        try:
+            problem = self.examine(request)
+            if problem is None:
+                return await handler(request)
+        except ConnectionError:
+            raise  # the client has gone: nobody is left to answer
+        except Exception as error:  # the boundary of a request
+            if isinstance(error, web.HTTPException) and error.status < 400:
+                raise
+            problem = problems.foreseen(error)
+            if problem is None:  # log it, tell the client nothing of it
+                self._on_unexpected(f"{request.method} {request.path}", error)
+                problem = problems.unexpected()
+        if self._right(request) is Right.POST_EVENTS:
+            self._on_event_refused(problem)
+        return problem.response()
 
     def examine(self, request: web.Request) -> Problem | None:
         """Return why `request` goes no further; otherwise its principal is set."""
@@ -73,11 +109,27 @@ class FrontDoor:
         caller = self._authenticator.identify(request)  # before it is known whether there is such a call
         if isinstance(caller, Problem):
             return caller
-        right = self._rights.get(request.match_info.handler)
+        right = self._right(request)
         request[PRINCIPAL] = caller
         if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
             return closed
         return body.examine_head(request, self._limits) or (right and refusal(caller, right))
+
+    def _right(self, request: web.Request) -> Right | None:
+        return self._rights.get(request.match_info.handler)
+
+    async def expect(self, request: web.Request) -> web.StreamResponse | None:
+        """Say `100 Continue` to whoever may go on: aiohttp says it before anybody has looked at the request."""
+        if request.version < HttpVersion11:
+            return None
+        if request.headers[hdrs.EXPECT].lower() != "100-continue":
+            return problems.expectation_failed().response()
+        refusal = self.examine(request)
+        if refusal is not None:
+            return refusal.response()
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+        return None
 
 
 def build_app(
@@ -86,18 +138,14 @@ def build_app(
     admission: Admission,
     limits: ServerLimits,
     on_unexpected: OnUnexpected,
-    on_refused: OnRefused = lambda where, problem: None,
+    on_event_refused: OnEventRefused = lambda problem: None,
 ) -> web.Application:
     """Return the application that answers `routes`, each behind the front door."""
-    door = FrontDoor(routes, authenticator, admission, limits.body)
-    app = web.Application(
-        middlewares=[problems.middleware(on_unexpected, door.examine, on_refused)],
-        client_max_size=limits.body.max_bytes,
-    )
+    door = FrontDoor(routes, authenticator, admission, limits.body, on_unexpected, on_event_refused)
+    app = web.Application(middlewares=[door.answer], client_max_size=limits.body.max_bytes)
     app[body.LIMITS] = limits.body
-    expect = _expectation(door)
     for route in routes:
-        app.router.add_route(route.method, route.path, route.handler, expect_handler=expect)
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=door.expect)
     return app
 
 
@@ -128,27 +176,8 @@ def _connections(runner: web.AppRunner, limits: ServerLimits, on_unexpected: OnU
         "max_field_size": MAX_LINE_BYTES,
         "max_headers": MAX_HEADERS,
     }
-
     make = functools.partial(Connection, runner.server, on_unexpected=on_unexpected, **options)
     return ConnectionLimit(make, limits.max_connections)
-
-
-def _expectation(door: FrontDoor) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
-    """aiohttp says `100 Continue` before anybody has looked at the request; this looks first."""
-
-    async def expect(request: web.Request) -> web.StreamResponse | None:
-        if request.version < HttpVersion11:
-            return None
-        if request.headers[hdrs.EXPECT].lower() != "100-continue":
-            return problems.expectation_failed().response()
-        refusal = door.examine(request)
-        if refusal is not None:
-            return refusal.response()
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
-        return None
-
-    return expect
 
 
 # -- one connection ------------------------------------------------------------------------------------------------------

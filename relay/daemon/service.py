@@ -22,7 +22,7 @@ from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.problems import Problem
 from relay.api.routes import routes
-from relay.api.server import INTAKE, ServerLimits, build_app, serve
+from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.core.access import Role, Token
@@ -40,9 +40,6 @@ from relay.registry import Registrar, TokenTable
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
-
-INTAKE_CALLS = frozenset({f"POST {path}" for path in INTAKE})
-"""Where refusals are counted as events that were refused."""
 
 Reread = Callable[[], Loaded]
 """Reads the configuration anew, from wherever it came."""
@@ -199,7 +196,7 @@ class Relay:
             self.admission,
             limits,
             self._unexpected,
-            on_refused=self._refused,
+            on_event_refused=lambda problem: self.metrics.rejected(problem.type),
         )
         self._listeners = await serve(app, server.listen, limits, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
@@ -264,10 +261,6 @@ class Relay:
 
     def _unexpected(self, request: str, error: BaseException) -> None:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
-
-    def _refused(self, where: str, problem: Problem) -> None:
-        if where in INTAKE_CALLS:
-            self.metrics.rejected(problem.type)
 
     async def reload(self) -> Reload:
         """Read the configuration anew and take it over whole, or change nothing and say why.
