@@ -32,13 +32,13 @@ def mistakes(read: Any) -> list[str]:
 
 def test_filters_of_events() -> None:
     """Every filter of the events list reaches the store."""
-    wanted = event_filter(query("type=a.b&since=2h&until=2027-01-15T08:00:00Z&reason=skipped"), "acme")
+    wanted = event_filter(query("type=a.b&since=2h&until=2027-01-15T08:00:00Z&reason=skipped&application=acme"))
     assert wanted == EventFilter("acme", "a.b", NOW_MS - 7_200_000, NOW_MS, NoDelivery.SKIPPED)
 
 
 def test_filters_of_deliveries() -> None:
     """Every filter of the deliveries list reaches the store."""
-    wanted = delivery_filter(query("endpoint=primary&state=dead&reason=gone&type=a.b&since=1d"), None)
+    wanted = delivery_filter(query("endpoint=primary&state=dead&reason=gone&type=a.b&since=1d"))
     assert wanted == DeliveryFilter(
         endpoint="primary",
         state=DeliveryState.DEAD,
@@ -92,7 +92,7 @@ def test_every_mistake_is_told_at_once() -> None:
     """Wrong values, doubled, empty and unknown parameters are all named in one answer."""
     asked = query("state=lost&type=&endpoint=a&endpoint=b&colour=red&limit=0")
     asked.limit()
-    delivery_filter(asked, None)
+    delivery_filter(asked)
     told = mistakes(asked.check)
     assert [message.split('"')[1] for message in told] == ["limit", "endpoint", "state", "type", "colour"]
     assert any("one of due, delivered, dead, cancelled" in message for message in told)

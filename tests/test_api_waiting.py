@@ -1,18 +1,19 @@
 """Why a delivery waits, and how the relay is: the plain judgements behind detail pages and status."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from relay.api.condition import (
     LOCAL_TROUBLE,
+    Closed,
     Line,
-    Vitals,
     headline,
-    reasons_not_ready,
     waiting,
     warnings,
+    why_closed,
     why_waiting,
     worst,
 )
@@ -65,7 +66,18 @@ DELIVERY = DeliveryView(
     finished_at_ms=None,
     expires_at_ms=None,
 )
-OPEN = Vitals(stopping=False, store_healthy=True, disk_low=False, disk_free_bytes=10 << 30, backlog=0)
+
+
+def closed(**changed: Any) -> list[Closed]:
+    """Why intake is closed where all is well but for `changed`."""
+    vitals = {
+        "stopping": False,
+        "disk_low": False,
+        "disk_free_bytes": 10 << 30,
+        "healthy": True,
+        "backlog": 0,
+    } | changed
+    return list(why_closed(SimpleNamespace(config=Config(), **vitals), SimpleNamespace(**vitals)))
 
 
 def lane(why: str = "", **health: Any) -> LaneView:
@@ -148,23 +160,23 @@ def test_a_delivery_of_a_deleted_endpoint_is_held() -> None:
     ("changed", "code"),
     [
         ({"stopping": True}, "draining"),
-        ({"store_healthy": False}, "store_failing"),
+        ({"healthy": False}, "store_failing"),
         ({"disk_low": True, "disk_free_bytes": 1 << 20}, "disk_low"),
         ({"backlog": 10_000_000}, "backlog_full"),
     ],
 )
 def test_readiness_names_its_reason(changed: dict[str, Any], code: str) -> None:
     """Intake is closed for one of four reasons, all about this host (Q10)."""
-    assert reasons_not_ready(OPEN, Config()) == ()
-    assert [reason.code for reason in reasons_not_ready(replace(OPEN, **changed), Config())] == [code]
+    assert closed() == []
+    assert [reason.code for reason in closed(**changed)] == [code]
 
 
 def test_the_headline_says_the_most_urgent_thing() -> None:
     """Closed intake comes before trouble here, that before failing receivers, that before held work."""
-    closed = reasons_not_ready(replace(OPEN, stopping=True), Config())
+    stopping = closed(stopping=True)
     failing, fine = line(failures=3), line()
     paused = line(replace(ENDPOINT, state=EndpointState.PAUSED), due=4)
-    assert headline([failing], closed, 5, local_trouble=True) == "Intake is closed: the relay is stopping."
+    assert headline([failing], stopping, 5, local_trouble=True) == "Intake is closed: the relay is stopping."
     assert headline([failing], (), 5, local_trouble=True) == LOCAL_TROUBLE
     assert headline([failing, fine], (), 1_500, local_trouble=False) == (
         "1 of 2 endpoints is failing; 1,500 deliveries wait."
@@ -240,6 +252,6 @@ def test_a_suspended_endpoint_comes_before_what_receivers_do() -> None:
     said = headline([failing, *suspended], (), 5, local_trouble=True)
     assert said.startswith("b and 1 more are suspended: a mistake of relay's own")
     assert headline(suspended[:1], (), 0, local_trouble=False).startswith("b is suspended: ")
-    closed = reasons_not_ready(replace(OPEN, stopping=True), Config())
-    assert headline(suspended, closed, 0, local_trouble=False).startswith("Intake is closed")
+    stopping = closed(stopping=True)
+    assert headline(suspended, stopping, 0, local_trouble=False).startswith("Intake is closed")
     assert [line.endpoint.id for line in worst([failing, *suspended])] == ["b", "c", "primary"]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay.api.condition import admission
 from relay.config import load
 from relay.core.errors import CannotStart, StoreDamaged
 from relay.daemon.service import Relay, exit_code
@@ -175,7 +176,7 @@ async def test_events_that_come_while_it_stops_are_refused(tmp_path: Path) -> No
     relay = built(tmp_path)
     await relay.start()
     relay.stopping = True
-    problem = relay.admission()
+    problem = admission(relay, relay.store)
     relay.stopping = False
     await relay.stop()
     assert problem is not None

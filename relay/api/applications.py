@@ -9,10 +9,9 @@ from aiohttp import web
 from relay.api import render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_object
-from relay.api.query import Query, page_of, page_response
+from relay.api.query import page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
-from relay.api.written import Reader
 from relay.config.admission import warn_endpoint
 from relay.core.model import Application, Page
 from relay.registry import Made
@@ -33,7 +32,7 @@ class Applications:
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = request[PRINCIPAL]
-        made = await self._registrar.create_application(self._reader().application(await read_object(request)))
+        made = await self._registrar.create_application(self._services.reader().application(await read_object(request)))
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
             self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
@@ -44,7 +43,7 @@ class Applications:
 
     async def search(self, request: web.Request) -> web.Response:
         """List applications, newest first. O(those that are newer than the cursor, and the page)"""
-        query = Query(request, self._services.clock.wall_ms())
+        query = self._services.query(request)
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
         known = (entry.application for entry in reversed(tuple(self._registrar.current.applications.values())))
@@ -58,7 +57,7 @@ class Applications:
     async def update(self, request: web.Request) -> web.Response:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
-        patch, reader = await read_object(request), self._reader()
+        patch, reader = await read_object(request), self._services.reader()
         application = await self._registrar.update_application(
             self._find(request).id, lambda present: reader.revised_application(present, patch)
         )
@@ -75,7 +74,7 @@ class Applications:
 
     async def list_keys(self, request: web.Request) -> web.Response:
         """List the keys of an application, newest first; never their tokens."""
-        Query(request, self._services.clock.wall_ms()).check()
+        self._services.query(request).check()
         keys = self._registrar.current.application(self._find(request).id).keys
         return page_response(request, Page(tuple(reversed(list(keys.values()))), None), self._key)
 
@@ -83,7 +82,7 @@ class Applications:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
         application = self._find(request)
-        draft = self._reader().key(await read_object(request))
+        draft = self._services.reader().key(await read_object(request))
         key, token = await self._registrar.create_key(application.id, draft)
         self._said(log.KEY_CREATED, principal.name, application, key=key.id)
         return json_response(self._key(key) | {"token": token}, status=201)
@@ -98,10 +97,6 @@ class Applications:
 
     def _find(self, request: web.Request) -> Application:
         return self._registrar.current.application(request.match_info["id"]).application
-
-    def _reader(self) -> Reader:
-        services = self._services
-        return Reader(services.daemon.config, self._registrar.current.contracts, services.clock.wall_ms())
 
     def _detail(self, application: Application) -> Json:
         entry = self._registrar.current.application(application.id)

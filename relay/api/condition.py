@@ -4,11 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from relay.api import problems
+from relay.api.problems import Problem
+from relay.api.services import Daemon
 from relay.config import Config
 from relay.core.clock import ClockState
 from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
 from relay.core.units import format_size
 from relay.queue import LaneView, Suspension
+from relay.store import Store
 
 WORST = 5
 
@@ -18,22 +22,12 @@ LOCAL_TROUBLE = (
 )
 
 
-class Reason(NamedTuple):
-    """Why the relay takes no events."""
+class Closed(NamedTuple):
+    """Why the relay takes no events: for people, and for whoever posts one."""
 
     code: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vitals:
-    """What readiness is judged by."""
-
-    stopping: bool
-    store_healthy: bool
-    disk_low: bool
-    disk_free_bytes: int
-    backlog: int
+    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +47,28 @@ class Line:
         return self.lane.health.failures > 0 or automatic or self.blocked or self.lane.suspension is not None
 
 
-def reasons_not_ready(vitals: Vitals, config: Config) -> tuple[Reason, ...]:
-    """Say why intake is closed; nothing when it is open. Receivers never are a reason."""
-    return tuple(_reasons(vitals, config))
+def why_closed(daemon: Daemon, store: Store) -> Iterator[Closed]:
+    """Say why intake is closed (Q10); nothing when it is open. Receivers never are a reason."""
+    storage = daemon.config.storage
+    if daemon.stopping:
+        yield Closed("draining", "the relay is stopping", problems.draining())
+    if not store.healthy:
+        detail = "the database takes no writes; look at the log and the disk"
+        problem = problems.store_unavailable("The database takes no writes at the moment.")
+        yield Closed("store_failing", detail, problem)
+    if daemon.disk_low:
+        free, least = daemon.disk_free_bytes, storage.min_free_disk_bytes
+        detail = f"{format_size(free >> 20 << 20)} of disk are free and storage.min_free_disk is {format_size(least)}"
+        yield Closed("disk_low", detail, problems.disk_low(free, least))
+    if store.backlog >= storage.max_backlog:
+        detail = f"{store.backlog} deliveries wait, as many as storage.max_backlog allows"
+        yield Closed("backlog_full", detail, problems.backlog_full(store.backlog, storage.max_backlog))
+
+
+def admission(daemon: Daemon, store: Store) -> Problem | None:
+    """Return what an event is refused with at the moment; None when it is taken."""
+    closed = next(why_closed(daemon, store), None)
+    return None if closed is None else closed.problem
 
 
 def worst(lines: Iterable[Line]) -> list[Line]:
@@ -64,7 +77,7 @@ def worst(lines: Iterable[Line]) -> list[Line]:
     return sorted(failing, key=_badness)[:WORST]
 
 
-def headline(lines: Sequence[Line], reasons: Sequence[Reason], due: int, *, local_trouble: bool) -> str:
+def headline(lines: Sequence[Line], reasons: Sequence[Closed], due: int, *, local_trouble: bool) -> str:
     """Say how the relay is in one sentence, the most urgent matter first."""
     if reasons:
         return f"Intake is closed: {reasons[0].detail}."
@@ -107,18 +120,6 @@ def warnings(config: Config, clock: ClockState = ClockState.TRUSTED) -> list[str
     return found
 
 
-def _reasons(vitals: Vitals, config: Config) -> Iterator[Reason]:
-    if vitals.stopping:
-        yield Reason("draining", "the relay is stopping")
-    if not vitals.store_healthy:
-        yield Reason("store_failing", "the database takes no writes; look at the log and the disk")
-    if vitals.disk_low:
-        free, least = _free(vitals.disk_free_bytes), format_size(config.storage.min_free_disk_bytes)
-        yield Reason("disk_low", f"{free} of disk are free and storage.min_free_disk is {least}")
-    if vitals.backlog >= config.storage.max_backlog:
-        yield Reason("backlog_full", f"{vitals.backlog} deliveries wait, as many as storage.max_backlog allows")
-
-
 def _badness(line: Line) -> tuple[object, ...]:
     return line.lane.suspension is None, -line.lane.health.failures, -line.due, line.endpoint.id
 
@@ -130,10 +131,6 @@ def _suspended(ids: Sequence[str]) -> str:
         f"{ids[0]}{others} {verb} suspended: a mistake of relay's own ended an attempt there. The traceback is in the log "
         "(endpoint.suspended); please report it. Nothing is lost, and the others are served."
     )
-
-
-def _free(size_bytes: int) -> str:
-    return format_size(size_bytes >> 20 << 20)
 
 
 def _waiting(due: int) -> str:

@@ -10,7 +10,7 @@ from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
 from relay.api.condition import waiting
 from relay.api.problems import Refused
-from relay.api.query import Query, application_of, delivery_filter, event_filter, page_response, seen, within
+from relay.api.query import application_of, delivery_filter, event_filter, page_response, seen, within
 from relay.api.render import Json, json_response, moment
 from relay.api.services import Services
 from relay.core.access import Principal
@@ -27,13 +27,11 @@ class Events:
 
     async def search(self, request: web.Request) -> web.Response:
         """List events, newest first."""
-        principal = request[PRINCIPAL]
-        query = Query(request, self._services.clock.wall_ms())
-        application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
-        found = event_filter(query, application)
+        query = self._services.query(request)
+        wanted, limit, cursor = event_filter(query), query.limit(), query.text("cursor")
         query.check()
-        found = within(found, principal, self._services.registrar.current)
-        return page_response(request, await self._services.store.list_events(found, cursor, limit), render.event)
+        wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
+        return page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one event with its payload as it is sent."""
@@ -62,13 +60,11 @@ class Deliveries:
 
     async def search(self, request: web.Request) -> web.Response:
         """List deliveries, newest first."""
-        principal = request[PRINCIPAL]
-        query = Query(request, self._services.clock.wall_ms())
-        application, limit, cursor = query.text("application"), query.limit(), query.text("cursor")
-        found = delivery_filter(query, application)
+        query = self._services.query(request)
+        wanted, limit, cursor = delivery_filter(query), query.limit(), query.text("cursor")
         query.check()
-        found = within(found, principal, self._services.registrar.current)
-        page = await self._services.store.list_deliveries(found, cursor, limit)
+        wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
+        page = await self._services.store.list_deliveries(wanted, cursor, limit)
         return page_response(request, page, lambda view: write_delivery(self._services, view))
 
     async def show(self, request: web.Request) -> web.Response:
@@ -115,7 +111,7 @@ class Deliveries:
     async def dead_letters(self, request: web.Request) -> web.Response:
         """List dead letters grouped by endpoint and reason."""
         principal = request[PRINCIPAL]
-        query = Query(request, self._services.clock.wall_ms())
+        query = self._services.query(request)
         named, endpoint, reason = query.text("application"), query.text("endpoint"), query.word("reason", DeadReason)
         query.check()
         application = application_of(named, principal, self._services.registrar.current)

@@ -11,10 +11,10 @@ from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
 from relay.api.condition import why_waiting
 from relay.api.problems import Refused
-from relay.api.query import Query, application_of, page_of, page_response
+from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
-from relay.api.written import Reader, read_overlap_ms
+from relay.api.written import read_overlap_ms
 from relay.config.admission import warn_endpoint
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
@@ -40,7 +40,7 @@ class Endpoints:
         written = await read_object(request)
         application = self._registrar.current.application_for(principal, _take_application(written))
         self._refuse_self_service(principal, application)
-        definition = self._reader().endpoint(written, application.contract)
+        definition = self._services.reader().endpoint(written, application.contract)
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
@@ -49,7 +49,7 @@ class Endpoints:
     async def search(self, request: web.Request) -> web.Response:
         """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
         principal = request[PRINCIPAL]
-        query = Query(request, self._services.clock.wall_ms())
+        query = self._services.query(request)
         named, state = query.text("application"), query.word("state", EndpointState)
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
@@ -76,7 +76,7 @@ class Endpoints:
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application)
         patch = await read_object(request)
-        reader, contract = self._reader(), endpoint.application.contract
+        reader, contract = self._services.reader(), endpoint.application.contract
         endpoint = await self._registrar.update_endpoint(
             endpoint.id, lambda present: reader.revised_endpoint(present, patch, contract)
         )
@@ -163,10 +163,6 @@ class Endpoints:
         endpoint = await move(found.id)
         self._said(event, endpoint, principal)
         return json_response(self._detail(endpoint, principal))
-
-    def _reader(self) -> Reader:
-        services = self._services
-        return Reader(services.daemon.config, self._registrar.current.contracts, services.clock.wall_ms())
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         store, lane = self._services.store, self._services.lane(endpoint)

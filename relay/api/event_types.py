@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from relay.api.auth import PRINCIPAL
-from relay.api.query import Query
 from relay.api.render import json_response
 from relay.api.services import Services
 from relay.contracts import describe_catalogue, describe_type, why_unlisted
@@ -37,7 +36,7 @@ class EventTypes:
     def _application(self, request: web.Request) -> Application:
         """Return whose catalogue is asked for: the token's own, the one that is named, or the only one."""
         principal = request[PRINCIPAL]
-        query = Query(request, self._services.clock.wall_ms())
+        query = self._services.query(request)
         named = query.text("application")
         query.check()
         return self._services.registrar.current.application_for(principal, named)

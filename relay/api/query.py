@@ -5,7 +5,6 @@ Things of other applications do not exist for a caller.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import TypeVar
@@ -19,7 +18,7 @@ from relay.core.access import Principal
 from relay.core.errors import NotFound
 from relay.core.issues import Issue
 from relay.core.model import Application, DeadReason, DeliveryState, DeliveryView, Endpoint, EventView, NoDelivery, Page
-from relay.core.units import parse_duration_ms
+from relay.core.units import parse_duration_ms, parse_time_ms
 from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
 
@@ -109,10 +108,10 @@ class Query:
         self._mistakes.append(Issue("", f'the parameter "{name[:64]}" {message}'))
 
 
-def event_filter(query: Query, application: str | None) -> EventFilter:
-    """Read the filters of a list of events, seen from within `application`."""
+def event_filter(query: Query) -> EventFilter:
+    """Read the filters of a list of events."""
     return EventFilter(
-        application=application,
+        application=query.text("application"),
         type=query.text("type"),
         since_ms=query.moment_ms("since"),
         until_ms=query.moment_ms("until"),
@@ -120,10 +119,10 @@ def event_filter(query: Query, application: str | None) -> EventFilter:
     )
 
 
-def delivery_filter(query: Query, application: str | None) -> DeliveryFilter:
-    """Read the filters of a list of deliveries, seen from within `application`."""
+def delivery_filter(query: Query) -> DeliveryFilter:
+    """Read the filters of a list of deliveries."""
     return DeliveryFilter(
-        application=application,
+        application=query.text("application"),
         endpoint=query.text("endpoint"),
         state=query.word("state", DeliveryState),
         reason=query.word("reason", DeadReason),
@@ -178,7 +177,6 @@ def _moment_ms(text: str, now_ms: int) -> int | None:
         pass  # not an age: it may be a time
     try:
         # A `+` that was not percent-encoded arrives as a blank; no time has one before its offset.
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        return parse_time_ms(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
         return None
-    return None if moment.tzinfo is None else round(moment.timestamp() * 1_000)

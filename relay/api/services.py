@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from aiohttp import web
+
+from relay.api.query import Query
+from relay.api.written import Reader
 from relay.config import Config
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
@@ -69,6 +73,14 @@ class Services:
     dispatch: Dispatch
     metrics: Metrics
     daemon: Daemon
+
+    def query(self, request: web.Request) -> Query:
+        """Read what stands behind the `?` of a request."""
+        return Query(request, self.clock.wall_ms())
+
+    def reader(self) -> Reader:
+        """Return what reads definitions by the configuration and the contracts in force."""
+        return Reader(self.daemon.config, self.registrar.current.contracts, self.clock.wall_ms())
 
     def lane(self, endpoint: Endpoint) -> LaneView:
         """Show what is under way for an endpoint, and what waits."""

@@ -1,15 +1,14 @@
 """The daemon itself: health, readiness, status, metrics, reload."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api.auth import PRINCIPAL
-from relay.api.condition import Line, Reason, Vitals, headline, reasons_not_ready, warnings, why_waiting, worst
+from relay.api.condition import Closed, Line, headline, warnings, why_closed, why_waiting, worst
 from relay.api.problems import Problem, Refused
-from relay.api.query import Query
 from relay.api.render import Json, health, json_response, moment, suspension
 from relay.api.services import Reload, Services
 from relay.config import severity
@@ -36,10 +35,8 @@ class Status:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether intake is open (200) or why not (503)."""
-        reasons = self._reasons()
-        return json_response(
-            {"ready": not reasons, "reasons": [reason._asdict() for reason in reasons]}, status=503 if reasons else 200
-        )
+        readiness = _readiness(self._closed())
+        return json_response(readiness, status=200 if readiness["ready"] else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer Prometheus."""
@@ -49,10 +46,9 @@ class Status:
 
     async def status(self, request: web.Request) -> web.Response:
         """Show how the relay is."""
-        Query(request, self._services.clock.wall_ms()).check()
+        self._services.query(request).check()
         lines = [self._line(endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
-        reasons = self._reasons()
-        return json_response(self._summary(lines, reasons) | self._facts() | self._listed(lines))
+        return json_response(self._summary(lines) | self._facts() | self._listed(lines))
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again and take it over whole, or change nothing."""
@@ -82,10 +78,8 @@ class Status:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _reasons(self) -> tuple[Reason, ...]:
-        daemon, store = self._services.daemon, self._services.store
-        vitals = Vitals(daemon.stopping, store.healthy, daemon.disk_low, daemon.disk_free_bytes, store.backlog)
-        return reasons_not_ready(vitals, daemon.config)
+    def _closed(self) -> list[Closed]:
+        return list(why_closed(self._services.daemon, self._services.store))
 
     def _line(self, endpoint: Endpoint) -> Line:
         store = self._services.store
@@ -93,17 +87,16 @@ class Status:
         blocked = self._services.dispatch.standing.blocked(endpoint.ref)
         return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref), blocked)
 
-    def _summary(self, lines: list[Line], reasons: tuple[Reason, ...]) -> Json:
-        services, daemon = self._services, self._services.daemon
+    def _summary(self, lines: list[Line]) -> Json:
+        services, daemon, closed = self._services, self._services.daemon, self._closed()
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         return {
-            "headline": headline(lines, reasons, due, local_trouble=local_trouble),
+            "headline": headline(lines, closed, due, local_trouble=local_trouble),
             "version": __version__,
             "started_at": moment(daemon.started.wall_ms),
             "uptime_s": self._uptime_s(),
             "config_path": None if daemon.config_path is None else str(daemon.config_path),
-            "ready": not reasons,
-            "reasons": [reason._asdict() for reason in reasons],
+            **_readiness(closed),
             "local_trouble": local_trouble,
             "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
             "clock": daemon.clock_watch.state,
@@ -144,7 +137,7 @@ class Status:
             due=store.backlog,
             dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),
             in_flight=services.dispatch.lanes.in_flight,
-            ready=not self._reasons(),
+            ready=not self._closed(),
             database_bytes=sizes["database_bytes"],
             wal_bytes=sizes.get("wal_bytes", 0),
             disk_free_bytes=daemon.disk_free_bytes,
@@ -162,6 +155,10 @@ class Status:
 
     def _uptime_s(self) -> float:
         return round((self._services.clock.mono_ms() - self._services.daemon.started.mono_ms) / 1_000, 3)
+
+
+def _readiness(closed: Sequence[Closed]) -> Json:
+    return {"ready": not closed, "reasons": [{"code": one.code, "detail": one.detail} for one in closed]}
 
 
 def _written(line: Line) -> Json:

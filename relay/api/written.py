@@ -6,7 +6,6 @@ patch does not touch is not judged again, for a rule that became stricter since 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -19,7 +18,7 @@ from relay.config.fields import Id
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import Invalid, Issue, pointer
-from relay.core.units import format_duration, parse_duration_ms, unix_ms
+from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
 
 M = TypeVar("M", bound=BaseModel)
@@ -154,10 +153,12 @@ class Reader:
         found, issues = _KEY.read(written)
         if found is None or found.expires_at is None:
             return None if found is None else KeyDraft(found.name), issues
-        expires_at_ms = _moment_ms(found.expires_at)
-        if expires_at_ms is None:
-            issues = [Issue("/expires_at", 'must be a time with its offset from UTC, like "2027-01-31T00:00:00Z"')]
-        elif expires_at_ms <= self.now_ms:
+        try:
+            expires_at_ms = parse_time_ms(found.expires_at)
+        except ValueError:
+            message = 'must be a time with its offset from UTC, like "2027-01-31T00:00:00Z"'
+            return None, [Issue("/expires_at", message)]
+        if expires_at_ms <= self.now_ms:
             issues = [Issue("/expires_at", "is over already; name a time to come, or leave it out")]
         return KeyDraft(found.name, expires_at_ms), issues
 
@@ -197,14 +198,6 @@ def _sound(found: T | None, issues: list[Issue]) -> T:
 
 def _within(where: str, issues: Iterable[Issue]) -> Iterator[Issue]:
     return (replace(issue, path=where + issue.path) for issue in issues)
-
-
-def _moment_ms(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else unix_ms(moment)
 
 
 def _overlap_ms(value: Any) -> int | None:

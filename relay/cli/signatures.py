@@ -1,50 +1,42 @@
 """`relay sign` and `relay verify`: signatures without a daemon."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from secrets import randbits
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import click
 
-from relay.cli.output import Exit, echo_json, fail, json_option, say
+from relay.cli.output import Exit, echo_json, fail, json_option, options, say
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.clock import SystemClock
 from relay.core.errors import ConfigError
 from relay.core.ids import IdFactory
 from relay.core.model import Secret
-from relay.core.units import parse_duration_ms, unix_ms
+from relay.core.units import parse_duration_ms, parse_time_ms
 from relay.diagnosis.verify import verify
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _common(command: F) -> F:
-    """Add what both verbs take: the body, the contract, the secrets, the endpoint."""
-    options = (
-        click.argument("body", type=click.File("rb"), default="-"),
-        click.option("--contract", "contract_name", default="standard", show_default=True, help="Name of a contract."),
-        click.option("--contracts", type=click.Path(path_type=Path), help="Folder with contract files of your own."),
-        click.option(
-            "--secret",
-            "secrets",
-            multiple=True,
-            required=True,
-            help="A secret, env:NAME or file:PATH (the last two stay out of the process list). Again for older ones.",
-        ),
-        click.option("--url", default="", help="URL of the endpoint, for contracts that sign it."),
-        click.option("--endpoint", default="", help="Id of the endpoint, for contracts that sign it."),
-        json_option,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_request_options = options(
+    click.argument("body", type=click.File("rb"), default="-"),
+    click.option("--contract", "contract_name", default="standard", show_default=True, help="Name of a contract."),
+    click.option("--contracts", type=click.Path(path_type=Path), help="Folder with contract files of your own."),
+    click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        required=True,
+        help="A secret, env:NAME or file:PATH (the last two stay out of the process list). Again for older ones.",
+    ),
+    click.option("--url", default="", help="URL of the endpoint, for contracts that sign it."),
+    click.option("--endpoint", default="", help="Id of the endpoint, for contracts that sign it."),
+    json_option,
+)
+"""What both verbs take: the body, the contract, the secrets, the endpoint."""
 
 
 @click.command("sign")
-@_common
+@_request_options
 @click.option("--id", "event_id", help="Event id.  [default: a new one]")
 @click.option("--type", "event_type", default="", help="Event type, for contracts that show or sign it.")
 @click.option("--at", help="Time of the attempt: unix seconds or RFC 3339.  [default: now]")
@@ -88,7 +80,7 @@ def sign(
 
 
 @click.command("verify")
-@_common
+@_request_options
 @click.option("--header", "-H", "headers", multiple=True, help="A header as received, `name: value`. Again for others.")
 @click.option("--headers", "header_file", type=click.File("r"), help="File with all headers, one to a line.")
 @click.option("--at", help="When it was received: unix seconds or RFC 3339.  [default: now]")
@@ -172,12 +164,9 @@ def _time_ms(text: str | None) -> int:
     if text.isascii() and text.isdigit():
         return int(text) * 1000
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{text!r} is no time. Write unix seconds, or RFC 3339 such as 2026-11-22T08:30:00Z.", Exit.BAD_INPUT)
-    if moment.tzinfo is None:
-        fail(f"{text!r} lacks its zone. Put Z after it for UTC.", Exit.BAD_INPUT)
-    return unix_ms(moment)
+        return parse_time_ms(text)
+    except ValueError as error:
+        fail(f"{error}. Write unix seconds, or RFC 3339 such as 2026-11-22T08:30:00Z.", Exit.BAD_INPUT)
 
 
 def _duration_ms(text: str) -> int:

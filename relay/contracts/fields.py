@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from relay.contracts.payload import Payload
+from relay.core import units
 from relay.core.urls import request_path
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,10 +69,7 @@ def parse_time_ms(text: str, time_format: str) -> int:
     """Read a time that was written in one of `TIME_FORMATS`; ValueError for anything else."""
     if time_format in ("unix", "unix_ms"):
         return int(text) * (1000 if time_format == "unix" else 1)
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time without its zone")
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return units.parse_time_ms(text)
 
 
 def _sha256(message: Message, encode: Callable[[bytes], bytes]) -> bytes:

@@ -81,6 +81,17 @@ def format_time(time_ms: int) -> str:
     return (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def parse_time_ms(text: str) -> int:
+    """Read an RFC 3339 time as unix milliseconds, rounded down; ValueError for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} lacks its zone")
+    return unix_ms(moment)
+
+
 def unix_ms(moment: datetime) -> int:
     """Return unix milliseconds of a moment that knows its zone, rounded down."""
     return (moment - _EPOCH) // _MILLISECOND

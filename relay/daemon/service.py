@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,11 +17,10 @@ from typing import Any
 import structlog
 
 from relay import __version__
-from relay.api import problems
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
+from relay.api.condition import admission
 from relay.api.listen import Listeners
-from relay.api.problems import Problem
 from relay.api.routes import routes
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
@@ -193,7 +193,7 @@ class Relay:
         app = build_app(
             routes(services, self.intake),
             Authenticator(self._tokens, os.getuid()),
-            self.admission,
+            partial(admission, self, self.store),
             limits,
             self._unexpected,
             on_event_refused=lambda problem: self.metrics.rejected(problem.type),
@@ -245,19 +245,6 @@ class Relay:
     def fatal(self) -> BaseException | None:
         """What ended it, if anything did."""
         return self._ended.result() if self._ended is not None and self._ended.done() else None
-
-    def admission(self) -> Problem | None:
-        """Say why no events are taken at the moment (Q10); None when they are."""
-        storage = self.config.storage
-        if self.stopping:
-            return problems.draining()
-        if not self.store.healthy:
-            return problems.store_unavailable("The database takes no writes at the moment.")
-        if self.disk_low:
-            return problems.disk_low(self.disk_free_bytes, storage.min_free_disk_bytes)
-        if self.store.backlog >= storage.max_backlog:
-            return problems.backlog_full(self.store.backlog, storage.max_backlog)
-        return None
 
     def _unexpected(self, request: str, error: BaseException) -> None:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
