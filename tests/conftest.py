@@ -13,9 +13,7 @@ import pytest
 import uvloop
 
 from tests.support.stores import ENGINES, Engine
-
-TURNS = 20
-"""Turns of the loop that what was cancelled gets to end."""
+from tests.support.waiting import TurnLoop, quiet
 
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
@@ -32,7 +30,7 @@ LINGERING = "RequestHandler.start"
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run each async test in asyncio's loop, and those of a module with `BOTH_LOOPS` in uvloop's as well."""
     both = getattr(getattr(item, "module", None), "BOTH_LOOPS", False)
-    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
+    return {"asyncio": TurnLoop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +44,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> None:
 async def no_task_left_behind() -> AsyncIterator[None]:
     """Fail when a task is still there at the end."""
     yield
-    for _ in range(TURNS):
-        if not left_behind():
-            return
-        await asyncio.sleep(0)
-    pytest.fail(f"left behind: {', '.join(map(repr, left_behind()))}")
+    if left_behind():
+        await quiet()  # what was cancelled ends
+    if left := left_behind():
+        pytest.fail(f"left behind: {', '.join(map(repr, left))}")
 
 
 def left_behind() -> list[asyncio.Task[Any]]:

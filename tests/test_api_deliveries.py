@@ -30,7 +30,7 @@ def unreachable() -> Outcome:
 async def test_the_detail_has_the_attempt_timeline(tmp_path: Path) -> None:
     """A delivery shows each attempt with its outcome and what the receiver answered, and when the next one is due."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [answered(503, b"database down")]
+        api.courier.script = [answered(503, b"database down")]
         delivery = await api.delivery_of(await api.post_event(), "due", attempts=1)
     (attempt,) = delivery["timeline"]
     assert (attempt["number"], attempt["status"], attempt["duration_ms"]) == (1, 503, 41)
@@ -46,7 +46,7 @@ async def test_the_detail_has_the_attempt_timeline(tmp_path: Path) -> None:
 async def test_retry_after_is_named_as_the_reason(tmp_path: Path) -> None:
     """When the endpoint asked for a pause that is longer than the schedule, the detail says so."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [answered(429, retry_after_ms=60_000)]
+        api.courier.script = [answered(429, retry_after_ms=60_000)]
         delivery = await api.delivery_of(await api.post_event(), "due", attempts=1)
     assert delivery["next_attempt"]["why"] == "retry_after"
     assert delivery["next_attempt"]["at"] == "2027-01-15T08:01:00.000Z"
@@ -55,7 +55,7 @@ async def test_retry_after_is_named_as_the_reason(tmp_path: Path) -> None:
 async def test_an_attempt_without_response_shows_its_failure(tmp_path: Path) -> None:
     """A connection that failed shows the class of its failure and no response."""
     async with Api(tmp_path, ONE_ATTEMPT) as api:
-        api.courier.answers = [unreachable()]
+        api.courier.script = [unreachable()]
         delivery = await api.delivery_of(await api.post_event(), "dead")
     (attempt,) = delivery["timeline"]
     assert (attempt["status"], attempt["failure"], attempt["response"]) == (None, "connect", None)
@@ -66,7 +66,7 @@ async def test_an_attempt_without_response_shows_its_failure(tmp_path: Path) -> 
 async def test_deliveries_are_filtered(tmp_path: Path) -> None:
     """State, reason, endpoint, type and application select deliveries."""
     async with Api(tmp_path, ONE_ATTEMPT) as api:
-        api.courier.answers = [answered(410)]
+        api.courier.script = [answered(410)]
         dead = await api.delivery_of(await api.post_event("a.dead"), "dead")
         await api.registrar.enable("primary")
         fine = await api.delivery_of(await api.post_event("a.fine"), "delivered")
@@ -87,7 +87,7 @@ async def test_deliveries_are_filtered(tmp_path: Path) -> None:
 async def test_a_dead_delivery_is_retried_in_a_new_series(tmp_path: Path) -> None:
     """Retrying what died makes the same row due again in a new series; attempt numbers run on (Q13)."""
     async with Api(tmp_path, ONE_ATTEMPT) as api:
-        api.courier.answers = [answered(500)]
+        api.courier.script = [answered(500)]
         event_id = await api.post_event()
         dead = await api.delivery_of(event_id, "dead")
         answer = await api.call("POST", f"/v1/deliveries/{dead['id']}/retry", by="acme-app")
@@ -104,7 +104,7 @@ async def test_a_dead_delivery_is_retried_in_a_new_series(tmp_path: Path) -> Non
 async def test_a_due_delivery_is_retried_at_once(tmp_path: Path) -> None:
     """Retrying what waits makes it due now, in the same series (Q13)."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [answered(500)]
+        api.courier.script = [answered(500)]
         event_id = await api.post_event()
         due = await api.delivery_of(event_id, "due", attempts=1)
         answer = await api.call("POST", f"/v1/deliveries/{due['id']}/retry")
@@ -164,7 +164,7 @@ async def test_readers_and_producers_change_nothing(tmp_path: Path, who: str) ->
 async def test_dead_letters_are_grouped(tmp_path: Path) -> None:
     """Dead letters are counted by endpoint and reason, with an example, within the caller's application."""
     async with Api(tmp_path, ONE_ATTEMPT) as api:
-        api.courier.answers = [answered(500), answered(500)]
+        api.courier.script = [answered(500), answered(500)]
         await api.delivery_of(await api.post_event(), "dead")
         api.clock.advance(1_000)
         newest = await api.delivery_of(await api.post_event(), "dead")

@@ -188,7 +188,7 @@ async def test_a_rule_that_became_stricter_blocks_no_other_edit(tmp_path: Path) 
     """When `allow_http` is taken back, an http endpoint may still be renamed, but not given another http URL."""
     async with Api(tmp_path) as api:
         endpoint = await made(api, url="http://receiver.example/hooks")
-        api.daemon.config = type(api.config).model_validate(CONFIG | {"delivery": {}})
+        api.relay.config = type(api.config).model_validate(CONFIG | {"delivery": {}})
         described = await api.call("PATCH", f"{PATH}/{endpoint['id']}", {"description": "old"})
         moved = await api.call("PATCH", f"{PATH}/{endpoint['id']}", {"url": "http://other.example/"})
     assert described.status == 200
@@ -291,7 +291,7 @@ async def test_a_test_answers_with_the_outcome(tmp_path: Path) -> None:
     """A test sends one signed request and reports what came back; nothing is stored, counted or retried."""
     async with Api(tmp_path) as api:
         endpoint = await made(api, by="globex-app", headers={"X-Env": "staging"})
-        api.courier.answers = [Outcome(started_at_ms=0, duration_ms=9, status=503, response_body=b"no")]
+        api.courier.script = [Outcome(started_at_ms=0, duration_ms=9, status=503, response_body=b"no")]
         body = b'{"type": "render.failed", "data": {"frames":  1e3}}'
         failed = await api.call("POST", f"{PATH}/{endpoint['id']}/test", body, by="globex-app")
         passed = await api.call("POST", f"{PATH}/{endpoint['id']}/test", by="globex-app")
@@ -313,7 +313,7 @@ async def test_a_test_answers_with_the_outcome(tmp_path: Path) -> None:
 async def test_a_test_that_cannot_connect_says_so(tmp_path: Path) -> None:
     """A failure without response is an answer too: 200 with the class of the failure."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [Outcome(0, 3, failure=Failure.DNS, detail="the name does not resolve")]
+        api.courier.script = [Outcome(0, 3, failure=Failure.DNS, detail="the name does not resolve")]
         answer = await api.call("POST", f"{PATH}/primary/test")
     assert answer.status == 200
     assert (answer.json["delivered"], answer.json["failure"]) == (False, "dns")

@@ -24,11 +24,11 @@ async def test_healthz_answers_anybody(tmp_path: Path) -> None:
 async def test_readyz_follows_intake(tmp_path: Path) -> None:
     """Ready is 200; a full disk or a stopping relay is 503 with its reasons; receivers never matter."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [Outcome(0, 1, failure=Failure.CONNECT)]
+        api.courier.script = [Outcome(0, 1, failure=Failure.CONNECT)]
         await api.delivery_of(await api.post_event(), "due", attempts=1)
         ready = await api.call("GET", "/readyz", by=None)
-        api.daemon.disk_low = True
-        api.daemon.stopping = True
+        api.relay.housekeeping.disk_low = True
+        api.relay.stopping = True
         closed = await api.call("GET", "/readyz", by=None)
     assert (ready.status, ready.json) == (200, {"ready": True, "reasons": []})
     assert closed.status == 503
@@ -38,12 +38,12 @@ async def test_readyz_follows_intake(tmp_path: Path) -> None:
 async def test_status_tells_what_an_operator_asks_first(tmp_path: Path) -> None:
     """One call has version, uptime, readiness, the storage facts that were read back, and the counts."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [Outcome(0, 1, status=503)]
+        api.courier.script = [Outcome(0, 1, status=503)]
         await api.delivery_of(await api.post_event(), "due", attempts=1)
         api.clock.advance(1_500)
         status = await api.get("/v1/status", by="auditor")
     assert status["uptime_s"] == 1.5
-    assert status["config_path"] == "/etc/relay/config.toml"
+    assert status["config_path"] == str(tmp_path / "config.toml")
     assert (status["ready"], status["due"], status["in_flight"], status["dead"]) == (True, 1, 0, 0)
     assert status["headline"] == "1 of 1 endpoint is failing; 1 delivery waits."
     storage = status["storage"]
@@ -80,7 +80,7 @@ async def test_the_whole_daemon_is_for_readers_and_admins(
 async def test_metrics_come_from_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scrape shows what was counted and reads not one row of the database (invariant 8)."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [Outcome(0, 20, status=410)]
+        api.courier.script = [Outcome(0, 20, status=410)]
         await api.delivery_of(await api.post_event(), "dead")
 
         def refuse(*arguments: Any, **named: Any) -> None:
@@ -109,11 +109,20 @@ async def test_metrics_speak_openmetrics_when_asked(tmp_path: Path) -> None:
     assert answer.text.endswith(b"# EOF\n")
 
 
-async def test_a_reload_says_what_it_did(tmp_path: Path) -> None:
+def answer_reloads(monkeypatch: pytest.MonkeyPatch, api: Api, answer: Reload) -> None:
+    """Let a reload come to this."""
+
+    async def reload() -> Reload:
+        return answer
+
+    monkeypatch.setattr(api.relay, "reload", reload)
+
+
+async def test_a_reload_says_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload that was taken over names what changed, what needs a restart, and its warnings."""
     warning = Issue("server.listen", "is ignored", "Remove it.", "config.toml:3", warning=True)
     async with Api(tmp_path) as api:
-        api.daemon.next_reload = Reload(True, ("delivery.timeout",), ("server.listen",), (warning,))
+        answer_reloads(monkeypatch, api, Reload(True, ("delivery.timeout",), ("server.listen",), (warning,)))
         answer = await api.call("POST", "/v1/reload")
     assert answer.status == 200
     assert answer.json == {
@@ -132,13 +141,13 @@ async def test_a_reload_says_what_it_did(tmp_path: Path) -> None:
     }
 
 
-async def test_a_refused_reload_names_every_error(tmp_path: Path) -> None:
+async def test_a_refused_reload_names_every_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration with errors changes nothing, and the answer says each with its place in the file (DESIGN §9)."""
     errors = tuple(
         Issue("delivery.timeout", "not a duration", 'Write "15s".', f"config.toml:{line}", '"x"') for line in (3, 9)
     )
     async with Api(tmp_path) as api:
-        api.daemon.next_reload = Reload(applied=False, issues=errors)
+        answer_reloads(monkeypatch, api, Reload(applied=False, issues=errors))
         answer = await api.call("POST", "/v1/reload")
     assert (answer.status, answer.json["type"]) == (422, "invalid_config")
     assert [error["message"] for error in answer.json["errors"]] == [
@@ -157,7 +166,7 @@ async def test_only_an_admin_reloads(tmp_path: Path, who: str) -> None:
 async def test_status_says_how_long_the_oldest_has_been_due(tmp_path: Path) -> None:
     """What could not start yet shows its age: here behind a `Retry-After`, past its own due time."""
     async with Api(tmp_path) as api:
-        api.courier.answers = [Outcome(0, 1, status=429, retry_after_ms=3_600_000)]
+        api.courier.script = [Outcome(0, 1, status=429, retry_after_ms=3_600_000)]
         await api.delivery_of(await api.post_event(), "due", attempts=1)
         api.clock.advance(3_000_000)
         status = await api.get("/v1/status", by="auditor")

@@ -17,7 +17,7 @@ from bench.run import Drain, Run, Work, compare, drain_backlog, report_drain, re
 from bench.sinks import open_sink
 from relay.contracts import ContractCatalogue, Payload
 from tests.support import aioresponses_shim
-from tests.support.stack import until
+from tests.support.waiting import until
 
 
 def test_messages_are_split_by_length() -> None:

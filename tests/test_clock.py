@@ -10,9 +10,9 @@ from relay.core.clock import AHEAD_MS, DISTRUST_MAX_MS, REST_MS, STEP_MS, ClockS
 from relay.core.units import format_time
 from relay.telemetry import log
 from tests.support.clock import FakeClock
-from tests.support.engine import turns
 from tests.support.receiver import Answer, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
+from tests.support.waiting import until
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -102,7 +102,7 @@ async def pass_time(stack: Stack, ms: int, step_ms: int = 1_000) -> None:
     """Let time pass, and the loops of the daemon with it."""
     for _ in range(0, ms, step_ms):
         stack.fake.advance(step_ms)
-        await turns(20)
+        await stack.quiet()
 
 
 async def restart(stack: Stack, *, clock_jumps_ms: int, synchronised: bool = False) -> None:

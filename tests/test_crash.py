@@ -16,7 +16,7 @@ import pytest
 from tests.support.daemon import PRODUCER_TOKEN, Daemon, config_text
 from tests.support.ledger import Ledger
 from tests.support.receiver import Received, Receiver
-from tests.support.stack import until
+from tests.support.waiting import until
 
 KILLS = int(os.environ.get("CRASH_KILLS", "50"))
 PRODUCERS = 3

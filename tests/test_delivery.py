@@ -14,7 +14,7 @@ from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import SECRET
 from tests.support.receiver import Answer, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 
 PLAIN = 'retry = { schedule = ["5s", "5m"], jitter = 0.0 }'
 
@@ -140,7 +140,7 @@ async def test_gone_disables_the_endpoint(tmp_path: Path) -> None:
             _, endpoint = await stack.call("GET", "/v1/webhook-endpoints/primary")
             return bool(endpoint["state"] == "disabled")
 
-        await until(disabled)
+        await stack.until(disabled)
         second = await stack.post()
         _, seen = await stack.call("GET", f"/v1/events/{second['id']}")
 
@@ -177,7 +177,7 @@ async def test_each_answer_has_its_consequence(
             _, endpoint = await stack.call("GET", "/v1/webhook-endpoints/primary")
             return bool(endpoint["state"] == endpoint_state)
 
-        await until(moved)
+        await stack.until(moved)
 
         assert (delivery["state"], delivery["reason"]) == (state, reason)
         assert len(receiver.received) == 1

@@ -16,22 +16,15 @@ from relay.dispatch.cache import ENTRY_BYTES, EventCache
 from relay.dispatch.loop import CACHE_AHEAD_MS, Dispatch
 from relay.telemetry import log
 from tests.support.clock import FakeClock
-from tests.support.engine import Engine, config, engine, passing, turns
-from tests.support.stack import until
+from tests.support.engine import Engine, config, engine
 from tests.support.stores import sqlite_error
+from tests.support.waiting import until
 
 DISK_FULL = sqlite_error(sqlite3.SQLITE_FULL)
 DAY_MS = 86_400_000
 LATER_MS = 10_000
 
 ONCE = 'retry = { schedule = ["5s"], jitter = 0.0 }'
-
-
-class Reckless(Dispatch):
-    """Starts whatever is due, whether it can be recorded or not: what the tests of Q7 must catch."""
-
-    def _can_start(self) -> bool:
-        return True
 
 
 def held_open() -> "asyncio.Future[int | Failure]":
@@ -63,9 +56,10 @@ async def test_nothing_starts_while_the_writer_fails(tmp_path: Path) -> None:
         assert house.fatal == []
 
 
-async def test_the_books_find_a_start_that_cannot_be_recorded(tmp_path: Path) -> None:
-    """Negative control of Q7: a dispatch that does not look at the writer is caught."""
-    async with engine(tmp_path, config("first"), dispatch_type=Reckless) as house:
+async def test_the_books_find_a_start_that_cannot_be_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of Q7: a dispatch that does not look at the writer, and starts whatever is due, is caught."""
+    monkeypatch.setattr(Dispatch, "_can_start", lambda dispatch: True)
+    async with engine(tmp_path, config("first")) as house:
         await fail_the_writer(house)
         assert len(house.courier.requests) == 2
 
@@ -83,7 +77,7 @@ async def fail_the_writer(house: Engine) -> tuple[Any, Any]:
         await until(lambda: told(lines, log.SETTLE_FAILED) >= 1)
         house.clock.advance(LATER_MS)
         await until(lambda: told(lines, log.SETTLE_FAILED) >= 2)  # it was submitted again, and failed again
-    await turns()
+    await house.quiet()
     return first, later
 
 
@@ -98,7 +92,7 @@ async def test_an_idle_dispatch_sleeps_even_while_the_writer_fails(tmp_path: Pat
     async with engine(tmp_path, config("first"), clock=clock) as house:
         await fail_the_writer(house)
         waits = clock.waits
-        await turns(200)
+        await house.quiet()
         assert clock.waits == waits
 
 
@@ -115,7 +109,8 @@ class CountingClock(FakeClock):
 @pytest.mark.parametrize(("settles_max", "started"), [(2, 3), (1_000, 4)])
 async def test_nothing_starts_while_too_many_settles_wait(tmp_path: Path, settles_max: int, started: int) -> None:
     """Beyond so many settles without a commit nothing new starts; with room, the negative control, it does."""
-    async with engine(tmp_path, config("one", "two", "three"), settles_max=settles_max) as house:
+    async with engine(tmp_path, config("one", "two", "three")) as house:
+        house.dispatch._settles_max = settles_max
         answers = [held_open() for _ in range(3)]
         house.courier.script = list(answers)
         house.run()
@@ -128,7 +123,7 @@ async def test_nothing_starts_while_too_many_settles_wait(tmp_path: Path, settle
             answer.set_result(204)
         await until(lambda: house.store.pending_settles == 3)
         house.clock.advance(LATER_MS)
-        await turns()
+        await house.quiet()
         assert len(house.courier.requests) == started
 
         house.gate.let_go()
@@ -250,7 +245,7 @@ async def test_a_pause_stops_what_was_chosen_but_not_sent(tmp_path: Path, monkey
     monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         accepted = await while_reading(house, lambda: house.registrar.pause("first"))
-        await turns()
+        await house.quiet()
         assert house.courier.requests == []
 
         await house.registrar.resume("first")
@@ -264,7 +259,7 @@ async def test_what_vanished_is_never_sent_unsigned(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("relay.dispatch.loop.CACHE_BYTES", 0)
     async with engine(tmp_path, config("first")) as house:
         await while_reading(house, lambda: house.apply(config()))
-        await turns()
+        await house.quiet()
         assert house.courier.requests == []
         assert house.store.backlog == 1
 
@@ -346,7 +341,7 @@ async def test_a_long_outage_is_a_few_lines(tmp_path: Path) -> None:
                 await all_failed(house, (seconds + 1) * 100)
                 house.clock.advance(1_000)
             house.gate.error = None
-            await passing(house.clock, lambda: house.store.backlog == 0)
+            await house.passing(lambda: house.store.backlog == 0)
         assert 6 <= told(lines, log.SETTLE_FAILED) <= 8
         (end,) = [line for line in lines if line["event"] == log.SETTLE_RECOVERED]
         assert end["times"] >= 6_000
@@ -369,7 +364,7 @@ async def test_a_test_delivery_counts_for_nothing(tmp_path: Path) -> None:
         house.courier.script = [500, 410]
         endpoint = house.endpoint("first")
         outcomes = [await house.dispatch.attempts.test(endpoint, frozen(0, b"{}")) for _ in range(2)]
-        await turns()
+        await house.quiet()
         view = house.dispatch.lanes.snapshot(endpoint.ref, house.clock.now())
 
         assert [outcome.status for outcome in outcomes] == [500, 410]
@@ -397,7 +392,7 @@ async def test_several_answers_disable_once(tmp_path: Path) -> None:
             for answer in answers:
                 answer.set_result(410)  # type: ignore[union-attr]
             await until(lambda: house.endpoint("first").state is EndpointState.DISABLED and house.store.backlog == 0)
-            await turns()
+            await house.quiet()
         assert [line["by"] for line in lines if line["event"] == log.ENDPOINT_DISABLED] == ["gone"]
 
 
@@ -412,7 +407,7 @@ async def test_a_410_from_an_address_that_was_left_disables_nothing(tmp_path: Pa
         await house.apply(config("first", first="https://elsewhere.example/"))
         answer.set_result(410)
         await until(lambda: house.store.backlog == 0)
-        await turns()
+        await house.quiet()
         assert house.endpoint("first").state is EndpointState.ENABLED
         assert await house.states(accepted) == {"first": "dead gone"}
 
@@ -428,7 +423,7 @@ async def test_a_410_of_a_deleted_endpoint_harms_nobody(tmp_path: Path) -> None:
         await house.registrar.delete_endpoint(made)
         answer.set_result(410)
         await until(lambda: house.dispatch.lanes.in_flight == 0)
-        await turns()
+        await house.quiet()
         assert house.fatal == []
 
 
@@ -443,9 +438,9 @@ async def test_a_disable_is_stored_in_the_end(tmp_path: Path) -> None:
         house.gate.error = DISK_FULL
         answer.set_result(410)
         await until(lambda: not house.store.healthy)
-        await turns()
+        await house.quiet()
         house.gate.error = None
-        await passing(house.clock, lambda: house.endpoint("first").state is EndpointState.DISABLED)
+        await house.passing(lambda: house.endpoint("first").state is EndpointState.DISABLED)
         assert house.fatal == []
 
 
@@ -482,7 +477,7 @@ async def test_nothing_is_disabled_while_it_is_us(tmp_path: Path) -> None:
         await until(lambda: house.metrics._retries == 2)
         answer.set_result(Failure.DNS)
         await until(lambda: house.metrics._retries == 3)
-        await turns()
+        await house.quiet()
         assert house.dispatch.standing.local_trouble()
         assert house.endpoint("first").state is EndpointState.ENABLED
 
@@ -497,7 +492,7 @@ async def test_nothing_is_disabled_after_a_step_of_the_clock(tmp_path: Path) -> 
         house.run()
         await house.post()
         await until(lambda: house.metrics._retries == 1)
-        await turns()
+        await house.quiet()
         assert house.endpoint("first").state is EndpointState.ENABLED
 
 
@@ -589,7 +584,7 @@ async def test_a_drain_is_safe_twice_and_at_once(tmp_path: Path) -> None:
         house.dispatch.stop_starting()
         patient = asyncio.create_task(house.dispatch.drain(60_000))
         hurried = asyncio.create_task(house.dispatch.drain(1_000))
-        await turns()
+        await house.quiet()
         assert [patient.done(), hurried.done()] == [False, False]
         house.clock.advance(1_000)
         assert (await hurried, await patient) == (1, 0)

@@ -27,7 +27,7 @@ from tests.support.answers import ANSWERS, OK, TWO
 from tests.support.couriers import idle_connections, open_connections, post, running_courier, serving, trusting
 from tests.support.hostile import Behaviour, Hostile, Wire
 from tests.support.receiver import Receiver
-from tests.support.stack import until
+from tests.support.waiting import until
 
 BOTH_LOOPS = True
 """Every async test here runs under asyncio's loop and under uvloop's."""

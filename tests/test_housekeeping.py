@@ -16,10 +16,11 @@ from relay.daemon.service import exit_code
 from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN
-from tests.support.engine import Engine, config, engine, passing, turns
+from tests.support.engine import Engine, config, engine
 from tests.support.receiver import Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 from tests.support.stores import sqlite_error
+from tests.support.waiting import until
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -66,7 +67,7 @@ async def test_the_audit_trusts_no_count(tmp_path: Path) -> None:
         uncounted: Any = house.store
         uncounted.due_count = lambda ref: 0
         house.run(house.housekeeping.audit)
-        await passing(house.clock, lambda: len(house.courier.requests) == 1, MINUTES)
+        await house.passing(lambda: len(house.courier.requests) == 1, MINUTES)
         assert house.metrics._audit_repairs == 1
 
 
@@ -98,10 +99,10 @@ async def test_due_times_are_looked_at_again_after_the_database_was_busy(tmp_pat
         house.gate.error = sqlite_error(sqlite3.SQLITE_BUSY)
         house.run(house.housekeeping.watch, house.housekeeping.audit)
         with capture_logs() as lines:
-            await passing(house.clock, lambda: any(line["event"] == log.HOUSEKEEPING_FAILED for line in lines))
+            await house.passing(lambda: any(line["event"] == log.HOUSEKEEPING_FAILED for line in lines))
         assert house.courier.requests == []
         house.gate.error = None
-        await passing(house.clock, lambda: len(house.courier.requests) == 1)
+        await house.passing(lambda: len(house.courier.requests) == 1)
         assert house.clock.wall_ms() < FakeClock().wall_ms() - 7 * HOUR_MS
 
 
@@ -127,9 +128,9 @@ async def test_the_audit_comes_by_itself_once_a_minute(tmp_path: Path) -> None:
         accepted = await house.post()
         forget(house, "first", accepted.event.ordinal)
         house.run(house.housekeeping.audit)
-        await turns()
+        await house.quiet()
         assert house.courier.requests == []
-        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
+        await house.passing(lambda: house.store.backlog == 0, MINUTES)
         assert house.metrics._audit_repairs == 1
 
 
@@ -290,7 +291,7 @@ async def test_a_writer_that_failed_is_noticed_and_woken(tmp_path: Path) -> None
         assert house.store.healthy
         told = [line["event"] for line in lines if line["event"] in (log.STORE_FAILED, log.STORE_RECOVERED)]
         assert told == [log.STORE_FAILED, log.STORE_RECOVERED]
-        await passing(house.clock, lambda: house.store.backlog == 0)
+        await house.passing(lambda: house.store.backlog == 0)
         assert await house.states(accepted) == {"first": "delivered"}
 
 
@@ -304,7 +305,7 @@ async def test_what_became_due_while_the_writer_failed_starts_when_it_recovers(t
             await house.post()
         await house.housekeeping.watch_once()
         house.clock.advance(5_000)
-        await turns()
+        await house.quiet()
         assert house.courier.requests == []
 
         house.gate.error = None
@@ -334,14 +335,14 @@ async def test_a_step_of_the_wall_clock_lets_expiry_and_retention_rest(tmp_path:
 
         for _ in range(14):
             house.clock.advance(MINUTES)
-            await turns()
+            await house.quiet()
         assert await house.housekeeping.end_held(house.endpoint("first")) == 0
         assert not await house.housekeeping.prune_once()
         assert await house.states(old) == {"first": "delivered"}
         assert await house.states(held) == {"first": "due"}
 
         house.clock.advance(max(-step_ms, 0) + HOUR_MS + 1)  # by either clock the budget is used up
-        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
+        await house.passing(lambda: house.store.backlog == 0, MINUTES)
         assert await house.states(held) == {"first": "dead exhausted"}
 
 
@@ -359,7 +360,7 @@ async def test_a_step_wakes_what_is_due_by_the_new_time(tmp_path: Path) -> None:
     async with engine(tmp_path, config("first")) as house:
         house.run(house.housekeeping.watch)
         await house.post(deliver_at_ms=house.clock.wall_ms() + DAY_MS)
-        await turns()
+        await house.quiet()
         house.clock.step_wall(DAY_MS)
         house.clock.advance(1_000)
         await until(lambda: house.store.backlog == 0)
@@ -376,12 +377,12 @@ async def test_a_step_back_leaves_no_endpoint_cold_for_ever(tmp_path: Path) -> N
         house.dispatch.lanes.configure(endpoint.ref, lane_settings(endpoint), cold, 0, house.clock.now())
         house.run(house.housekeeping.watch)
         await house.post()
-        await turns()
+        await house.quiet()
         house.clock.step_wall(-30 * DAY_MS)
         house.clock.advance(1_000)
-        await turns()
+        await house.quiet()
         house.clock.advance(30 * MINUTES)  # the longest cool-down, 15 min, and its jitter
-        await turns()
+        await house.quiet()
         view = house.dispatch.lanes.snapshot(endpoint.ref, house.clock.now())
         assert view is not None
         assert view.cool_until_ms <= house.clock.wall_ms()
@@ -406,7 +407,7 @@ async def test_what_is_old_goes_and_what_is_due_stays(tmp_path: Path) -> None:
         async def gone() -> bool:
             return await house.store.find_event(done.event.id) is None
 
-        await until(gone)
+        await house.until(gone)
         assert await house.states(due) == {"first": "delivered", "second": "due"}
 
 
@@ -423,13 +424,13 @@ async def test_pruning_goes_on_after_the_database_was_busy(tmp_path: Path) -> No
             house.run(house.housekeeping.prune)
             await until(lambda: any(line["event"] == log.HOUSEKEEPING_FAILED for line in lines))
         house.gate.error = None
-        await turns()
+        await house.quiet()
         house.clock.advance(MINUTES)
 
         async def gone() -> bool:
             return await house.store.find_event(done.event.id) is None
 
-        await until(gone)
+        await house.until(gone)
 
 
 async def test_held_deliveries_end_by_themselves(tmp_path: Path) -> None:
@@ -439,7 +440,7 @@ async def test_held_deliveries_end_by_themselves(tmp_path: Path) -> None:
         await house.registrar.disable("first", DisabledBy.GONE)
         house.run(house.housekeeping.audit)
         house.clock.advance(HOUR_MS + 1)
-        await passing(house.clock, lambda: house.store.backlog == 0, MINUTES)
+        await house.passing(lambda: house.store.backlog == 0, MINUTES)
         assert await house.states(accepted) == {"first": "dead endpoint_disabled"}
 
 
@@ -451,16 +452,16 @@ async def test_a_summary_every_ten_seconds_in_which_something_happened(tmp_path:
     async with engine(tmp_path, config("first")) as house:
         with capture_logs() as lines:
             house.run(house.housekeeping.summarise)
-            await turns()
+            await house.quiet()
             house.clock.advance(10_000)
-            await turns()
+            await house.quiet()
             house.metrics.accepted()
             await house.post()
             await until(lambda: house.store.backlog == 0)
             house.clock.advance(10_000)
-            await turns()
+            await house.quiet()
             house.clock.advance(10_000)
-            await turns()
+            await house.quiet()
         (summary,) = [line for line in lines if line["event"] == log.SUMMARY]
         assert (summary["accepted"], summary["delivered"], summary["due"], summary["in_flight"]) == (1, 1, 0, 0)
 
@@ -506,7 +507,7 @@ async def test_the_audit_finds_what_a_failed_commit_kept(tmp_path: Path) -> None
         house.run(house.housekeeping.audit)
         await house.housekeeping.watch_once()
         house.clock.advance(AUDIT_AGE_MS)
-        await turns()
+        await house.quiet()
         house.clock.advance(MINUTES)
         await until(lambda: len(house.courier.requests) == 1 and house.store.backlog == 0)
         assert house.metrics._audit_repairs == 1

@@ -9,7 +9,8 @@ import pytest
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.desk import Desk
 from tests.support.receiver import Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
+from tests.support.waiting import until
 
 EVENT = {"type": "render.completed", "data": {"n": 1}}
 

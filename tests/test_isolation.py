@@ -17,9 +17,9 @@ import pytest
 
 from relay.delivery.resolver import PATIENCE_MS, Resolver
 from tests.support.clock import FakeClock
-from tests.support.engine import turns
 from tests.support.receiver import Answer, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
+from tests.support.waiting import until
 
 HEALTHY = [f"healthy-{number}" for number in range(5)]
 SILENT = [f"silent-{number}" for number in range(20)]
@@ -130,9 +130,9 @@ async def spend_patience(here: Town, names: Names) -> None:
     """Let a second pass for each round of lookups, until every name was asked for or waits among the suspects."""
     for _ in range(4):
         asked = len(names.asked)
-        await turns()
+        await here.stack.quiet()
         here.stack.fake.advance(PATIENCE_MS)
-        await turns(200)
+        await here.stack.quiet()
         if {f"{name}.example" for name in HEALTHY} <= names.asked and asked == len(names.asked):
             return
 
@@ -156,7 +156,7 @@ async def test_endpoints_that_went_silent_hold_a_quarter_at_most(tmp_path: Path,
         await until(lambda: here.running(*SILENT) == len(SILENT))
         await until(lambda: here.due(*HEALTHY) == 0)
         here.stack.fake.advance(2_000)
-        await turns()
+        await here.stack.quiet()
         for number in range(EVENTS):
             await here.stack.post(data={"n": number})
         await until(lambda: here.due(*HEALTHY) == 0)
@@ -176,7 +176,7 @@ async def test_the_facts_find_shared_slots(tmp_path: Path, names: Names) -> None
         for name in HEALTHY:
             await here.stack.call("POST", f"/v1/webhook-endpoints/{name}/resume")
         await until(lambda: all(here.view(name).live for name in HEALTHY))
-        await turns()
+        await here.stack.quiet()
 
         # Nothing is left that could change without time, and the clock stands still.
         assert here.due(*HEALTHY) == len(HEALTHY)

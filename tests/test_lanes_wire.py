@@ -11,8 +11,7 @@ from relay.core.model import FrozenEvent, Outcome
 from relay.delivery.courier import Request
 from relay.queue import Lanes, Start
 from relay.queue.lane import RateLimit
-from tests.support.engine import Engine, config, engine, turns
-from tests.support.stack import until
+from tests.support.engine import Engine, config, engine
 
 
 class Wire:
@@ -53,10 +52,8 @@ class Wire:
 
     async def _settle_down(self) -> None:
         """Let everything go on that can without time: then only what is held back is in flight."""
-        await turns(10)
-        dispatch, store = self._house.dispatch, self._house.store
-        await until(lambda: dispatch.lanes.in_flight == self._held_back and not store.pending_settles)
-        await turns(10)
+        await self._house.quiet()
+        assert self._house.dispatch.lanes.in_flight == self._held_back
 
     @property
     def most_in_a_second(self) -> int:

@@ -26,10 +26,10 @@ from relay.store.sqlite.writer import Writer
 from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, ROOT, Daemon, config_text
-from tests.support.engine import turns
 from tests.support.receiver import Answer, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 from tests.support.stores import sqlite_error
+from tests.support.waiting import until
 
 EVENT = {"type": "render.completed", "data": {"n": 1}}
 DRAIN_MS = 25_000
@@ -69,7 +69,7 @@ async def test_a_second_stop_returns_when_the_first_is_done(tmp_path: Path) -> N
         first = asyncio.create_task(stack.relay.stop())
         await until(lambda: stack.relay.stopping)
         second = asyncio.create_task(stack.relay.stop())
-        await turns()
+        await stack.quiet()
         assert (first.done(), second.done()) == (False, False)
         answer.set_result(Answer(204))
         await second
@@ -101,7 +101,7 @@ async def test_a_replaced_courier_closes_after_its_last_attempt(
         stack.write_config(endpoints={"primary": receiver.url}, delivery='connect_timeout = "4s"')
         assert (await stack.call("POST", "/v1/reload"))[0] == 200
         assert stack.relay.dispatch.attempts.courier is not old
-        await turns()
+        await stack.quiet()
         assert closed == [], "its attempt is under way"
         answer.set_result(Answer(204))
         await stack.settled(event["id"], "delivered")
@@ -133,9 +133,9 @@ async def test_a_drain_waits_for_what_runs(tmp_path: Path) -> None:
         await receiver.wait_for(1)
         stopping = asyncio.create_task(stack.stop())
         await until(lambda: stack.relay.stopping)
-        await turns()
+        await stack.quiet()
         stack.fake.advance(DRAIN_MS - 1)
-        await turns()
+        await stack.quiet()
         assert not stopping.done()
         answer.set_result(Answer(204))
         await stopping
@@ -159,7 +159,7 @@ async def test_what_is_cut_off_stays_due_and_costs_no_attempt(tmp_path: Path) ->
         with capture_logs() as lines:
             stopping = asyncio.create_task(stack.stop())
             await until(lambda: stack.relay.dispatch._starting is False)
-            await turns()
+            await stack.quiet()
             stack.fake.advance(DRAIN_MS)
             await stopping
         assert [line["attempts"] for line in lines if line["event"] == log.DRAIN_CUT] == [1]

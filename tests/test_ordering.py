@@ -21,8 +21,9 @@ from relay.store.sqlite.writer import Writer
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.receiver import Received, Receiver, Reply
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 from tests.support.stores import Relay, look, opened, sqlite_error
+from tests.support.waiting import until
 
 FIRST_ATTEMPT = 'mode = "first-attempt"\nkey = "{data.id}"'
 STRICT = 'mode = "strict"\nkey = "{data.id}"'

@@ -30,7 +30,7 @@ from tests.support.couriers import (
 )
 from tests.support.hostile import Hostile
 from tests.support.receiver import Answer, Receiver
-from tests.support.stack import until
+from tests.support.waiting import until
 
 BOTH_LOOPS = True
 """Every async test here runs under asyncio's loop and under uvloop's."""

@@ -20,9 +20,9 @@ from relay.registry.planning import new_endpoint
 from relay.registry.resolving import InFile
 from relay.store import ApplicationRow, RegistryChange, RegistryRows
 from tests.support.config import CONTRACTS, HOME, sound
-from tests.support.engine import Engine, config, engine, turns
-from tests.support.stack import until
+from tests.support.engine import Engine, config, engine
 from tests.support.stores import sqlite_error
+from tests.support.waiting import until
 
 DISK_FULL = sqlite_error(sqlite3.SQLITE_FULL)
 
@@ -171,7 +171,7 @@ async def test_an_automatic_disable_never_overwrites_a_manual_one(one: Engine) -
     by_hand = asyncio.create_task(one.registrar.disable("first"))
     await one.gate.reached()
     by_itself = asyncio.create_task(one.registrar.disable("first", DisabledBy.GONE))
-    await turns()
+    await one.quiet()
     one.gate.let_go()
     await asyncio.gather(by_hand, by_itself)
     assert one.endpoint("first").disabled_by is DisabledBy.MANUAL
@@ -187,7 +187,7 @@ async def test_a_pause_does_not_undo_a_disable_under_way(one: Engine) -> None:
     disabling = asyncio.create_task(one.registrar.disable("first", DisabledBy.GONE))
     await one.gate.reached()
     pausing = asyncio.create_task(one.registrar.pause("first"))
-    await turns()
+    await one.quiet()
     one.gate.let_go()
     await disabling
     with pytest.raises(Conflict):

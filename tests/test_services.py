@@ -12,7 +12,7 @@ from svix.webhooks import Webhook
 from tests.support.clock import FakeClock
 from tests.support.five import SVIX_SECRET, application, catalogue, event
 from tests.support.receiver import Received, Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
 
 CUT = {posting.type: posting.data for posting in catalogue("roughy")}
 ORDER = {posting.type: posting.data for posting in catalogue("rotor")}
@@ -32,7 +32,7 @@ async def ended(stack: Stack, event_id: str, *expected: str) -> None:
     async def there() -> bool:
         return sorted(found["state"] for found in await stack.deliveries(event_id)) == sorted(expected)
 
-    await until(there)
+    await stack.until(there)
 
 
 async def attempted(stack: Stack, event_id: str) -> bool:
@@ -127,7 +127,7 @@ async def test_svix_ids_stay_and_timestamps_move(tmp_path: Path) -> None:
     ):
         event_id, _ = await post(stack, "roughy", "cut.completed", CUT["cut.completed"])
         await ended(stack, event_id, "delivered", "due")
-        await until(lambda: attempted(stack, event_id))
+        await stack.until(lambda: attempted(stack, event_id))
         clock.advance(6_000)  # 5 s with 20 % jitter
         await ended(stack, event_id, "delivered", "delivered")
         other_id, _ = await post(stack, "roughy", "cut.failed", CUT["cut.failed"])

@@ -12,7 +12,8 @@ from relay.queue.health import SUSPENSION_MS
 from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.receiver import Receiver
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack
+from tests.support.waiting import until
 
 SICK, WELL = "sick", "well"
 

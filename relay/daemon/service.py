@@ -190,8 +190,9 @@ class Relay:
             metrics=self.metrics,
             daemon=self,
         )
+        self.routes = routes(services, self.intake)
         app = build_app(
-            routes(services, self.intake),
+            self.routes,
             Authenticator(self._tokens, os.getuid()),
             partial(admission, self, self.store),
             limits,

@@ -1,85 +1,29 @@
-"""A whole relay in this process: real SQLite file, real sockets on port 0, and a clock that a test may move."""
+"""A whole relay that listens and works, and its client."""
 
-import asyncio
-import inspect
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import aiohttp
 import orjson
 
-from relay.config import load
 from relay.core.clock import Clock, SystemClock
-from relay.daemon.service import Relay
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, config_text
+from tests.support.house import House
+from tests.support.waiting import until
 
-PATIENCE_S = 45.0
-"""How long a fact may take; a test that waits in vain must end here, for its own time-out may hit another task's step."""
-
-
-async def until(fact: Callable[[], Awaitable[bool] | bool], patience_s: float = PATIENCE_S) -> None:
-    """Return as soon as `fact` holds; never sleeps. AssertionError when it does not come true."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        held = fact()
-        if held if isinstance(held, bool) else await held:
-            return
-        assert time.monotonic() < deadline, f"this never came true: {inspect.getsource(fact).strip()}"
-        await asyncio.sleep(0)
+__all__ = ["Stack", "until"]  # bench/shape.py finds both here, in older trees too
 
 
-class Stack:
-    """One relay with its client. `config` is text for its file; leaving the context stops it."""
+class Stack(House):
+    """One relay with its client. `config` is text for its file, as `config_text` takes it."""
 
     def __init__(self, folder: Path, *, clock: Clock | None = None, seed: int = 1, **config: Any) -> None:
-        self.folder = folder
-        self.clock = clock or SystemClock()
-        self.env = {"XDG_STATE_HOME": str(folder)}  # what the next start or reload sees
-        self._seed = seed
-        self.write_config(**config)
+        super().__init__(folder, clock or SystemClock(), text=config_text(folder, **config), seed=seed)
 
     def write_config(self, **config: Any) -> None:
         """Write the file anew; a running relay sees it at its next reload."""
-        self.config_path = self.folder / "config.toml"
-        self.config_path.write_text(config_text(self.folder, **config))
-        self.config_path.chmod(0o600)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        """Start a relay on the folder."""
-
-        def reread() -> Any:
-            return load(self.config_path, self.env, {})
-
-        self.relay = Relay(reread(), reread=reread, clock=self.clock, rng=Random(self._seed))
-        await self.relay.start()
-        self.http = aiohttp.ClientSession()
-        address = next(address for address in self.relay.addresses if not address.startswith("unix:"))
-        self.url = f"http://{address}"
-
-    async def stop(self) -> None:
-        """Stop it, as SIGTERM would; a test in which a background task died has failed."""
-        await self.http.close()
-        await self.relay.stop()
-        assert self.relay.fatal is None, self.relay.fatal
-
-    async def crash(self) -> None:
-        """End it as SIGKILL would: nothing more reaches the database."""
-        await self.http.close()
-        await self.relay.abandon()
+        self.write(config_text(self.folder, **config))
 
     @property
     def fake(self) -> FakeClock:
@@ -133,7 +77,7 @@ class Stack:
             found[:] = await self.deliveries(event_id)
             return len(found) == 1 and found[0]["state"] == state
 
-        await until(there)
+        await self.until(there)
         return await self.delivery(found[0]["id"])
 
     async def attempted(self, event_id: str, count: int) -> dict[str, Any]:
@@ -144,5 +88,5 @@ class Stack:
             found[:] = await self.deliveries(event_id)
             return len(found) == 1 and found[0]["attempts"] == count
 
-        await until(there)
+        await self.until(there)
         return await self.delivery(found[0]["id"])

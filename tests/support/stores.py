@@ -156,17 +156,24 @@ class Gate:
     def __init__(self) -> None:
         self._open = threading.Event()
         self._open.set()
-        self.waiting = threading.Event()  # set while a commit is held up
+        self._held: asyncio.Event = asyncio.Event()  # a commit is held up
+        self.answered = 0  # groups of writes whose callers have heard
         self.error: Exception | None = None
         self.error_after: Exception | None = None
         self.commits = 0
         self._fail_from: tuple[int, Exception] | None = None
 
     def hold(self) -> None:
-        self.waiting.clear()
+        self._held.clear()
         self._open.clear()
 
+    @property
+    def holds(self) -> bool:
+        """Whether a commit is held up."""
+        return self._held.is_set()
+
     def let_go(self) -> None:
+        self._held.clear()
         self._open.set()
 
     def fail_from(self, number: int, error: Exception) -> None:
@@ -180,10 +187,11 @@ class Gate:
         yield
         self.error_after = None
 
-    def pass_through(self) -> None:
-        """Called by the writer before each commit."""
+    def pass_through(self, tell: Callable[..., None]) -> None:
+        """Called by the writer before each commit; `tell` reaches the loop."""
         self.commits += 1
-        self.waiting.set()
+        if not self._open.is_set():
+            tell(self._held.set)
         self._open.wait(20)
         if self._fail_from is not None and self.commits >= self._fail_from[0]:
             self._fail_from, self.error = None, self._fail_from[1]
@@ -192,7 +200,8 @@ class Gate:
 
     async def reached(self) -> None:
         """Wait until a commit is held up."""
-        assert await asyncio.to_thread(self.waiting.wait, 20)
+        async with asyncio.timeout(20):
+            await self._held.wait()
 
 
 def gated(gate: Gate) -> type[Writer]:
@@ -200,12 +209,21 @@ def gated(gate: Gate) -> type[Writer]:
 
     class Gated(Writer):
         def commit(self, connection: sqlite3.Connection) -> None:
-            gate.pass_through()
+            gate.pass_through(self._in_loop)
             super().commit(connection)
             if gate.error_after is not None:
                 raise gate.error_after
 
+        def _answer(self, answers: Sequence[Answer], healthy: bool | None) -> None:
+            super()._answer(answers, healthy)
+            gate.answered += 1
+
     return Gated
+
+
+def idle(store: SqliteStore) -> bool:
+    """Whether the threads of a store have nothing to do."""
+    return not store._writer._queued_bytes and not any(reader._turn.locked() for reader in store._readers)
 
 
 def hasty(gate: Gate) -> type[Writer]:
