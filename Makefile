@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 NODE_STAMP := tests/node/node_modules/.installed
 PYTEST := $(BIN)/python -m pytest
 N ?= 50
+# How many processes run the tests side by side; `make JOBS=0` is one, in this process.
+JOBS ?= auto
 
 # Rooms whose branches are covered whole, by their own tests (exclusions are named in pyproject.toml). The lanes' model
 # test explores; what it happens to reach is no coverage, and tracing makes it slow.
@@ -19,7 +21,7 @@ COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
 	@echo "make check               all that must hold: lint, types, branch coverage, tests"
-	@echo "make test [ARGS=...]     the tests alone"
+	@echo "make test [ARGS=...]     the tests alone; JOBS=n: in so many processes"
 	@echo "make crash [N=500]       kill -9 under load, N times"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline"
 	@echo "make shape [ARGS=...]    sizes of the code, and what one delivery passes"
@@ -55,7 +57,7 @@ cover: $(STAMP) $(NODE_STAMP)
 	  --cov-report=term-missing:skip-covered
 
 test: $(STAMP) $(NODE_STAMP)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 crash: $(STAMP)
 	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)

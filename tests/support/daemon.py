@@ -19,12 +19,12 @@ from typing import Any, Self
 
 from relay.cli.address import Address
 from relay.cli.client import Daemon as Api
+from tests.support.warm import ROOT, Forked, Warm
 
 TOKEN = "test-admin-token-0123456789"
 PRODUCER_TOKEN = "test-producer-token-0123456789"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 START_TIMEOUT_S = 30.0
-ROOT = Path(__file__).parents[2]  # modules of the tests are found from here
 
 _numbers = itertools.count(1)
 
@@ -97,8 +97,9 @@ class Daemon:
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         module: str = "relay",
+        warm: Warm | None = None,
     ):
-        """Write `config` to the folder; `start` runs `python -m MODULE serve` on it."""
+        """Write `config` to the folder; `start` runs `python -m MODULE serve` on it, with `warm` as a fork."""
         self.folder = folder
         self.config_path = folder / "config.toml"
         self.config_path.write_text(config, "utf-8")
@@ -109,7 +110,8 @@ class Daemon:
         self._flags = tuple(flags)
         self._env = dict(env or {})
         self._module = module
-        self._process: subprocess.Popen[bytes] | None = None
+        self._warm = warm
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._manager: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -132,18 +134,23 @@ class Daemon:
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind("\0" + name)
         self.notifications.clear()
+        arguments = ("serve", "--config", str(self.config_path), *self._flags)
+        env = self._environment() | {"NOTIFY_SOCKET": "@" + name}
+        if self._warm is not None:
+            self._process = self._warm.start(self._module, arguments, env, self.log_path)
+            return
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, "serve", "--config", str(self.config_path), *self._flags],
+                [sys.executable, "-m", self._module, *arguments],
                 cwd=ROOT,
-                env=self._environment() | {"NOTIFY_SOCKET": "@" + name},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | Forked:
         assert self._process is not None, "the daemon was not started"
         return self._process
 

@@ -17,11 +17,11 @@ class Ledger:
     posted: set[str] = field(default_factory=set)  # keys that were sent, whatever came back
     acknowledged: dict[str, str] = field(default_factory=dict)  # key → event id of a 2xx
     arrivals: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
-    requests: int = 0
+    owed: set[tuple[str, str]] = field(default_factory=set)  # (endpoint, event id): what has yet to arrive
 
     def arrived(self, endpoint: str, event_id: str, body: bytes) -> None:
         """Write down one request that an endpoint got."""
-        self.requests += 1
+        self.owed.discard((endpoint, event_id))
         self.arrivals[endpoint][orjson.loads(body)["data"]["key"]].add(event_id)
 
     def lost(self, endpoints: list[str]) -> set[tuple[str, str]]:
