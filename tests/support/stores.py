@@ -194,7 +194,7 @@ class Gate:
             tell(self._held.set)
         self._open.wait(20)
         if self._fail_from is not None and self.commits >= self._fail_from[0]:
-            self._fail_from, self.error = None, self._fail_from[1]
+            self.error, self._fail_from = self._fail_from[1], None
         if self.error is not None:
             raise self.error
 
