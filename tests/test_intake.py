@@ -15,11 +15,11 @@ from relay.api.problems import Refused
 from relay.contracts import payload
 from relay.core.access import Principal, Role
 from relay.core.errors import CommitUnknown, Conflict
-from relay.core.model import NewEvent, NoDelivery, Validation
+from relay.core.model import NewEvent, Validation
 from relay.intake import IntakeLimits
 from relay.intake.parse import is_deeper, screen
 from tests.support.desk import Answer, Desk, keeping_desk, pointers
-from tests.support.fakes import FakeMatch, FakeStore
+from tests.support.fakes import NotingStore
 
 ANYBODY = Principal("ops", Role.ADMIN)
 DAY_MS = 86_400_000
@@ -117,7 +117,7 @@ async def test_a_deliver_at_that_has_passed_means_now(desk: Desk) -> None:
 
 async def test_an_event_that_goes_nowhere_says_why(desk: Desk) -> None:
     """An event that matches no endpoint is stored, and its answer has the reason (invariant 7)."""
-    desk.directory.matches["a.b"] = FakeMatch((), NoDelivery.NO_MATCH, "no endpoint subscribes to a.b")
+    desk.registrar.delete_endpoint("to-acme")
     answer = await desk.post('{"type": "a.b", "data": 1}')
     assert (answer.status, answer.body["deliveries"], answer.body["reason"]) == (202, 0, "no_match")
     assert desk.store.events[0].reason_detail == "no endpoint subscribes to a.b"
@@ -358,7 +358,7 @@ async def test_a_cancelled_request_recalls_nothing(desk: Desk) -> None:
 
 async def test_awaiting_the_store_directly_would_recall_the_write() -> None:
     """Negative control: without the future in between, cancelling the request cancels the write."""
-    store = FakeStore()
+    store = NotingStore()
     store.release = asyncio.Event()
     writing = asyncio.ensure_future(store.accept([]))
     posting = asyncio.ensure_future(asyncio.wait_for(writing, None))
@@ -533,26 +533,16 @@ def test_slices_are_exact(value: object, indent: int | str | None) -> None:
     assert desk.store.events[0].body.endswith(b'"data":' + data.encode() + b"}")
 
 
-def deleted_during(desk: Desk) -> Callable[[], None]:
-    """Make the directory one whose only endpoint is deleted as soon as the function is called."""
-    desk.directory.matches["a.b"] = FakeMatch((10,))
-
-    def delete() -> None:
-        desk.directory.matches["a.b"] = FakeMatch((), NoDelivery.NO_MATCH, "no endpoint subscribes to a.b")
-
-    return delete
-
-
-async def post_many(desk: Desk, meanwhile: Callable[[], None]) -> Sequence[NewEvent]:
-    """Post a batch in which others get turns, and let something happen in the first of them."""
-    asyncio.get_running_loop().call_soon(meanwhile)
+async def post_while_deleted(desk: Desk) -> Sequence[NewEvent]:
+    """Post a batch in which others get turns; in the first of them its only endpoint is deleted."""
+    asyncio.get_running_loop().call_soon(desk.registrar.delete_endpoint, "to-acme")
     await desk.batch([{"type": "a.b", "data": number} for number in range(200)])
     return desk.store.events
 
 
 async def test_a_batch_matches_in_one_go(desk: Desk) -> None:
     """An endpoint that is deleted while a batch is being checked gets nothing of it (Q11)."""
-    events = await post_many(desk, deleted_during(desk))
+    events = await post_while_deleted(desk)
     assert {event.targets for event in events} == {()}
 
 
@@ -570,7 +560,7 @@ async def test_matching_while_checking_would_reach_a_deleted_endpoint(
 
     monkeypatch.setattr(desk.intake, "_check", check_and_match)
     monkeypatch.setattr(desk.intake, "_seal", lambda draft: early[draft.event.id])
-    events = await post_many(desk, deleted_during(desk))
+    events = await post_while_deleted(desk)
     assert {event.targets for event in events} == {(10,), ()}
 
 

@@ -29,7 +29,7 @@ from relay.intake import Intake
 from relay.registry import TokenTable
 from relay.telemetry.metrics import Metrics
 from tests.support.daemon import PRODUCER_TOKEN
-from tests.support.fakes import FakeDirectory, FakeStore
+from tests.support.fakes import FixedRegistrar, NotingStore, registry_of
 from tests.support.stack import Stack
 
 PRODUCER = "producer-secret-0123"
@@ -45,7 +45,7 @@ class House:
     def __init__(self, limits: ServerLimits, own_uid: int) -> None:
         self.limits = limits
         self.own_uid = own_uid
-        self.store = FakeStore()
+        self.store = NotingStore()
         self.closed: Problem | None = None  # what admission says
         self.unexpected: list[tuple[str, BaseException]] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -54,7 +54,7 @@ class House:
     async def open(self, *addresses: str) -> None:
         clock = SystemClock()
         intake = Intake(
-            registrar=FakeDirectory.of("acme"),
+            registrar=FixedRegistrar(registry_of("acme")),
             store=self.store,
             clock=clock,
             ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,12 +14,12 @@ from relay.api.problems import Problem, Refused
 from relay.core.access import Principal, Role
 from relay.core.errors import RelayError, StoreUnavailable
 from relay.core.ids import IdFactory
-from relay.core.model import Accepted, Validation
+from relay.core.model import Accepted
 from relay.intake import Intake, IntakeLimits
-from relay.store import Store
+from relay.store import EndpointRow, Store
 from relay.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
-from tests.support.fakes import FakeDirectory, FakeStore
+from tests.support.fakes import FixedRegistrar, NotingStore, registry_of
 from tests.support.stores import application, opened
 
 ACME = Principal("render-api", Role.PRODUCER, "acme")
@@ -43,20 +43,17 @@ class Desk:
         limits: IntakeLimits | None = None,
         *,
         store: Store | None = None,
-        contract: str = "standard",
-        validation: Validation = Validation.STRICT,
-        features: dict[str, bool] | None = None,
+        endpoints: Iterable[EndpointRow] = (),
+        **settings: Any,
     ) -> None:
         self.clock = FakeClock(1_800_000_000_000)  # 2027-01-15T08:00:00Z
-        self.store = FakeStore(store)
-        self.directory = FakeDirectory.of(
-            "acme", "beta", contract=contract, validation=validation, features=features or {}
-        )
+        self.store = NotingStore(store)
+        self.registrar = FixedRegistrar(registry_of("acme", "beta", endpoints=endpoints, **settings))
         self.handed_over: list[Accepted] = []
         self.fatal: list[BaseException] = []
         self.metrics = Metrics("test")
         self.intake = Intake(
-            registrar=self.directory,
+            registrar=self.registrar,
             store=self.store,
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
@@ -105,9 +102,7 @@ async def keeping_desk(folder: Path, contract: str = "standard", **settings: Any
     """Open an intake before a real store, for what hangs on events that came before."""
     async with opened(folder) as relay:
         assert [await application(relay.store, name) for name in ("acme", "beta")] == [1, 2]
-        desk = Desk(store=relay.store, contract=contract, **settings)
-        desk.directory.endpoint = await relay.endpoint()
-        yield desk
+        yield Desk(store=relay.store, endpoints=[await relay.endpoint_row()], contract=contract, **settings)
 
 
 def pointers(problem: Problem) -> list[str]:

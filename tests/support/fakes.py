@@ -1,62 +1,50 @@
-"""Stand-ins for the rooms beside intake: a directory that is a dictionary, a store that notes what it is given."""
+"""What stands beside intake in its tests: a real registry without a database, and a store that notes what it is given."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from relay.contracts import Contract, ContractCatalogue
-from relay.core.access import Principal
-from relay.core.errors import Conflict, NotFound
-from relay.core.model import Accepted, Application, DueDelivery, FrozenEvent, NewEvent, NoDelivery, Origin
-from relay.store import AcceptResult, Store
-
-CONTRACTS = ContractCatalogue.load()
-
-
-class FakeMatch(NamedTuple):
-    targets: tuple[int, ...]
-    reason: NoDelivery | None = None
-    detail: str = ""
+from relay.config import Config
+from relay.core.model import Accepted, DueDelivery, FrozenEvent, NewEvent, Origin, Secret
+from relay.registry import Registry
+from relay.registry.planning import new_endpoint
+from relay.registry.resolving import InFile
+from relay.store import AcceptResult, ApplicationRow, EndpointRow, RegistryRows, Store
+from tests.support.config import CONTRACTS, WHSEC
 
 
-@dataclass
-class FakeDirectory:
-    """Applications by id; every type goes to the targets of its application unless `matches` says otherwise."""
+class FixedRegistrar:
+    """Holds a registry that only a test changes."""
 
-    applications: dict[str, Application] = field(default_factory=dict)
-    matches: dict[str, FakeMatch] = field(default_factory=dict)
-    endpoint: int | None = None  # the one that all types go to, where there is a real one
+    def __init__(self, current: Registry) -> None:
+        self.current = current
 
-    @classmethod
-    def of(cls, *ids: str, contract: str = "standard", **settings: Any) -> "FakeDirectory":
-        return cls({id: Application(ref, id, contract, Origin.FILE, **settings) for ref, id in enumerate(ids, 1)})
-
-    @property
-    def current(self) -> "FakeDirectory":
-        return self
-
-    def application_for(self, principal: Principal, named: str | None) -> Application:
-        name = principal.application or named
-        if name is None:
-            if len(self.applications) == 1:
-                return next(iter(self.applications.values()))
-            raise Conflict("application_required", "there are several applications", remedy='Name one: "application".')
-        if name not in self.applications or named not in (None, name):
-            raise NotFound(f"no application {named!r}", remedy="Look at the list.")
-        return self.applications[name]
-
-    def contract(self, application: Application) -> Contract:
-        contract = CONTRACTS.get(application.contract)
-        assert contract is not None
-        return contract
-
-    def match(self, application: Application, event_type: str) -> FakeMatch:
-        everywhere = 10 * application.ref if self.endpoint is None else self.endpoint
-        return self.matches.get(event_type, FakeMatch((everywhere,)))
+    def delete_endpoint(self, name: str) -> None:
+        """Let nothing match an endpoint any more."""
+        self.current = self.current.without_endpoint(self.current.endpoint(name))
 
 
-class FakeStore:
+def registry_of(*ids: str, endpoints: Iterable[EndpointRow] = (), **settings: Any) -> Registry:
+    """Make a registry of applications with these settings; each has one endpoint, `to-` and its name, unless some are given."""
+    config = Config.model_validate({"application": [{"id": name, **settings} for name in ids]})
+    applications = [
+        ApplicationRow(ref, application.id, Origin.FILE, None, application.contract, 0, 0)
+        for ref, application in enumerate(config.applications, 1)
+    ]
+    rows = list(endpoints) or [endpoint_of(application) for application in applications]
+    empty = Registry(config, CONTRACTS, InFile.of(config))
+    return empty.including(RegistryRows(applications, rows))
+
+
+def endpoint_of(application: ApplicationRow) -> EndpointRow:
+    """Make an endpoint that takes every type of an application."""
+    url = f"https://{application.id}.example/"
+    row = new_endpoint(f"to-{application.id}", application.id, Origin.API, url, 0)
+    return replace(row, ref=10 * application.ref, definition={"url": url}, secrets=(Secret(WHSEC),))
+
+
+class NotingStore:
     """Notes what it is given; a commit may be held or made to fail. A real store behind it decides what is a repetition."""
 
     def __init__(self, behind: Store | None = None) -> None:
