@@ -302,7 +302,8 @@ def test_a_closed_socket_is_a_permission_problem(tmp_path: Path) -> None:
 
 def test_tables_and_facts() -> None:
     """Columns line up, None is a dash in a table and left out of facts."""
-    assert table(["A", "LONG"], [["wide one", None], [1, True]]) == "A         LONG\nwide one  –\n1         yes"
+    rows = [{"a": "wide one", "b": None}, {"a": 1, "b": True}]
+    assert table({"A": "a", "LONG": lambda row: row["b"]}, rows) == "A         LONG\nwide one  –\n1         yes"
     assert facts({"a": 1, "none": None, "list": ["x", "y"]}) == "a     1\nlist  x, y"
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from relay.cli.address import Address, find, reason
-from relay.cli.output import Exit, Failure, fail
+from relay.cli.output import Exit, Failure, fail, json_option, options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -146,6 +146,10 @@ def daemon_options(command: F) -> F:
         return command(daemon, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # click changes the signature
+
+
+asks_daemon = options(json_option, daemon_options)
+"""What nearly every verb takes that asks a daemon for data."""
 
 
 def _unreachable(failures: list[tuple[Address, OSError]]) -> Failure:

@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
-from relay.cli.client import Daemon, Refused, daemon_options
+from relay.cli.client import Daemon, Refused, asks_daemon
 from relay.cli.output import (
     PAGE_MAX,
+    Columns,
     Exit,
+    Json,
+    at,
     confirm,
     counted,
     delivery_filters,
@@ -18,7 +21,6 @@ from relay.cli.output import (
     facts,
     fail,
     force_option,
-    json_option,
     list_options,
     moment,
     say,
@@ -29,8 +31,6 @@ from relay.cli.output import (
     yes_option,
 )
 from relay.core.model import DeliveryState, NoDelivery
-
-Json = dict[str, Any]
 
 EXCERPT_CHARACTERS = 80
 
@@ -56,22 +56,15 @@ def events() -> None:
 )
 @time_options
 @list_options
-@json_option
-@daemon_options
+@asks_daemon
 def list_events(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List events, newest first."""
-    page = daemon.get("/v1/events", **query)
-    rows = (
-        [event["id"], moment(event["created_at"]), event["type"], event["application"], outcome(event)]
-        for event in page["data"]
-    )
-    show_page(page, as_json, ["EVENT", "CREATED", "TYPE", "APPLICATION", "DELIVERIES"], rows)
+    show_page(daemon.get("/v1/events", **query), as_json, EVENTS)
 
 
 @events.command("show")
 @click.argument("event_id", metavar="ID")
-@json_option
-@daemon_options
+@asks_daemon
 def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
     """Show an event and its deliveries; with --json also its payload."""
     event = daemon.get(f"/v1/events/{event_id}")
@@ -83,7 +76,7 @@ def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
     named = {name: event[name] for name in ("id", "type", "application")}
     click.echo(facts(named | times | {"deliveries": outcome(event), "payload": f"{event['payload_bytes']} bytes"}))
     if owed:
-        click.echo("\n" + delivery_table(owed))
+        click.echo("\n" + table(DELIVERIES, owed))
 
 
 def outcome(event: Json) -> str:
@@ -103,18 +96,15 @@ def deliveries() -> None:
 @click.option("--state", type=click.Choice([str(state) for state in DeliveryState]), help="Only those in this state.")
 @delivery_filters
 @list_options
-@json_option
-@daemon_options
+@asks_daemon
 def list_deliveries(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List deliveries, newest first."""
-    page = daemon.get("/v1/deliveries", **query)
-    show_page(page, as_json, DELIVERY, map(_row, page["data"]))
+    show_page(daemon.get("/v1/deliveries", **query), as_json, DELIVERIES)
 
 
 @deliveries.command("show")
 @click.argument("delivery_id", metavar="ID")
-@json_option
-@daemon_options
+@asks_daemon
 def show_one(daemon: Daemon, delivery_id: str, as_json: bool) -> None:
     """Show a delivery and every attempt that was made."""
     show_delivery(daemon, delivery_id, as_json)
@@ -123,8 +113,7 @@ def show_one(daemon: Daemon, delivery_id: str, as_json: bool) -> None:
 @deliveries.command("retry")
 @click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
 @force_option
-@json_option
-@daemon_options
+@asks_daemon
 def retry(daemon: Daemon, delivery_ids: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Send deliveries again now, whatever became of them."""
     act_on_each(delivery_ids, lambda one: retry_one(daemon, one, force), as_json)
@@ -132,8 +121,7 @@ def retry(daemon: Daemon, delivery_ids: tuple[str, ...], force: bool, as_json: b
 
 @deliveries.command("cancel")
 @click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
-@json_option
-@daemon_options
+@asks_daemon
 def cancel(daemon: Daemon, delivery_ids: tuple[str, ...], as_json: bool) -> None:
     """Stop trying to deliver; `retry` takes it up again."""
     act_on_each(delivery_ids, lambda one: daemon.post(f"/v1/deliveries/{one}/cancel"), as_json)
@@ -172,7 +160,7 @@ def _described(delivery: Json) -> str:
     names = ("id", "event_id", "event_type", "application", "endpoint", "state", "cancelled_by")
     times = {name: moment(delivery[name]) for name in ("created_at", "due_at", "finished_at", "expires_at")}
     named = {name: delivery[name] for name in names} | {"state": state(delivery), "waits for": _wait(delivery)}
-    return f"{facts(named | times)}\n\n{attempt_table(delivery['timeline'])}"
+    return f"{facts(named | times)}\n\n{table(ATTEMPTS, delivery['timeline']) or 'no attempt yet'}"
 
 
 def state(delivery: Json) -> str:
@@ -181,33 +169,9 @@ def state(delivery: Json) -> str:
     return f"{delivery['state']} ({why})" if why else str(delivery["state"])
 
 
-DELIVERY = ["DELIVERY", "STATE", "TYPE", "ENDPOINT", "ATTEMPTS", "CREATED", "NEXT ATTEMPT"]
-
-
-def delivery_table(rows: Iterable[Json]) -> str:
-    """Lay out deliveries, one to a line."""
-    return table(DELIVERY, map(_row, rows))
-
-
-def _row(one: Json) -> list[Any]:
-    named = [one["id"], state(one), one["event_type"], one["endpoint"], one["attempts"]]
-    return [*named, moment(one["created_at"]), moment(one["due_at"])]
-
-
-def attempt_table(timeline: Iterable[Json]) -> str:
-    """Lay out attempts, one to a line."""
-    rows = [
-        [
-            attempt["number"],
-            moment(attempt["started_at"]),
-            attempt["trigger"],
-            attempt["status"] or attempt["failure"],
-            f"{attempt['duration_ms']} ms",
-            detail(attempt),
-        ]
-        for attempt in timeline
-    ]
-    return table(["ATTEMPT", "STARTED", "TRIGGER", "RESULT", "TOOK", "DETAIL"], rows) if rows else "no attempt yet"
+def result(attempt: Json) -> Any:
+    """Say what an attempt ended with: a status, or why there was none."""
+    return attempt["status"] or attempt["failure"]
 
 
 def detail(attempt: Json) -> str | None:
@@ -230,9 +194,8 @@ def report_test(outcome: Json, as_json: bool) -> None:
 
 def in_words(attempt: Json, *, delivered: bool) -> str:
     """Say in one line what came of an attempt: result, duration, and what was said about it."""
-    result = attempt["status"] or attempt["failure"]
     word, said = "delivered" if delivered else "not delivered", detail(attempt)
-    return f"{word}: {result} in {attempt['duration_ms']} ms" + (f" ({said})" if said else "")
+    return f"{word}: {result(attempt)} in {attempt['duration_ms']} ms" + (f" ({said})" if said else "")
 
 
 def _wait(delivery: Json) -> str | None:
@@ -251,17 +214,12 @@ def dead() -> None:
 @click.option("--application", help="Only of this application.")
 @click.option("--endpoint", help="Only of this endpoint.")
 @click.option("--reason", help="Only those with this reason.")
-@json_option
-@daemon_options
+@asks_daemon
 def list_groups(daemon: Daemon, as_json: bool, **query: str | None) -> None:
     """List dead letters, grouped by endpoint and reason."""
     groups = daemon.get("/v1/dead-letters", **query)
-    rows = [
-        [group["endpoint"], group["reason"], group["count"], moment(group["oldest_at"]), moment(group["newest_at"])]
-        for group in groups["data"]
-    ]
-    show_page(groups, as_json, ["ENDPOINT", "REASON", "COUNT", "OLDEST", "NEWEST"], rows)
-    if rows and not as_json:
+    show_page(groups, as_json, DEAD_GROUPS)
+    if groups["data"] and not as_json:
         say(
             "Look at them with `relay dead show ENDPOINT`; send them again with `relay dead replay --endpoint ENDPOINT`."
         )
@@ -271,15 +229,14 @@ def list_groups(daemon: Daemon, as_json: bool, **query: str | None) -> None:
 @click.argument("name", metavar="ENDPOINT|ID")
 @click.option("--reason", help="Only those with this reason.")
 @list_options
-@json_option
-@daemon_options
+@asks_daemon
 def show_dead(daemon: Daemon, name: str, as_json: bool, **query: Any) -> None:
     """Show an endpoint's dead letters, or one delivery with its attempts."""
     if name.startswith("dlv_"):
         show_delivery(daemon, name, as_json)
         return
     page = daemon.get("/v1/deliveries", state="dead", endpoint=name, **query)
-    show_page(page, as_json, DELIVERY, map(_row, page["data"]))
+    show_page(page, as_json, DELIVERIES)
 
 
 @dead.command("replay")
@@ -289,8 +246,7 @@ def show_dead(daemon: Daemon, name: str, as_json: bool, **query: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Only count and show.")
 @yes_option
 @force_option
-@json_option
-@daemon_options
+@asks_daemon
 def replay(
     daemon: Daemon,
     delivery_ids: tuple[str, ...],
@@ -348,7 +304,7 @@ def _ask(selected: list[Json], as_json: bool) -> None:
 
 def _show(selected: list[Json]) -> None:
     if selected:
-        say(delivery_table(selected[:SAMPLE]))
+        say(table(DELIVERIES, selected[:SAMPLE]))
     if len(selected) > SAMPLE:
         say(f"… and {len(selected) - SAMPLE} more")
 
@@ -383,5 +339,37 @@ def _report(selected: list[Json], replayed: list[str], refused: list[dict[str, s
 def _letters(selected: Iterable[Any]) -> str:
     return counted(len(list(selected)), "dead letter")
 
+
+EVENTS: Columns = {
+    "EVENT": "id",
+    "CREATED": at("created_at"),
+    "TYPE": "type",
+    "APPLICATION": "application",
+    "DELIVERIES": outcome,
+}
+DELIVERIES: Columns = {
+    "DELIVERY": "id",
+    "STATE": state,
+    "TYPE": "event_type",
+    "ENDPOINT": "endpoint",
+    "ATTEMPTS": "attempts",
+    "CREATED": at("created_at"),
+    "NEXT ATTEMPT": at("due_at"),
+}
+ATTEMPTS: Columns = {
+    "ATTEMPT": "number",
+    "STARTED": at("started_at"),
+    "TRIGGER": "trigger",
+    "RESULT": result,
+    "TOOK": lambda attempt: f"{attempt['duration_ms']} ms",
+    "DETAIL": detail,
+}
+DEAD_GROUPS: Columns = {
+    "ENDPOINT": "endpoint",
+    "REASON": "reason",
+    "COUNT": "count",
+    "OLDEST": at("oldest_at"),
+    "NEWEST": at("newest_at"),
+}
 
 COMMANDS = [events, deliveries, dead]

@@ -2,13 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Json = dict[str, Any]
+
+Columns = Mapping[str, str | Callable[[Json], Any]]
+"""A table's headings, each with the member that is shown below it, or what makes a cell of the whole."""
 
 
 class Exit(IntEnum):
@@ -59,9 +64,9 @@ def show(data: Any, as_json: bool, text: Callable[[], str]) -> None:
         click.echo(text())
 
 
-def show_page(page: dict[str, Any], as_json: bool, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def show_page(page: Json, as_json: bool, columns: Columns) -> None:
     """Write one page of a list, and how to come to the next."""
-    show(page, as_json, lambda: table(headings, rows) if page["data"] else "none")
+    show(page, as_json, lambda: table(columns, page["data"]) or "none")
     if page["next"] and not as_json:
         say(f"There are more: --cursor {page['next']}")
 
@@ -75,12 +80,12 @@ def confirm(yes: bool, statement: str, question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Lay out rows in columns of equal width; None is shown as a dash."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    lines = [list(headings), *cells]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+def table(columns: Columns, data: Iterable[Json]) -> str:
+    """Lay out one line for each of `data` under headings; None is shown as a dash. Empty if there are no data."""
+    cells = [[_cell(read(one) if callable(read) else one[read]) for read in columns.values()] for one in data]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (list(columns), *cells)]
+    return "\n".join(lines) if cells else ""
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
@@ -93,6 +98,17 @@ def facts(pairs: Mapping[str, Any]) -> str:
 def moment(time: str | None) -> str | None:
     """Show an RFC 3339 time of the API to the second."""
     return None if time is None else time.replace("T", " ")[:19] + "Z"
+
+
+def at(name: str) -> Callable[[Json], str | None]:
+    """Make a column of a table that shows a time of the API."""
+    return lambda one: moment(one[name])
+
+
+def say_warnings(answer: Json) -> None:
+    """Write what the daemon has against something that it took all the same."""
+    for warning in answer.get("warnings", ()):
+        say(f"Warning: {warning['pointer']}: {warning['message']}")
 
 
 def counted(count: int, noun: str) -> str:

@@ -5,10 +5,13 @@ from typing import Any
 
 import click
 
-from relay.cli.client import Daemon, daemon_options
+from relay.cli.client import Daemon, asks_daemon, daemon_options
 from relay.cli.deliveries import report_test
 from relay.cli.output import (
+    Columns,
     Exit,
+    Json,
+    at,
     confirm,
     echo_json,
     facts,
@@ -18,12 +21,11 @@ from relay.cli.output import (
     moment,
     options,
     say,
+    say_warnings,
     show,
     show_page,
     yes_option,
 )
-
-Json = dict[str, Any]
 
 APPLICATIONS = "/v1/applications"
 ENDPOINTS = "/v1/webhook-endpoints"
@@ -86,8 +88,7 @@ def app() -> None:
 @click.option("--type", "event_types", multiple=True, help="What that endpoint subscribes to; repeatable.")
 @click.option("--key", "with_key", is_flag=True, help="Make a first key.")
 @click.option("--key-expires", metavar="TIME", help="When that key ends, such as 2027-01-31T00:00:00Z.")
-@json_option
-@daemon_options
+@asks_daemon
 def add_app(daemon: Daemon, app_id: str | None, as_json: bool, **given: Any) -> None:
     """Add an application, with a first endpoint and key if asked; their secrets are printed now and never again."""
     if given["event_types"] and not given["endpoint_url"]:
@@ -95,40 +96,31 @@ def add_app(daemon: Daemon, app_id: str | None, as_json: bool, **given: Any) -> 
     made = daemon.post(
         APPLICATIONS, ({"id": app_id} if app_id else {}) | definition(given | {"event_types": ()}) | _firsts(given)
     )
-    if as_json:
-        echo_json(made)
-        return
-    click.echo(f"{made['id']} added.")
-    endpoint, key = made.get("endpoint"), made.get("key")
-    if endpoint:
-        click.echo(f"endpoint: {endpoint['id']}")
-    if endpoint and endpoint.get("secret"):
-        click.echo(f"secret: {endpoint['secret']}")
-    if key:
-        click.echo(f"key: {key['token']}")
-    _warn(made)
-    if key or (endpoint and endpoint.get("secret")):
-        say("Hand them over now; they are not shown again.")
+    endpoint, key = made.get("endpoint") or {}, made.get("key") or {}
+    shown = {"endpoint": endpoint.get("id"), "secret": endpoint.get("secret"), "key": key.get("token")}
+    secret = shown["secret"] or shown["key"]
+    _report_made(made, as_json, shown, "Hand them over now; they are not shown again." if secret else "")
 
 
 @app.command("list")
 @list_options
-@json_option
-@daemon_options
+@asks_daemon
 def list_apps(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List applications."""
-    page = daemon.get(APPLICATIONS, **query)
-    rows = (
-        [one["id"], one["contract"], one["endpoints"], one["keys"], _whence(one), one["name"] or None]
-        for one in page["data"]
-    )
-    show_page(page, as_json, ["APPLICATION", "CONTRACT", "ENDPOINTS", "KEYS", "FROM", "NAME"], rows)
+    columns: Columns = {
+        "APPLICATION": "id",
+        "CONTRACT": "contract",
+        "ENDPOINTS": "endpoints",
+        "KEYS": "keys",
+        "FROM": _whence,
+        "NAME": _name,
+    }
+    show_page(daemon.get(APPLICATIONS, **query), as_json, columns)
 
 
 @app.command("show")
 @app_argument
-@json_option
-@daemon_options
+@asks_daemon
 def show_app(daemon: Daemon, app_id: str, as_json: bool) -> None:
     """Show an application."""
     one = daemon.get(f"{APPLICATIONS}/{app_id}")
@@ -139,8 +131,7 @@ def show_app(daemon: Daemon, app_id: str, as_json: bool) -> None:
 @app_argument
 @app_options
 @click.option("--reset", multiple=True, help="Setting to leave to its default again, such as timeout; repeatable.")
-@json_option
-@daemon_options
+@asks_daemon
 def update_app(daemon: Daemon, app_id: str, reset: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Change an application; what is not named stays. Its contract changes only while it has no endpoints."""
     one = daemon.call("PATCH", f"{APPLICATIONS}/{app_id}", _patch(given, reset, "a setting")).data
@@ -168,32 +159,27 @@ def key() -> None:
 @app_argument
 @click.option("--name", help="Who will use it.")
 @click.option("--expires", metavar="TIME", help="When it ends, such as 2027-01-31T00:00:00Z.")
-@json_option
-@daemon_options
+@asks_daemon
 def add_key(daemon: Daemon, app_id: str, name: str | None, expires: str | None, as_json: bool) -> None:
     """Make a key; it is printed now and never again."""
     body = {member: value for member, value in (("name", name), ("expires_at", expires)) if value}
     made = daemon.post(f"{APPLICATIONS}/{app_id}/keys", body)
-    if as_json:
-        echo_json(made)
-        return
-    click.echo(f"{made['id']} added.")
-    click.echo(f"key: {made['token']}")
-    say("Hand it over now; it is not shown again.")
+    _report_made(made, as_json, {"key": made.get("token")}, "Hand it over now; it is not shown again.")
 
 
 @key.command("list")
 @app_argument
-@json_option
-@daemon_options
+@asks_daemon
 def list_keys(daemon: Daemon, app_id: str, as_json: bool) -> None:
     """List the keys of an application, by how they begin."""
-    page = daemon.get(f"{APPLICATIONS}/{app_id}/keys")
-    rows = (
-        [one["id"], f"{one['prefix']}…", one["name"] or None, moment(one["created_at"]), _end(one)]
-        for one in page["data"]
-    )
-    show_page(page, as_json, ["KEY", "BEGINS", "NAME", "CREATED", "ENDS"], rows)
+    columns: Columns = {
+        "KEY": "id",
+        "BEGINS": lambda key: f"{key['prefix']}…",
+        "NAME": _name,
+        "CREATED": at("created_at"),
+        "ENDS": _end,
+    }
+    show_page(daemon.get(f"{APPLICATIONS}/{app_id}/keys"), as_json, columns)
 
 
 @key.command("revoke")
@@ -228,7 +214,7 @@ def _feature(text: str) -> tuple[str, bool]:
 
 def _app_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "id", one["id"]
-    yield "name", one["name"] or None
+    yield "name", _name(one)
     yield "contract", one["contract"]
     yield "features", [f"{name}: {'on' if on else 'off'}" for name, on in one["features"].items()] or None
     yield "validation", one["validation"]
@@ -266,23 +252,16 @@ def endpoint() -> None:
 @click.argument("url")
 @click.option("--application", help="Whose endpoint it is, where there are several applications.")
 @endpoint_options
-@json_option
-@daemon_options
+@asks_daemon
 def add_endpoint(daemon: Daemon, url: str, application: str | None, as_json: bool, **given: Any) -> None:
     """Add an endpoint; its signing secret is printed now and never again."""
     for header in given["headers"]:
         if "=" not in header:
             fail(f"--header {header}: write it as NAME=VALUE.", Exit.USAGE)
     made = daemon.post(ENDPOINTS, definition(given | {"url": url, "application": application}))
-    if as_json:
-        echo_json(made)
-        return
-    click.echo(f"{made['id']} added.")
-    if made.get("secret"):
-        click.echo(f"secret: {made['secret']}")
-        say("Give the secret to the receiver; it is not shown again.")
-    _warn(made)
-    say(f"Try it with: relay endpoint test {made['id']}")
+    secret = made.get("secret")
+    hand_over = "Give the secret to the receiver; it is not shown again.\n" if secret else ""
+    _report_made(made, as_json, {"secret": secret}, f"{hand_over}Try it with: relay endpoint test {made.get('id')}")
 
 
 @endpoint.command("update")
@@ -290,8 +269,7 @@ def add_endpoint(daemon: Daemon, url: str, application: str | None, as_json: boo
 @click.argument("url", required=False)
 @endpoint_options
 @click.option("--reset", multiple=True, help="Setting to leave to its default again, such as rate_limit; repeatable.")
-@json_option
-@daemon_options
+@asks_daemon
 def update_endpoint(
     daemon: Daemon, endpoint_id: str, url: str | None, reset: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
@@ -303,22 +281,23 @@ def update_endpoint(
 @endpoint.command("list")
 @click.option("--application", help="Only of this application.")
 @list_options
-@json_option
-@daemon_options
+@asks_daemon
 def list_endpoints(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List endpoints."""
-    page = daemon.get(ENDPOINTS, **query)
-    rows = (
-        [one["id"], one["application"], state(one), one["event_types"], one["url"], one["origin"]]
-        for one in page["data"]
-    )
-    show_page(page, as_json, ["ENDPOINT", "APPLICATION", "STATE", "EVENT TYPES", "URL", "FROM"], rows)
+    columns: Columns = {
+        "ENDPOINT": "id",
+        "APPLICATION": "application",
+        "STATE": state,
+        "EVENT TYPES": "event_types",
+        "URL": "url",
+        "FROM": "origin",
+    }
+    show_page(daemon.get(ENDPOINTS, **query), as_json, columns)
 
 
 @endpoint.command("show")
 @endpoint_argument
-@json_option
-@daemon_options
+@asks_daemon
 def show_endpoint(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
     """Show an endpoint with its effective settings and its health."""
     one = daemon.get(f"{ENDPOINTS}/{endpoint_id}")
@@ -328,8 +307,7 @@ def show_endpoint(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
 @endpoint.command("test")
 @endpoint_argument
 @click.option("--type", "event_type", help="Event type; its example is sent.  [default: the contract's test event]")
-@json_option
-@daemon_options
+@asks_daemon
 def test(daemon: Daemon, endpoint_id: str, event_type: str | None, as_json: bool) -> None:
     """Send a test event now and show the outcome; exits 1 if it was not delivered. It counts for nothing.
 
@@ -341,16 +319,13 @@ def test(daemon: Daemon, endpoint_id: str, event_type: str | None, as_json: bool
 @endpoint.command("rotate-secret")
 @endpoint_argument
 @click.option("--overlap", help="How long the old secret signs as well, such as 24h.")
-@json_option
-@daemon_options
+@asks_daemon
 def rotate_secret(daemon: Daemon, endpoint_id: str, overlap: str | None, as_json: bool) -> None:
     """Make a new signing secret; it is printed now and never again."""
     made = daemon.post(f"{ENDPOINTS}/{endpoint_id}/rotate-secret", {"overlap": overlap} if overlap else {})
-    if as_json:
-        echo_json(made)
-        return
-    click.echo(f"secret: {made['secret']}")
-    say("Give it to the receiver. Until the overlap ends, both secrets sign.")
+    show(made, as_json, lambda: f"secret: {made['secret']}")
+    if not as_json:
+        say("Give it to the receiver. Until the overlap ends, both secrets sign.")
 
 
 @endpoint.command("delete")
@@ -437,9 +412,22 @@ def _patch(given: Json, reset: tuple[str, ...], nothing: str) -> Json:
     return patch
 
 
-def _warn(made: Json) -> None:
-    for warning in made.get("warnings", []):
-        say(f"Warning: {warning['pointer']}: {warning['message']}")
+def _report_made(made: Json, as_json: bool, shown: dict[str, str | None], next_step: str) -> None:
+    """Print what was made, what is shown of it this once, what is odd about it, and what to do with it."""
+    if as_json:
+        echo_json(made)
+        return
+    click.echo(f"{made['id']} added.")
+    for name, value in shown.items():
+        if value:
+            click.echo(f"{name}: {value}")
+    say_warnings(made)
+    if next_step:
+        say(next_step)
+
+
+def _name(one: Json) -> str | None:
+    return one["name"] or None
 
 
 def _split(schedule: str | None) -> list[str] | None:

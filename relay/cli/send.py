@@ -11,13 +11,11 @@ from urllib.parse import urlencode
 
 import click
 
-from relay.cli.client import Daemon, Refused, daemon_options
+from relay.cli.client import Daemon, Refused, asks_daemon
 from relay.cli.deliveries import in_words, outcome, report_test, state
 from relay.cli.json_text import NoWay, is_json, put, value_at
-from relay.cli.output import Exit, counted, echo_json, fail, json_option, moment, say
+from relay.cli.output import Exit, Json, counted, echo_json, fail, moment, say, say_warnings
 from relay.cli.types import PATH as TYPES_PATH
-
-Json = dict[str, Any]
 
 WAIT_S = 60.0
 """How long is waited unless somebody says otherwise: longer than one attempt takes."""
@@ -39,8 +37,7 @@ _CHANGEABLE = ("data", "metadata", "id", "idempotency_key", "timestamp", "delive
 @click.option("--expires-at", help="RFC 3339 time after which it is not delivered any more.")
 @click.option("--deliver-at", help="RFC 3339 time before which it is not delivered.")
 @click.option("--ordering-key", help="What it is kept in order by, where the contract keeps order.")
-@json_option
-@daemon_options
+@asks_daemon
 def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: str | None) -> None:
     """Send one event of TYPE.
 
@@ -110,8 +107,7 @@ class _Trigger(click.Command):
     metavar="SECONDS",
     help="How long --wait waits.",
 )
-@json_option
-@daemon_options
+@asks_daemon
 def trigger(
     daemon: Daemon,
     event_type: str,
@@ -221,8 +217,7 @@ def _report(accepted: Json, as_json: bool) -> None:
     else:
         why = f" ({accepted['reason_detail']})" if accepted.get("reason") else ""
         click.echo(f"{accepted['id']} accepted: {counted(accepted['deliveries'], 'delivery')}{why}.")
-        for warning in accepted.get("warnings", ()):
-            say(f"Warning: {warning['pointer']}: {warning['message']}")
+        say_warnings(accepted)
         say(f"Follow it with: relay events show {accepted['id']}")
 
 

@@ -1,17 +1,14 @@
 """`relay status`: is it us or them, on one screen."""
 
-from typing import Any
-
 import click
 
-from relay.cli.client import Daemon, daemon_options
-from relay.cli.output import Exit, counted, facts, json_option, show, table
+from relay.cli.client import Daemon, asks_daemon
+from relay.cli.output import Columns, Exit, Json, counted, facts, show, table
 from relay.core.units import format_duration, format_size
 
 
 @click.command("status")
-@json_option
-@daemon_options
+@asks_daemon
 def status(daemon: Daemon, as_json: bool) -> None:
     """Say how the daemon is doing.
 
@@ -24,7 +21,7 @@ def status(daemon: Daemon, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
-def _facts(now: dict[str, Any]) -> str:
+def _facts(now: Json) -> str:
     storage = now["storage"]
     oldest_s = now["oldest_due_s"]
     size = f"{_size(storage['database_bytes'])} + {_size(storage['wal_bytes'])} WAL"
@@ -41,12 +38,19 @@ def _facts(now: dict[str, Any]) -> str:
     )
 
 
-def _worst(now: dict[str, Any]) -> str:
-    rows = [[one["id"], one["state"], one["due"], one["dead"], _trouble(one), one["waits_for"]] for one in now["worst"]]
-    return table(["WORST", "STATE", "DUE", "DEAD", "TROUBLE", "WAITS FOR"], rows) if rows else ""
+def _worst(now: Json) -> str:
+    columns: Columns = {
+        "WORST": "id",
+        "STATE": "state",
+        "DUE": "due",
+        "DEAD": "dead",
+        "TROUBLE": _trouble,
+        "WAITS FOR": "waits_for",
+    }
+    return table(columns, now["worst"])
 
 
-def _trouble(one: dict[str, Any]) -> str:
+def _trouble(one: Json) -> str:
     if one["suspended"]:
         return f"suspended by a mistake of relay's own: {one['suspended']['cause']}"
     if one["blocked"]:
@@ -54,7 +58,7 @@ def _trouble(one: dict[str, Any]) -> str:
     return f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}"
 
 
-def _notes(now: dict[str, Any]) -> str:
+def _notes(now: Json) -> str:
     closed = [f"intake is closed: {reason['detail']}" for reason in now["reasons"]]
     return "\n".join(closed + [f"warning: {warning}" for warning in now["warnings"]])
 

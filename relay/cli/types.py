@@ -5,19 +5,17 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from relay.cli.client import Daemon, daemon_options
-from relay.cli.output import Exit, echo_json, facts, fail, json_option, say, table
+from relay.cli.client import Daemon, asks_daemon
+from relay.cli.output import Columns, Exit, Json, echo_json, facts, fail, say, table
 
 if TYPE_CHECKING:
     from relay.contracts import Contract
 
 PATH = "/v1/event-types"
-
-Json = dict[str, Any]
 
 
 @click.command("types")
@@ -29,8 +27,7 @@ Json = dict[str, Any]
     type=click.Path(path_type=Path),
     help="Folder with contract files of your own.  [default: contracts/ beside the configuration file]",
 )
-@json_option
-@daemon_options
+@asks_daemon
 def types(
     daemon: Daemon,
     name: str | None,
@@ -121,8 +118,8 @@ def _plain(text: bytes) -> Json:
 
 
 def _list(shown: Json) -> None:
-    rows = [[one["name"], notes(one), one["description"]] for one in shown["data"]]
-    click.echo(table(["EVENT TYPE", "NOTE", "DESCRIPTION"], rows) if rows else "none")
+    columns: Columns = {"EVENT TYPE": "name", "NOTE": notes, "DESCRIPTION": "description"}
+    click.echo(table(columns, shown["data"]) or "none")
     if shown["open"]:
         say(f"The contract {shown['contract']} is open: other event types are taken as they are.")
 
