@@ -77,7 +77,8 @@ def closed(**changed: Any) -> list[Closed]:
         "healthy": True,
         "backlog": 0,
     } | changed
-    return list(why_closed(SimpleNamespace(config=Config(), **vitals), SimpleNamespace(**vitals)))
+    daemon, seen = SimpleNamespace(config=Config(), **vitals), SimpleNamespace(**vitals)
+    return list(why_closed(SimpleNamespace(daemon=daemon, store=seen, housekeeping=seen)))
 
 
 def lane(why: str = "", **health: Any) -> LaneView:

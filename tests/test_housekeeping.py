@@ -258,7 +258,7 @@ async def test_a_full_disk_closes_intake_and_not_deliveries(tmp_path: Path) -> N
             store = stack.relay.store
             really, store.free_disk_bytes = store.free_disk_bytes, lambda: 0  # type: ignore[method-assign]
             stack.fake.advance(1_000)
-            await until(lambda: stack.relay.disk_low)
+            await until(lambda: stack.relay.housekeeping.disk_low)
 
             status, problem = await stack.call("POST", "/v1/events", {"type": "a.b", "data": {}})
             assert (status, problem["type"].rpartition("/")[2]) == (507, "disk_low")
@@ -268,7 +268,7 @@ async def test_a_full_disk_closes_intake_and_not_deliveries(tmp_path: Path) -> N
 
             store.free_disk_bytes = really  # type: ignore[method-assign]
             stack.fake.advance(1_000)
-            await until(lambda: not stack.relay.disk_low)
+            await until(lambda: not stack.relay.housekeeping.disk_low)
             assert (await stack.post())["deliveries"] == 1
 
 

@@ -176,7 +176,7 @@ async def test_events_that_come_while_it_stops_are_refused(tmp_path: Path) -> No
     relay = built(tmp_path)
     await relay.start()
     relay.stopping = True
-    problem = admission(relay, relay.store)
+    problem = admission(relay.services)
     relay.stopping = False
     await relay.stop()
     assert problem is not None

@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 from relay.api import problems
 from relay.api.problems import Problem
-from relay.api.services import Daemon
+from relay.api.services import Services
 from relay.config import Config
 from relay.core.clock import ClockState
 from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
 from relay.core.units import format_size
 from relay.queue import LaneView, Suspension
-from relay.store import Store
 
 WORST = 5
 
@@ -47,17 +46,17 @@ class Line:
         return self.lane.health.failures > 0 or automatic or self.blocked or self.lane.suspension is not None
 
 
-def why_closed(daemon: Daemon, store: Store) -> Iterator[Closed]:
+def why_closed(services: Services) -> Iterator[Closed]:
     """Say why intake is closed (Q10); nothing when it is open. Receivers never are a reason."""
-    storage = daemon.config.storage
-    if daemon.stopping:
+    store, storage, disk = services.store, services.daemon.config.storage, services.housekeeping
+    if services.daemon.stopping:
         yield Closed("draining", "the relay is stopping", problems.draining())
     if not store.healthy:
         detail = "the database takes no writes; look at the log and the disk"
         problem = problems.store_unavailable("The database takes no writes at the moment.")
         yield Closed("store_failing", detail, problem)
-    if daemon.disk_low:
-        free, least = daemon.disk_free_bytes, storage.min_free_disk_bytes
+    if disk.disk_low:
+        free, least = disk.disk_free_bytes, storage.min_free_disk_bytes
         detail = f"{format_size(free >> 20 << 20)} of disk are free and storage.min_free_disk is {format_size(least)}"
         yield Closed("disk_low", detail, problems.disk_low(free, least))
     if store.backlog >= storage.max_backlog:
@@ -65,9 +64,9 @@ def why_closed(daemon: Daemon, store: Store) -> Iterator[Closed]:
         yield Closed("backlog_full", detail, problems.backlog_full(store.backlog, storage.max_backlog))
 
 
-def admission(daemon: Daemon, store: Store) -> Problem | None:
+def admission(services: Services) -> Problem | None:
     """Return what an event is refused with at the moment; None when it is taken."""
-    closed = next(why_closed(daemon, store), None)
+    closed = next(why_closed(services), None)
     return None if closed is None else closed.problem
 
 

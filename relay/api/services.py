@@ -14,6 +14,7 @@ from relay.core.ids import IdFactory
 from relay.core.issues import Issue
 from relay.core.model import Endpoint, Health
 from relay.dispatch.loop import Dispatch
+from relay.housekeeping import Housekeeping
 from relay.queue import LaneView
 from relay.registry import Registrar
 from relay.store import Store
@@ -50,13 +51,7 @@ class Daemon(Protocol):
     @property
     def stopping(self) -> bool: ...
     @property
-    def disk_low(self) -> bool: ...
-    @property
-    def disk_free_bytes(self) -> int: ...
-    @property
     def log_lines_dropped(self) -> int: ...
-    @property
-    def loop_lag_ms(self) -> float: ...
     @property
     def clock_watch(self) -> ClockWatch: ...
     async def reload(self) -> Reload: ...
@@ -71,6 +66,7 @@ class Services:
     store: Store
     registrar: Registrar
     dispatch: Dispatch
+    housekeeping: Housekeeping
     metrics: Metrics
     daemon: Daemon
 

@@ -35,7 +35,7 @@ class Status:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether intake is open (200) or why not (503)."""
-        readiness = _readiness(self._closed())
+        readiness = _readiness(list(why_closed(self._services)))
         return json_response(readiness, status=200 if readiness["ready"] else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -78,9 +78,6 @@ class Status:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _closed(self) -> list[Closed]:
-        return list(why_closed(self._services.daemon, self._services.store))
-
     def _line(self, endpoint: Endpoint) -> Line:
         store = self._services.store
         lane = self._services.lane(endpoint)
@@ -88,7 +85,7 @@ class Status:
         return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref), blocked)
 
     def _summary(self, lines: list[Line]) -> Json:
-        services, daemon, closed = self._services, self._services.daemon, self._closed()
+        services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         return {
             "headline": headline(lines, closed, due, local_trouble=local_trouble),
@@ -115,7 +112,7 @@ class Status:
                 **store.sizes(),
                 "durability": daemon.config.storage.durability,
                 "healthy": store.healthy,
-                "disk_free_bytes": daemon.disk_free_bytes,
+                "disk_free_bytes": self._services.housekeeping.disk_free_bytes,
                 "settles_waiting": store.pending_settles,
             }
         }
@@ -137,13 +134,13 @@ class Status:
             due=store.backlog,
             dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),
             in_flight=services.dispatch.lanes.in_flight,
-            ready=not self._closed(),
+            ready=next(why_closed(services), None) is None,
             database_bytes=sizes["database_bytes"],
             wal_bytes=sizes.get("wal_bytes", 0),
-            disk_free_bytes=daemon.disk_free_bytes,
+            disk_free_bytes=services.housekeeping.disk_free_bytes,
             uptime_s=self._uptime_s(),
             oldest_due_s=self._oldest_due_s(),
-            loop_lag_s=daemon.loop_lag_ms / 1_000,
+            loop_lag_s=services.housekeeping.loop_lag_ms / 1_000,
             log_lines_dropped=daemon.log_lines_dropped,
             endpoint_states={endpoint.id: endpoint.state for endpoint in endpoints},
         )

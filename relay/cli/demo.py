@@ -34,7 +34,8 @@ POLL_S = 0.03
 SCHEDULE = ["400ms", "800ms"]
 """The demo's schedule: three attempts. The daemon's own goes on for days."""
 
-TYPES = {"/steady": "demo.hello", "/flaky": "demo.flaky", "/broken": "demo.broken"}
+STEADY, FLAKY, BROKEN = "/steady", "/flaky", "/broken"
+TYPES = {STEADY: "demo.hello", FLAKY: "demo.flaky", BROKEN: "demo.broken"}
 """What each of the receiver's paths subscribes to."""
 
 
@@ -155,18 +156,16 @@ class Story:
 
     async def play(self) -> bool:
         """Show all three; True if all went as it should."""
-        shown = [await self._delivered_at_once(), await self._delivered_after_failure(), await self._replayed()]
+        shown = [
+            await self._delivered("demo.hello", {"hello": "world"}, attempts=1),
+            await self._delivered("demo.flaky", {"mood": "first I refuse"}, attempts=2),
+            await self._replayed(),
+        ]
         return all(shown) and self._receiver.unverified == 0
 
-    async def _delivered_at_once(self) -> bool:
-        event = await self._send("demo.hello", {"hello": "world"})
-        delivery = await self._ended(event)
-        return self._is_delivered(delivery, attempts=1)
-
-    async def _delivered_after_failure(self) -> bool:
-        event = await self._send("demo.flaky", {"mood": "first I refuse"})
-        delivery = await self._ended(event)
-        return self._is_delivered(delivery, attempts=2)
+    async def _delivered(self, event_type: str, data: dict[str, str], attempts: int) -> bool:
+        event = await self._send(event_type, data)
+        return self._is_delivered(await self._ended(event), attempts)
 
     async def _replayed(self) -> bool:
         event = await self._send("demo.broken", {"mood": "I answer 500"})
@@ -210,9 +209,6 @@ class Story:
 
     async def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return await asyncio.to_thread(self._api.post, path, body)
-
-
-STEADY, FLAKY, BROKEN = "/steady", "/flaky", "/broken"
 
 
 class Receiver:

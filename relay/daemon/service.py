@@ -181,20 +181,21 @@ class Relay:
             max_connections=server.max_connections,
             head_timeout_ms=server.head_timeout_ms,
         )
-        services = Services(
+        self.services = Services(
             clock=self.clock,
             ids=self._ids,
             store=self.store,
             registrar=self.registrar,
             dispatch=self.dispatch,
+            housekeeping=self.housekeeping,
             metrics=self.metrics,
             daemon=self,
         )
-        self.routes = routes(services, self.intake)
+        self.routes = routes(self.services, self.intake)
         app = build_app(
             self.routes,
             Authenticator(self._tokens, os.getuid()),
-            partial(admission, self, self.store),
+            partial(admission, self.services),
             limits,
             self._unexpected,
             on_event_refused=lambda problem: self.metrics.rejected(problem.type),
@@ -227,20 +228,8 @@ class Relay:
         return [] if self._listeners is None else self._listeners.addresses
 
     @property
-    def disk_low(self) -> bool:
-        return self.housekeeping.disk_low
-
-    @property
-    def disk_free_bytes(self) -> int:
-        return self.housekeeping.disk_free_bytes
-
-    @property
     def log_lines_dropped(self) -> int:
         return self._dropped_lines()
-
-    @property
-    def loop_lag_ms(self) -> float:
-        return self.housekeeping.loop_lag_ms
 
     @property
     def fatal(self) -> BaseException | None:
