@@ -1,6 +1,5 @@
 """Applications and their keys: the operator's calls."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -111,16 +110,12 @@ class Applications:
         extras: dict[str, Any] = {}
         if made.endpoint is not None:
             contract = self._registrar.current.contract(made.application)
-            found = list(warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract))
             extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
-            extras |= {"warnings": _placed(found)} if found else {}
+            found = warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract)
+            extras |= render.warnings(found, where="/endpoint")
         if made.key is not None:
             extras["key"] = self._key(made.key) | {"token": made.token}
         return extras
 
     def _said(self, event: str, by: str, application: Application, **facts: Any) -> None:
         self._log.info(event, application=application.id, by=by, **facts)
-
-
-def _placed(warnings: Sequence[Any]) -> list[Json]:
-    return [{"pointer": f"/endpoint{warning.path}", "message": warning.message} for warning in warnings]

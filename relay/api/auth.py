@@ -2,7 +2,6 @@
 
 import socket
 import struct
-from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
@@ -14,7 +13,7 @@ from relay.registry import TokenTable
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Set for every request that a handler sees, except for calls that need no token."""
 
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _ROOT = 0
 
 _NONE_SENT = "Send the header `Authorization: Bearer TOKEN` with a token of this relay."
@@ -24,20 +23,12 @@ _NOT_OURS = (
 )
 
 
-class Peer(NamedTuple):
-    """The process at the other end of a Unix socket when it connected."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-def peer_of(sock: socket.socket) -> Peer | None:
-    """Return the peer's credentials (SO_PEERCRED); None for a socket of another family."""
+def peer_uid(sock: socket.socket) -> int | None:
+    """Return the user of the process that connected (SO_PEERCRED); None for a socket that is no Unix socket."""
     if sock.family != socket.AF_UNIX:
         return None
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return Peer(*_CREDENTIALS.unpack(credentials))
+    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
 
 
 class Authenticator:
@@ -50,19 +41,15 @@ class Authenticator:
     def identify(self, request: web.Request) -> Principal | Problem:
         """Return the caller of `request`, or why nobody may be assumed (401)."""
         authorization = request.headers.get(hdrs.AUTHORIZATION)
-        peer: Peer | None = getattr(request.protocol, "peer", None)
-        if authorization is None and peer is not None:
-            return self._neighbour(peer)
+        uid: int | None = getattr(request.protocol, "peer_uid", None)
+        if authorization is None and uid is not None:
+            return Principal(f"uid:{uid}", Role.ADMIN if uid in self._trusted_uids else Role.PRODUCER)
         scheme, _, token = (authorization or "").partition(" ")
         bearer = scheme.lower() == "bearer"
         principal = self._tokens.find(token.strip() if bearer else "")
         if principal is not None:
             return principal
         return problems.unauthorized(_NOT_OURS if bearer else _NONE_SENT)
-
-    def _neighbour(self, peer: Peer) -> Principal:
-        role = Role.ADMIN if peer.uid in self._trusted_uids else Role.PRODUCER
-        return Principal(f"uid:{peer.uid}", role)
 
 
 def refusal(principal: Principal, right: Right) -> Problem | None:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay.api import problems
+from relay.api import problems, render
 from relay.api.problems import Problem
+from relay.api.render import Json
 from relay.api.services import Services
 from relay.config import Config
 from relay.core.clock import ClockState
@@ -68,6 +69,24 @@ def admission(services: Services) -> Problem | None:
     """Return what an event is refused with at the moment; None when it is taken."""
     closed = next(why_closed(services), None)
     return None if closed is None else closed.problem
+
+
+def look_at(services: Services, endpoint: Endpoint) -> Line:
+    """Put together what is known of an endpoint at this moment. O(1)"""
+    store, blocked = services.store, services.dispatch.standing.blocked(endpoint.ref)
+    due, dead = store.due_count(endpoint.ref), store.dead_count(endpoint.ref)
+    return Line(endpoint, services.lane(endpoint), due, dead, blocked)
+
+
+def write_work(line: Line) -> Json:
+    """Write what an endpoint has before it, and what stands in its way."""
+    return {
+        "due": line.due,
+        "dead": line.dead,
+        "waits_for": why_waiting(line.endpoint, line.lane) or None,
+        "health": render.health(line.lane.health),
+        "suspended": render.suspension(line.lane.suspension),
+    }
 
 
 def worst(lines: Iterable[Line]) -> list[Line]:

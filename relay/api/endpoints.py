@@ -9,7 +9,7 @@ from aiohttp import web
 from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
-from relay.api.condition import why_waiting
+from relay.api.condition import look_at, write_work
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
@@ -135,8 +135,7 @@ class Endpoints:
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
         outcome = await self._services.dispatch.attempts.test(endpoint, event)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
-        warnings = {"warnings": [warning.to_json() for warning in sample.warnings]} if sample.warnings else {}
-        return json_response(named | render.outcome(outcome) | warnings)
+        return json_response(named | render.outcome(outcome) | render.warnings(sample.warnings))
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
         endpoint_id = request.match_info["id"]
@@ -153,8 +152,7 @@ class Endpoints:
 
     def _warnings(self, endpoint: Endpoint) -> Json:
         contract = self._registrar.current.contract(endpoint.application)
-        found = list(warn_endpoint(endpoint.url, endpoint.event_types, contract))
-        return {"warnings": [warning.to_json() for warning in found]} if found else {}
+        return render.warnings(warn_endpoint(endpoint.url, endpoint.event_types, contract))
 
     async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
         principal = request[PRINCIPAL]
@@ -165,14 +163,8 @@ class Endpoints:
         return json_response(self._detail(endpoint, principal))
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
-        store, lane = self._services.store, self._services.lane(endpoint)
-        return render.endpoint(endpoint, plain=principal.may(Right.CHANGE)) | {
-            "due": store.due_count(endpoint.ref),
-            "dead": store.dead_count(endpoint.ref),
-            "health": render.health(lane.health),
-            "suspended": render.suspension(lane.suspension),
-            "waits_for": why_waiting(endpoint, lane) or None,
-        }
+        written = render.endpoint(endpoint, plain=principal.may(Right.CHANGE))
+        return written | write_work(look_at(self._services, endpoint))
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from relay.api import body, problems
+from relay.api import body, problems, render
 from relay.api.auth import PRINCIPAL
 from relay.api.problems import Refused
 from relay.core.errors import RelayError
@@ -52,7 +52,7 @@ def describe(receipt: Receipt) -> dict[str, Any]:
         "duplicate": receipt.duplicate,
     }
     if receipt.warnings:
-        described["warnings"] = [issue.to_json() for issue in receipt.warnings]
+        described |= render.warnings(receipt.warnings)
     if receipt.differs:
         described["differs"] = True
     if receipt.reason is not None:

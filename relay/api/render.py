@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from relay.core.issues import Issue
 from relay.core.model import (
     AttemptView,
     DeadGroup,
@@ -38,6 +39,12 @@ def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | Non
 def moment(unix_ms: float | None) -> str | None:
     """Write a time as RFC 3339 in UTC with milliseconds and `Z`; None stays None."""
     return None if unix_ms is None else format_time(round(unix_ms))
+
+
+def warnings(found: Iterable[Issue], where: str = "") -> Json:
+    """Write what is odd about something that is taken all the same, if anything is; `where` is what it is part of."""
+    written = [issue.to_json() | {"pointer": where + issue.path} for issue in found]
+    return {"warnings": written} if written else {}
 
 
 def event(view: EventView) -> Json:

@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import body, problems
-from relay.api.auth import PRINCIPAL, Authenticator, Peer, peer_of, refusal
+from relay.api.auth import PRINCIPAL, Authenticator, peer_uid, refusal
 from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.problems import Problem
@@ -186,17 +186,17 @@ def _connections(runner: web.AppRunner, limits: ServerLimits, on_unexpected: OnU
 class Connection(web.RequestHandler):
     """aiohttp's protocol, which also knows its peer and answers every error with a problem."""
 
-    __slots__ = ("_gone", "_on_unexpected", "peer")
+    __slots__ = ("_gone", "_on_unexpected", "peer_uid")
 
     def __init__(self, *args: Any, on_unexpected: OnUnexpected, gone: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._on_unexpected = on_unexpected
         self._gone = gone
-        self.peer: Peer | None = None  # set on a Unix socket
+        self.peer_uid: int | None = None  # set on a Unix socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         sock: socket.socket | None = transport.get_extra_info("socket")
-        self.peer = None if sock is None else peer_of(sock)
+        self.peer_uid = None if sock is None else peer_uid(sock)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

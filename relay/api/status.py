@@ -7,14 +7,13 @@ from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api.auth import PRINCIPAL
-from relay.api.condition import Closed, Line, headline, warnings, why_closed, why_waiting, worst
+from relay.api.condition import Closed, Line, headline, look_at, warnings, why_closed, worst, write_work
 from relay.api.problems import Problem, Refused
-from relay.api.render import Json, health, json_response, moment, suspension
+from relay.api.render import Json, json_response, moment
 from relay.api.services import Reload, Services
 from relay.config import severity
 from relay.core.errors import ConfigError, spoken
 from relay.core.issues import InvalidConfig, Issue
-from relay.core.model import Endpoint
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
 
@@ -47,7 +46,7 @@ class Status:
     async def status(self, request: web.Request) -> web.Response:
         """Show how the relay is."""
         self._services.query(request).check()
-        lines = [self._line(endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
+        lines = [look_at(self._services, endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
         return json_response(self._summary(lines) | self._facts() | self._listed(lines))
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -77,12 +76,6 @@ class Status:
             raise Refused(_invalid_config([spoken(error)])) from None
 
     # -- reading ---------------------------------------------------------------------------------------------------
-
-    def _line(self, endpoint: Endpoint) -> Line:
-        store = self._services.store
-        lane = self._services.lane(endpoint)
-        blocked = self._services.dispatch.standing.blocked(endpoint.ref)
-        return Line(endpoint, lane, store.due_count(endpoint.ref), store.dead_count(endpoint.ref), blocked)
 
     def _summary(self, lines: list[Line]) -> Json:
         services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
@@ -159,7 +152,7 @@ def _readiness(closed: Sequence[Closed]) -> Json:
 
 
 def _written(line: Line) -> Json:
-    endpoint, lane = line.endpoint, line.lane
+    endpoint = line.endpoint
     return {
         "id": endpoint.id,
         "application": endpoint.application.id,
@@ -168,13 +161,9 @@ def _written(line: Line) -> Json:
         "held": endpoint.held,
         "failing": line.failing,
         "blocked": line.blocked,
-        "window": lane.window,
-        "in_flight": lane.running,
-        "due": line.due,
-        "dead": line.dead,
-        "waits_for": why_waiting(endpoint, lane) or None,
-        "health": health(lane.health),
-        "suspended": suspension(lane.suspension),
+        "window": line.lane.window,
+        "in_flight": line.lane.running,
+        **write_work(line),
     }
 
 
