@@ -8,15 +8,14 @@ import pytest
 
 from relay.api.condition import (
     LOCAL_TROUBLE,
-    Closed,
     Line,
     headline,
     waiting,
     warnings,
-    why_closed,
     why_waiting,
     worst,
 )
+from relay.api.readiness import Closed, why_closed
 from relay.api.services import NO_LANE
 from relay.config import Config
 from relay.core.model import (

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.api.condition import admission
+from relay.api.readiness import admission
 from relay.config import load
 from relay.core.errors import CannotStart, StoreDamaged
 from relay.daemon.service import Relay, exit_code

@@ -1,17 +1,15 @@
 """How things are, as plain judgements over what was read: the relay, its endpoints, and what a delivery waits for."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from relay.api import problems, render
-from relay.api.problems import Problem
+from relay.api import render
+from relay.api.readiness import Closed
 from relay.api.render import Json
 from relay.api.services import Services
 from relay.config import Config
 from relay.core.clock import ClockState
 from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
-from relay.core.units import format_size
 from relay.queue import LaneView, Suspension
 
 WORST = 5
@@ -20,14 +18,6 @@ LOCAL_TROUBLE = (
     "It is us, not them: most active endpoints fail at DNS or connect. Look at this host's network and resolver first; "
     "no endpoint is disabled for it meanwhile."
 )
-
-
-class Closed(NamedTuple):
-    """Why the relay takes no events: for people, and for whoever posts one."""
-
-    code: str
-    detail: str
-    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +35,6 @@ class Line:
         """Whether it needs somebody to look: it fails, is blocked or suspended, or was disabled for failing."""
         automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
         return self.lane.health.failures > 0 or automatic or self.blocked or self.lane.suspension is not None
-
-
-def why_closed(services: Services) -> Iterator[Closed]:
-    """Say why intake is closed (Q10); nothing when it is open. Receivers never are a reason."""
-    store, storage, disk = services.store, services.daemon.config.storage, services.housekeeping
-    if services.daemon.stopping:
-        yield Closed("draining", "the relay is stopping", problems.draining())
-    if not store.healthy:
-        detail = "the database takes no writes; look at the log and the disk"
-        problem = problems.store_unavailable("The database takes no writes at the moment.")
-        yield Closed("store_failing", detail, problem)
-    if disk.disk_low:
-        free, least = disk.disk_free_bytes, storage.min_free_disk_bytes
-        detail = f"{format_size(free >> 20 << 20)} of disk are free and storage.min_free_disk is {format_size(least)}"
-        yield Closed("disk_low", detail, problems.disk_low(free, least))
-    if store.backlog >= storage.max_backlog:
-        detail = f"{store.backlog} deliveries wait, as many as storage.max_backlog allows"
-        yield Closed("backlog_full", detail, problems.backlog_full(store.backlog, storage.max_backlog))
-
-
-def admission(services: Services) -> Problem | None:
-    """Return what an event is refused with at the moment; None when it is taken."""
-    closed = next(why_closed(services), None)
-    return None if closed is None else closed.problem
 
 
 def look_at(services: Services, endpoint: Endpoint) -> Line:

@@ -7,8 +7,9 @@ from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api.auth import PRINCIPAL
-from relay.api.condition import Closed, Line, headline, look_at, warnings, why_closed, worst, write_work
+from relay.api.condition import Line, headline, look_at, warnings, worst, write_work
 from relay.api.problems import Problem, Refused
+from relay.api.readiness import Closed, why_closed
 from relay.api.render import Json, json_response, moment
 from relay.api.services import Reload, Services
 from relay.config import severity

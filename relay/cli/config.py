@@ -1,5 +1,6 @@
 """`relay init`, `relay check-config` and `relay config show`."""
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -86,7 +87,8 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
     """
     loaded = _load(config_file)
     if as_json:
-        echo_json(_report(loaded))
+        problems = [_written(issue) for issue in loaded.issues]
+        echo_json({"path": _text(loaded.path), "ok": loaded.config is not None, "problems": problems})
     else:
         _say_issues(loaded)
     if loaded.config is None:
@@ -113,7 +115,10 @@ def show(config_file: Path | None, as_json: bool) -> None:
         return
     say(f"# {_described(loaded.path)}")
     say(f"# Contracts: {', '.join(loaded.contracts.names)}")
-    lines = [(f"{setting.key} = {_toml(setting.value)}", setting.origin) for setting in loaded.settings]
+    lines = [
+        (f"{setting.key} = {json.dumps(setting.value, ensure_ascii=False)}", setting.origin)
+        for setting in loaded.settings
+    ]
     width = min(max(len(line) for line, _ in lines), 60)
     for line, origin in lines:
         click.echo(f"{line.ljust(width)}  # {origin}")
@@ -186,14 +191,6 @@ def _described(path: Path | None) -> str:
     return "No configuration file: the defaults are used." if path is None else f"Configuration file: {path}"
 
 
-def _report(loaded: "Loaded") -> dict[str, Any]:
-    return {
-        "path": _text(loaded.path),
-        "ok": loaded.config is not None,
-        "problems": [_written(issue) for issue in loaded.issues],
-    }
-
-
 def _written(issue: "Issue") -> dict[str, Any]:
     from relay.config import severity, source_and_line
 
@@ -204,9 +201,3 @@ def _written(issue: "Issue") -> dict[str, Any]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _toml(value: Any) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False)

@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 import click
 
-from relay.cli.output import Exit, echo_json, fail, json_option, options, say
+from relay.cli.output import Exit, fail, json_option, options, say, show
+from relay.cli.types import find_contract
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.clock import SystemClock
 from relay.core.errors import ConfigError
@@ -62,7 +63,7 @@ def sign(
       relay sign --secret env:SECRET body.json
       curl -H @<(relay sign --secret env:SECRET body.json) --data-binary @body.json https://example.com/hook
     """
-    contract = _contract(contract_name, contracts)
+    contract = find_contract(ContractCatalogue.load(contracts), contract_name)
     keys = _secrets(secrets)
     _warn(contract, keys)
     try:
@@ -76,7 +77,7 @@ def sign(
         body=body.read(),
         attempt=attempt,
     )
-    _print_headers(headers, as_json)
+    show({"headers": headers}, as_json, lambda: "\n".join(f"{name}: {value}" for name, value in headers.items()))
 
 
 @click.command("verify")
@@ -106,26 +107,16 @@ def verify_command(
       relay verify --secret env:SECRET --headers headers.txt body.json
       relay verify --secret env:SECRET -H 'webhook-id: evt_1' -H 'webhook-timestamp: …' -H 'webhook-signature: …' - < body
     """
-    contract = _contract(contract_name, contracts)
+    contract = find_contract(ContractCatalogue.load(contracts), contract_name)
     keys, received = _secrets(secrets), _headers([*(header_file or ()), *headers])
     now_ms, tolerance_ms = _time_ms(at), _duration_ms(tolerance)
     try:
         found = verify(contract, keys, received, body.read(), now_ms, tolerance_ms, url=url, endpoint_id=endpoint)
     except ConfigError as error:
         fail(str(error), Exit.BAD_INPUT)
-    if as_json:
-        echo_json({"verified": found.ok, "verdict": found.verdict, "reason": found.reason})
-    else:
-        click.echo(f"{'Verified' if found.ok else 'Not verified'}: {found.reason}")
+    answer = {"verified": found.ok, "verdict": found.verdict, "reason": found.reason}
+    show(answer, as_json, lambda: f"{'Verified' if found.ok else 'Not verified'}: {found.reason}")
     click.get_current_context().exit(Exit.FINE if found.ok else Exit.FAILED)
-
-
-def _contract(name: str, folder: Path | None) -> Contract:
-    catalogue = ContractCatalogue.load(folder)
-    contract = catalogue.get(name)
-    if contract is None:
-        fail(f"There is no contract {name!r}. There are: {', '.join(catalogue.names)}.", Exit.USAGE)
-    return contract
 
 
 def _secrets(given: Iterable[str]) -> tuple[Secret, ...]:
@@ -184,14 +175,6 @@ def _headers(lines: Iterable[str]) -> dict[str, str]:
             fail(f"{line.strip()[:80]!r} is no header. Write it as `name: value`.", Exit.BAD_INPUT)
         headers[name.strip()] = value.strip()
     return headers
-
-
-def _print_headers(headers: dict[str, str], as_json: bool) -> None:
-    if as_json:
-        echo_json({"headers": headers})
-        return
-    for name, value in headers.items():
-        click.echo(f"{name}: {value}")
 
 
 COMMANDS = [sign, verify_command]

@@ -13,7 +13,7 @@ from relay.cli.client import Daemon, asks_daemon
 from relay.cli.output import Columns, Exit, Json, echo_json, facts, fail, say, table
 
 if TYPE_CHECKING:
-    from relay.contracts import Contract
+    from relay.contracts import Contract, ContractCatalogue
 
 PATH = "/v1/event-types"
 
@@ -91,13 +91,20 @@ def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
 
 def _contract(name: str, folder: Path | None) -> "Contract":
     from relay.config.places import find_config_file
-    from relay.contracts import ContractCatalogue, ContractError
+    from relay.contracts import ContractCatalogue
 
     if folder is None:
         flag = click.get_current_context().params.get("daemon_config")
         catalogue = ContractCatalogue.beside(find_config_file(Path(flag) if flag else None, os.environ))
     else:
         catalogue = ContractCatalogue.read(folder)
+    return find_contract(catalogue, name)
+
+
+def find_contract(catalogue: "ContractCatalogue", name: str) -> "Contract":
+    """Return a contract; ends the command, with what there is, if there is none of this name."""
+    from relay.contracts import ContractError
+
     contract = catalogue.get(name)
     if contract is None and catalogue.issues:  # it may be in a file that cannot be read
         raise ContractError(catalogue.issues)

@@ -19,8 +19,8 @@ import structlog
 from relay import __version__
 from relay.api.auth import Authenticator
 from relay.api.body import BodyLimits
-from relay.api.condition import admission
 from relay.api.listen import Listeners
+from relay.api.readiness import admission
 from relay.api.routes import routes
 from relay.api.server import ServerLimits, build_app, serve
 from relay.api.services import Reload, Services
