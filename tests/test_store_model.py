@@ -1,15 +1,17 @@
 """The store against a dictionary: random verbs, closing, crashing (reliability T7).
 
 After every step the due rows and the counts must be those of the model; after every restart, all deliveries must be. A
-crash abandons writes that nobody was answered: each of them is kept whole or not at all.
+crash abandons writes that nobody was answered: those that were committed are kept whole, of the others there is nothing.
 """
 
 import asyncio
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +36,12 @@ from relay.core.model import (
     DueDelivery,
     Duplicate,
     NewEvent,
+    Outcome,
     Settlement,
 )
 from relay.store import DeliveryFilter, delivery_id
 from relay.store.sqlite import SqliteStore, StoreSettings
-from relay.store.sqlite.writer import Writer
+from relay.store.sqlite.writer import Job, Stage, Writer
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay, application
 from tests.support.stores import key as claim_on
@@ -109,6 +112,26 @@ class Model:
             key, kept = waiting[0]
             start_ms = kept.budget_from_ms
             kept.due = DueDelivery(key.event, ref, start_ms, 1, kept.attempts, kept.attempts, start_ms)
+
+
+class Barrier:
+    """Holds the writer up after the commit of the group that it comes to in."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._open = threading.Event()
+        self.reached: asyncio.Future[None] = self._loop.create_future()
+
+    def submit(self) -> None:
+        self._store._writer.submit(Job(Stage.OUTSIDE, self._wait))
+
+    def open(self) -> None:
+        self._open.set()
+
+    def _wait(self, connection: sqlite3.Connection) -> None:
+        self._loop.call_soon_threadsafe(self.reached.set_result, None)
+        assert self._open.wait(20)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -333,37 +356,56 @@ class StoreMachine(RuleBasedStateMachine):
         self.restart()
 
     @rule(
-        posts=st.lists(st.tuples(st.sets(st.integers(0, 2), min_size=1), ORDERS), max_size=3), settles=st.integers(0, 2)
+        posts=st.lists(st.tuples(st.sets(st.integers(0, 2), min_size=1), ORDERS), max_size=3),
+        settles=st.integers(0, 2),
+        committed=st.integers(0, 5),
     )
-    def crash(self, posts: list[tuple[set[int], str | None]], settles: int) -> None:
-        """Crash with writes under way; what nobody was answered may be there or not, but each whole."""
+    def crash(self, posts: list[tuple[set[int], str | None]], settles: int, committed: int) -> None:
+        """Crash with writes under way of which nobody was answered; the first ones are committed, the others are not."""
         events = [self.event(targets, None, False, ordering_key) for targets, ordering_key in posts]
         owed = [kept.due for kept in self.model.deliveries.values() if kept.due is not None][:settles]
         outcomes = [self.relay.outcome(200) for _ in owed]
 
-        async def submit_and_crash() -> None:
-            for event in events:
-                self.store.accept([event])
-            for due, outcome in zip(owed, outcomes, strict=True):
-                self.store.settle(Settlement(due, DeliveryState.DELIVERED, outcome))
-            await self.store.abandon()
+        def write(event: NewEvent) -> None:
+            self.store.accept([event])
 
-        self.runner.run(submit_and_crash())
+        def end(due: DueDelivery, outcome: Outcome) -> None:
+            self.store.settle(Settlement(due, DeliveryState.DELIVERED, outcome))
+
+        writes = [partial(write, event) for event in events] + [
+            partial(end, *pair) for pair in zip(owed, outcomes, strict=True)
+        ]
+        self.runner.run(self.crash_after(writes, committed))
         self.open()
         self.relay.store = self.store
-        for event in events:
-            self.recover(event)
-        for due in owed:
-            self.recover_settle(due)
+        for number, event in enumerate(events):
+            self.recover(event, kept=number < committed)
+        for number, due in enumerate(owed, len(events)):
+            self.recover_settle(due, kept=number < committed)
         self.compare()
 
-    def recover(self, event: NewEvent) -> None:
-        """Find out whether an unanswered event was kept, and learn it whole."""
+    async def crash_after(self, writes: Sequence[Callable[[], None]], committed: int) -> None:
+        """Submit writes, let one transaction commit the first of them, and crash before anybody hears of it."""
+        before, after = Barrier(self.store), Barrier(self.store)
+        before.submit()
+        for write in writes[:committed]:
+            write()
+        after.submit()
+        before.open()
+        await after.reached
+        for write in writes[committed:]:
+            write()
+        crashing = asyncio.ensure_future(self.store.abandon())
+        await asyncio.sleep(0)  # from here on the writer begins nothing
+        after.open()
+        await crashing
+
+    def recover(self, event: NewEvent, *, kept: bool) -> None:
+        """An unanswered event that was committed is there whole: learn it; of another there is nothing."""
         views = self.run(self.store.deliveries_of(event.id))
-        if self.run(self.store.find_event(event.id)) is None:
-            assert not views
-            return
-        assert [view.endpoint_ref for view in views] == sorted(event.targets)
+        found = self.run(self.store.find_event(event.id)) is not None
+        assert found is kept
+        assert [view.endpoint_ref for view in views] == (sorted(event.targets) if kept else [])
         full = {view.endpoint_ref for view in views if view.reason is DeadReason.OVERFLOW}
         if views:
             self.learn(event, None, full, self.ordinal(event.id))
@@ -372,12 +414,13 @@ class StoreMachine(RuleBasedStateMachine):
         rows = self.run(self.store._people.fetch("SELECT ordinal FROM event WHERE id = ?", (event_id,)))
         return int(rows[0][0])
 
-    def recover_settle(self, due: DueDelivery) -> None:
+    def recover_settle(self, due: DueDelivery, *, kept: bool) -> None:
         view = self.run(self.store.find_delivery(delivery_id(due.key)))
         assert view is not None
         assert view.timeline is not None
         assert len(view.timeline) == view.attempts
-        if view.state is DeliveryState.DELIVERED:
+        assert (view.state is DeliveryState.DELIVERED) is kept
+        if kept:
             self.model.deliveries[due.key].attempts += 1
             self.model.end(due.key, DeliveryState.DELIVERED)
 
