@@ -225,8 +225,9 @@ class Housekeeping:
         ended: Counter[DeadReason] = Counter()
         # Between two steps it may have been resumed.
         while self._registrar.current.endpoint_by_ref(endpoint.ref) is endpoint:
+            reserved = self._dispatch.lanes.reserved(endpoint.ref)
             step = await self._store.end_held(
-                endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS
+                endpoint.ref, now_ms - endpoint.retry.max_age_ms, now_ms, reason, STEP_ROWS, reserved
             )
             if not step:
                 break

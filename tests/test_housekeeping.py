@@ -1,5 +1,6 @@
 """The periodic duties: audit, held deliveries, the disk gate, the stepped clock, pruning (Q6, Q9, Q10, Q14, Q15, invariant 8)."""
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -216,6 +217,33 @@ async def test_a_resumed_lane_does_not_start_what_was_ended(tmp_path: Path) -> N
         await until(lambda: house.store.backlog == 0)
         assert len(house.courier.requests) == 1
         assert await house.states(kept) == {"first": "delivered"}
+
+
+async def test_what_is_reserved_is_not_held(tmp_path: Path) -> None:
+    """H17: an attempt under way when its endpoint is paused ends its delivery itself, and what follows it waits so long."""
+    async with engine(tmp_path, config("first", settings='max_age = "1h"')) as house:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        house.courier.script.append(answer)
+        head, follower = [await house.post(ordering_key="k", expires_at_ms=expiry_ms(house)) for _ in range(2)]
+        house.run()
+        await until(lambda: len(house.courier.requests) == 1)
+        await house.registrar.pause("first")
+        promoted: list[DueDelivery] = []
+        house.store.on_promoted(promoted.extend)
+        house.clock.advance(2 * HOUR_MS)
+        assert await house.housekeeping.end_held(house.endpoint("first")) == 1  # the one that waits for its turn
+        assert await house.states(head) == {"first": "due"}
+        assert await house.states(follower) == {"first": "dead expired"}
+        last = await house.post(ordering_key="k")
+        assert not last.due
+        answer.set_result(204)
+        await until(lambda: house.store.pending_settles == 0 and len(promoted) == 1)
+        assert await house.states(head) == {"first": "delivered"}
+        assert [due.event for due in promoted] == [last.event.ordinal]
+
+
+def expiry_ms(house: Engine) -> int:
+    return house.clock.wall_ms() + HOUR_MS
 
 
 # -- the disk gate (Q10) -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from relay.core.errors import CommitUnknown, StoreDamaged, StoreUnavailable
 from relay.core.model import DeliveryState, Health, Settlement
 from relay.store import Store
+from relay.store.sqlite.writer import Stage
 from tests.support.stores import Gate, gated, look, opened, outside, sqlite_error
 
 
@@ -83,7 +84,7 @@ async def test_corruption_found_while_writing_is_fatal(tmp_path: Path) -> None:
             raise sqlite_error(sqlite3.SQLITE_CORRUPT)
 
         with pytest.raises(CommitUnknown):
-            await relay.store._edit(corrupt)
+            await relay.store._submit(Stage.EDIT, corrupt)
         assert len(told) == 1
 
 
@@ -116,7 +117,7 @@ async def test_a_bug_in_an_edit_fails_that_edit_alone(tmp_path: Path) -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await relay.store._edit(broken)
+            await relay.store._submit(Stage.EDIT, broken)
         await relay.accept()
 
 

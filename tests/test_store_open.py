@@ -14,6 +14,7 @@ import pytest
 from relay.core.errors import AlreadyRunning, CannotStart, RelayError, StoreDamaged
 from relay.core.model import Accepted
 from relay.store.sqlite import SqliteStore, StoreSettings, migrate, opening
+from relay.store.sqlite.writer import Stage
 from tests.support.clock import FakeClock
 from tests.support.stores import look, opened
 
@@ -57,7 +58,9 @@ async def test_settings_are_read_back(tmp_path: Path, durability: str, level: in
             migrate.newest(),
         )
         assert (facts["unclean_start"], facts["backup"]) == (False, None)
-        pragma = await relay.store._edit(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
+        pragma = await relay.store._submit(
+            Stage.EDIT, lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]
+        )
         assert pragma == level
 
 

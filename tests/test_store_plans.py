@@ -14,7 +14,7 @@ import pytest
 
 from relay.core.model import Accepted, DeadReason, DeliveryState, Idempotency, NewEvent, Outcome, Settlement
 from relay.store import DeliveryFilter, EventFilter
-from relay.store.sqlite import StoreSettings, accept, edits, lists, opening, order, prune, reads, settle
+from relay.store.sqlite import StoreSettings, accept, edits, lists, opening, order, prune, reads, rows, settle
 
 MANY = 30_000
 SETTLEMENT = json.dumps([[5, 1, 1, 1, None, None, 7, 1, 0, 7, 0, 2]])
@@ -101,8 +101,8 @@ HOT: dict[str, tuple[str, Any]] = {
     "retry": (edits._RETRY, (7, 5, 1, 1)),
     "cancel": (edits._CANCEL, (7, "x", 5, 1)),
     "cancel of a deleted endpoint": (edits._CANCEL_SOME, (7, "x", 1, 5)),
-    "held beyond its budget": (edits._END_SOME.format(chosen=edits._OVER_BUDGET), (7, "x", 1, 9, 9, 5)),
-    "held and expired": (edits._END_SOME.format(chosen=edits._EXPIRED), (7, "x", 1, 9, 5)),
+    "held beyond its budget": (edits._END_SOME.format(chosen=edits._OVER_BUDGET), (7, "x", 1, "[]", 9, 9, 5)),
+    "held and expired": (edits._END_SOME.format(chosen=edits._EXPIRED), (7, "x", 1, "[]", 9, 5)),
     "predecessor": (order.PREDECESSOR, (1, "k")),
     "first unfinished": (order.FIRST_UNFINISHED, (1, "k")),
     "first in line": (order.FIRST_IN_LINE, (5, 1)),
@@ -187,7 +187,7 @@ def test_accepting_and_settling_cost_the_same_behind_many_rows(database: sqlite3
             settle.SettleWork(Settlement(due, DeliveryState.DEAD, outcome, reason=DeadReason.GONE), 9)
             for due in accepted.due
         ]
-        assert all(result.settled.applied for result in settle.settle(database, works))
+        assert all(result.answer.applied for result in settle.settle(database, works))
 
     fill(database, 1, 5, 0, 3)
     alone = counted(database, work)
@@ -238,4 +238,4 @@ def statement(wanted: DeliveryFilter, place: lists.Place | None = None) -> tuple
     conditions.add_times(wanted.since_ms, wanted.until_ms)
     conditions.add("d.endpoint IN (SELECT ref FROM endpoint WHERE id = {})", wanted.endpoint)
     order_by = ", d.endpoint DESC" if walk is lists._BY_EVENT else ""
-    return lists._select("d.event", walk, reads.DELIVERY_JOINS, conditions, order_by, 50), conditions.parameters
+    return lists._select("d.event", walk, rows.DELIVERY_JOINS, conditions, order_by, 50), conditions.parameters

@@ -16,7 +16,7 @@ from relay.core.model import (
 from relay.store import DeliveryFilter, EventFilter, delivery_id, delivery_key
 from relay.store.sqlite import store as facade
 from relay.store.sqlite.lists import list_deliveries, list_events
-from relay.store.sqlite.reads import Reader
+from relay.store.sqlite.reader import Reader
 from tests.support.stores import (
     DAY_MS,
     Gate,

@@ -247,6 +247,11 @@ class Lanes:
         """Note that a refill could not be read; it is tried again a second after it began. O(log n)."""
         self._refills.fail(ticket)
 
+    def reserved(self, ref: int) -> list[int]:
+        """List the events of a lane whose attempt or settle is under way; O(as many)."""
+        lane = self._lanes.get(ref)
+        return [] if lane is None else list(lane.memory.reserved)
+
     # The audit.
 
     def under_way(self, key: DeliveryKey) -> DueDelivery | None:

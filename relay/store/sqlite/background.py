@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from relay.core.clock import Clock
 from relay.core.model import Health
 from relay.store.sqlite import edits, registry
-from relay.store.sqlite.counts import Counts
+from relay.store.sqlite.counts import Change, Counts
 from relay.store.sqlite.opening import BUSY_TIMEOUT_MS
 from relay.store.sqlite.writer import Job, Stage, Writer
 
@@ -170,13 +170,13 @@ class Deletions:
         self._cancelling.add(ref)
         now_ms = self._clock.wall_ms()
 
-        def cancel(connection: sqlite3.Connection) -> int:
+        def cancel(connection: sqlite3.Connection) -> Change[int]:
             return edits.cancel_deleted(connection, ref, now_ms, CANCEL_STEP)
 
-        def cancelled(count: int) -> None:
+        def cancelled(change: Change[int]) -> None:
             self._cancelling.discard(ref)
-            self._counts.cancelled(ref, count)
-            if count:
+            self._counts.apply(change.moves)
+            if change.answer:
                 self._go_on(ref)
 
         def failed() -> None:

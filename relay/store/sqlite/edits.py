@@ -3,14 +3,16 @@
 Mass edits move at most `limit` rows in a transaction; what is left is found by the next step, after a restart too.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
+from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import leave_head, promote
-from relay.store.sqlite.rows import DUE_COLUMNS, STATES, Row, due_delivery, may_become
+from relay.store.sqlite.rows import DUE_COLUMNS, STATES, due_delivery, may_become
 from relay.store.values import DueKey, PulledForward, delivery_key
 
 DELETED_BY = "endpoint deleted"
@@ -39,14 +41,16 @@ _END_SOME = f"""
     WHERE (event, endpoint) IN ({{chosen}}) AND {may_become(DeliveryState.DEAD)}
     RETURNING event, endpoint, ordering_key"""
 
-# What is due later than this is looked at when that time has come: its index gives what can be over its budget.
-_OVER_BUDGET = """
-    SELECT event, endpoint FROM delivery INDEXED BY delivery_due
-    WHERE endpoint = ? AND state = 0 AND due < ? AND budget_from < ? ORDER BY due LIMIT ?"""
+_NOT_AMONG = "event NOT IN (SELECT value FROM json_each(?))"
 
-_EXPIRED = """
+# What is due later than this is looked at when that time has come: its index gives what can be over its budget.
+_OVER_BUDGET = f"""
+    SELECT event, endpoint FROM delivery INDEXED BY delivery_due
+    WHERE endpoint = ? AND state = 0 AND {_NOT_AMONG} AND due < ? AND budget_from < ? ORDER BY due LIMIT ?"""
+
+_EXPIRED = f"""
     SELECT event, endpoint FROM delivery INDEXED BY delivery_expiry
-    WHERE endpoint = ? AND state = 0 AND expires_at IS NOT NULL AND expires_at <= ? AND manual < 2
+    WHERE endpoint = ? AND state = 0 AND {_NOT_AMONG} AND expires_at IS NOT NULL AND expires_at <= ? AND manual < 2
     ORDER BY expires_at LIMIT ?"""
 
 _WAITING = """
@@ -61,21 +65,6 @@ _FIND = """
     FROM delivery d JOIN endpoint n ON n.ref = d.endpoint WHERE d.event = ? AND d.endpoint = ?"""
 
 
-class Retried(NamedTuple):
-    """A delivery that is due again, and what it was."""
-
-    due: DueDelivery
-    before: DeliveryState
-
-
-class Ended(NamedTuple):
-    """Due deliveries that an edit ended, and those whose turn has come by it."""
-
-    keys: list[DeliveryKey]
-    promoted: list[DueDelivery]
-    expired: int = 0  # so many of the keys, the first ones, were past their expiry
-
-
 class Found(NamedTuple):
     """A delivery that somebody named."""
 
@@ -84,11 +73,12 @@ class Found(NamedTuple):
     expires_at_ms: int | None
     deleted: bool  # its endpoint was
     ordering_key: str | None
-    blocking: bool  # its successors wait for it
-    version: tuple[int, int]  # series and attempts: another one once an attempt is settled
+    blocking: int  # above 0 while its successors wait for it
+    series: int
+    attempts: int
 
 
-def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, *, force: bool) -> Retried:
+def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, force: bool) -> Change[DueDelivery]:
     """Make a delivery due now (Q13); NotFound, or Conflict when nothing could come of it. O(log n)
 
     With `force` an expired one too: its next attempt is made all the same, and is its last.
@@ -103,12 +93,13 @@ def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int
             remedy='Send a new event, or send this one all the same with {"force": true} (`--force`).',
         )
     row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
-    return Retried(due_delivery(row), found.state)
+    more_due, more_dead = found.state is not DeliveryState.DUE, -(found.state is DeliveryState.DEAD)
+    return Change(due_delivery(row), [(found.key.endpoint, more_due, more_dead)])
 
 
 def cancel_delivery(
     connection: sqlite3.Connection, delivery_id: str, by: str, now_ms: int, under_way: DueDelivery | None
-) -> Ended:
+) -> Change[DeliveryKey]:
     """Cancel a due delivery; NotFound, or Conflict when it has ended. O(log n)
 
     While an attempt of it is `under_way` and not settled, what waits for it by its ordering key goes on waiting.
@@ -119,16 +110,19 @@ def cancel_delivery(
             "not_due", f"the delivery is {found.state.value} already", remedy="Only a due one can be cancelled."
         )
     connection.execute(_CANCEL, (now_ms, by, *found.key))
+    moves = [(found.key.endpoint, -1, 0)]
     if found.ordering_key is None:
-        return Ended([found.key], [])
-    if under_way is not None and found.blocking and found.version == (under_way.series, under_way.attempts):
+        return Change(found.key, moves)
+    runs = under_way is not None and (found.series, found.attempts) == (under_way.series, under_way.attempts)
+    if runs and found.blocking:
         leave_head(connection, found.key, found.ordering_key)
-    return Ended([found.key], promote(connection, [(found.key.endpoint, found.ordering_key)]))
+    return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]))
 
 
-def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> int:
+def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> Change[int]:
     """Cancel some due deliveries of a deleted endpoint; the answer is how many, 0 when none are left."""
-    return len(connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall())
+    cancelled = len(connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall())
+    return Change(cancelled, [(ref, -cancelled, 0)])
 
 
 def end_held(
@@ -138,19 +132,29 @@ def end_held(
     now_ms: int,
     reason: DeadReason,
     limit: int,
-) -> Ended:
+    reserved: Collection[int],
+) -> Change[dict[DeadReason, list[DeliveryKey]]]:
     """End some held deliveries: those past `expires_at`, and those whose budget began before a time (Q6, Q9)."""
-    rows = _end(connection, _EXPIRED, (ref, now_ms, limit), DeadReason.EXPIRED, now_ms)
-    expired = len(rows)
-    if expired < limit:
-        chosen = (ref, budget_before_ms, budget_before_ms, limit - expired)
-        rows += _end(connection, _OVER_BUDGET, chosen, reason, now_ms)
-    return Ended([DeliveryKey(row[0], row[1]) for row in rows], _promote(connection, rows), expired)
+    spared = json.dumps(list(reserved))
+    ended: dict[DeadReason, list[DeliveryKey]] = {}
+    passed: list[tuple[int, str]] = []
+    for why, chosen, bounds in (
+        (DeadReason.EXPIRED, _EXPIRED, (now_ms,)),
+        (reason, _OVER_BUDGET, (budget_before_ms, budget_before_ms)),
+    ):
+        room = limit - sum(map(len, ended.values()))
+        parameters = (now_ms, why, ref, spared, *bounds, room)
+        rows = connection.execute(_END_SOME.format(chosen=chosen), parameters).fetchall()
+        if rows:
+            ended[why] = [DeliveryKey(*row[:2]) for row in rows]
+            passed += [row[1:] for row in rows if row[2] is not None]
+    count = sum(map(len, ended.values()))
+    return Change(ended, [(ref, -count, count)], promote(connection, passed))
 
 
 def pull_forward(
     connection: sqlite3.Connection, ref: int, latest_ms: Sequence[int], place: DueKey | None, limit: int
-) -> PulledForward:
+) -> Change[PulledForward]:
     """Look at up to `limit` deliveries that are due after `place` and make due earlier those that wait too long."""
     after = place or (min(latest_ms), 1 << 62)
     rows = connection.execute(_WAITING, (ref, *after, limit)).fetchall()
@@ -159,17 +163,7 @@ def pull_forward(
         bound_ms = latest_ms[min(step, len(latest_ms) - 1)]
         if due_ms > bound_ms and not (appointed and attempts == 0):
             moved.append(due_delivery(connection.execute(_PULL, (bound_ms, event, ref)).fetchone()))
-    return PulledForward(moved, (rows[-1][1], rows[-1][0]) if len(rows) == limit else None)
-
-
-def _end(
-    connection: sqlite3.Connection, chosen: str, parameters: tuple[int, ...], reason: DeadReason, now_ms: int
-) -> list[Row]:
-    return connection.execute(_END_SOME.format(chosen=chosen), (now_ms, reason, *parameters)).fetchall()
-
-
-def _promote(connection: sqlite3.Connection, rows: Iterable[Row]) -> list[DueDelivery]:
-    return promote(connection, [(row[1], row[2]) for row in rows if row[2] is not None])
+    return Change(PulledForward(moved, (rows[-1][1], rows[-1][0]) if len(rows) == limit else None))
 
 
 def _find(connection: sqlite3.Connection, delivery_id: str) -> Found:
@@ -177,4 +171,4 @@ def _find(connection: sqlite3.Connection, delivery_id: str) -> Found:
     row = None if key is None else connection.execute(_FIND, key).fetchone()
     if key is None or row is None:
         raise NotFound(f"no delivery {delivery_id!r}", remedy="List them with `relay deliveries list`.")
-    return Found(key, STATES[row[0]], row[1], bool(row[2]), row[3], row[4] > 0, (row[5], row[6]))
+    return Found(key, STATES[row[0]], *row[1:])

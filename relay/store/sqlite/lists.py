@@ -5,16 +5,31 @@ Rows are walked in the order of an index, so a page costs what it looks at and n
 dead letters and (while they are few) due deliveries by their own small indexes, everything else through its event.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from relay.core.errors import Conflict
 from relay.core.model import DeliveryState, DeliveryView, EventView, Page
-from relay.store.sqlite.reads import DELIVERY_COLUMNS, DELIVERY_JOINS, EVENT_COLUMNS, Reader, delivery_view, event_views
-from relay.store.sqlite.rows import CODES
+from relay.store.sqlite.reader import Reader
+from relay.store.sqlite.rows import (
+    CODES,
+    DELIVERY_COLUMNS,
+    DELIVERY_JOINS,
+    EVENT_COLUMNS,
+    STATES,
+    Row,
+    delivery_view,
+    event_view,
+)
 from relay.store.values import DeliveryFilter, EventFilter
 
 EXAMINED_MAX = 10_000
 """Rows that one page looks at."""
+
+_STATES_OF_EVENTS = """
+    SELECT event, state, count(*) FROM delivery WHERE event IN (SELECT value FROM json_each(?))
+    GROUP BY event, state ORDER BY event, state"""
 
 _LAST = (1 << 62, 1 << 62, 1 << 62)  # a place behind every row
 
@@ -108,8 +123,16 @@ async def list_events(
     joins = "CROSS JOIN application a ON a.ref = e.application"
     rows = await reader.fetch(_select(EVENT_COLUMNS, _EVENTS, joins, conditions, "", limit + 1), conditions.parameters)
     shown = rows[:limit]
-    following = _following(len(rows) > limit, [Place(row[3], row[12]) for row in shown], end)
+    following = _following(len(rows) > limit, [Place(row[4], row[0]) for row in shown], end)
     return Page(tuple(await event_views(reader, shown)), following)
+
+
+async def event_views(reader: Reader, rows: Sequence[Row]) -> list[EventView]:
+    """Make events as people see them of rows of EVENT_COLUMNS: with how many of their deliveries are in each state."""
+    counts: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
+    for ordinal, state, count in await reader.fetch(_STATES_OF_EVENTS, (json.dumps(list(counts)),)):
+        counts[ordinal][STATES[state].value] = count
+    return [event_view(row, counts[row[0]]) for row in rows]
 
 
 async def list_deliveries(

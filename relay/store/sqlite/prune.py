@@ -8,8 +8,9 @@ than their events; that walk remembers how far it came, so an attempt made on an
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from relay.store.sqlite.counts import Change, Move
 from relay.store.values import Pruned, Retention
 
 ROWS_PER_LIMIT = 4
@@ -39,40 +40,33 @@ FORGET_OLD = """
 _AMONG = "event IN (SELECT value FROM json_each(?))"
 
 
-class PruneResult(NamedTuple):
-    """What a step removed, and how many dead letters of each endpoint were among it."""
-
-    pruned: Pruned
-    dead: dict[int, int]
-
-
 class Pruner:
     """Owner of the place that the sweep has come to. Lives in the writer's thread."""
 
     def __init__(self) -> None:
         self._after = (-1, -1)  # (created_at, ordinal) of the last event looked at
 
-    def step(self, connection: sqlite3.Connection, now_ms: int, retention: Retention, limit: int) -> PruneResult:
+    def step(self, connection: sqlite3.Connection, now_ms: int, retention: Retention, limit: int) -> Change[Pruned]:
         """Look at up to `limit` events, attempts' events, claims and memories each; `more` until all ran out."""
-        events, deliveries, dead, more_events = self._events(connection, now_ms - retention.events_ms, limit)
+        events, deliveries, moves, more_events = self._events(connection, now_ms - retention.events_ms, limit)
         attempts, more_attempts = _attempts(connection, now_ms - retention.attempts_ms, limit)
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
         forgotten = connection.execute(FORGET_OLD, (now_ms - retention.memory_ms, limit)).rowcount
         more = more_events or more_attempts or more_keys or forgotten == limit
-        return PruneResult(Pruned(events, deliveries, attempts, keys, more, forgotten), dead)
+        return Change(Pruned(events, deliveries, attempts, keys, more, forgotten), moves)
 
     def _events(
         self, connection: sqlite3.Connection, before_ms: int, limit: int
-    ) -> tuple[int, int, dict[int, int], bool]:
+    ) -> tuple[int, int, Sequence[Move], bool]:
         rows = connection.execute(_EVENTS, (before_ms, *self._after, limit)).fetchall()
         chosen = _within(rows, limit)
         more = len(rows) == limit or len(chosen) < len(rows)
         self._after = (chosen[-1][0], chosen[-1][1]) if more else (-1, -1)
         old = [row[1] for row in chosen if row[3] == 0 and row[4] < before_ms]
         if not old:
-            return 0, 0, {}, more
-        deliveries, dead = _remove_events(connection, old)
-        return len(old), deliveries, dead, more
+            return 0, 0, (), more
+        deliveries, moves = _remove_events(connection, old)
+        return len(old), deliveries, moves, more
 
 
 def give_space_back(connection: sqlite3.Connection, pages: int) -> None:
@@ -92,19 +86,17 @@ def _within(rows: Sequence[tuple[Any, ...]], limit: int) -> Sequence[tuple[Any, 
     return rows
 
 
-def _remove_events(connection: sqlite3.Connection, ordinals: Sequence[int]) -> tuple[int, dict[int, int]]:
+def _remove_events(connection: sqlite3.Connection, ordinals: Sequence[int]) -> tuple[int, Sequence[Move]]:
     chosen = (json.dumps(ordinals),)
-    dead = dict(
-        connection.execute(
-            f"SELECT endpoint, count(*) FROM delivery WHERE {_AMONG} AND state = 2 GROUP BY endpoint", chosen
-        )
-    )
+    moves = connection.execute(
+        f"SELECT endpoint, 0, -count(*) FROM delivery WHERE {_AMONG} AND state = 2 GROUP BY endpoint", chosen
+    ).fetchall()
     connection.execute(f"DELETE FROM response WHERE {_AMONG}", chosen)
     connection.execute(f"DELETE FROM attempt WHERE {_AMONG}", chosen)
     deliveries = connection.execute(f"DELETE FROM delivery WHERE {_AMONG}", chosen).rowcount
     connection.execute("DELETE FROM event WHERE ordinal IN (SELECT value FROM json_each(?))", chosen)
     connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'ordinal_floor'", (max(ordinals),))
-    return deliveries, dead
+    return deliveries, moves
 
 
 def _attempts(connection: sqlite3.Connection, before_ms: int, limit: int) -> tuple[int, bool]:

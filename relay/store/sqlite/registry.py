@@ -8,6 +8,7 @@ from typing import Any
 
 from relay.core.errors import NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
+from relay.store.sqlite.counts import Change
 from relay.store.values import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed
 
 _DUE = """
@@ -65,8 +66,8 @@ def load(connection: sqlite3.Connection) -> RegistryRows:
     )
 
 
-def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) -> tuple[RegistryRows, list[int]]:
-    """Make a change; the answer is the rows that it wrote, each `ref` given out here, and the refs it deleted.
+def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) -> Change[RegistryRows]:
+    """Make a change; the answer is the rows that it wrote, each `ref` given out here.
 
     NotFound for what was deleted meanwhile, StillOwed for deliveries due that must not be.
     """
@@ -87,7 +88,7 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) 
     )
     for key in wanted.keys:
         _insert_key(connection, key)
-    return written, deleted
+    return Change(written, deleted=deleted)
 
 
 def save_healths(connection: sqlite3.Connection, healths: Mapping[int, Health]) -> None:
@@ -98,9 +99,10 @@ def save_healths(connection: sqlite3.Connection, healths: Mapping[int, Health]) 
     )
 
 
-def deleted_refs(connection: sqlite3.Connection) -> list[int]:
-    """Read the endpoints that were deleted."""
-    return [row[0] for row in connection.execute("SELECT ref FROM endpoint WHERE deleted_at IS NOT NULL")]
+def deleted(connection: sqlite3.Connection) -> Change[None]:
+    """Read the endpoints that were deleted before this start."""
+    rows = connection.execute("SELECT ref FROM endpoint WHERE deleted_at IS NOT NULL")
+    return Change(None, deleted=[row[0] for row in rows])
 
 
 def _refuse_owed(connection: sqlite3.Connection, names: Sequence[str]) -> None:

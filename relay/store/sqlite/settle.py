@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
+from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import first_in_line, promote, release_head
 from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, insert_many, may_become
 
@@ -73,17 +74,9 @@ class SettleWork(NamedTuple):
     now_ms: int
 
 
-class SettleResult(NamedTuple):
-    """A settlement's answer, and what else the transaction changed."""
-
-    settled: Settled
-    left: bool  # the delivery was due and is not any more
-    promoted: Sequence[DueDelivery] = ()
-
-
-def settle(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[SettleResult]:
+def settle(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[Change[Settled]]:
     """Apply settlements in order; one result for each, O(log n) whatever else is in the tables."""
-    results: list[SettleResult] = []
+    results: list[Change[Settled]] = []
     start = 0
     while start < len(works):
         end = _distinct(works, start)
@@ -92,10 +85,10 @@ def settle(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[
     return results
 
 
-def give_back(connection: sqlite3.Connection, delivery: DueDelivery) -> SettleResult:
+def give_back(connection: sqlite3.Connection, delivery: DueDelivery) -> Change[DueDelivery | None]:
     """End an attempt that was not made after all: its delivery stays as it is. O(log n)"""
     promoted = release_head(connection, delivery.key)
-    return SettleResult(Settled(False, _due_now(connection, delivery)), left=False, promoted=promoted)
+    return Change(_due_now(connection, delivery), promoted=promoted)
 
 
 def _distinct(works: Sequence[SettleWork], start: int) -> int:
@@ -109,9 +102,9 @@ def _distinct(works: Sequence[SettleWork], start: int) -> int:
     return len(works)
 
 
-def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[SettleResult]:
+def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[Change[Settled]]:
     moved = {(row[0], row[1]): row for row in connection.execute(SETTLE, (json.dumps([_row(work) for work in works]),))}
-    results: list[SettleResult] = []
+    results: list[Change[Settled]] = []
     attempts: list[Row] = []
     responses: list[tuple[Settlement, int]] = []
     for work in works:
@@ -156,11 +149,11 @@ def _ends(settlement: Settlement) -> int:
     return int(settlement.reason is DeadReason.EXPIRED)
 
 
-def _moved(connection: sqlite3.Connection, settlement: Settlement, row: Row) -> SettleResult:
+def _moved(connection: sqlite3.Connection, settlement: Settlement, row: Row) -> Change[Settled]:
     promoted = _passed(connection, row)
-    if settlement.state is not DeliveryState.DUE:
-        return SettleResult(Settled(True, None), left=True, promoted=promoted)
-    return SettleResult(Settled(True, due_delivery(row)), left=False, promoted=promoted)
+    if settlement.state is DeliveryState.DUE:
+        return Change(Settled(True, due_delivery(row)), promoted=promoted)
+    return Change(Settled(True, None), [(row[1], -1, settlement.state is DeliveryState.DEAD)], promoted)
 
 
 def _passed(connection: sqlite3.Connection, row: Row) -> Sequence[DueDelivery]:
@@ -169,17 +162,17 @@ def _passed(connection: sqlite3.Connection, row: Row) -> Sequence[DueDelivery]:
     return promote(connection, [(endpoint, ordering_key)]) if ordering_key is not None and not blocking else ()
 
 
-def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
+def _late(connection: sqlite3.Connection, work: SettleWork) -> Change[Settled]:
     """Settle a delivery that moved on meanwhile: record the attempt, and say what the row is now."""
     settlement, now_ms = work
     delivery, outcome = settlement.delivery, settlement.outcome
     released = release_head(connection, delivery.key)
     if outcome is None or _recorded(connection, delivery, outcome):
         promoted = released or first_in_line(connection, delivery.key)  # the first answer may have been lost
-        return SettleResult(Settled(outcome is not None, _due_now(connection, delivery)), left=False, promoted=promoted)
+        return Change(Settled(outcome is not None, _due_now(connection, delivery)), promoted=promoted)
     row = connection.execute(LATE, (*delivery.key, delivery.series)).fetchone()
     if row is None:
-        return SettleResult(Settled(False, None), left=False)
+        return Change(Settled(False, None))
     connection.execute(
         f"{_INSERT_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _attempt_row(delivery, row[4], outcome)
     )
@@ -188,11 +181,11 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> SettleResult:
     state, same_series = STATES[row[10]], row[3] == delivery.series
     if state is DeliveryState.DUE:
         due = None if row[2] is None else due_delivery(row)
-        return SettleResult(Settled(False, due), left=False, promoted=promoted)
+        return Change(Settled(False, due), promoted=promoted)
     applied = state is DeliveryState.CANCELLED and same_series and settlement.state is DeliveryState.DELIVERED
     if applied:
         connection.execute(_DELIVERED_AFTER_CANCEL, (now_ms, *delivery.key))
-    return SettleResult(Settled(applied, None), left=False, promoted=promoted)
+    return Change(Settled(applied, None), promoted=promoted)
 
 
 def _recorded(connection: sqlite3.Connection, delivery: DueDelivery, outcome: Outcome) -> bool:

@@ -9,47 +9,44 @@ then `accept` and `settle`.
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relay.core.clock import Clock
 from relay.core.model import (
-    DeadGroup,
     DeadReason,
     DeliveryKey,
     DeliveryView,
     DueDelivery,
-    EventView,
-    FrozenEvent,
     Health,
     NewEvent,
     Page,
     Settled,
     Settlement,
 )
-from relay.store.sqlite import edits, lists, opening, order, reads, registry
+from relay.store.sqlite import edits, lists, opening, order, registry
 from relay.store.sqlite.accept import AcceptBatch, Acceptor
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
-from relay.store.sqlite.counts import Counts, count
+from relay.store.sqlite.counts import Change, Counts, count
 from relay.store.sqlite.opening import StoreSettings
-from relay.store.sqlite.prune import Pruner, PruneResult, give_space_back
-from relay.store.sqlite.reads import Reader
-from relay.store.sqlite.settle import SettleResult, SettleWork, give_back, settle
+from relay.store.sqlite.prune import Pruner, give_space_back
+from relay.store.sqlite.reads import Reads
+from relay.store.sqlite.settle import SettleWork, give_back, settle
 from relay.store.sqlite.writer import Job, Stage, Writer
 from relay.store.values import (
     AcceptResult,
     DeliveryFilter,
     DueKey,
-    EventFilter,
     Fact,
     Pruned,
     PulledForward,
-    RefillResult,
     RegistryChange,
     RegistryRows,
     Retention,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 FEW_DUE = 10_000
@@ -58,11 +55,12 @@ FEW_DUE = 10_000
 _ROW_BYTES = 500
 
 
-class SqliteStore:
+class SqliteStore(Reads):
     """Owner of the database file, the writer, the readers, and the counts. Belongs to one event loop."""
 
     def __init__(self, settings: StoreSettings, clock: Clock, writer_type: type[Writer] = Writer) -> None:
         """Use `open` instead; `writer_type` lets a test put a worse writer in."""
+        super().__init__()
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -79,7 +77,6 @@ class SqliteStore:
             queue_bytes=settings.queue_bytes,
         )
         self._lock: opening.Lock | None = None
-        self._readers: list[Reader] = []
         self._fatal: Exception | None = None
         self._on_fatal: Callable[[Exception], None] = lambda error: None
         self._on_promoted: Callable[[Sequence[DueDelivery]], None] = lambda due: None
@@ -102,10 +99,10 @@ class SqliteStore:
         store._lock = opening.prepare(settings.path)
         try:
             await store._writer.start()
-            await store._open_readers()
+            await store._open_readers(settings.path, settings.read_timeout_ms, store._report_fatal)
             store._identity = opening.identity(settings.path)
             store._deletions = Deletions(store._writer, store._counts, clock)
-            store._deletions.add(await store._edit(registry.deleted_refs))
+            await store._edit(registry.deleted)
             store._begin_check()
         except BaseException:
             await store.abandon()
@@ -117,9 +114,8 @@ class SqliteStore:
             return
         self._healths.finish()
         await self._end_check()
-        for reader in self._readers:
-            await reader.close()
-        self._submit_outside(_leave)
+        await self._close_readers()
+        self._writer.submit(Job(Stage.OUTSIDE, _leave))
         await self._writer.close()
         self._lock.release()
         self._lock = None
@@ -128,8 +124,7 @@ class SqliteStore:
         """Stop as a crash would: nothing is finished, marked or folded. For failed starts and for tests."""
         await self._end_check()
         await self._writer.abandon()  # before the readers: the last connection to close must not be able to tidy up
-        for reader in self._readers:
-            await reader.close()
+        await self._close_readers()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -159,12 +154,6 @@ class SqliteStore:
         if self._checking is not None and self._check is not None:
             self._check.stop()
             await self._checking
-
-    async def _open_readers(self) -> None:
-        path, timeout_ms = self._settings.path, self._settings.read_timeout_ms
-        for _ in range(3):
-            self._readers.append(await Reader.open(path, timeout_ms, self._report_fatal))
-        self._people, self._refills, self._attempts = self._readers
 
     # -- health ------------------------------------------------------------------------------------------------------
 
@@ -201,7 +190,7 @@ class SqliteStore:
         self._on_promoted = callback
 
     async def ping(self) -> None:
-        await self._edit(_nothing if self.healthy else _probe)
+        await self._submit(Stage.EDIT, _nothing if self.healthy else _probe)
 
     def upkeep(self) -> str:
         if self._lock is None or self._fatal is not None:
@@ -242,38 +231,9 @@ class SqliteStore:
 
     def accept(self, events: Sequence[NewEvent]) -> "asyncio.Future[list[AcceptResult]]":
         batch = self._counts.reserve(events, self._settings.endpoint_backlog)
-        future: asyncio.Future[list[AcceptResult]] = self._loop.create_future()
-        job = Job(
-            Stage.ACCEPT,
-            batch,
-            size=sum([len(event.body) + _ROW_BYTES * (1 + len(event.targets)) for event in events]),
-            done=lambda results: self._accepted(batch, results),
-            failed=lambda: self._counts.release(batch),
-            future=future,
-        )
-        self._writer.submit(job)
-        return future
-
-    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        self.pending_settles += 1
-        future: asyncio.Future[Settled] = self._loop.create_future()
-        job = Job(
-            Stage.SETTLE,
-            SettleWork(settlement, self._clock.wall_ms()),
-            size=_ROW_BYTES if settlement.outcome is None else _ROW_BYTES + len(settlement.outcome.response_body),
-            done=lambda result: self._settled(settlement, result),
-            failed=self._settle_failed,
-            future=future,
-        )
-        self._writer.submit(job)
-        return future
-
-    async def give_back(self, delivery: DueDelivery) -> DueDelivery | None:
-        def given_back(result: SettleResult) -> DueDelivery | None:
-            self._promote(result.promoted)
-            return result.settled.due
-
-        return await self._edit(lambda connection: give_back(connection, delivery), given_back)
+        done, failed = partial(self._accepted, batch), partial(self._counts.release, batch)
+        size = sum([len(event.body) + _ROW_BYTES * (1 + len(event.targets)) for event in events])
+        return self._submit(Stage.ACCEPT, batch, done, failed, size)
 
     def _accepted(self, batch: AcceptBatch, results: list[AcceptResult]) -> list[AcceptResult]:
         self._counts.accepted(batch, results)
@@ -281,51 +241,33 @@ class SqliteStore:
             self._deletions.accepted(event.targets)
         return results
 
-    def _settled(self, settlement: Settlement, result: SettleResult) -> Settled:
+    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+        self.pending_settles += 1
+        work = SettleWork(settlement, self._clock.wall_ms())
+        size = _ROW_BYTES if settlement.outcome is None else _ROW_BYTES + len(settlement.outcome.response_body)
+        return self._submit(Stage.SETTLE, work, self._settled, self._settle_failed, size)
+
+    def _settled(self, change: Change[Settled]) -> Settled:
         self.pending_settles -= 1
-        if result.left:
-            self._counts.settled(settlement)
-        self._promote(result.promoted)
-        return result.settled
+        return self._follow(change)
 
     def _settle_failed(self) -> None:
         self.pending_settles -= 1
 
-    def _promote(self, due: Sequence[DueDelivery]) -> None:
-        if due:
-            self._on_promoted(due)
-
-    # -- what attempts and lanes read --------------------------------------------------------------------------------
-
-    async def refill(self, ref: int, from_due_ms: float, from_event: float, limit: int) -> RefillResult:
-        return await reads.refill(self._refills, ref, from_due_ms, from_event, limit)
-
-    async def audit_due(self, ref: int, limit: int) -> list[DueDelivery]:
-        return await reads.audit_due(self._refills, ref, limit)
-
-    async def endpoints_with_due(self) -> list[int]:
-        return [row[0] for row in await self._refills.fetch(reads.WITH_DUE)]
-
-    async def read_event(self, ordinal: int) -> FrozenEvent | None:
-        return await reads.read_event(self._attempts, ordinal)
+    async def give_back(self, delivery: DueDelivery) -> DueDelivery | None:
+        return await self._edit(give_back, delivery)
 
     # -- applications and endpoints ----------------------------------------------------------------------------------
 
     async def load_registry(self) -> RegistryRows:
-        return await self._edit(registry.load)
+        rows: RegistryRows = await self._submit(Stage.EDIT, registry.load)
+        return rows
 
     async def change_registry(self, change: RegistryChange) -> RegistryRows:
         for row in change.endpoints:
             if row.id in change.fresh:
                 self._healths.forget(row.ref)
-        now_ms = self._clock.wall_ms()
-
-        def changed(result: tuple[RegistryRows, list[int]]) -> RegistryRows:
-            written, deleted = result
-            self._deletions.add(deleted)
-            return written
-
-        return await self._edit(lambda connection: registry.change(connection, change, now_ms), changed)
+        return await self._edit(registry.change, change, self._clock.wall_ms())
 
     def save_health(self, ref: int, health: Health) -> None:
         self._healths.save(ref, health)
@@ -333,94 +275,66 @@ class SqliteStore:
     # -- deliveries by hand and by time ------------------------------------------------------------------------------
 
     async def retry_delivery(self, delivery_id: str, *, force: bool = False) -> DueDelivery:
-        now_ms = self._clock.wall_ms()
-
-        def retried(result: edits.Retried) -> DueDelivery:
-            self._counts.retried(result)
-            return result.due
-
-        return await self._edit(
-            lambda connection: edits.retry_delivery(connection, delivery_id, now_ms, force=force), retried
-        )
+        return await self._edit(edits.retry_delivery, delivery_id, self._clock.wall_ms(), force)
 
     async def cancel_delivery(self, delivery_id: str, by: str, under_way: DueDelivery | None = None) -> DeliveryKey:
-        now_ms = self._clock.wall_ms()
-
-        def cancelled(result: edits.Ended) -> DeliveryKey:
-            self._counts.cancelled(result.keys[0].endpoint, 1)
-            self._promote(result.promoted)
-            return result.keys[0]
-
-        return await self._edit(
-            lambda connection: edits.cancel_delivery(connection, delivery_id, by, now_ms, under_way), cancelled
-        )
+        return await self._edit(edits.cancel_delivery, delivery_id, by, self._clock.wall_ms(), under_way)
 
     async def end_held(
-        self, ref: int, budget_before_ms: int, now_ms: int, reason: DeadReason, limit: int = CANCEL_STEP
+        self,
+        ref: int,
+        budget_before_ms: int,
+        now_ms: int,
+        reason: DeadReason,
+        limit: int = CANCEL_STEP,
+        reserved: Collection[int] = (),
     ) -> dict[DeadReason, list[DeliveryKey]]:
-        def end(connection: sqlite3.Connection) -> edits.Ended:
-            return edits.end_held(connection, ref, budget_before_ms, now_ms, reason, limit)
-
-        def ended(result: edits.Ended) -> dict[DeadReason, list[DeliveryKey]]:
-            self._counts.died(result.keys)
-            self._promote(result.promoted)
-            by_reason = {DeadReason.EXPIRED: result.keys[: result.expired], reason: result.keys[result.expired :]}
-            return {each: keys for each, keys in by_reason.items() if keys}
-
-        return await self._edit(end, ended)
+        return await self._edit(edits.end_held, ref, budget_before_ms, now_ms, reason, limit, reserved)
 
     async def pull_forward(
         self, ref: int, latest_ms: Sequence[int], place: DueKey | None = None, limit: int = CANCEL_STEP
     ) -> PulledForward:
-        def step(connection: sqlite3.Connection) -> PulledForward:
-            return edits.pull_forward(connection, ref, latest_ms, place, limit)
-
-        return await self._edit(step)
+        return await self._edit(edits.pull_forward, ref, latest_ms, place, limit)
 
     async def prune(self, now_ms: int, retention: Retention, limit: int = 500) -> Pruned:
-        def step(connection: sqlite3.Connection) -> PruneResult:
-            return self._pruner.step(connection, now_ms, retention, limit)
+        pruned = await self._edit(self._pruner.step, now_ms, retention, limit)
+        self._writer.submit(Job(Stage.OUTSIDE, partial(give_space_back, pages=2 * limit)))
+        return pruned
 
-        def pruned(result: PruneResult) -> Pruned:
-            self._counts.pruned(result.dead)
-            return result.pruned
-
-        answer = await self._edit(step, pruned)
-        self._submit_outside(lambda connection: give_space_back(connection, 2 * limit))
-        return answer
-
-    # -- what people look at -----------------------------------------------------------------------------------------
-
-    async def find_event(self, event_id: str) -> EventView | None:
-        return await reads.find_event(self._people, event_id)
-
-    async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int) -> Page[EventView]:
-        return await lists.list_events(self._people, wanted, cursor, limit)
-
-    async def deliveries_of(self, event_id: str) -> list[DeliveryView]:
-        return await reads.deliveries_of(self._people, event_id)
-
-    async def find_delivery(self, delivery_id: str) -> DeliveryView | None:
-        return await reads.find_delivery(self._people, delivery_id)
+    # -- what people look at: the rest stands in `reads` -------------------------------------------------------------
 
     async def list_deliveries(self, wanted: DeliveryFilter, cursor: str | None, limit: int) -> Page[DeliveryView]:
         few_due = self.backlog <= FEW_DUE
         return await lists.list_deliveries(self._people, wanted, cursor, limit, few_due=few_due)
 
-    async def dead_groups(self, application: str | None = None) -> list[DeadGroup]:
-        return await reads.dead_groups(self._people, application)
-
-    # -- submitting --------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def _edit(
-        self, work: Callable[[sqlite3.Connection], Any], done: Callable[[Any], T] | None = None
+        self, edit: Callable[Concatenate[sqlite3.Connection, P], Change[T]], *args: P.args, **kwargs: P.kwargs
     ) -> "asyncio.Future[T]":
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._writer.submit(Job(Stage.EDIT, work, done=done, future=future))
+        """Make an edit in one of the next transactions, and follow it in memory."""
+        return self._submit(Stage.EDIT, lambda connection: edit(connection, *args, **kwargs), self._follow)
+
+    def _submit(
+        self,
+        stage: Stage,
+        work: Any,
+        done: Callable[[Any], Any] | None = None,
+        failed: Callable[[], None] | None = None,
+        size: int = _ROW_BYTES,
+    ) -> "asyncio.Future[Any]":
+        future = self._loop.create_future()
+        self._writer.submit(Job(stage, work, size=size, done=done, failed=failed, future=future))
         return future
 
-    def _submit_outside(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        self._writer.submit(Job(Stage.OUTSIDE, work))
+    def _follow(self, change: Change[T]) -> T:
+        """Let memory follow what a commit changed."""
+        self._counts.apply(change.moves)
+        if change.deleted:
+            self._deletions.add(change.deleted)
+        if change.promoted:
+            self._on_promoted(change.promoted)
+        return change.answer
 
 
 def _leave(connection: sqlite3.Connection) -> None:
