@@ -29,7 +29,7 @@ async def refusal(path: Path) -> RelayError:
         await open_at(path)
     assert refused.value.remedy
     assert "Traceback" not in str(refused.value)
-    opening.prepare(path).release()
+    opening.prepare(path).close()
     return refused.value
 
 
@@ -116,7 +116,7 @@ def test_local_and_unknown_disks_are_taken(tmp_path: Path) -> None:
     device = os.stat(tmp_path).st_dev
     known = f"junk\n36 35 {os.major(device)}:{os.minor(device)} / / rw - ext4 /dev/x rw\n"
     for mounts in (known, ""):
-        opening.prepare(tmp_path / "relay.db", mounts).release()
+        opening.prepare(tmp_path / "relay.db", mounts).close()
 
 
 # -- what is no database of ours --------------------------------------------------------------------------------------

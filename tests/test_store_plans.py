@@ -37,7 +37,7 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         )
     with closing(connection):
         yield connection
-    lock.release()
+    lock.close()
 
 
 def fill(
@@ -180,7 +180,7 @@ def test_accepting_and_settling_cost_the_same_behind_many_rows(database: sqlite3
     def work() -> None:
         acceptor = accept.Acceptor()
         acceptor.resume(database)
-        ((accepted,),) = acceptor.accept(database, [accept.AcceptBatch([event])])
+        ((accepted,),) = acceptor.accept(database, [[(event, frozenset())]])
         assert isinstance(accepted, Accepted)
         outcome = Outcome(started_at_ms=9, duration_ms=1, status=500)
         works = [

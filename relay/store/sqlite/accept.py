@@ -8,8 +8,10 @@ accepted after it: in the same group of writes, back to back, and after a crash.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -29,8 +31,6 @@ from relay.store.sqlite.order import waiting_for_predecessors
 from relay.store.sqlite.rows import CODES, Row, insert_many
 from relay.store.values import AcceptResult
 
-NONE_OVERFLOWED: frozenset[tuple[int, int]] = frozenset()
-
 REMEMBERED_MAX = 100_000
 """Keys that one application remembers; what was not said again for longest goes first."""
 
@@ -38,8 +38,12 @@ VALUE_CHARACTERS_MAX = 1_000
 """How much of a remembered value is kept: what counts is that something was said."""
 
 _INSERT_EVENT = """
-    INSERT INTO event (ordinal, id, application, type, created_at, timestamp, deliver_at, expires_at, ordering_key,
-                       reason, reason_detail, checksum, metadata, body)"""
+    INSERT INTO event (ordinal, id, type, application, created_at, expires_at, body, checksum,
+                       timestamp, deliver_at, ordering_key, reason, reason_detail, metadata)"""
+
+# The fields of an event in the order of these columns: what an attempt needs, and the rest.
+_FROZEN = attrgetter("id", "type", "application", "created_at_ms", "expires_at_ms", "body")
+_REST = attrgetter("timestamp_ms", "deliver_at_ms", "ordering_key", "reason", "reason_detail", "metadata")
 
 _INSERT_DELIVERY = """
     INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key,
@@ -61,12 +65,8 @@ FORGET_SOME = """
 Known = dict[tuple[int, str], tuple[str, int]]  # (application, key) → value and time, said in this transaction
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptBatch:
-    """Events that are accepted together."""
-
-    events: Sequence[NewEvent]
-    overflow: frozenset[tuple[int, int]] = NONE_OVERFLOWED  # (index of the event, endpoint) beyond the backlog (Q10)
+Batch = Sequence[tuple[NewEvent, frozenset[int]]]
+"""Events that are accepted together, each with those of its targets whose backlog is full (Q10)."""
 
 
 class Entry(NamedTuple):
@@ -74,37 +74,30 @@ class Entry(NamedTuple):
 
     ordinal: int
     event: NewEvent
-    overflowed: tuple[int, ...]  # targets whose backlog is full
+    overflowed: frozenset[int]
 
 
 class Acceptor:
     """Owner of the ordinals. Lives in the writer's thread."""
 
-    def __init__(self) -> None:
-        self._last = 0
+    _ordinals: Iterator[int]
 
     def resume(self, connection: sqlite3.Connection) -> None:
         """Go on after the highest ordinal that was ever given out, pruned or not."""
-        (self._last,) = connection.execute("""
+        (last,) = connection.execute("""
             SELECT max((SELECT coalesce(max(ordinal), 0) FROM event), (SELECT coalesce(max(event), 0) FROM claim),
                        (SELECT value FROM meta WHERE name = 'ordinal_floor'))""").fetchone()
+        self._ordinals = count(last + 1)
 
-    def accept(self, connection: sqlite3.Connection, batches: Sequence[AcceptBatch]) -> list[list[AcceptResult]]:
+    def accept(self, connection: sqlite3.Connection, batches: Sequence[Batch]) -> list[list[AcceptResult]]:
         """Store what is new in all batches; one list of results for each. O(events + deliveries), each O(log n)."""
-        entries = [self._entry(batch, index) for batch in batches for index in range(len(batch.events))]
+        # A failed group leaves a gap: its commit may have been kept after all, so its numbers are not used again.
+        entries = [Entry(next(self._ordinals), *item) for batch in batches for item in batch]
         results: dict[int, AcceptResult] = dict(_turn_away(connection, entries))
         kept = hold_back(connection, [entry for entry in entries if entry.ordinal not in results])
         results.update(_store(connection, kept))
         answers = iter([results[entry.ordinal] for entry in entries])
-        return [[next(answers) for _ in batch.events] for batch in batches]
-
-    def _entry(self, batch: AcceptBatch, index: int) -> Entry:
-        # A failed group leaves a gap: its commit may have been kept after all, so its numbers are not used again.
-        self._last += 1
-        event = batch.events[index]
-        if not batch.overflow:
-            return Entry(self._last, event, ())
-        return Entry(self._last, event, tuple(ref for ref in event.targets if (index, ref) in batch.overflow))
+        return [[next(answers) for _ in batch] for batch in batches]
 
 
 # -- repeats -------------------------------------------------------------------------------------------------------
@@ -221,7 +214,7 @@ def _recalled(connection: sqlite3.Connection, entry: Entry, said: Known) -> Entr
         return entry
     connection.execute("UPDATE claim SET deliveries = 0 WHERE event = ?", (entry.ordinal,))
     held_back = replace(event, targets=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise)
-    return Entry(entry.ordinal, held_back, ())
+    return Entry(entry.ordinal, held_back, frozenset())
 
 
 def _remember(connection: sqlite3.Connection, said: Known, remembered_max: int) -> None:
@@ -243,17 +236,16 @@ def _remember(connection: sqlite3.Connection, said: Known, remembered_max: int) 
 
 def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, Accepted]:
     ordered = [
-        (entry.ordinal, ref, entry.event.ordering_key)
-        for entry in entries
-        if entry.event.ordering_key is not None
-        for ref in entry.event.targets
-        if ref not in entry.overflowed
+        (ordinal, ref, event.ordering_key)
+        for ordinal, event, overflowed in entries
+        if event.ordering_key is not None
+        for ref in event.targets
+        if ref not in overflowed
     ]
-    waiting = waiting_for_predecessors(connection, ordered)
+    waiting = waiting_for_predecessors(connection, ordered) if ordered else ()
     stored: dict[int, Accepted] = {}
     event_rows, delivery_rows = [], []
     for ordinal, event, overflowed in entries:
-        checksum = crc32(event.body)
         due = []
         for ref in event.targets:
             row = _delivery_row(ordinal, event, ref, dead=ref in overflowed, waits=(ordinal, ref) in waiting)
@@ -261,19 +253,12 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
             due_ms, start_ms = row[3:5]
             if due_ms is not None:
                 due.append(DueDelivery(ordinal, ref, due_ms, 1, 0, 0, start_ms))
-        event_rows.append(_event_row(ordinal, event, checksum))
-        frozen = FrozenEvent(
-            ordinal,
-            event.id,
-            event.type,
-            event.application,
-            event.created_at_ms,
-            event.expires_at_ms,
-            event.body,
-            checksum,
-        )
+        frozen = (ordinal, *_FROZEN(event), crc32(event.body))
+        event_rows.append(frozen + _REST(event))
         deliveries = len(event.targets) - len(overflowed)
-        stored[ordinal] = Accepted(frozen, tuple(due), deliveries, event.reason, event.reason_detail, overflowed)
+        stored[ordinal] = Accepted(
+            FrozenEvent(*frozen), tuple(due), deliveries, event.reason, event.reason_detail, tuple(overflowed)
+        )
     insert_many(connection, _INSERT_EVENT, event_rows)
     insert_many(connection, _INSERT_DELIVERY, delivery_rows)
     return stored
@@ -288,22 +273,3 @@ def _delivery_row(ordinal: int, event: NewEvent, ref: int, *, dead: bool, waits:
     blocking = 0 if key is None else 1 + event.order_strictly
     due_ms = None if waits else start_ms
     return (ordinal, ref, CODES[DeliveryState.DUE], due_ms, start_ms, None, None, expires_ms, key, blocking)
-
-
-def _event_row(ordinal: int, event: NewEvent, checksum: int) -> Row:
-    return (
-        ordinal,
-        event.id,
-        event.application,
-        event.type,
-        event.created_at_ms,
-        event.timestamp_ms,
-        event.deliver_at_ms,
-        event.expires_at_ms,
-        event.ordering_key,
-        event.reason,
-        event.reason_detail,
-        checksum,
-        event.metadata,
-        event.body,
-    )

@@ -5,7 +5,8 @@ is as old as its last commit, and the deletions are found in the file.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 
 from relay.core.clock import Clock
 from relay.core.model import Health
@@ -16,7 +17,6 @@ from relay.store.sqlite.writer import Job, Stage, Writer
 
 CANCEL_STEP = 500
 """Due deliveries of a deleted endpoint that one transaction cancels."""
-
 
 SHRINK_EVERY_MS = 10_000
 """A WAL that is too large is tried to be shrunk this often."""
@@ -149,15 +149,15 @@ class Deletions:
         self._deleted: set[int] = set()
         self._cancelling: set[int] = set()
 
-    def add(self, refs: Iterable[int]) -> None:
+    def add(self, refs: Collection[int]) -> None:
         """Begin with endpoints whose deletion is committed."""
         self._deleted.update(refs)
-        self.resume()
+        for ref in refs:
+            self._go_on(ref)
 
     def resume(self) -> None:
-        """Go on with whatever is left."""
-        for ref in self._deleted:
-            self._go_on(ref)
+        """Go on with whatever is left; O(endpoints that were ever deleted)."""
+        self.add(self._deleted.copy())
 
     def accepted(self, targets: Iterable[int]) -> None:
         """Cancel what was matched before a deletion and stored after it."""
@@ -168,18 +168,12 @@ class Deletions:
         if ref in self._cancelling or self._counts.due(ref) <= 0:
             return
         self._cancelling.add(ref)
-        now_ms = self._clock.wall_ms()
+        step = partial(edits.cancel_deleted, ref=ref, now_ms=self._clock.wall_ms(), limit=CANCEL_STEP)
+        done, failed = partial(self._cancelled, ref), partial(self._cancelling.discard, ref)
+        self._writer.submit(Job(Stage.EDIT, step, done=done, failed=failed))
 
-        def cancel(connection: sqlite3.Connection) -> Change[int]:
-            return edits.cancel_deleted(connection, ref, now_ms, CANCEL_STEP)
-
-        def cancelled(change: Change[int]) -> None:
-            self._cancelling.discard(ref)
-            self._counts.apply(change.moves)
-            if change.answer:
-                self._go_on(ref)
-
-        def failed() -> None:
-            self._cancelling.discard(ref)
-
-        self._writer.submit(Job(Stage.EDIT, cancel, done=cancelled, failed=failed))
+    def _cancelled(self, ref: int, change: Change[int]) -> None:
+        self._cancelling.discard(ref)
+        self._counts.apply(change.moves)
+        if change.answer:
+            self._go_on(ref)

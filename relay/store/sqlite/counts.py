@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from relay.core.model import Accepted, DueDelivery, NewEvent
-from relay.store.sqlite.accept import NONE_OVERFLOWED, AcceptBatch
+from relay.store.sqlite.accept import Batch
 from relay.store.values import AcceptResult
 
 T = TypeVar("T")
@@ -64,32 +64,34 @@ class Counts:
         """Due deliveries of an endpoint, those included that are being stored."""
         return self._due[ref] + self._reserved[ref]
 
-    def reserve(self, events: Sequence[NewEvent], limit: int) -> AcceptBatch:
+    def reserve(self, events: Sequence[NewEvent], limit: int) -> Batch:
         """Count new deliveries as due from their submission on; those beyond an endpoint's backlog are dead (Q10)."""
-        overflow = []
-        for index, event in enumerate(events):
+        batch = []
+        for event in events:
+            overflowed = []
             for ref in event.targets:
                 if self.due(ref) >= limit:
-                    overflow.append((index, ref))
+                    overflowed.append(ref)
                 else:
                     self._reserved[ref] += 1
                     self.backlog += 1
-        return AcceptBatch(events, frozenset(overflow) if overflow else NONE_OVERFLOWED)
+            batch.append((event, frozenset(overflowed)))
+        return batch
 
-    def release(self, batch: AcceptBatch) -> None:
+    def release(self, batch: Batch) -> None:
         """Take back what `reserve` counted: the batch is answered, or nothing of it was stored."""
-        for index, event in enumerate(batch.events):
+        for event, overflowed in batch:
             for ref in event.targets:
-                if (index, ref) not in batch.overflow:
+                if ref not in overflowed:
                     self._reserved[ref] -= 1
                     self.backlog -= 1
 
-    def accepted(self, batch: AcceptBatch, results: Sequence[AcceptResult]) -> None:
+    def accepted(self, batch: Batch, results: Sequence[AcceptResult]) -> None:
         """Count what was stored, in place of what was reserved for it."""
         self.release(batch)
-        for event, result in zip(batch.events, results, strict=True):
+        for (event, overflowed), result in zip(batch, results, strict=True):
             if isinstance(result, Accepted) and result.reason is None:  # not a repeat, nor held back after all
-                self.apply([(ref, 0, 1) if ref in result.overflowed else (ref, 1, 0) for ref in event.targets])
+                self.apply([(ref, 0, 1) if ref in overflowed else (ref, 1, 0) for ref in event.targets])
 
     def apply(self, moves: Iterable[Move]) -> None:
         """Follow what a commit changed."""

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TextIO
 from urllib.parse import quote
 
 from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged, StoreMoved
@@ -91,6 +91,10 @@ class StoreFacts(NamedTuple):
     backup: Path | None  # made before this start migrated an older schema
 
 
+Lock = TextIO
+"""The lock file beside the database. Closing it frees the database."""
+
+
 class Opened(NamedTuple):
     """A connection ready for the writer."""
 
@@ -98,43 +102,12 @@ class Opened(NamedTuple):
     facts: StoreFacts
 
 
-class Lock:
-    """The lock file beside the database. Owner of its descriptor; closing it frees the database."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    @classmethod
-    def take(cls, path: Path) -> "Lock":
-        """Become the only daemon on this database; AlreadyRunning names the other one."""
-        lock_path = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise AlreadyRunning(
-                f"Another relay{f' (process {owner})' if owner else ''} is using {path}.",
-                remedy="Stop it first, or give this one a `storage.path` of its own.",
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return cls(descriptor)
-
-    def release(self) -> None:
-        """Let another daemon have it. Safe twice."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 def prepare(path: Path, mounts: str | None = None) -> Lock:
     """Make the folder, refuse network disks, take the lock. `mounts` is the text of /proc/self/mountinfo."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_network(path, _read_mounts() if mounts is None else mounts)
-        return Lock.take(path)
+        return _take_lock(path)
     except PermissionError as error:
         place = Path(error.filename) if error.filename and os.path.lexists(error.filename) else path.parent
         raise NotPermitted(f"{path} cannot be used: {error.strerror} ({place}).", place) from error
@@ -143,6 +116,25 @@ def prepare(path: Path, mounts: str | None = None) -> Lock:
             f"{path} cannot be used: {error.strerror} ({error.filename or path.parent}).",
             remedy="Create the folder, give it to the user that runs relay, or change `storage.path`.",
         ) from error
+
+
+def _take_lock(path: Path) -> Lock:
+    """Become the only daemon on this database; AlreadyRunning names the other one."""
+    descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.fdopen(descriptor, "r+", errors="replace")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = lock.read(32).strip()
+        lock.close()
+        raise AlreadyRunning(
+            f"Another relay{f' (process {owner})' if owner else ''} is using {path}.",
+            remedy="Stop it first, or give this one a `storage.path` of its own.",
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
 
 
 def open_writer(settings: StoreSettings) -> Opened:

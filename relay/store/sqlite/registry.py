@@ -3,12 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, astuple, fields, replace
+from typing import Any, TypeVar
 
 from relay.core.errors import NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
 from relay.store.sqlite.counts import Change
+from relay.store.sqlite.rows import Row
 from relay.store.values import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed
 
 _DUE = """
@@ -16,25 +17,32 @@ _DUE = """
     JOIN delivery d INDEXED BY delivery_due ON d.endpoint = n.ref AND d.state = 0
     WHERE a.id = ? AND n.deleted_at IS NULL"""
 
+# The parameters are the fields of the row that is written.
 _INSERT_APPLICATION = """
-    INSERT INTO application (id, origin, definition, contract_seen, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"""
+    INSERT INTO application (id, origin, definition, contract_seen, created_at, updated_at)
+    VALUES (:id, :origin, :definition, :contract_seen, :created_at_ms, :updated_at_ms)"""
 
 _UPDATE_APPLICATION = """
-    UPDATE application SET definition = ?, contract_seen = ?, updated_at = ? WHERE ref = ? AND deleted_at IS NULL"""
+    UPDATE application SET definition = :definition, contract_seen = :contract_seen, updated_at = :updated_at_ms
+    WHERE ref = :ref AND deleted_at IS NULL"""
 
 _INSERT_ENDPOINT = """
-    INSERT INTO endpoint (definition, secrets, state, disabled_by, state_since, url_seen, updated_at,
-                          id, application, origin, created_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT ref FROM application WHERE id = ?), ?, ?)"""
+    INSERT INTO endpoint (id, application, origin, definition, secrets, state, disabled_by, state_since, url_seen,
+                          created_at, updated_at)
+    VALUES (:id, (SELECT ref FROM application WHERE id = :application), :origin, :definition, :secrets, :state,
+            :disabled_by, :state_since_ms, :url_seen, :created_at_ms, :updated_at_ms)"""
 
 _UPDATE_ENDPOINT = """
-    UPDATE endpoint SET definition = ?, secrets = ?, state = ?, disabled_by = ?, state_since = ?, url_seen = ?,
-           updated_at = ?, health = coalesce(?, health)
-    WHERE ref = ? AND deleted_at IS NULL"""
+    UPDATE endpoint SET definition = :definition, secrets = :secrets, state = :state, disabled_by = :disabled_by,
+           state_since = :state_since_ms, url_seen = :url_seen, updated_at = :updated_at_ms,
+           health = coalesce(:health, health)
+    WHERE ref = :ref AND deleted_at IS NULL"""
 
 _INSERT_KEY = """
     INSERT INTO application_key (id, application, name, prefix, digest, created_at, expires_at)
     VALUES (?, (SELECT ref FROM application WHERE id = ?), ?, ?, ?, ?, ?)"""
+
+R = TypeVar("R", ApplicationRow, EndpointRow)
 
 
 def load(connection: sqlite3.Connection) -> RegistryRows:
@@ -86,8 +94,7 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) 
         wanted.keys,
         frozenset(wanted.deleted_applications),
     )
-    for key in wanted.keys:
-        _insert_key(connection, key)
+    connection.executemany(_INSERT_KEY, [astuple(key) for key in wanted.keys])
     return Change(written, deleted=deleted)
 
 
@@ -125,42 +132,31 @@ def _delete_endpoint(connection: sqlite3.Connection, endpoint_id: str, now_ms: i
 
 
 def _save_application(connection: sqlite3.Connection, row: ApplicationRow) -> ApplicationRow:
-    definition = _json(row.definition)
-    if row.ref == 0:
-        values = (row.id, row.origin, definition, row.contract_seen, row.created_at_ms, row.updated_at_ms)
-        return replace(row, ref=_inserted(connection.execute(_INSERT_APPLICATION, values)))
-    cursor = connection.execute(_UPDATE_APPLICATION, (definition, row.contract_seen, row.updated_at_ms, row.ref))
-    _must_exist(cursor, "application", row.id)
-    return row
+    values = _fields(row) | {"definition": _json(row.definition)}
+    return _save(connection, row, _UPDATE_APPLICATION if row.ref else _INSERT_APPLICATION, values)
 
 
 def _save_endpoint(connection: sqlite3.Connection, row: EndpointRow, *, fresh: bool) -> EndpointRow:
     """Write an endpoint; its health only when it begins anew, for attempts change it all the time."""
-    values = (
-        _json(row.definition),
-        json.dumps([[secret.value, secret.expires_at_ms] for secret in row.secrets]),
-        row.state,
-        row.disabled_by,
-        row.state_since_ms,
-        row.url_seen,
-        row.updated_at_ms,
-    )
-    if row.ref == 0:
-        cursor = connection.execute(_INSERT_ENDPOINT, (*values, row.id, row.application, row.origin, row.created_at_ms))
-        return replace(row, ref=_inserted(cursor))
-    health = _json(asdict(row.health)) if fresh else None
-    _must_exist(connection.execute(_UPDATE_ENDPOINT, (*values, health, row.ref)), "endpoint", row.id)
-    return row
+    values = _fields(row) | {
+        "definition": _json(row.definition),
+        "secrets": json.dumps([astuple(secret) for secret in row.secrets]),
+        "health": _json(asdict(row.health)) if fresh else None,
+    }
+    return _save(connection, row, _UPDATE_ENDPOINT if row.ref else _INSERT_ENDPOINT, values)
 
 
-def _insert_key(connection: sqlite3.Connection, key: KeyRow) -> None:
-    values = (key.id, key.application, key.name, key.prefix, key.digest, key.created_at_ms, key.expires_at_ms)
-    connection.execute(_INSERT_KEY, values)
-
-
-def _inserted(cursor: sqlite3.Cursor) -> int:
+def _save(connection: sqlite3.Connection, row: R, statement: str, values: Mapping[str, Any]) -> R:
+    cursor = connection.execute(statement, values)
+    _must_exist(cursor, "endpoint" if isinstance(row, EndpointRow) else "application", row.id)
+    if row.ref:
+        return row
     assert cursor.lastrowid is not None, "an INSERT of one row has a row id"
-    return cursor.lastrowid
+    return replace(row, ref=cursor.lastrowid)
+
+
+def _fields(row: ApplicationRow | EndpointRow) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def _must_exist(cursor: sqlite3.Cursor, noun: str, name: str) -> None:
@@ -172,27 +168,25 @@ def _gone(noun: str, name: str) -> NotFound:
     return NotFound(f"no {noun} {name!r}", remedy="It was deleted meanwhile.")
 
 
-def _application(row: Sequence[Any]) -> ApplicationRow:
-    definition = None if row[3] is None else json.loads(row[3])
-    return ApplicationRow(row[0], row[1], Origin(row[2]), definition, *row[4:])
+def _application(row: Row) -> ApplicationRow:
+    ref, name, origin, definition, *rest = row
+    return ApplicationRow(ref, name, Origin(origin), definition and json.loads(definition), *rest)
 
 
-def _endpoint(row: Sequence[Any]) -> EndpointRow:
-    definition, disabled_by = row[4], row[7]
+def _endpoint(row: Row) -> EndpointRow:
+    ref, name, application, origin, definition, secrets, state, disabled_by, since_ms, health, *rest = row
     return EndpointRow(
-        ref=row[0],
-        id=row[1],
-        application=row[2],
-        origin=Origin(row[3]),
-        definition=None if definition is None else json.loads(definition),
-        secrets=tuple(Secret(value, expires_at_ms) for value, expires_at_ms in json.loads(row[5])),
-        state=EndpointState(row[6]),
-        disabled_by=None if disabled_by is None else DisabledBy(disabled_by),
-        state_since_ms=row[8],
-        health=Health(**json.loads(row[9])),
-        url_seen=row[10],
-        created_at_ms=row[11],
-        updated_at_ms=row[12],
+        ref,
+        name,
+        application,
+        Origin(origin),
+        definition and json.loads(definition),
+        tuple(Secret(*secret) for secret in json.loads(secrets)),
+        EndpointState(state),
+        disabled_by and DisabledBy(disabled_by),
+        since_ms,
+        Health(**json.loads(health)),
+        *rest,
     )
 
 

@@ -26,7 +26,7 @@ from relay.core.model import (
     Settlement,
 )
 from relay.store.sqlite import edits, lists, opening, order, registry
-from relay.store.sqlite.accept import AcceptBatch, Acceptor
+from relay.store.sqlite.accept import Acceptor, Batch
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
 from relay.store.sqlite.counts import Change, Counts, count
 from relay.store.sqlite.opening import StoreSettings
@@ -117,7 +117,7 @@ class SqliteStore(Reads):
         await self._close_readers()
         self._writer.submit(Job(Stage.OUTSIDE, _leave))
         await self._writer.close()
-        self._lock.release()
+        self._lock.close()
         self._lock = None
 
     async def abandon(self) -> None:
@@ -126,7 +126,7 @@ class SqliteStore(Reads):
         await self._writer.abandon()  # before the readers: the last connection to close must not be able to tidy up
         await self._close_readers()
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
             self._lock = None
 
     def _connect(self) -> sqlite3.Connection:
@@ -235,9 +235,9 @@ class SqliteStore(Reads):
         size = sum([len(event.body) + _ROW_BYTES * (1 + len(event.targets)) for event in events])
         return self._submit(Stage.ACCEPT, batch, done, failed, size)
 
-    def _accepted(self, batch: AcceptBatch, results: list[AcceptResult]) -> list[AcceptResult]:
+    def _accepted(self, batch: Batch, results: list[AcceptResult]) -> list[AcceptResult]:
         self._counts.accepted(batch, results)
-        for event in batch.events:
+        for event, _ in batch:
             self._deletions.accepted(event.targets)
         return results
 

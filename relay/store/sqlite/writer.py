@@ -23,6 +23,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -46,27 +47,16 @@ class Stage(IntEnum):
     OUTSIDE = 3  # after the commit and in no transaction: checkpoints, giving space back
 
 
+@dataclass(slots=True, eq=False)
 class Job(Generic[T]):
     """One write under way. `done` and `failed` run in the event loop, whatever became of the future."""
 
-    __slots__ = ("done", "failed", "future", "size", "stage", "work")
-
-    def __init__(
-        self,
-        stage: Stage,
-        work: Any,  # what the stage's function takes; for EDIT and OUTSIDE a function of the connection
-        *,
-        size: int = 500,  # bytes it adds to a group, roughly
-        done: Callable[[Any], T] | None = None,  # turns the work's result into the answer
-        failed: Callable[[], None] | None = None,  # frees what was set aside for it
-        future: asyncio.Future[T] | None = None,  # None: nobody waits
-    ) -> None:
-        self.stage = stage
-        self.work = work
-        self.size = size
-        self.done = done
-        self.failed = failed
-        self.future = future
+    stage: Stage
+    work: Any  # what the stage's function takes; for EDIT and OUTSIDE a function of the connection
+    size: int = 500  # bytes it adds to a group, roughly
+    done: Callable[[Any], T] | None = None  # turns the work's result into the answer
+    failed: Callable[[], None] | None = None  # frees what was set aside for it
+    future: asyncio.Future[T] | None = None  # None: nobody waits
 
 
 class Answer(NamedTuple):
