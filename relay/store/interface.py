@@ -41,8 +41,6 @@ from relay.store.values import (
 class Store(Protocol):
     """The one place where events and deliveries are kept. Belongs to one event loop."""
 
-    pending_settles: int  # submitted and not answered
-
     # -- the path of an event ------------------------------------------------------------------------------------------
 
     def accept(self, events: Sequence[NewEvent], /) -> Awaitable[list[AcceptResult]]:
@@ -57,6 +55,10 @@ class Store(Protocol):
         The settlement applies unless the delivery moved on meanwhile: it ended (but a 2xx is recorded after a cancel),
         or was retried by hand, which only a settlement ends that is delivered, `gone`, `aborted`, or `expired` (Q13).
         """
+
+    @property
+    def pending_settles(self) -> int:
+        """Settlements that were submitted and are not answered; O(1)."""
 
     async def give_back(self, delivery: DueDelivery, /) -> DueDelivery | None:
         """Say that an attempt that was started is not made after all; return what is due of its delivery now. O(log n)"""

@@ -110,10 +110,9 @@ def _turn_away(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Mapp
     """
     if not any(entry.event.idempotency or entry.event.id_given for entry in entries):
         return {}
-    taken = _taken_ids(connection, entries)
+    refused = _taken_ids(connection, entries)
     keyed = [entry for entry in entries if entry.event.idempotency is not None]
-    winners = _claim(connection, [entry for entry in keyed if entry.ordinal not in taken])
-    refused: dict[int, Duplicate | Conflict] = {ordinal: _id_taken(event_id) for ordinal, event_id in taken.items()}
+    winners = _claim(connection, [entry for entry in keyed if entry.ordinal not in refused])
     for entry in keyed:
         if entry.ordinal not in winners:
             key = entry.event.application, _idempotency(entry).key
@@ -123,8 +122,8 @@ def _turn_away(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Mapp
     return refused
 
 
-def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, str]:
-    """Find the entries whose given id another event has, stored or earlier in this group; ordinal → id."""
+def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, Duplicate | Conflict]:
+    """Refuse the entries whose given id another event has, stored or earlier in this group, by ordinal."""
     given = [entry for entry in entries if entry.event.id_given]
     if not given:
         return {}
@@ -133,12 +132,13 @@ def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict
         (json.dumps([entry.event.id for entry in given]),),
     )
     seen = {row[0] for row in found}
-    taken = {}
-    for entry in given:
-        if entry.event.id in seen:
-            taken[entry.ordinal] = entry.event.id
-        seen.add(entry.event.id)
-    return taken
+    refused: dict[int, Duplicate | Conflict] = {}
+    for ordinal, event, _ in given:
+        if event.id in seen:
+            remedy = "Use another id, or leave it out."
+            refused[ordinal] = Conflict("event_id_taken", f"an event {event.id!r} exists", remedy=remedy)
+        seen.add(event.id)
+    return refused
 
 
 def _claim(connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[int]:
@@ -173,10 +173,6 @@ def _repeat(entry: Entry, claim: Row) -> Duplicate | Conflict:
             remedy="Repeat a request with the same type and data, or use a new key.",
         )
     return Duplicate(event_id, event_type, created_at_ms, deliveries, differs)
-
-
-def _id_taken(event_id: str) -> Conflict:
-    return Conflict("event_id_taken", f"an event {event_id!r} exists", remedy="Use another id, or leave it out.")
 
 
 def _idempotency(entry: Entry) -> Idempotency:

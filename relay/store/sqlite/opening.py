@@ -28,8 +28,7 @@ has to be read, while the daemon runs."""
 
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"}
 _NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
-_SYNCHRONOUS = {"full": (2, "full"), "normal": (1, "normal")}
-
+_SYNCHRONOUS = {"full": 2, "normal": 1}
 
 _DAMAGE = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _MACHINE = {
@@ -167,7 +166,7 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # can only be chosen now
     word = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     level = _configure(connection, settings)
-    if (word, level) != ("wal", _SYNCHRONOUS[settings.durability][0]):
+    if (word, level) != ("wal", _SYNCHRONOUS[settings.durability]):
         raise CannotStart(
             f"{path} answers journal_mode={word}, synchronous={level}: what it acknowledges would not be durable.",
             remedy="Put the database on a local disk.",
@@ -182,7 +181,7 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
         path=path,
         sqlite_version=sqlite3.sqlite_version,
         journal_mode=word,
-        synchronous=_SYNCHRONOUS[settings.durability][1],
+        synchronous=settings.durability,
         schema_version=migrate.newest(),
         unclean_start=unclean,
         checked=checked,
@@ -193,7 +192,7 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
 def _configure(connection: sqlite3.Connection, settings: StoreSettings) -> int:
     """Set what a connection does not remember by itself; the answer is `synchronous` as read back."""
     for pragma in (
-        f"synchronous = {_SYNCHRONOUS[settings.durability][1].upper()}",
+        f"synchronous = {settings.durability}",
         f"busy_timeout = {BUSY_TIMEOUT_MS:d}",
         "foreign_keys = ON",
         "trusted_schema = OFF",

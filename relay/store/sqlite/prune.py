@@ -8,9 +8,10 @@ than their events; that walk remembers how far it came, so an attempt made on an
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import takewhile
 
 from relay.store.sqlite.counts import Change, Move
+from relay.store.sqlite.rows import Row
 from relay.store.values import Pruned, Retention
 
 ROWS_PER_LIMIT = 4
@@ -76,7 +77,7 @@ def give_space_back(connection: sqlite3.Connection, pages: int) -> None:
         connection.executescript(f"PRAGMA incremental_vacuum({pages:d})")  # execute() would free a single page
 
 
-def _within(rows: Sequence[tuple[Any, ...]], limit: int) -> Sequence[tuple[Any, ...]]:
+def _within(rows: Sequence[Row], limit: int) -> Sequence[Row]:
     """Keep as many events as hang on a bearable number of rows; at least one."""
     total = 0
     for index, row in enumerate(rows):
@@ -119,14 +120,9 @@ def _attempts(connection: sqlite3.Connection, before_ms: int, limit: int) -> tup
     return removed.rowcount, len(old) == limit or len(chosen) < len(old)
 
 
-def _older(rows: Iterable[tuple[Any, ...]], before_ms: int) -> list[tuple[Any, ...]]:
+def _older(rows: Iterable[Row], before_ms: int) -> list[Row]:
     """Keep the rows up to the first that is not old enough."""
-    old = []
-    for row in rows:
-        if row[0] >= before_ms:
-            break
-        old.append(row)
-    return old
+    return list(takewhile(lambda row: row[0] < before_ms, rows))
 
 
 def _claims(connection: sqlite3.Connection, before_ms: int, limit: int) -> tuple[int, bool]:

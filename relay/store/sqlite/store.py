@@ -88,7 +88,6 @@ class SqliteStore(Reads):
         self._checking: asyncio.Future[None] | None = None
         self._identity: tuple[tuple[int, int] | None, ...]
         self._opened: opening.StoreFacts
-        self.pending_settles = 0
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -242,17 +241,13 @@ class SqliteStore(Reads):
         return results
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        self.pending_settles += 1
         work = SettleWork(settlement, self._clock.wall_ms())
         size = _ROW_BYTES if settlement.outcome is None else _ROW_BYTES + len(settlement.outcome.response_body)
-        return self._submit(Stage.SETTLE, work, self._settled, self._settle_failed, size)
+        return self._submit(Stage.SETTLE, work, self._follow, size=size)
 
-    def _settled(self, change: Change[Settled]) -> Settled:
-        self.pending_settles -= 1
-        return self._follow(change)
-
-    def _settle_failed(self) -> None:
-        self.pending_settles -= 1
+    @property
+    def pending_settles(self) -> int:
+        return self._writer.waiting[Stage.SETTLE]
 
     async def give_back(self, delivery: DueDelivery) -> DueDelivery | None:
         return await self._edit(give_back, delivery)

@@ -22,6 +22,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -97,6 +98,7 @@ class Writer:
         self._on_fatal = on_fatal
         self._queue_bytes = queue_bytes
         self._queued_bytes = 0  # owned by the loop: of jobs submitted and not answered
+        self.waiting: Counter[Stage] = Counter()  # owned by the loop: so many of them are submitted and not answered
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="relay-writer", daemon=True)
@@ -123,6 +125,7 @@ class Writer:
             self._conclude(Answer(job, None, refusal))
             return
         self._queued_bytes += job.size
+        self.waiting[job.stage] += 1
         self._queue.put(job)
 
     def break_off(self, error: StoreDamaged) -> None:
@@ -150,6 +153,7 @@ class Writer:
             self.healthy = healthy and not broken
         for answer in answers:
             self._queued_bytes -= answer.job.size
+            self.waiting[answer.job.stage] -= 1
             self.unknown |= isinstance(answer.error, CommitUnknown)
             self._conclude(answer)
         if self.healthy and not was:
