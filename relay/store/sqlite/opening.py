@@ -80,25 +80,18 @@ class StoreSettings:
 class StoreFacts(NamedTuple):
     """What was found, and read back, when the database was opened."""
 
-    path: Path
+    path: str
     sqlite_version: str
     journal_mode: str
     synchronous: str
     schema_version: int
     unclean_start: bool  # it was not closed last time
     checked: bool  # so it was checked for damage, unless it is very large
-    backup: Path | None  # made before this start migrated an older schema
+    backup: str | None  # made before this start migrated an older schema
 
 
 Lock = TextIO
 """The lock file beside the database. Closing it frees the database."""
-
-
-class Opened(NamedTuple):
-    """A connection ready for the writer."""
-
-    connection: sqlite3.Connection
-    facts: StoreFacts
 
 
 def prepare(path: Path, mounts: str | None = None) -> Lock:
@@ -136,7 +129,7 @@ def _take_lock(path: Path) -> Lock:
     return lock
 
 
-def open_writer(settings: StoreSettings) -> Opened:
+def open_writer(settings: StoreSettings) -> tuple[sqlite3.Connection, StoreFacts]:
     """Open, check, migrate; the caller holds the lock. CannotStart or StoreDamaged say what to do."""
     _refuse_old_sqlite()
     try:
@@ -145,7 +138,7 @@ def open_writer(settings: StoreSettings) -> Opened:
     except (OSError, sqlite3.Error) as error:
         raise _explain(settings.path, error) from error
     try:
-        return Opened(connection, _set_up(connection, settings))
+        return connection, _set_up(connection, settings)
     except sqlite3.Error as error:
         connection.close()
         raise _explain(settings.path, error) from error
@@ -178,14 +171,14 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
     backup = migrate.migrate(connection, path)
     connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
     return StoreFacts(
-        path=path,
+        path=str(path),
         sqlite_version=sqlite3.sqlite_version,
         journal_mode=word,
         synchronous=settings.durability,
         schema_version=migrate.newest(),
         unclean_start=unclean,
         checked=checked,
-        backup=backup,
+        backup=None if backup is None else str(backup),
     )
 
 

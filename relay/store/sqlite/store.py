@@ -82,11 +82,11 @@ class SqliteStore(Reads):
         self._on_promoted: Callable[[Sequence[DueDelivery]], None] = lambda due: None
         self._healths = HealthSaver(self._writer)
         self._wal = WalKeeper(self._writer, clock, settings.wal_max_bytes)
-        self._deletions: Deletions  # these are set by `open`
-        self._counts: Counts
+        self._counts = Counts()
+        self._deletions = Deletions(self._writer, self._counts, clock)
         self._check: opening.DamageCheck | None = None  # under way, after an unclean start with a large file
         self._checking: asyncio.Future[None] | None = None
-        self._identity: tuple[tuple[int, int] | None, ...]
+        self._identity: tuple[tuple[int, int] | None, ...]  # these two are set by `open`
         self._opened: opening.StoreFacts
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -100,7 +100,6 @@ class SqliteStore(Reads):
             await store._writer.start()
             await store._open_readers(settings.path, settings.read_timeout_ms, store._report_fatal)
             store._identity = opening.identity(settings.path)
-            store._deletions = Deletions(store._writer, store._counts, clock)
             await store._edit(registry.deleted)
             store._begin_check()
         except BaseException:
@@ -133,7 +132,7 @@ class SqliteStore(Reads):
         connection, self._opened = opening.open_writer(self._settings)
         self._heartbeat.resume(connection)
         order.release_all_heads(connection)
-        self._counts = Counts(count(connection))
+        self._counts.reset(count(connection))
         self._acceptor.resume(connection)
         return connection
 
@@ -162,8 +161,7 @@ class SqliteStore(Reads):
 
     @property
     def facts(self) -> Mapping[str, Fact]:
-        named = self._opened._asdict()
-        return {name: str(value) if isinstance(value, os.PathLike) else value for name, value in named.items()}
+        return self._opened._asdict()
 
     def sizes(self) -> Mapping[str, int]:
         path = str(self._settings.path)
@@ -202,7 +200,7 @@ class SqliteStore(Reads):
         return self._wal.look(self.sizes()["wal_bytes"])
 
     def _recovered(self) -> None:
-        """Go on with what failed, and count anew after commits of which nobody knows whether they were kept."""
+        """Go on with what failed, and count anew, O(due + dead), after commits of which nobody knows whether they were kept."""
         self._healths.resume()
         self._deletions.resume()
         if self._writer.unknown:
