@@ -1,6 +1,6 @@
 """The command, as `relay` and as `python -m relay`.
 
-`serve` hears signals from the first moment: what the command line and the daemon import takes most of a second.
+`serve` handles signals from the first line on: the imports of the command line and the daemon take most of a second.
 """
 
 import sys

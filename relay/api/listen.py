@@ -154,7 +154,7 @@ def _reason(error: Exception) -> str:
 
 
 def _tcp_refusal(address: str, error: Exception) -> CannotStart:
-    """Tell what passes, an address that is taken or not there yet, from what only another configuration mends."""
+    """Separate what passes, an address that is taken or not there yet, from what only another configuration mends."""
     said = f"Cannot listen on {address}: {_reason(error)}."
     match getattr(error, "errno", None):
         case errno.EADDRINUSE:

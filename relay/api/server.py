@@ -95,7 +95,7 @@ class FrontDoor:
             if isinstance(error, web.HTTPException) and error.status < 400:
                 raise
             problem = problems.foreseen(error)
-            if problem is None:  # log it, tell the client nothing of it
+            if problem is None:  # it is for the log; the client learns nothing of it
                 self._on_unexpected(f"{request.method} {request.path}", error)
                 problem = problems.unexpected()
         if self._right(request) is Right.POST_EVENTS:

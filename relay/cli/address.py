@@ -101,7 +101,7 @@ def _parse_listen(entry: str) -> Address | None:
 
 
 def _habitual(env: Mapping[str, str]) -> list[Address]:
-    """List the places where a daemon listens that was not told where: the one for this user first, then the host's."""
+    """List the places where a daemon listens by default: the one of this user first, then the host's."""
     from relay.config.places import socket_path
 
     own = socket_path(env)

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,16 @@ STEADY, FLAKY, BROKEN = "/steady", "/flaky", "/broken"
 TYPES = {STEADY: "demo.hello", FLAKY: "demo.flaky", BROKEN: "demo.broken"}
 """What each of the receiver's paths subscribes to."""
 
+COLORS = {"delivered": "green", "failed": "red", "dead": "red", "replayed": "yellow"}
+
 
 async def run(folder: Path, once: bool) -> bool:
     """Run a relay and a receiver in `folder`; True if all went as it should."""
     loaded = _load(folder)
     contract = loaded.contracts.get(loaded.config.applications[0].contract) if loaded.config else None
     assert contract is not None, loaded.issues
-    tell = _teller()
-    receiver = Receiver(contract, SystemClock(), lambda path, what: tell("received", TYPES.get(path, path), what))
+    transcript = Transcript()
+    receiver = Receiver(contract, SystemClock(), transcript)
     token = "demo-" + secrets.token_urlsafe(18)
     async with contextlib.AsyncExitStack() as stack:
         errors = log.configure(format="console", level="error", stream=sys.stderr, wall_ms=SystemClock().wall_ms)
@@ -58,7 +60,7 @@ async def run(folder: Path, once: bool) -> bool:
         stack.push_async_callback(relay.stop)
         port = int(relay.addresses[0].rpartition(":")[2])
         _introduce(folder, port, receiver_url)
-        story = Story(Daemon([Address(host="127.0.0.1", port=port)], token), receiver, tell)
+        story = Story(Daemon([Address(host="127.0.0.1", port=port)], token), receiver, transcript)
         playing = asyncio.create_task(_play(story, receiver_url, port, token, once))
         stack.callback(playing.cancel)
         return await _until_ended(playing, asyncio.create_task(relay.wait()), otherwise=not once)
@@ -107,19 +109,6 @@ def _load(folder: Path) -> Loaded:
     return load(None, {}, flags | {"dev": True})
 
 
-def _teller() -> Callable[[str, str, str], None]:
-    began: list[float] = []
-    color = False if os.environ.get("NO_COLOR") else None
-    colors = {"delivered": "green", "failed": "red", "dead": "red", "replayed": "yellow"}
-
-    def tell(word: str, event_type: str, what: str) -> None:
-        began.append(time.monotonic())
-        styled = click.style(word.ljust(9), fg=colors.get(word), bold=word in colors)
-        click.echo(f"{began[-1] - began[0]:6.2f}s  {styled}  {event_type.ljust(11)}  {what}", color=color)
-
-    return tell
-
-
 def _introduce(folder: Path, port: int, receiver_url: str) -> None:
     click.echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
     click.echo(f"receiver  {receiver_url}   verifies every signature\n")
@@ -135,13 +124,28 @@ def _say_what_next(port: int, token: str, once: bool) -> None:
     click.echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
 
 
+class Transcript:
+    """Prints what happens, each with the time since the first."""
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._color = False if os.environ.get("NO_COLOR") else None
+
+    def add(self, word: str, event_type: str, what: str) -> None:
+        now_s = time.monotonic()
+        self._began_s = now_s if self._began_s is None else self._began_s
+        styled = click.style(word.ljust(9), fg=COLORS.get(word), bold=word in COLORS)
+        line = f"{now_s - self._began_s:6.2f}s  {styled}  {event_type.ljust(11)}  {what}"
+        click.echo(line, color=self._color)
+
+
 class Story:
     """What is shown, in order. Owner of nothing: it talks to the relay as any producer does."""
 
-    def __init__(self, api: Daemon, receiver: "Receiver", tell: Callable[[str, str, str], None]) -> None:
+    def __init__(self, api: Daemon, receiver: "Receiver", transcript: "Transcript") -> None:
         self._api = api
         self._receiver = receiver
-        self._tell = tell
+        self._transcript = transcript
 
     async def prepare(self, receiver_url: str) -> None:
         """Make one endpoint for each way in which the receiver behaves."""
@@ -172,27 +176,31 @@ class Story:
         delivery = await self._ended(event)
         if delivery["state"] != "dead":
             return False
-        self._tell("dead", "demo.broken", f"{delivery['reason']} after {delivery['attempts']} attempts (demo schedule)")
+        self._transcript.add(
+            "dead", "demo.broken", f"{delivery['reason']} after {delivery['attempts']} attempts (demo schedule)"
+        )
         self._receiver.mended = True
-        self._tell("replayed", "demo.broken", "the receiver was mended; the same event goes out again, under its id")
+        self._transcript.add(
+            "replayed", "demo.broken", "the receiver was mended; the same event goes out again, under its id"
+        )
         await self._post(f"/v1/deliveries/{delivery['id']}/retry")
         delivery = await self._ended(event, seen=delivery["attempts"])
         return self._is_delivered(delivery, attempts=4)
 
     def _is_delivered(self, delivery: dict[str, Any], attempts: int) -> bool:
         if delivery["state"] != "delivered":
-            self._tell(delivery["state"], delivery["event_type"], "which should not be")
+            self._transcript.add(delivery["state"], delivery["event_type"], "which should not be")
             return False
-        self._tell("delivered", delivery["event_type"], f"on attempt {delivery['attempts']}")
+        self._transcript.add("delivered", delivery["event_type"], f"on attempt {delivery['attempts']}")
         return delivery["attempts"] == attempts and delivery["event_id"] in self._receiver.verified
 
     async def _send(self, event_type: str, data: dict[str, str]) -> str:
-        self._tell("posted", event_type, json.dumps(data))
+        self._transcript.add("posted", event_type, json.dumps(data))
         event = await self._post("/v1/events", {"type": event_type, "data": data})
         return str(event["id"])
 
     async def _ended(self, event_id: str, seen: int = 0) -> dict[str, Any]:
-        """Wait until the event's delivery is no longer due, telling each failed attempt after the first `seen`.
+        """Wait until the event's delivery is no longer due, showing each failed attempt after the first `seen`.
 
         Returns it as it then is, or is at the end of patience.
         """
@@ -203,7 +211,9 @@ class Story:
                 break
             if delivery["attempts"] > seen:
                 seen = delivery["attempts"]
-                self._tell("failed", delivery["event_type"], f"attempt {seen}; next try in {SCHEDULE[seen - 1]}")
+                self._transcript.add(
+                    "failed", delivery["event_type"], f"attempt {seen}; next try in {SCHEDULE[seen - 1]}"
+                )
             await asyncio.sleep(POLL_S)
         return delivery
 
@@ -214,10 +224,10 @@ class Story:
 class Receiver:
     """Answers 204; FLAKY answers 503 to the first attempt of each event, BROKEN 500 until it is mended."""
 
-    def __init__(self, contract: Contract, clock: Clock, report: Callable[[str, str], None]) -> None:
+    def __init__(self, contract: Contract, clock: Clock, transcript: "Transcript") -> None:
         self._contract = contract
         self._clock = clock
-        self._report = report
+        self._transcript = transcript
         self._attempts: dict[str, int] = {}  # by webhook-id
         self._runner: web.AppRunner | None = None
         self.secrets: dict[str, str] = {}  # by path; filled in when the endpoints are made
@@ -246,13 +256,16 @@ class Receiver:
         found = verify(self._contract, secrets, request.headers, body, self._clock.wall_ms())
         if not found.ok:
             self.unverified += 1
-            self._report(request.path, f"signature WRONG: {found.reason} → 401")
+            self._received(request.path, f"signature WRONG: {found.reason} → 401")
             return web.Response(status=401)
         self.verified.add(event_id)
         self._attempts[event_id] = attempt = self._attempts.get(event_id, 0) + 1
         status = self._status(request.path, attempt)
-        self._report(request.path, f"attempt {attempt}, signature verified → answers {status}")
+        self._received(request.path, f"attempt {attempt}, signature verified → answers {status}")
         return web.Response(status=status)
+
+    def _received(self, path: str, what: str) -> None:
+        self._transcript.add("received", TYPES.get(path, path), what)
 
     def _status(self, path: str, attempt: int) -> int:
         if path == FLAKY and attempt == 1:

@@ -67,7 +67,7 @@ def run(
 
 
 class _Process:
-    """One run of the daemon. Owner of what the service manager is told."""
+    """One run of the daemon. Owner of the notifications to the service manager."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Process:
         except RelayError as error:
             self._log.error(log.CONFIG_REFUSED, error=str(error))
             self._notifier.ready(f"reload refused: {error.detail}")
-        except Exception as bug:  # the service manager must hear the end of it, or it takes the reload for under way
+        except Exception as bug:  # without a last word the service manager takes the reload for under way
             self._log.error(log.TASK_FAILED, exc_info=bug)
             self._notifier.ready("reload failed: see the log")
         else:
@@ -163,7 +163,7 @@ class _Process:
     # -- the service manager ---------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        """Tell the service manager how things stand, and feed its watchdog while loop and writer really turn."""
+        """Show the service manager how things stand, and feed its watchdog while loop and writer really turn."""
         interval_ms = watchdog_interval_ms(self._env, os.getpid())
         fed_ms = 0.0
         while True:

@@ -271,11 +271,11 @@ class Relay:
         contracts = self.registrar.current.contracts.differing(loaded.contracts)
         await self.registrar.apply(config, loaded.contracts)
         self._tokens.replace(tokens)
-        await self._take_over(config)
+        await self._put_in_force(config)
         changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))
         return Reload(True, changed, tuple(plan.needs_restart), loaded.issues)
 
-    async def _take_over(self, config: Config) -> None:
+    async def _put_in_force(self, config: Config) -> None:
         old, self.config = self.config.delivery, config
         new = config.delivery
         self.housekeeping.retention = config.storage.retention

@@ -1,1 +1,1 @@
-"""What tells people about mistakes in signatures. The daemon runs without it."""
+"""Finds out what is wrong with a signature. The daemon runs without it."""

@@ -77,7 +77,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """One signature as received, and what the headers tell about the message."""
+    """One signature as received, and what the headers say about the message."""
 
     kind: Kind
     sig: bytes
@@ -164,7 +164,7 @@ def _check_shown_secret(request: _Request) -> None:
 
 
 def _facts_of_headers(request: _Request) -> dict[str, str]:
-    """Read the plain headers that tell something a signature covers."""
+    """Read the plain headers that say something a signature covers."""
     facts: dict[str, str] = {}
     signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _MESSAGE_FACTS
     for name, template in request.contract.document.headers.items():
