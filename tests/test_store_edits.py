@@ -131,6 +131,22 @@ async def test_a_held_head_gives_way_in_order(engine: Engine, tmp_path: Path) ->
         assert len(await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED)) == 1
 
 
+async def test_what_is_reserved_is_left_to_its_settlement(engine: Engine, tmp_path: Path) -> None:
+    """H17: of two held deliveries past their expiry the one under way is spared; without that word it ends too."""
+    async with engine.opened(tmp_path) as relay:
+        ref = await relay.endpoint()
+        running, waiting = [await relay.due(ref, expires_at_ms=relay.clock.wall_ms() + 1) for _ in range(2)]
+        relay.clock.advance(5)
+        now_ms = relay.clock.wall_ms()
+        ended = await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED, 1, [running.event])
+        assert ended == {DeadReason.EXPIRED: [waiting.key]}
+        assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED, 1, [running.event]) == {}
+        assert await state_of(relay, running) is DeliveryState.DUE
+        assert await relay.store.end_held(ref, now_ms, now_ms, DeadReason.EXHAUSTED) == {
+            DeadReason.EXPIRED: [running.key]
+        }
+
+
 # -- endpoints --------------------------------------------------------------------------------------------------------
 
 
