@@ -19,14 +19,29 @@ from hypothesis import strategies as st
 from relay.core.clock import SystemClock
 from relay.core.model import Failure, Outcome
 from relay.core.netguard import Guard
+from relay.delivery import courier as courier_module
+from relay.delivery import request
 from relay.delivery.answer import EXCERPT_BYTES, KEPT_HEADERS, parse_retry_after
 from relay.delivery.courier import REPEATED, Courier, CourierSettings
 from relay.delivery.dial import Place
+from relay.delivery.exchange import Connection
+from relay.delivery.pool import Pool
 from relay.delivery.resolver import Resolver
 from tests.support import hostile
-from tests.support.couriers import LOOPBACK, FixedNames, SilentNames, post, running_courier, serving, trusting
+from tests.support.couriers import (
+    LOOPBACK,
+    FixedNames,
+    SilentNames,
+    idle_connections,
+    open_connections,
+    post,
+    running_courier,
+    serving,
+    trusting,
+)
 from tests.support.hostile import Behaviour, Hostile, Wire
 from tests.support.receiver import Answer, Receiver
+from tests.support.waiting import until
 
 BOTH_LOOPS = True
 """Every async test here runs under asyncio's loop and under uvloop's."""
@@ -649,7 +664,7 @@ def test_retry_after_takes_any_text(value: str) -> None:
     assert duration_ms is None or duration_ms >= 0
 
 
-# Every status, and what nobody foresaw
+# Every status, and mistakes of our own
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299, 301, 400, 401, 404, 408, 410, 425, 429, 500, 503, 599])
@@ -660,15 +675,84 @@ async def test_every_status_is_an_answer(courier: Courier, status: int) -> None:
     assert (outcome.status, outcome.failure, outcome.response_body) == (status, None, b"why")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("odd"), LookupError("x"), KeyError(SECRET)])
-async def test_unforeseen_errors_are_outcomes(error: Exception) -> None:
-    """Even an error that nobody foresaw ends as an outcome, by its class alone (invariants 11 and 13)."""
+class Mistake(Exception):
+    """What nobody foresaw."""
+
+
+def _mistaken(*arguments: object, **named: object) -> None:
+    raise Mistake
+
+
+MISTAKES = [
+    (request, "parse_target"),
+    (request.Layout, "fill"),
+    (Pool, "take"),
+    (Guard, "forbidden"),
+    (Connection, "__init__"),
+    (Pool, "add"),
+    (Connection, "_send"),
+    (Connection, "_parse"),
+    (Connection, "on_header"),
+    (Connection, "_advance"),
+    (Pool, "keep"),
+]
+
+
+@pytest.mark.parametrize("excerpt", [True, False])
+@pytest.mark.parametrize(("owner", "name"), MISTAKES, ids=lambda value: getattr(value, "__name__", value))
+async def test_a_mistake_of_our_own_is_raised(
+    authority: trustme.CA,
+    tls: ssl.SSLContext | None,
+    owner: Any,
+    name: str,
+    excerpt: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """H1: what no receiver did is raised, wherever it happens, and never counted against one; its connection is closed."""
+    ended = asyncio.Event()
+
+    async def answer(wire: Wire) -> None:
+        try:
+            await wire.request()
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await wire.until_closed()
+        finally:
+            ended.set()
+
+    async with Hostile(answer, tls=tls) as server, running_courier(tls=trusting(authority)) as courier:
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, name, _mistaken)
+            with pytest.raises(Mistake):
+                await courier.attempt(post(server.url, excerpt=excerpt))
+        if server.connections:
+            await ended.wait()
+        await until(lambda: open_connections(courier) == 0)
+        await courier.idle()
+        assert (await courier.attempt(post(server.url))).status == 200
+
+
+@pytest.mark.parametrize("name", ["retry_after", "control"])
+async def test_a_mistake_of_our_own_in_reading_an_answer(
+    courier: Courier, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H1: one after the answer is raised, too; the connection, whose exchange has ended, waits for the next."""
+    async with Receiver(default=200) as receiver:
+        with monkeypatch.context() as broken:
+            broken.setattr(courier_module, name, _mistaken)
+            with pytest.raises(Mistake):
+                await courier.attempt(post(receiver.url))
+        assert (open_connections(courier), idle_connections(courier)) == (1, 1)
+        assert (await courier.attempt(post(receiver.url))).status == 200
+
+
+async def test_a_mistake_of_our_own_while_a_name_is_looked_up() -> None:
+    """H1: one in the resolver is raised, too."""
 
     class Broken(FixedNames):
         async def resolve(self, host: str) -> list[Place]:
-            raise error
+            raise Mistake
 
     async with running_courier(names=Broken()) as courier:
-        outcome = await courier.attempt(post("https://a.example/"))
-    assert outcome.failure is Failure.BROKEN_RESPONSE
-    assert outcome.detail == f"the exchange failed ({type(error).__name__})"
+        with pytest.raises(Mistake):
+            await courier.attempt(post("https://a.example/"))
+        assert open_connections(courier) == 0

@@ -7,6 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.contracts.signing import Signer
+from relay.delivery.exchange import Connection
+from relay.delivery.pool import Pool
+from relay.delivery.request import Layout
 from relay.dispatch.attempt import Attempts
 from relay.queue.health import SUSPENSION_MS
 from relay.telemetry import log
@@ -73,6 +76,40 @@ async def test_a_mistake_stays_with_its_endpoint(tmp_path: Path, broken: set[str
         assert await suspended(house) == []
         (view,) = [view for view in await house.deliveries(event["id"]) if view["endpoint"] == SICK]
         assert (view["state"], view["attempts"]) == ("delivered", 1)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Layout, "fill"), (Connection, "_advance"), (Pool, "keep")])
+async def test_a_mistake_in_the_courier_stays_with_its_endpoint(
+    tmp_path: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H1: one in making the request, reading the answer or keeping the connection is no fault of the receiver's."""
+    right = getattr(owner, name)
+
+    def mistaken(self: Any, *arguments: Any) -> Any:
+        target = self.target if isinstance(self, Layout) else (arguments[0] if owner is Pool else self)
+        if str(sick.port) in f"{getattr(target, 'port', '')}{_peer(target)}":
+            raise KeyError("a mistake in the courier")
+        return right(self, *arguments)
+
+    async with Receiver(default=200) as sick, Receiver(default=200) as well:
+        house = Stack(tmp_path, clock=FakeClock(), endpoints={SICK: f"{sick.url}/a", WELL: f"{well.url}/b"})
+        async with house:
+            with monkeypatch.context() as broken:
+                broken.setattr(owner, name, mistaken)
+                event = await house.post()
+                await until(lambda: due(house, WELL) == 0 and house.relay.metrics._attempt_errors > 0)
+                await until(lambda: house.relay.dispatch.lanes.in_flight == 0)
+                await shown_everywhere(house, event["id"])
+            assert house.relay.fatal is None
+            house.fake.advance(SUSPENSION_MS)
+            await until(lambda: due(house, SICK) == 0)
+            (view,) = [view for view in await house.deliveries(event["id"]) if view["endpoint"] == SICK]
+            assert (view["state"], view["attempts"]) == ("delivered", 1)
+
+
+def _peer(connection: Any) -> str:
+    transport = getattr(connection, "_transport", None)
+    return "" if transport is None else str(transport.get_extra_info("peername"))
 
 
 async def shown_everywhere(house: Stack, event_id: str) -> None:

@@ -27,6 +27,10 @@ _NUMERIC_LABEL = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".home.arpa")
 
 
+class UnfitURL(ValueError):
+    """A URL that a request line cannot carry; the text says why, and does not repeat it."""
+
+
 class Target(NamedTuple):
     """What a request needs of a URL."""
 
@@ -55,10 +59,10 @@ def check_url(url: str, *, allow_http: bool, allow_private: bool) -> tuple[str, 
 
 
 def parse_target(url: str) -> Target:
-    """Take a URL apart for the wire. `ValueError` says why a request line cannot carry it, and does not repeat it."""
+    """Take a URL apart for the wire; `UnfitURL` when no request can go there."""
     faults = check_url(url, allow_http=True, allow_private=True)
     if faults:
-        raise ValueError(faults[0])
+        raise UnfitURL(faults[0])
     parts = urlsplit(url)
     host, default = parts.hostname or "", _DEFAULT_PORTS[parts.scheme]
     port = parts.port or default

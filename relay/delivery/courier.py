@@ -1,4 +1,4 @@
-"""One HTTP attempt: a request in, an `Outcome` out, and never an exception (invariant 11).
+"""One HTTP attempt: a request in, an `Outcome` out. Whatever a receiver does is an outcome; only our own mistakes raise.
 
 A receiver may be slow, broken or hostile. One deadline covers everything from the name lookup to the head of the answer,
 which is the answer; of its body at most 64 KiB are read, for at most a second. Redirects, proxies, cookies and
@@ -98,7 +98,7 @@ class Courier:
         await self._idle.wait()
 
     async def attempt(self, request: Request) -> Outcome:
-        """POST the request and say what came of it. Raises nothing but `CancelledError`.
+        """POST the request and say what came of it. A mistake of our own is raised, and its connection is closed.
 
         O(length of the request and of what is read), whatever the number of endpoints and connections.
         """
@@ -108,7 +108,10 @@ class Courier:
         try:
             answer = await self._post(request, trail)
         except Exception as error:
-            return self._failed(trail, *explain(error))
+            explained = explain(error)
+            if explained is None:
+                raise
+            return self._failed(trail, *explained)
         finally:
             self._running -= 1
             if self._running == 0:
@@ -145,8 +148,12 @@ class Courier:
         assert self._pool is not None
         make = functools.partial(Connection, self._loop, self._pool)
         connection = await self._dialler.connect(layout.target, deadline, make)
-        if not connection.is_closed:  # it may have ended before this task had its turn
-            self._pool.add(layout.target[:3], connection)
+        try:
+            if not connection.is_closed:  # it may have ended before this task had its turn
+                self._pool.add(layout.target[:3], connection)
+        except BaseException:
+            connection.abort()
+            raise
         return connection
 
     def _answered(self, trail: _Trail, answer: Answer, *, excerpt: bool) -> Outcome:

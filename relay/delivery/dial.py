@@ -13,7 +13,7 @@ from enum import IntEnum
 from itertools import chain, zip_longest
 from typing import Protocol, TypeVar
 
-from relay.core.netguard import Address, Guard
+from relay.core.netguard import Address, ForbiddenAddress, Guard
 from relay.core.urls import Target, host_address
 
 HEAD_START_S = 0.25
@@ -60,7 +60,7 @@ class Dialler:
         self._limits: set[asyncio.Timeout] = set()
 
     async def connect(self, target: Target, deadline: float, make: Callable[[str], Made]) -> Made:
-        """Return a protocol, made for the address, whose connection is open; `NotConnected` otherwise.
+        """Return a protocol, made for the address, whose connection is open; `NotConnected` when none comes about.
 
         The deadline is in the loop's time; the dialler has a limit of its own for all that happens here.
         """
@@ -76,7 +76,7 @@ class Dialler:
                 opened, chosen = await self._first_of(places, target.port)
                 stage = Stage.SECURING
                 return await self._secure(opened, target, lambda: make(chosen))
-        except Exception as error:
+        except (OSError, ForbiddenAddress) as error:  # all else is a mistake of our own
             raise NotConnected(stage, literal=address is not None) from error
         finally:
             self._limits.discard(limit)
@@ -106,6 +106,8 @@ class Dialler:
                     error = task.exception()
                     if error is None:
                         return task.result(), address
+                    if not isinstance(error, OSError):
+                        raise error  # forbidden, or a mistake of our own: no other address makes up for it
                     errors.append(error)
             raise errors[0]
         finally:

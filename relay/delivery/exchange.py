@@ -70,17 +70,24 @@ class Connection(asyncio.Protocol):
     async def post(self, request: bytes, deadline: float, *, excerpt: bool) -> Answer:
         """Send a request and return its answer when the head is complete; with `excerpt` when its body has been read.
 
-        `Late` at the deadline (in the loop's time), `Dropped` and `NotHTTP` when no answer comes; the connection has
-        ended then, and likewise when this is cancelled.
+        `Late` at the deadline (in the loop's time), `Dropped` and `NotHTTP` when no answer comes; any other exception is
+        a mistake of our own. The connection has ended then, and likewise when this is cancelled.
         """
-        answer = self._begin(request, deadline)
+        if self.is_closed:
+            raise Dropped(begun=False)
+        self._answer = answer = Answer()
+        self._head = self._loop.create_future()
+        self._deadline = deadline
+        self._timer = self._loop.call_at(deadline, self._on_deadline)
         try:
+            self._send(request)
             await self._head
             if not answer.ended and (excerpt or not answer.is_success):
                 answer.rest = self._loop.create_future()
                 await answer.rest
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a mistake of ours; named troubles have ended the exchange already
             if self._answer is answer:
+                self._head.cancel()
                 self.abort()
             raise
         return answer
@@ -90,16 +97,9 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._transport.abort()
 
-    def _begin(self, request: bytes, deadline: float) -> Answer:
-        if self.is_closed:
-            raise Dropped(begun=False)
-        self._answer = answer = Answer()
-        self._head = self._loop.create_future()
-        self._deadline = deadline
+    def _send(self, request: bytes) -> None:
         self._is_large = len(request) > LARGE_BYTES
-        self._timer = self._loop.call_at(deadline, self._on_deadline)
         self._transport.write(request)
-        return answer
 
     # -- what asyncio calls ----------------------------------------------------------------------------------------
 
@@ -111,22 +111,20 @@ class Connection(asyncio.Protocol):
         if answer is None:  # nobody asked
             self.abort()
             return
-        answer.begun = True
-        if self._odd and answer.status:
-            self._add_odd(answer, data)
-        else:
-            if not self._odd:
-                self._parse(answer, data)
-            if not answer.status:
-                self._await_head(answer, data)
-        self._advance(answer)
+        try:
+            self._receive(answer, data)
+        except Exception as error:
+            self._give_up(answer, error)
 
     def eof_received(self) -> None:
         self.is_closed = True  # asyncio closes it when this returns
         answer = self._answer
         if answer is not None and not answer.status and self._raw:
-            self._read_odd(answer, final=True)
-            self._advance(answer)
+            try:
+                self._read_odd(answer, final=True)
+                self._advance(answer)
+            except Exception as error:
+                self._give_up(answer, error)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closed = True
@@ -168,9 +166,22 @@ class Connection(asyncio.Protocol):
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
+    def _receive(self, answer: Answer, data: bytes) -> None:
+        answer.begun = True
+        if self._odd and answer.status:
+            self._add_odd(answer, data)
+        else:
+            if not self._odd:
+                self._parse(answer, data)
+            if not answer.status:
+                self._await_head(answer, data)
+        self._advance(answer)
+
     def _parse(self, answer: Answer, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:  # a mistake of our own, in what the parser calls
+            raise error.__context__ or error from None
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._reusable = False
             self._odd = not answer.status
@@ -232,13 +243,13 @@ class Connection(asyncio.Protocol):
             answer.ended, self._reusable = True, False
         self._answer = None
         self._timer.cancel()
-        if answer.rest is not None and not answer.rest.done():
-            answer.rest.set_result(None)
         if self._reusable and not self.is_closed and (answer.is_success or not self._is_large):
             self._interim = 0
             self._keeper.keep(self)
         elif not self.is_closed:
             self.abort()
+        if answer.rest is not None and not answer.rest.done():
+            answer.rest.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         self._answer = None
@@ -247,3 +258,14 @@ class Connection(asyncio.Protocol):
             self._head.set_exception(error)
         if not self.is_closed:
             self.abort()
+
+    def _give_up(self, answer: Answer, mistake: Exception) -> None:
+        """End the connection for a mistake of our own, which whoever waits for the answer raises; else the loop logs it."""
+        waiting = self._head if not self._head.done() else answer.rest
+        self._answer = None
+        self._timer.cancel()
+        self.abort()
+        if waiting is None or waiting.done():
+            answer.ended = True
+            raise mistake
+        waiting.set_exception(mistake)

@@ -30,8 +30,8 @@ _BLOCKED = {  # one text, whatever is there: a tenant's failed attempts must not
 }
 
 
-def explain(error: Exception) -> Explained:
-    """Say how an attempt failed. Whatever nobody foresaw is named by its class alone."""
+def explain(error: Exception) -> Explained | None:
+    """Say how an attempt failed; None for what no network, name server, receiver or clock does: a mistake of our own."""
     match error:
         case NotConnected():
             return _not_connected(error)
@@ -46,7 +46,7 @@ def explain(error: Exception) -> Explained:
         case Unsendable():
             return Failure.INVALID_REQUEST, str(error)
         case _:
-            return _unforeseen(error)
+            return None
 
 
 def _not_connected(error: NotConnected) -> Explained:
@@ -67,10 +67,9 @@ def _not_connected(error: NotConnected) -> Explained:
             return Failure.TLS, _tls_reason(cause)
         case OSError() if is_securing:
             return Failure.TLS, "the peer ended the TLS handshake"
-        case OSError():
-            return Failure.CONNECT, f"no connection: {_reason(cause)}"
         case _:
-            return _unforeseen(cause or error)
+            assert isinstance(cause, OSError)
+            return Failure.CONNECT, f"no connection: {_reason(cause)}"
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
@@ -78,10 +77,6 @@ def _tls_reason(error: ssl.SSLError) -> str:
         return _WANTS_CERTIFICATE
     perhaps = "; perhaps it wants a client certificate" if error.reason == _PERHAPS_WITHOUT else ""
     return f"TLS failed: {_reason(error)}{perhaps}"
-
-
-def _unforeseen(error: BaseException) -> Explained:
-    return Failure.BROKEN_RESPONSE, f"the exchange failed ({type(error).__name__})"
 
 
 def _reason(error: OSError) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from relay.core.grammars import HEADER_NAME
-from relay.core.urls import Target, parse_target
+from relay.core.urls import Target, UnfitURL, parse_target
 
 FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
@@ -35,7 +35,7 @@ def lay_out(url: str, names: tuple[str, ...], user_agent: str) -> Layout:
     """Lay out the requests that go to `url` with headers of these names."""
     try:
         target = parse_target(url)
-    except ValueError as error:
+    except UnfitURL as error:
         raise Unsendable(f"the URL cannot be posted to: {error}") from None
     given = {name.lower() for name in names}
     if not all(HEADER_NAME.fullmatch(name) for name in names) or not FRAMING.isdisjoint(given):

@@ -69,6 +69,7 @@ class _Lookup:
     name: _Name
     standing: Standing  # whose place it holds
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None  # what the answer could not be judged for: a mistake of our own, or no descriptor
 
 
 class Resolver:
@@ -91,8 +92,11 @@ class Resolver:
         """
         name = self._name(host)
         self._refresh(name)
-        if name.lookup and not self._servable(name):
-            await name.lookup.done.wait()
+        lookup = name.lookup
+        if lookup and not self._servable(name):
+            await lookup.done.wait()
+            if lookup.error:
+                raise lookup.error
         if not self._servable(name):
             raise socket.gaierror(*name.failure)
         if name.refused:
@@ -169,7 +173,10 @@ class Resolver:
 
     def _finish(self, lookup: _Lookup, answer: Sequence[tuple[Any, ...]] | OSError) -> None:
         self._running[lookup.standing] -= 1
-        self._learn(lookup.name, answer)
+        try:
+            self._learn(lookup.name, answer)
+        except Exception as error:
+            lookup.error = error
         lookup.name.lookup = None
         lookup.done.set()
         self._start_lookups()
@@ -181,9 +188,9 @@ class Resolver:
             name.standing, name.failed_ms = Standing.DOUBTFUL, now_ms
             name.failure = _failure(answer)
             return
-        name.standing, name.answered_ms = Standing.PROVEN, now_ms
-        name.addresses = addresses[:MAX_ADDRESSES]
         name.refused = self._first_forbidden(addresses)
+        name.addresses = addresses[:MAX_ADDRESSES]
+        name.standing, name.answered_ms = Standing.PROVEN, now_ms
 
     def _first_forbidden(self, addresses: tuple[tuple[int, str], ...]) -> ForbiddenAddress | None:
         for _, address in addresses:
