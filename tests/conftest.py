@@ -44,9 +44,13 @@ LINGERING = "RequestHandler.start"
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run each async test in asyncio's loop, and those of a module with `BOTH_LOOPS` in uvloop's as well."""
-    both = getattr(getattr(item, "module", None), "BOTH_LOOPS", False)
-    return {"asyncio": TurnLoop} | ({"uvloop": uvloop.new_event_loop} if both else {})
+    """Run each async test in asyncio's loop, and those that their module's `BOTH_LOOPS` names in uvloop's as well.
+
+    `BOTH_LOOPS` is True for all tests of a module, or a set of their names.
+    """
+    both = getattr(getattr(item, "module", None), "BOTH_LOOPS", frozenset())
+    chosen = both is True or getattr(item, "originalname", "") in (both or ())
+    return {"asyncio": TurnLoop} | ({"uvloop": uvloop.new_event_loop} if chosen else {})
 
 
 @pytest.fixture(autouse=True)

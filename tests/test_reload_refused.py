@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from relay.telemetry import log
 from tests.support.config import WHSEC
 from tests.support.stack import Stack
 from tests.support.stores import look
@@ -59,6 +61,14 @@ async def test_a_late_refusal_leaves_no_trace(stack: Stack) -> None:
     assert (await stack.call("GET", f"{ENDPOINTS}/hook"))[1]["url"] == "https://hook.example/"
     assert (await stack.call("GET", f"{APPLICATIONS}/fresh"))[0] == 404
     assert (await stack.call("POST", APPLICATIONS, {"id": "fresh"}))[0] == 201  # its id was not used up
+
+
+async def test_a_refusal_of_the_database_is_logged(stack: Stack) -> None:
+    """H4: whoever reads the log learns that a reload was asked for and refused, by whatever it was."""
+    stack.write_config(extra=application("tenant", 'contract = "roughy"', hook=ELSEWHERE))
+    with capture_logs() as lines:
+        await stack.call("POST", "/v1/reload")
+    assert [(line["by"], line["applied"]) for line in lines if line["event"] == log.RELOAD_ASKED] == [("admin", False)]
 
 
 async def test_without_the_mistake_the_same_file_is_taken(stack: Stack) -> None:

@@ -36,6 +36,9 @@ PRODUCER = "producer-secret-0123"
 READER = "reader-secret-012345"
 EVENT = b'{"type": "a.b", "data": 1}'
 JSON_HEADERS = {"Authorization": f"Bearer {PRODUCER}", "Content-Type": "application/json"}
+BOTH_LOOPS = frozenset({"test_one_connection_too_many_is_told_so"})
+"""The daemon runs on uvloop where it is there, and on asyncio elsewhere."""
+
 FAST = ServerLimits(body=BodyLimits(max_bytes=1000, timeout_ms=100), max_connections=5, head_timeout_ms=150)
 
 
@@ -578,7 +581,7 @@ async def test_connections_are_kept_for_producers(house: House) -> None:
 
 
 async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: Path) -> None:
-    """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14)."""
+    """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14, I9)."""
     patient = ServerLimits(max_connections=2)
     house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=patient)
     held = [await house.connect() for _ in range(2)]

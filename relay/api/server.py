@@ -262,8 +262,8 @@ class _TurnedAway(asyncio.Protocol):
         self._max_connections = max_connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_as_http(problems.too_many_connections(self._max_connections)))
+        refusal = _as_http(problems.too_many_connections(self._max_connections))
+        transport.write(refusal)  # type: ignore[attr-defined]  # uvloop's transports are of no asyncio class
         transport.close()
 
 

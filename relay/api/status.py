@@ -53,8 +53,12 @@ class Status:
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again and take it over whole, or change nothing."""
         principal = request[PRINCIPAL]
-        reload = await self._reload()
-        self._log.info(log.RELOAD_ASKED, by=principal.name, applied=reload.applied)
+        applied = False
+        try:
+            reload = await self._reload()
+            applied = reload.applied
+        finally:
+            self._log.info(log.RELOAD_ASKED, by=principal.name, applied=applied)
         if not reload.applied:
             mistakes = (issue for issue in reload.issues if not issue.warning)
             raise Refused(_invalid_config(map(_sentence, mistakes)))

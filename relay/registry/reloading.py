@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from relay.config import Config
+from relay.config import ApplicationDefinition, Config
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import InvalidConfig, Issue, pointer
 from relay.core.model import Origin
@@ -145,7 +145,7 @@ class Replacement:
     def _contract_of(self, row: ApplicationRow) -> str | None:
         """Return the contract that an application has from now on; what vanished from the file keeps its own."""
         if row.definition is not None:
-            return str(row.definition["contract"])
+            return ApplicationDefinition.from_json(row.definition).contract
         application = self.in_file.applications.get(row.id)
         return row.contract_seen if application is None else application.contract
 
