@@ -16,11 +16,11 @@ from aiohttp import ClientSession, UnixConnector, web
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
-from relay.api.body import BodyLimits
 from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.problems import Problem
 from relay.api.routes import intake_routes
-from relay.api.server import Route, ServerLimits, build_app, serve
+from relay.api.server import Route, build_app, serve
+from relay.config import ServerConfig
 from relay.core.access import Right, Role, Token
 from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, CommitUnknown, NotFound
@@ -39,13 +39,15 @@ JSON_HEADERS = {"Authorization": f"Bearer {PRODUCER}", "Content-Type": "applicat
 BOTH_LOOPS = frozenset({"test_one_connection_too_many_is_told_so"})
 """The daemon runs on uvloop where it is there, and on asyncio elsewhere."""
 
-FAST = ServerLimits(body=BodyLimits(max_bytes=1000, timeout_ms=100), max_connections=5, head_timeout_ms=150)
+FAST = ServerConfig().model_copy(
+    update={"max_body_bytes": 1000, "body_timeout_ms": 100, "max_connections": 5, "head_timeout_ms": 150}
+)
 
 
 class House:
     """A server with the doors for events, and a few routes that misbehave. Owner of its listeners and sessions."""
 
-    def __init__(self, limits: ServerLimits, own_uid: int) -> None:
+    def __init__(self, limits: ServerConfig, own_uid: int) -> None:
         self.limits = limits
         self.own_uid = own_uid
         self.store = NotingStore()
@@ -73,7 +75,7 @@ class House:
             self.limits,
             self._on_unexpected,
         )
-        self.listeners = await serve(app, addresses, self.limits, self._on_unexpected)
+        self.listeners = await serve(app, self.limits.model_copy(update={"listen": addresses}), self._on_unexpected)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(*self.address)
@@ -140,8 +142,8 @@ Opener = Callable[..., Any]
 async def open_house() -> AsyncIterator[Opener]:
     houses: list[House] = []
 
-    async def open_one(*addresses: str, limits: ServerLimits | None = None, own_uid: int | None = None) -> House:
-        house = House(limits or ServerLimits(), os.getuid() if own_uid is None else own_uid)
+    async def open_one(*addresses: str, limits: ServerConfig | None = None, own_uid: int | None = None) -> House:
+        house = House(limits or ServerConfig(), os.getuid() if own_uid is None else own_uid)
         houses.append(house)
         await house.open(*(addresses or ("127.0.0.1:0",)))
         return house
@@ -582,7 +584,7 @@ async def test_connections_are_kept_for_producers(house: House) -> None:
 
 async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: Path) -> None:
     """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14, I9)."""
-    patient = ServerLimits(max_connections=2)
+    patient = ServerConfig(max_connections=2)
     house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=patient)
     held = [await house.connect() for _ in range(2)]
     for reader, writer in held:  # an answer proves that the server has the connection

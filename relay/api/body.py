@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,24 +11,18 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import problems
 from relay.api.problems import Problem, Refused
+from relay.config import ServerConfig
 from relay.core.issues import Issue, pointer
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """How large a body may be and how long it may take."""
-
-    max_bytes: int = 1 << 20
-    timeout_ms: int = 30_000
+CONFIG = web.AppKey("server_config", ServerConfig)
+"""How large a body may be, and how long it may take."""
 
 
-LIMITS = web.AppKey("body_limits", BodyLimits)
-
-
-def examine_head(request: web.Request, limits: BodyLimits) -> Problem | None:
+def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
     """Say why the body that this head announces will not be read; None when it may be."""
     if not request.body_exists:
         return None
@@ -37,8 +30,8 @@ def examine_head(request: web.Request, limits: BodyLimits) -> Problem | None:
     if hdrs.CONTENT_ENCODING in headers:
         return problems.unsupported_media("Send the body without Content-Encoding: it is taken as it is.")
     length = request.content_length
-    if length is not None and length > limits.max_bytes:
-        return problems.body_too_large(limits.max_bytes)
+    if length is not None and length > config.max_body_bytes:
+        return problems.body_too_large(config.max_body_bytes)
     media_type = headers.get(hdrs.CONTENT_TYPE, "")
     if media_type != JSON and not _is_json(media_type, request.method):
         return problems.unsupported_media("Send JSON in UTF-8, with the header `Content-Type: application/json`.")
@@ -50,12 +43,12 @@ async def read(request: web.Request) -> bytes:
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
             return await request.read()
-        async with asyncio.timeout(request.app[LIMITS].timeout_ms / 1000):
+        async with asyncio.timeout(request.app[CONFIG].body_timeout_ms / 1000):
             return await request.read()
     except TimeoutError:
-        raise Refused(problems.body_timeout(request.app[LIMITS].timeout_ms)) from None
+        raise Refused(problems.body_timeout(request.app[CONFIG].body_timeout_ms)) from None
     except web.HTTPRequestEntityTooLarge:
-        raise Refused(problems.body_too_large(request.app[LIMITS].max_bytes)) from None
+        raise Refused(problems.body_too_large(request.app[CONFIG].max_body_bytes)) from None
     except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 

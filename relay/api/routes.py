@@ -17,7 +17,7 @@ from relay.intake import Intake
 
 def routes(services: Services, intake: Intake) -> list[Route]:
     """Return every call there is; a right of None needs no token."""
-    return [*intake_routes(intake), *management_routes(services)]
+    return [*intake_routes(intake), *_events(services), *_registry(services), *_daemon(services)]
 
 
 def intake_routes(intake: Intake) -> list[Route]:
@@ -27,11 +27,6 @@ def intake_routes(intake: Intake) -> list[Route]:
         Route("POST", "/v1/events", Right.POST_EVENTS, calls.post_event),
         Route("POST", "/v1/events/batch", Right.POST_EVENTS, calls.post_batch),
     ]
-
-
-def management_routes(services: Services) -> list[Route]:
-    """Return the calls that look at things and change them."""
-    return [*_events(services), *_registry(services), *_daemon(services)]
 
 
 def _events(services: Services) -> list[Route]:

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -17,9 +16,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator, peer_uid, refusal
-from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.problems import Problem
+from relay.config import ServerConfig
 from relay.core.access import Right
 
 Admission = Callable[[], Problem | None]
@@ -36,18 +35,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LINGERING_S = 1.0
 """How long the rest of a refused body is read and dropped, so that its sender can read why."""
 
+SHUTDOWN_TIMEOUT_S = 5.0
+"""How long requests under way may take when listening ends."""
+
 MAX_HEADERS = 64
 MAX_LINE_BYTES = 8190
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """What a client may take."""
-
-    body: BodyLimits = field(default_factory=BodyLimits)
-    max_connections: int = 1000  # for each listener, so that a flood on one leaves the others open
-    head_timeout_ms: int = 10_000  # also how long an idle connection is kept
-    shutdown_timeout_ms: int = 5_000
 
 
 class Route(NamedTuple):
@@ -70,7 +62,7 @@ class FrontDoor:
         routes: Sequence[Route],
         authenticator: Authenticator,
         admission: Admission,
-        limits: BodyLimits,
+        config: ServerConfig,
         on_unexpected: OnUnexpected,
         on_event_refused: OnEventRefused,
     ) -> None:
@@ -78,7 +70,7 @@ class FrontDoor:
         self._rights = {route.handler: route.right for route in routes}
         self._authenticator = authenticator
         self._admission = admission
-        self._limits = limits
+        self._config = config
         self._on_unexpected = on_unexpected
         self._on_event_refused = on_event_refused
 
@@ -105,7 +97,7 @@ class FrontDoor:
     def examine(self, request: web.Request) -> Problem | None:
         """Return why `request` goes no further; otherwise its principal is set."""
         if request.path in self._public:
-            return body.examine_head(request, self._limits)
+            return body.examine_head(request, self._config)
         caller = self._authenticator.identify(request)  # before it is known whether there is such a call
         if isinstance(caller, Problem):
             return caller
@@ -113,7 +105,7 @@ class FrontDoor:
         request[PRINCIPAL] = caller
         if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
             return closed
-        return body.examine_head(request, self._limits) or (right and refusal(caller, right))
+        return body.examine_head(request, self._config) or (right and refusal(caller, right))
 
     def _right(self, request: web.Request) -> Right | None:
         return self._rights.get(request.match_info.handler)
@@ -136,48 +128,46 @@ def build_app(
     routes: Sequence[Route],
     authenticator: Authenticator,
     admission: Admission,
-    limits: ServerLimits,
+    config: ServerConfig,
     on_unexpected: OnUnexpected,
     on_event_refused: OnEventRefused = lambda problem: None,
 ) -> web.Application:
     """Return the application that answers `routes`, each behind the front door."""
-    door = FrontDoor(routes, authenticator, admission, limits.body, on_unexpected, on_event_refused)
-    app = web.Application(middlewares=[door.answer], client_max_size=limits.body.max_bytes)
-    app[body.LIMITS] = limits.body
+    door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused)
+    app = web.Application(middlewares=[door.answer], client_max_size=config.max_body_bytes)
+    app[body.CONFIG] = config
     for route in routes:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=door.expect)
     return app
 
 
-async def serve(
-    app: web.Application, addresses: Sequence[str], limits: ServerLimits, on_unexpected: OnUnexpected
-) -> Listeners:
+async def serve(app: web.Application, config: ServerConfig, on_unexpected: OnUnexpected) -> Listeners:
     """Listen on every address (`host:port`, `unix:/path`) or on none; CannotStart says which one failed and why."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.shutdown_timeout_ms / 1000)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     listeners = Listeners(runner)
     try:
-        for address in addresses:
-            await listeners.open(address, _connections(runner, limits, on_unexpected))
+        for address in config.listen:
+            await listeners.open(address, _connections(runner, config, on_unexpected))
     except BaseException:
         await listeners.close()
         raise
     return listeners
 
 
-def _connections(runner: web.AppRunner, limits: ServerLimits, on_unexpected: OnUnexpected) -> "ConnectionLimit":
+def _connections(runner: web.AppRunner, config: ServerConfig, on_unexpected: OnUnexpected) -> "ConnectionLimit":
     options: dict[str, Any] = {
         "loop": asyncio.get_running_loop(),
         "access_log": None,
         "auto_decompress": False,
-        "keepalive_timeout": limits.head_timeout_ms / 1000,  # from 3.14.4 on also the deadline for a head
+        "keepalive_timeout": config.head_timeout_ms / 1000,  # from 3.14.4 on also the deadline for a head
         "lingering_time": LINGERING_S,
         "max_line_size": MAX_LINE_BYTES,
         "max_field_size": MAX_LINE_BYTES,
         "max_headers": MAX_HEADERS,
     }
     make = functools.partial(Connection, runner.server, on_unexpected=on_unexpected, **options)
-    return ConnectionLimit(make, limits.max_connections)
+    return ConnectionLimit(make, config.max_connections)  # for each listener: a flood on one leaves the others open
 
 
 # -- one connection ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from relay.config.definitions import (
 )
 from relay.config.explain import reload_changes, render_issues, severity, source_and_line
 from relay.config.load import Loaded, load
-from relay.config.model import Config, DeliveryConfig, TokenConfig
+from relay.config.model import Config, DeliveryConfig, ServerConfig, TokenConfig
 
 __all__ = [
     "SECRETS_MAX",
@@ -26,6 +26,7 @@ __all__ = [
     "EndpointDefinition",
     "Loaded",
     "Section",
+    "ServerConfig",
     "TokenConfig",
     "load",
     "reload_changes",

@@ -18,11 +18,10 @@ import structlog
 
 from relay import __version__
 from relay.api.auth import Authenticator
-from relay.api.body import BodyLimits
 from relay.api.listen import Listeners
 from relay.api.readiness import admission
 from relay.api.routes import routes
-from relay.api.server import ServerLimits, build_app, serve
+from relay.api.server import build_app, serve
 from relay.api.services import Reload, Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.core.access import Role, Token
@@ -176,11 +175,6 @@ class Relay:
             metrics=self.metrics,
             limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
         )
-        limits = ServerLimits(
-            body=BodyLimits(max_bytes=server.max_body_bytes, timeout_ms=server.body_timeout_ms),
-            max_connections=server.max_connections,
-            head_timeout_ms=server.head_timeout_ms,
-        )
         self.services = Services(
             clock=self.clock,
             ids=self._ids,
@@ -196,11 +190,11 @@ class Relay:
             self.routes,
             Authenticator(self._tokens, os.getuid()),
             partial(admission, self.services),
-            limits,
+            server,
             self._unexpected,
             on_event_refused=lambda problem: self.metrics.rejected(problem.type),
         )
-        self._listeners = await serve(app, server.listen, limits, self._unexpected)
+        self._listeners = await serve(app, server, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
 
     def work(self) -> None:
