@@ -99,7 +99,7 @@ def test_the_file_is_found_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:8420", "localhost:1", "unix:/run/relay.sock"])
 def test_addresses_to_listen_on(address: str) -> None:
     """A host with a port and an absolute socket path are taken."""
-    assert check_listen(address) is None
+    assert check_listen(address) == address
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_addresses_to_listen_on(address: str) -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused(address: str) -> None:
     """Everything else is refused with a remedy, `systemd` until socket activation is built."""
-    refusal = check_listen(address)
-    assert refusal is not None
-    assert refusal.remedy
+    with pytest.raises(Wrong) as refused:
+        check_listen(address)
+    assert refused.value.remedy

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from relay.cli.client import Daemon, asks_daemon
 from relay.cli.output import Columns, Exit, Json, echo_json, facts, fail, say, table
+from relay.core.issues import nearest
 
 if TYPE_CHECKING:
     from relay.contracts import Contract, ContractCatalogue
@@ -113,10 +113,9 @@ def find_contract(catalogue: "ContractCatalogue", name: str) -> "Contract":
     return contract
 
 
-def _instead(wrong: str, names: Iterable[str]) -> str:
-    known = list(names)
-    near = get_close_matches(wrong, known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+def _instead(wrong: str, names: Sequence[str]) -> str:
+    near = nearest(wrong, names)
+    return f"Did you mean {near}?" if near else f"There are: {', '.join(names)}."
 
 
 def _plain(text: bytes) -> Json:

@@ -168,11 +168,10 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
     """A contract may limit how many endpoints an application has (WOC-2)."""
     for path, application in _applications(subject):
         contract = subject.contracts.get(application.contract)
-        most = contract.registration.max_endpoints if contract else None
-        if contract and most is not None and len(application.endpoints) > most:
-            message = (
-                f"under the contract {contract.name} an application may have {most}, not {len(application.endpoints)}"
-            )
+        count = len(application.endpoints)
+        if contract is not None and not contract.registration.allows(count):
+            most = contract.registration.max_endpoints
+            message = f"under the contract {contract.name} an application may have {most}, not {count}"
             yield Finding((*path, "endpoint"), message, "Remove the others.", ((*path, "contract"),))
 
 

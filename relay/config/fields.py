@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, SecretStr, ValidationInfo
 from pydantic.fields import FieldInfo
@@ -152,13 +152,6 @@ def _read_listen(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _check_listen(value: str) -> str:
-    wrong = check_listen(value)
-    if wrong is not None:
-        raise Wrong(*wrong)
-    return value
-
-
 def _check_filled(values: tuple[T, ...]) -> tuple[T, ...]:
     # pydantic's own `min_length` also complains when the elements are there and wrong
     if not values:
@@ -176,23 +169,18 @@ def _parsed(parse: Callable[[str], T], value: str) -> T:
 # -- addresses to listen on: `host:port`, `[ipv6]:port`, or `unix:/path` -------------------------------------------------
 
 
-class Refusal(NamedTuple):
-    """Why an address is not taken, and what to write instead."""
-
-    message: str
-    remedy: str
-
-
-def check_listen(address: str) -> Refusal | None:
-    """Say what is wrong with an address to listen on; None if it can be tried."""
+def check_listen(address: str) -> str:
+    """Return an address to listen on that can be tried; Wrong for any other text."""
     if address == "systemd":
-        return Refusal(
+        raise Wrong(
             "sockets passed by systemd are not supported yet",
             'List the addresses themselves, such as "127.0.0.1:8420" and "unix:/run/relay/relay.sock".',
         )
     if address.startswith("unix:"):
-        return _check_unix(address.removeprefix("unix:"))
-    return _check_tcp(address)
+        _check_unix(address.removeprefix("unix:"))
+    else:
+        _check_tcp(address)
+    return address
 
 
 def is_local(address: str) -> bool:
@@ -207,28 +195,26 @@ def is_local(address: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _check_unix(path: str) -> Refusal | None:
+def _check_unix(path: str) -> None:
     if not path.startswith("/"):
-        return Refusal("the path of a Unix socket must be absolute", 'Write it like "unix:/run/relay/relay.sock".')
+        raise Wrong("the path of a Unix socket must be absolute", 'Write it like "unix:/run/relay/relay.sock".')
     length = len(path.encode())
     if length > UNIX_PATH_BYTES_MAX:
-        return Refusal(
+        raise Wrong(
             f"the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes, this one has {length}",
             "Choose a shorter one, such as unix:/run/relay/relay.sock.",
         )
-    return None
 
 
-def _check_tcp(address: str) -> Refusal | None:
+def _check_tcp(address: str) -> None:
     match = _TCP.fullmatch(address)
     if match is None or int(match["port"]) > 65535:
-        return Refusal(
+        raise Wrong(
             "not an address to listen on",
             'Write "127.0.0.1:8420", "[::1]:8420" or "unix:/run/relay/relay.sock".',
         )
     if match["ipv6"] and not _is_ipv6(match["ipv6"]):
-        return Refusal("what stands in brackets is not an IPv6 address", 'Write it like "[::1]:8420".')
-    return None
+        raise Wrong("what stands in brackets is not an IPv6 address", 'Write it like "[::1]:8420".')
 
 
 def _is_ipv6(text: str) -> bool:
@@ -246,4 +232,4 @@ RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_r
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
 Filled = AfterValidator(_check_filled)
-Listen = Annotated[tuple[Annotated[str, AfterValidator(_check_listen)], ...], BeforeValidator(_read_listen), Filled]
+Listen = Annotated[tuple[Annotated[str, AfterValidator(check_listen)], ...], BeforeValidator(_read_listen), Filled]

@@ -1,7 +1,6 @@
 """One contract: what an application's receivers were promised, ready for use."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -14,7 +13,7 @@ from relay.contracts.payload import Payload
 from relay.contracts.signing import CHOSEN, Signer
 from relay.contracts.template import Lookup
 from relay.core import grammars
-from relay.core.issues import Issue
+from relay.core.issues import Issue, nearest
 from relay.core.model import Secret
 
 _NO_FACTS: Mapping[str, str] = {}
@@ -66,7 +65,7 @@ class Contract:
         wrong = self.check_form(type)
         if wrong or self.catalogue_open or type in self.types:
             return wrong
-        return f"{type[:80]!r} is not in the catalogue; {_suggestion(type, self.types)}"
+        return f"{type[:80]!r} is not in the catalogue; {_instead(type, self.types)}"
 
     def check_form(self, type: str) -> str | None:
         """Return None for a type of lawful form, be it in the catalogue or not, else a sentence."""
@@ -84,7 +83,7 @@ class Contract:
             return f"{pattern!r} is sent by a test only, to one endpoint at a time; leave it out"
         if self.catalogue_open or listed is not None or any(self.covers(pattern, name) for name in self._selectable):
             return None
-        return f"{pattern[:80]!r} covers no event type; {_choices(pattern, self._selectable)}"
+        return f"{pattern[:80]!r} covers no event type; {_instead(pattern, self._selectable, all_too=True)}"
 
     def warn_subscription(self, pattern: str) -> str | None:
         """Return a warning about a lawful subscription, such as one to a deprecated type."""
@@ -244,18 +243,13 @@ def why_unlisted(contract: Contract, type: str) -> str:
     return f"{type!r} has no example: the contract {name!r} is open and takes such events with whatever data they have"
 
 
-def _suggestion(wrong: str, names: Iterable[str]) -> str:
+def _instead(wrong: str, names: Iterable[str], *, all_too: bool = False) -> str:
+    """Name the nearest of these names, else all of them; both for `all_too` (ROT-6)."""
     known = sorted(names)
-    near = get_close_matches(wrong, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"use one of: {_listed(known)}"
-
-
-def _choices(wrong: str, names: Iterable[str]) -> str:
-    """Name what may be subscribed to, the nearest first (ROT-6)."""
-    known = sorted(names)
-    near = get_close_matches(wrong, known, n=1)
-    listed = f"use one of: {_listed(known)}"
-    return f"did you mean {near[0]!r}? {listed[0].upper()}{listed[1:]}" if near else listed
+    near = nearest(wrong, known)
+    if near is None:
+        return f"use one of: {_listed(known)}"
+    return f"did you mean {near!r}?" + (f" Use one of: {_listed(known)}" if all_too else "")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -236,6 +236,10 @@ class Registration(_Model):
     max_endpoints: int | None = Field(default=None, ge=1)  # of one application
     subscription_required: bool = False
 
+    def allows(self, endpoints: int) -> bool:
+        """Whether one application may have so many endpoints (WOC-2)."""
+        return self.max_endpoints is None or endpoints <= self.max_endpoints
+
 
 class Memory(_Model):
     """What is remembered of some events, for later ones that need it."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from relay.contracts.document import ContractDocument, Signature
 from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers
@@ -43,16 +42,10 @@ def _signing_key(signature: Signature, secret: Secret, n: int, constants: Mappin
     return SigningKey(content, sign, kind.each.bind(numbered), secret.expires_at_ms)
 
 
-class _Header(Protocol):
-    """A header whose value depends on the secrets that are active at the time."""
-
-    def value(self, values: dict[str, bytes], now_ms: int) -> bytes | None:
-        """Return what to send, or None to leave the header out."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _SignatureHeader:
+    """A header with the signatures of the secrets that are active at the time; without a `value` it is left out."""
+
     keys: tuple[SigningKey, ...]
     chosen: slice
     encode: Callable[[bytes], bytes]
@@ -92,7 +85,7 @@ class Signer:
         constants = endpoint_values(url, endpoint_id)
         self._content_type = document.content_type
         self._plain: list[tuple[str, Template]] = []
-        self._secret: list[tuple[str, _Header]] = []
+        self._secret: list[tuple[str, _SignatureHeader | _SecretHeader]] = []
         for name, template in document.headers.items():
             if "secret" in template.variables:
                 self._secret.append((name, _secret_header(template.bind(constants), secrets)))

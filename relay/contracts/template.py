@@ -7,10 +7,10 @@ stays a `{`.
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from relay.contracts.payload import Payload
 from relay.core.errors import RelayError
+from relay.core.issues import nearest
 
 Part = bytes | str
 """A literal (bytes) or the name of a variable (str)."""
@@ -77,10 +77,9 @@ def _part(token: str, known: Collection[str]) -> Part:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    forms = sorted(other for other in known if stem(other) == stem(name))
-    near = forms or get_close_matches(name, known, n=1)
-    if near:
-        return f"Did you mean {_listed(near)}?"
+    near = sorted(other for other in known if stem(other) == stem(name)) or filter(None, [nearest(name, known)])
+    if listed := _listed(near):
+        return f"Did you mean {listed}?"
     return f"Known here: {_listed(other for other in sorted(known) if ':' not in other or stem(other) not in known)}."
 
 

@@ -23,15 +23,10 @@ from relay.contracts.fields import (
 from relay.contracts.keys import ALGORITHMS, DECODERS
 from relay.contracts.schema import Schema, SchemaError
 from relay.contracts.template import Lookup, Part, Template, TemplateError
+from relay.core.grammars import FORBIDDEN, HEADER_NAME, HEADER_VALUE, NAME_MAX
 from relay.core.units import parse_duration_ms
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_HEADER_TEXT = re.compile(r"[\t\x20-\x7e]*")
-_OURS = frozenset(
-    {"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
-    | {"content-type", "content-length", "content-encoding", "accept-encoding", "user-agent"}
-    | {"proxy-connection", "proxy-authorization"}
-)
+_OURS = FORBIDDEN | {"proxy-connection", "proxy-authorization"}
 
 
 def mistake(message: str, remedy: str) -> PydanticCustomError:
@@ -55,14 +50,14 @@ def _compile(value: object, known: Collection[str]) -> Template:
 def _shown(value: object) -> str:
     """Check text that becomes part of a header's value."""
     text = _text(value)
-    if not _HEADER_TEXT.fullmatch(text):
+    if not HEADER_VALUE.fullmatch(text):
         raise mistake("a header can carry only visible ASCII, blanks and tabs", "Remove the other characters.")
     return text
 
 
 def _header_name(value: object) -> str:
     name = _text(value)
-    if not _HEADER_NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name) or len(name) > NAME_MAX:
         raise mistake(f"{name!r} is no header name", "Use letters, digits and dashes, at most 64.")
     if name.lower() in _OURS:
         raise mistake(f"{name} is set by the relay itself", "Leave it out (`content_type` sets Content-Type).")

@@ -67,7 +67,7 @@ NAME_MAX = 64
 VALUE_BYTES_MAX = 4096
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t -~]*")
+HEADER_VALUE = re.compile(r"[\t -~]*")
 
 FORBIDDEN = frozenset(
     {
@@ -116,7 +116,7 @@ def check_header_name(name: str) -> str | None:
 
 def check_header_value(value: str) -> str | None:
     """Say what is wrong with a header's value, without repeating it; None if it may be sent."""
-    if not _VALUE.fullmatch(value):
+    if not HEADER_VALUE.fullmatch(value):
         return "a header value holds visible ASCII, spaces and tabs only; encode everything else"
     if len(value) > VALUE_BYTES_MAX:
         return f"a header value has at most {VALUE_BYTES_MAX} bytes, this one has {len(value)}; shorten it"

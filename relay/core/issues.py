@@ -9,9 +9,13 @@ from relay.core.errors import ConfigError, RelayError
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """What is wrong, where, and what to do about it. No text here repeats a secret."""
+    """What is wrong, where, and what to do about it. No text here repeats a secret.
 
-    path: str  # JSON pointer (RFC 6901) into what was written; "" is the whole
+    `path` is a JSON pointer (RFC 6901) into a request's body, and in a file the key as people write it:
+    `application[acme].url`, `signature[0].content`.
+    """
+
+    path: str  # where it is; "" is the whole
     message: str
     remedy: str = ""
     place: str = ""  # where the text stands: "relay.toml:12", "env RELAY_SERVER__LISTEN"; "" for a request's body
@@ -52,7 +56,12 @@ def keys_of(path: str) -> list[str]:
     return [key.replace("~1", "/").replace("~0", "~") for key in path.split("/")[1:]]
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a mistyped one is close to; None if there is none."""
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `Did you mean "…"?` for the closest known word, or nothing."""
-    close = get_close_matches(word, list(known), n=1)
-    return f'Did you mean "{close[0]}"?' if close else ""
+    """Return `Did you mean "…"?` for the nearest known word, or nothing."""
+    near = nearest(word, known)
+    return "" if near is None else f'Did you mean "{near}"?'

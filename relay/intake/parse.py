@@ -7,7 +7,6 @@ slice of the body.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from itertools import accumulate
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -15,7 +14,7 @@ import msgspec
 
 from relay.contracts import payload
 from relay.core.errors import RelayError
-from relay.core.issues import Invalid, Issue, pointer
+from relay.core.issues import Invalid, Issue, nearest, pointer
 from relay.core.units import unix_ms
 
 T = TypeVar("T")
@@ -245,8 +244,8 @@ def _unknown_members(names: Sequence[str]) -> Iterator[Issue]:
     for name in names[:UNKNOWN_MAX]:
         shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
         shown = shown.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent back as it is
-        near = get_close_matches(shown, _FIELDS, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"the members are {', '.join(_FIELDS)}"
+        near = nearest(shown, _FIELDS)
+        hint = f'did you mean "{near}"?' if near else f"the members are {', '.join(_FIELDS)}"
         yield Issue(pointer(shown), f"is not a member of an event; {hint}")
     if len(names) > UNKNOWN_MAX:
         yield Issue("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")

@@ -89,11 +89,11 @@ def refuse_in_use(owner: ApplicationEntry) -> None:
 
 def refuse_more(owner: ApplicationEntry, contract: Contract) -> None:
     """Raise Conflict for an application that has all the endpoints its contract allows."""
-    most = contract.registration.max_endpoints
-    if most is not None and sum(endpoint.present for endpoint in owner.endpoints.values()) >= most:
+    present = sum(endpoint.present for endpoint in owner.endpoints.values())
+    if not contract.registration.allows(present + 1):
         raise Conflict(
             "too_many_endpoints",
-            f"an application may have {most} under the contract {contract.name!r}",
+            f"an application may have {contract.registration.max_endpoints} under the contract {contract.name!r}",
             remedy="Change or delete the one there is.",
         )
 

@@ -129,14 +129,13 @@ class Replacement:
             yield from (issue for endpoint in owned for issue in _cannot_sign(endpoint, contract))
 
     def _too_many(self, row: ApplicationRow, contract: Contract, made: int) -> Iterator[Issue]:
-        most = contract.registration.max_endpoints
         application = self.in_file.applications.get(row.id)
         in_file = 0 if application is None else len(application.endpoints)
-        if most is not None and in_file and in_file + made > most:
+        if in_file and not contract.registration.allows(in_file + made):
             yield Issue(
                 self._place(row.id, "endpoint"),
-                f"application {row.id!r} may have {most} endpoints under the contract {contract.name!r}; the file has "
-                f"{in_file}, and {made} were made through the API",
+                f"application {row.id!r} may have {contract.registration.max_endpoints} endpoints under the contract "
+                f"{contract.name!r}; the file has {in_file}, and {made} were made through the API",
                 "Delete some with `relay endpoint delete`.",
             )
 
