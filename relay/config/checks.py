@@ -75,22 +75,16 @@ def _listeners(subject: Subject) -> Iterator[Finding]:
 
 
 def _durations(subject: Subject) -> Iterator[Finding]:
-    health, retention = subject.config.delivery.health, subject.config.storage.retention
-    at: KeyPath = ("delivery", "health")
-    if health.cool_down_ms > health.cool_down_max_ms:
-        first, most = _Length.of(health, at, "cool_down"), _Length.of(health, at, "cool_down_max")
-        yield _exceeds(first, most)
-    if retention.events_ms > retention.idempotency_ms:
-        events, keys = (_Length.of(retention, _RETENTION, name) for name in ("events", "idempotency"))
-        yield _exceeds(events, keys, ": a request repeated late would make a second event")
-
-
-def _max_age(subject: Subject) -> Iterator[Finding]:
-    """What may still be retried must still be there (Q14); those of applications and endpoints are asked for above."""
-    events = _Length.of(subject.config.storage.retention, _RETENTION, "events")
-    max_age = _Length.of(subject.config.delivery, ("delivery",), "max_age")
-    if (max_age.ms or 0) > (events.ms or 0):
-        yield _exceeds(max_age, events)
+    """Hold durations against each other; the `max_age` of applications and endpoints is asked for with all of them."""
+    delivery, retention = subject.config.delivery, subject.config.storage.retention
+    cool_down, cool_down_max = (
+        _Length.of(delivery.health, ("delivery", "health"), key) for key in ("cool_down", "cool_down_max")
+    )
+    max_age = _Length.of(delivery, ("delivery",), "max_age")
+    events, idempotency = (_Length.of(retention, _RETENTION, key) for key in ("events", "idempotency"))
+    yield from _check_length(cool_down, cool_down_max)
+    yield from _check_length(max_age, events)  # what may still be retried must still be there (Q14)
+    yield from _check_length(events, idempotency, ": a request repeated late would make a second event")
 
 
 def _tokens(subject: Subject) -> Iterator[Finding]:
@@ -126,7 +120,8 @@ def _token_application(path: KeyPath, role: str, application: str | None, ids: l
     if role in ("reader", "admin"):
         yield Finding(path, f"a token with role {role} sees every application", "Remove this key, or change the role.")
     elif application not in ids:
-        yield Finding(path, "no such application", _choose(application, ids), rests_on)
+        remedy = f"{did_you_mean(application, ids)} There are: {one_of(dict.fromkeys(ids))}.".strip()
+        yield Finding(path, "no such application", remedy, rests_on)
 
 
 def _identities(subject: Subject) -> Iterator[Finding]:
@@ -176,7 +171,10 @@ def _numbers(subject: Subject) -> Iterator[Finding]:
 
 
 def _secrets(subject: Subject) -> Iterator[Finding]:
-    for path, endpoint, contract in _contracted(subject):
+    for path, endpoint in _endpoints(subject):
+        contract = _contract_at(subject, path)
+        if contract is None:
+            continue
         if endpoint.secret is not None and endpoint.secrets is not None:
             remedy = "Keep secrets = [newest, older] while rotating, else secret alone."
             yield Finding((*path, "secret"), "there are both secret and secrets", remedy)
@@ -204,7 +202,6 @@ def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) ->
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _listeners,
     _durations,
-    _max_age,
     _tokens,
     _identities,
     _definitions,
@@ -224,14 +221,6 @@ def _endpoints(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig]]:
             yield (*path, "endpoint", index), endpoint
 
 
-def _contracted(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig, Contract]]:
-    """List the endpoints whose contract exists, with it."""
-    for path, endpoint in _endpoints(subject):
-        contract = _contract_at(subject, path)
-        if contract is not None:
-            yield path, endpoint, contract
-
-
 def _contract_at(subject: Subject, endpoint: KeyPath) -> Contract | None:
     application = subject.config.applications[int(endpoint[1])]
     return subject.contracts.get(application.contract)
@@ -245,7 +234,7 @@ class _Length(NamedTuple):
     """A duration that a section holds, and whether somebody wrote it there."""
 
     path: KeyPath
-    ms: int | None
+    ms: int
     is_written: bool
 
     @classmethod
@@ -257,22 +246,21 @@ class _Length(NamedTuple):
         return ".".join(map(str, self.path))
 
 
-def _exceeds(length: _Length, limit: _Length, why: str = "") -> Finding:
-    """Blame the one that somebody wrote; the other may be a default."""
+def _check_length(length: _Length, limit: _Length, why: str = "") -> Iterator[Finding]:
+    """Blame for what is too long the one that somebody wrote; the other may be a default."""
+    if length.ms <= limit.ms:
+        return
     if length.is_written:
-        message = f"is longer than {limit}, {format_duration(limit.ms or 0)}{why}"
-        return Finding(length.path, message, f"Shorten it, or raise {limit}.", (limit.path,))
-    message = f"is shorter than {length}, {format_duration(length.ms or 0)}{why}"
-    return Finding(limit.path, message, f"Raise it, or set a shorter {length}.", (length.path,))
+        message = f"is longer than {limit}, {format_duration(limit.ms)}{why}"
+        yield Finding(length.path, message, f"Shorten it, or raise {limit}.", (limit.path,))
+    else:
+        message = f"is shorter than {length}, {format_duration(length.ms)}{why}"
+        yield Finding(limit.path, message, f"Raise it, or set a shorter {length}.", (length.path,))
 
 
 def one_of(words: Iterable[str]) -> str:
     """List the words one may choose from."""
     return ", ".join(f'"{word}"' for word in words)
-
-
-def _choose(word: str, known: list[str]) -> str:
-    return f"{did_you_mean(word, known)} There are: {one_of(dict.fromkeys(known))}.".strip()
 
 
 def _sentence(wrong: str) -> tuple[str, str]:

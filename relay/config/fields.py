@@ -37,13 +37,6 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The context of a validation when its input was written by a person, in a file or the environment."""
-
-    references: Secrets
-
-
-@dataclass(frozen=True, slots=True)
 class Measure:
     """Makes an integer field that is written as a number with a unit, within bounds."""
 
@@ -120,8 +113,7 @@ def _read_secret(value: Any, info: ValidationInfo) -> SecretStr:
         return value
     if not isinstance(value, str):
         raise Wrong("a secret is text in quotes", 'Write it like "env:NAME", "file:/path" or "cred:name".')
-    reading = info.context
-    return reading.references.resolve(value) if isinstance(reading, Reading) else SecretText(value)
+    return info.context.resolve(value) if isinstance(info.context, Secrets) else SecretText(value)
 
 
 def _write_secret(secret: SecretStr) -> str:

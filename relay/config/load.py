@@ -28,7 +28,6 @@ from relay.config.explain import (
     render_issues,
     source_and_line,
 )
-from relay.config.fields import Reading
 from relay.config.layers import Document, Layers, Source
 from relay.config.locate import KeyPath
 from relay.config.model import Config
@@ -97,10 +96,10 @@ def load(
     laying.add_defaults(layers, env)
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
-    reading = Reading(Secrets(env))
-    config, issues = _examine(layers, reading, contracts, dev=bool(flags.get(laying.DEV)))
+    secrets = Secrets(env)
+    config, issues = _examine(layers, secrets, contracts, dev=bool(flags.get(laying.DEV)))
     issues += contracts.issues
-    issues += _unknown_variables(name for name in unknown if name not in reading.references.variables_read)
+    issues += _unknown_variables(name for name in unknown if name not in secrets.variables_read)
     issues.sort(key=lambda issue: _order(issue, str(path)))
     if config is None or any(not issue.warning for issue in issues):
         return Loaded(None, tuple(issues), (), path, contracts)
@@ -114,18 +113,18 @@ def _order(issue: Issue, file: str) -> tuple[bool, str, int]:
 
 
 def _examine(
-    layers: Layers, reading: Reading, contracts: ContractCatalogue, *, dev: bool
+    layers: Layers, secrets: Secrets, contracts: ContractCatalogue, *, dev: bool
 ) -> tuple[Config | None, list[Issue]]:
     """Validate, repair what is wrong so that the rest can be checked too, and check."""
     issues: list[Issue] = []
     removed: list[KeyPath] = []
     config: Config | None
     try:
-        config = validate(layers.document, reading)
+        config = validate(layers.document, secrets)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
         issues += [from_pydantic(error, layers) for error in errors]
-        config, removed = repaired(layers.document, [error["loc"] for error in errors], reading)
+        config, removed = repaired(layers.document, [error["loc"] for error in errors], secrets)
     if config is None:
         return None, issues
     for finding in check(Subject(config, contracts, dev)):
@@ -226,12 +225,12 @@ def _unknown_variables(names: Iterable[str]) -> list[Issue]:
 # repaired is ever used: a document with an error yields no configuration.
 
 
-def validate(document: Document, reading: Reading) -> Config:
+def validate(document: Document, secrets: Secrets) -> Config:
     """Make the configuration a document describes; ValidationError lists everything that is wrong with it."""
-    return Config.model_validate(document, by_name=False, context=reading)
+    return Config.model_validate(document, by_name=False, context=secrets)
 
 
-def repaired(document: Document, errors: Iterable[KeyPath], reading: Reading) -> tuple[Config | None, list[KeyPath]]:
+def repaired(document: Document, errors: Iterable[KeyPath], secrets: Secrets) -> tuple[Config | None, list[KeyPath]]:
     """Return what the sound parts of a document describe, and the paths that were taken out of it."""
     document = copy.deepcopy(document)
     serial = itertools.count()
@@ -240,7 +239,7 @@ def repaired(document: Document, errors: Iterable[KeyPath], reading: Reading) ->
     for _ in range(ROUNDS_MAX):
         removed += [_take_out(document, path, next(serial)) for path in wrong]
         try:
-            return validate(document, reading), removed
+            return validate(document, secrets), removed
         except ValidationError as invalid:
             wrong = [error["loc"] for error in invalid.errors(include_url=False)]
     return None, removed

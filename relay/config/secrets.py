@@ -33,7 +33,10 @@ class SecretText(SecretStr):
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Resolves references against an environment and the file system. Owner of the list of variables it read."""
+    """Resolves references against an environment and the file system. Owner of the list of variables it read.
+
+    It is the context in which what a person wrote, in a file or the environment, is validated.
+    """
 
     env: Mapping[str, str]
     variables_read: set[str] = field(default_factory=set)

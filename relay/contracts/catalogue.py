@@ -28,12 +28,11 @@ FOLDER = "contracts"
 _WHOLE = frozenset({"schema", "test"})
 """Tables that an extending contract replaces rather than adds to."""
 
-
 _SUFFIX = ".toml"
 _DEFINITION = "#/$defs/"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Source:
     """One contract file. `raw` is None when nothing of it can be read."""
 
@@ -189,11 +188,9 @@ def _read(folder: Traversable, file: Traversable, taken: set[str]) -> Source:
         source.blame("", f"the name {name!r} is taken", "Rename the file.")
         return source
     source = Source(name, str(file))
-    raw = _parse(file, source)
-    if raw is None:
-        return source
-    source = Source(name, str(file), raw, source.issues)
-    _fetch_schemas(folder, source, raw)
+    source.raw = _parse(file, source)
+    if source.raw is not None:
+        _fetch_schemas(folder, source, source.raw)
     return source
 
 
