@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -150,7 +150,7 @@ def given_ms(moment: datetime | None) -> int | None:
 
 def _check_metadata(metadata: bytes) -> Iterator[Issue]:
     if not metadata.startswith(b"{"):
-        yield Issue("/metadata", _FIELDS["metadata"].must)
+        yield Issue("/metadata", _MUST["metadata"])
     if len(metadata) > METADATA_BYTES_MAX:
         yield Issue("/metadata", f"must be at most {METADATA_BYTES_MAX} bytes of JSON, not {len(metadata)}")
 
@@ -171,13 +171,6 @@ def _check_times(posted: Posted, now_ms: int) -> Iterator[Issue]:
         yield Issue("/expires_at", "must be after deliver_at")
 
 
-class _Field(NamedTuple):
-    """How one member is decoded alone, and what it must be."""
-
-    decoder: msgspec.json.Decoder[Any]
-    must: str
-
-
 _TIME = 'must be a time with its zone, such as "2026-11-22T08:30:00Z"'
 _MUST = {
     "type": 'must be text, such as "render.completed"',
@@ -195,9 +188,11 @@ _REQUIRED = ("type", "data")
 _EVENT = msgspec.json.Decoder(Posted)
 _BATCH = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_FIELDS: Mapping[str, _Field] = {
-    field.name: _Field(msgspec.json.Decoder(field.type), _MUST[field.name]) for field in msgspec.structs.fields(Posted)
+_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
+    field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(Posted)
 }
+"""For each member what decodes it alone."""
+
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -228,15 +223,15 @@ def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> tuple[Posted,
         example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
         raise Invalid([Issue("", example)])
     mistakes = [Issue(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
-    mistakes.extend(_unknown_members([name for name in members if name not in _FIELDS]))
+    mistakes.extend(_unknown_members([name for name in members if name not in _MUST]))
     values: dict[str, Any] = {"type": "", "data": msgspec.Raw(bytes(members.get("data", b"null")))}
-    for name, field in _FIELDS.items():
+    for name, decoder in _DECODERS.items():
         if name not in members or name == "data":
             continue
         try:
-            values[name] = field.decoder.decode(members[name])
+            values[name] = decoder.decode(members[name])
         except (msgspec.DecodeError, UnicodeDecodeError):
-            mistakes.append(Issue(f"/{name}", field.must))
+            mistakes.append(Issue(f"/{name}", _MUST[name]))
     return Posted(**values), mistakes
 
 
@@ -244,8 +239,8 @@ def _unknown_members(names: Sequence[str]) -> Iterator[Issue]:
     for name in names[:UNKNOWN_MAX]:
         shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
         shown = shown.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent back as it is
-        near = nearest(shown, _FIELDS)
-        hint = f'did you mean "{near}"?' if near else f"the members are {', '.join(_FIELDS)}"
+        near = nearest(shown, _MUST)
+        hint = f'did you mean "{near}"?' if near else f"the members are {', '.join(_MUST)}"
         yield Issue(pointer(shown), f"is not a member of an event; {hint}")
     if len(names) > UNKNOWN_MAX:
         yield Issue("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")
