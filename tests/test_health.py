@@ -71,20 +71,27 @@ def test_cool_downs_are_jittered(seed: int) -> None:
 
 
 def test_any_success_ends_everything() -> None:
-    """A success, of a probe or not, resets health (Q5)."""
-    assert tell(fail(25), SUCCESS) == Health()
+    """A success, of a probe or not, resets health, and is remembered (Q5)."""
+    assert tell(fail(25), SUCCESS) == Health(answered=True)
+    assert tell(Health(), SUCCESS) == Health(answered=True)
+
+
+def test_failures_do_not_unmake_an_answer() -> None:
+    """I3: an endpoint that answered once is none that never did, whatever fails after that."""
+    failed = tell(Health(answered=True), FAILURE)
+    assert (failed.answered, failed.failures) == (True, 1)
 
 
 def test_a_success_does_not_take_back_a_retry_after() -> None:
     """An attempt that was under way when another was told to wait does not open the endpoint early."""
     waiting = tell(fail(3), throttled(60_000))
-    assert tell(waiting, SUCCESS) == Health(not_before_ms=NOW_MS + 60_000)
-    assert tell(waiting, SUCCESS, now_ms=NOW_MS + 60_000) == Health()
+    assert tell(waiting, SUCCESS) == Health(answered=True, not_before_ms=NOW_MS + 60_000)
+    assert tell(waiting, SUCCESS, now_ms=NOW_MS + 60_000) == Health(answered=True)
 
 
 def test_nothing_new_is_the_same_object() -> None:
     """Only a change is persisted, so no change must be recognisable."""
-    healthy, told = Health(), Health(not_before_ms=NOW_MS + 1)
+    healthy, told = Health(answered=True), Health(answered=True, not_before_ms=NOW_MS + 1)
     assert tell(healthy, SUCCESS) is healthy
     assert tell(told, SUCCESS) is told
     assert tell(healthy, REFUSED) is healthy

@@ -307,9 +307,12 @@ EFFECTS = {
 def described(outcome: Outcome) -> Row:
     """Say what the code makes of an outcome in the words of the table."""
     verdict = classify(outcome)
-    delivery = {Action.DELIVERED: "delivered", Action.RETRY: "retry", Action.DEAD: f"dead `{verdict.reason}`"}[
-        verdict.action
-    ]
+    delivery = {
+        Action.DELIVERED: "delivered",
+        Action.RETRY: "retry",
+        Action.DEAD: f"dead `{verdict.reason}`",
+        Action.NONE: "stays due, no attempt counted",
+    }[verdict.action]
     effects = [EFFECTS[verdict.health], "disabled" if verdict.disable else ""]
     return delivery, ", ".join(filter(None, effects)) or "unchanged"
 

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from relay.delivery.resolver import PATIENCE_MS, Resolver
+from relay.queue.lane import Lane
+from relay.queue.slots import SILENT_MS, Kind, Slots
 from tests.support.clock import FakeClock
-from tests.support.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Received, Receiver, Script
 from tests.support.stack import Stack
 from tests.support.waiting import until
 
@@ -57,6 +59,18 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     played.end()
 
 
+NEIGHBOUR = """
+[[application]]
+id = "other"
+
+[[application.endpoint]]
+id = "neighbour"
+url = "http://healthy-neighbour.example:{port}/neighbour"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLwTt"
+"""
+"""An endpoint of another application."""
+
+
 class Town:
     """A relay with healthy and hostile endpoints, and what the receivers saw."""
 
@@ -72,22 +86,40 @@ class Town:
         """How many attempts of some endpoints are under way."""
         return sum(self.view(name).running for name in names)
 
+    async def post_to_neighbour(self, events: int) -> None:
+        """Post events of the other application."""
+        for number in range(events):
+            body = {"type": "render.completed", "data": {"n": number}, "application": "other"}
+            assert (await self.stack.call("POST", "/v1/events", body))[0] == 202
+
+    async def pass_time(self, duration_ms: float) -> None:
+        """Let time pass, and everything happen that follows from it."""
+        self.stack.fake.advance(duration_ms)
+        await self.stack.quiet()
+
     def view(self, name: str) -> Any:
         ref = self.stack.relay.registrar.current.endpoint(name).ref
         return self.stack.relay.dispatch.lanes.snapshot(ref, self.stack.clock.now())
 
 
 @asynccontextmanager
-async def town(folder: Path, hostile: Sequence[str], delivery: str = "") -> AsyncIterator[Town]:
+async def town(
+    folder: Path, hostile: Sequence[str], delivery: str = "", *, healthy: Sequence[str] = HEALTHY, script: Script = 204
+) -> AsyncIterator[Town]:
+    """A relay whose hostile and healthy endpoints belong to one application, and `neighbour` to another.
+
+    `script` is what healthy endpoints answer.
+    """
     never: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     async def keep_silent(request: object) -> Answer:
         return await asyncio.shield(never)
 
-    async with Receiver() as receiver, Receiver(default=keep_silent) as silent:
-        ports = dict.fromkeys(hostile, silent.port) | dict.fromkeys(HEALTHY, receiver.port)
+    async with Receiver(default=script) as receiver, Receiver(default=keep_silent) as silent:
+        ports = dict.fromkeys(hostile, silent.port) | dict.fromkeys(healthy, receiver.port)
         urls = {name: f"http://{name}.example:{port}/{name}" for name, port in ports.items()}
-        stack = Stack(folder, clock=FakeClock(), endpoints=urls, delivery=f"{PATIENT}\n{delivery}")
+        neighbour = NEIGHBOUR.format(port=receiver.port)
+        stack = Stack(folder, clock=FakeClock(), endpoints=urls, delivery=f"{PATIENT}\n{delivery}", extra=neighbour)
         try:
             async with stack:
                 yield Town(stack, receiver, silent)
@@ -102,7 +134,7 @@ async def test_endpoints_that_never_answer_delay_no_other(tmp_path: Path, names:
             await here.stack.post(data={"n": number})
         await until(lambda: here.due(*HEALTHY) == 0)
 
-        assert here.running(*SILENT) == 2 * len(SILENT)  # a window of two each, and none of them has ended
+        assert here.running(*SILENT) == 256 // 8  # half of the share of doubtful endpoints, and none of them has ended
         assert here.due(*SILENT) == EVENTS * len(SILENT)
         assert len(here.receiver.received) == EVENTS * len(HEALTHY)
         assert len({(request.path, request.headers["webhook-id"]) for request in here.receiver.received}) == EVENTS * 5
@@ -149,39 +181,197 @@ async def test_hostile_endpoints_do_not_stop_intake_or_reads(tmp_path: Path, nam
         assert (await here.stack.call("POST", f"/v1/webhook-endpoints/{SILENT[0]}/pause"))[0] == 200
 
 
-async def test_endpoints_that_went_silent_hold_a_quarter_at_most(tmp_path: Path, names: Names) -> None:
-    """Once they have been slow for two seconds hostile endpoints together start nothing beyond a quarter of the slots (Q4)."""
-    async with town(tmp_path, SILENT, "concurrency = 64") as here:
+# -- slots (Q4) ----------------------------------------------------------------------------------------------------------
+
+
+def share_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what was: every endpoint and every attempt uses the same slots, whatever became of it."""
+    monkeypatch.setattr(Lane, "judge", lambda lane: Kind.ANSWERING)
+    monkeypatch.setattr("relay.queue.lanes.SILENT_MS", 10**9)
+    monkeypatch.setattr(Slots, "crowd_max", 1_000)
+    monkeypatch.setattr(Slots, "weight_max", 1_000)
+
+
+MANY = [f"silent-{number}" for number in range(140)]
+
+
+async def test_a_tenant_with_140_silent_endpoints_delays_no_other(tmp_path: Path, names: Names) -> None:
+    """I1: two events for each of them, and the other tenant is served at once, then and in each second that follows."""
+    async with town(tmp_path, MANY, healthy=()) as here:
+        for _ in range(2):
+            await here.stack.post()
+        await until(lambda: here.running(*MANY) == 256 // 8)
+        for second in range(8):
+            await here.post_to_neighbour(10)
+            await until(lambda: here.due("neighbour") == 0)
+            assert here.running(*MANY) == min(32 * (second + 1), 128)
+            await here.pass_time(SILENT_MS)
+        assert len(here.receiver.received) == 80
+
+
+async def test_the_test_finds_a_tenant_that_takes_all_slots(
+    tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: where new endpoints share all slots, the other tenant waits for ever."""
+    share_all_slots(monkeypatch)
+    async with town(tmp_path, MANY, healthy=()) as here:
+        for _ in range(2):
+            await here.stack.post()
+        await until(lambda: here.running(*MANY) == 256)
+        await here.post_to_neighbour(1)
+        await here.pass_time(SILENT_MS)
+        assert here.view("neighbour").why_waiting == "all slots in use"
+        assert here.due("neighbour") == 1
+
+
+BUSY = [f"healthy-busy-{number}" for number in range(20)]
+
+
+async def fall_silent(here: Town, silence: asyncio.Event) -> None:
+    """Let the busy endpoints answer until their windows are wide, and then no more."""
+    for _ in range(8):
         await here.stack.post()
-        await until(lambda: here.running(*SILENT) == len(SILENT))
-        await until(lambda: here.due(*HEALTHY) == 0)
-        here.stack.fake.advance(2_000)
-        await here.stack.quiet()
-        for number in range(EVENTS):
-            await here.stack.post(data={"n": number})
-        await until(lambda: here.due(*HEALTHY) == 0)
-
-        assert here.running(*SILENT) == len(SILENT) > 64 // 4
-        assert len(here.receiver.received) == (EVENTS + 1) * len(HEALTHY)
-
-
-async def test_the_facts_find_shared_slots(tmp_path: Path, names: Names) -> None:
-    """Negative control: where hostile endpoints may fill every slot, healthy ones stand still."""
-    async with town(tmp_path, SILENT, "concurrency = 8") as here:  # 20 × 2 starts want 8 slots: far too few
-        await here.stack.call("POST", f"/v1/webhook-endpoints/{HEALTHY[0]}/pause")
-        for name in HEALTHY[1:]:
-            await here.stack.call("POST", f"/v1/webhook-endpoints/{name}/pause")
+        await until(lambda: here.due(*BUSY, *HEALTHY) == 0)
+    for name in HEALTHY:
+        await here.stack.call("POST", f"/v1/webhook-endpoints/{name}/pause")
+    silence.set()
+    for _ in range(8):
         await here.stack.post()
-        await until(lambda: here.running(*SILENT) == 8)
+
+
+@asynccontextmanager
+async def street(folder: Path) -> AsyncIterator[tuple[Town, asyncio.Event]]:
+    """20 busy endpoints that answer until an event is set, beside others of the same application that always do."""
+    silence, never = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def answer(request: Received) -> int:
+        if silence.is_set() and request.path.startswith("/healthy-busy"):
+            await asyncio.shield(never)
+        return 204
+
+    async with town(folder, (), "concurrency = 64", healthy=(*BUSY, *HEALTHY), script=answer) as here:
+        try:
+            yield here, silence
+        finally:
+            never.cancel()
+
+
+async def test_busy_endpoints_that_fall_silent_at_once_delay_no_other(tmp_path: Path, names: Names) -> None:
+    """I2: the other application is served at once, and after a second the healthy ones of the same one are too."""
+    async with street(tmp_path) as (here, silence):
+        await fall_silent(here, silence)
+        await until(lambda: here.running(*BUSY) == 64 * 7 // 8)
+
+        await here.post_to_neighbour(20)
+        await until(lambda: here.due("neighbour") == 0)
+
+        await here.pass_time(SILENT_MS)
         for name in HEALTHY:
             await here.stack.call("POST", f"/v1/webhook-endpoints/{name}/resume")
-        await until(lambda: all(here.view(name).live for name in HEALTHY))
-        await here.stack.quiet()
+        await until(lambda: here.due(*HEALTHY) == 0)
+        assert here.running(*BUSY) == 64 * 7 // 8
 
-        # Nothing is left that could change without time, and the clock stands still.
-        assert here.due(*HEALTHY) == len(HEALTHY)
-        assert {here.view(name).why_waiting for name in HEALTHY} == {"all slots in use"}
-        assert here.receiver.received == []
+
+async def test_the_test_finds_silent_attempts_that_keep_their_slots(
+    tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: where all attempts share the slots until they end, nobody else is served."""
+    share_all_slots(monkeypatch)
+    async with street(tmp_path) as (here, silence):
+        await fall_silent(here, silence)
+        await until(lambda: here.running(*BUSY) == 64)
+        await here.post_to_neighbour(1)
+        await here.pass_time(SILENT_MS)
+        assert here.view("neighbour").why_waiting == "all slots in use"
+
+
+HUNDRED = [f"silent-{number}" for number in range(100)]
+
+
+def one_in_fifty(request: Received) -> int:
+    """Fail once in fifty requests."""
+    return 500 if request.number % 50 == 49 else 204
+
+
+async def answer_once(here: Town) -> None:
+    """Let the flaky endpoint have its turn among the new ones, and the silent fall silent."""
+    await here.stack.post()
+    for _ in range(10):
+        await here.pass_time(SILENT_MS)
+    await until(lambda: here.due("healthy-flaky") == 0)
+
+
+async def test_one_failure_in_fifty_costs_its_own_retry(tmp_path: Path, names: Names) -> None:
+    """I3: beside 100 silent endpoints all other deliveries go out at once, and what failed is due again."""
+    async with town(tmp_path, HUNDRED, healthy=("healthy-flaky",), script=one_in_fifty) as here:
+        await answer_once(here)
+        for _ in range(100):
+            await here.stack.post()
+        await until(lambda: here.due("healthy-flaky") == 2)
+        assert len(here.receiver.received) == 101
+        assert here.running(*HUNDRED) == 128
+        assert here.view("healthy-flaky").why_waiting == "not due yet"
+
+
+async def test_the_test_finds_that_one_failure_makes_doubtful(
+    tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: where one failure makes an endpoint doubtful, it waits behind the silent ones."""
+    monkeypatch.setattr("relay.queue.lane.DOUBT_FAILURES", 1)
+    async with town(tmp_path, HUNDRED, healthy=("healthy-flaky",), script=one_in_fifty) as here:
+        await answer_once(here)
+        for _ in range(47):
+            await here.stack.post()
+        await until(lambda: here.due("healthy-flaky") == 0)
+        await here.stack.post()
+        await until(lambda: here.view("healthy-flaky").health.failures == 1)
+        await here.stack.post()
+        await here.stack.quiet()
+        assert "doubtful endpoints" in here.view("healthy-flaky").why_waiting
+
+
+async def slow_street(folder: Path, rounds: int) -> tuple[int, int]:
+    """Deliver 40 events to an endpoint that always answers after 1.2 s, beside 100 silent ones of the same application.
+
+    Return how many are left, and how many attempts the silent ones have under way.
+    """
+    answers: list[asyncio.Future[int]] = []
+
+    def later(request: Received) -> asyncio.Future[int]:
+        answers.append(asyncio.get_running_loop().create_future())
+        return answers[-1]
+
+    async with town(folder, HUNDRED, healthy=("healthy-slow",), script=later) as here:
+        for _ in range(40):
+            await here.stack.post()
+        for _ in range(rounds):
+            await here.pass_time(SILENT_MS)
+            under_way = [answer for answer in answers if not answer.done()]
+            await here.pass_time(200)
+            for answer in under_way:
+                answer.set_result(204)
+            await here.stack.quiet()
+        left = here.due("healthy-slow"), here.running(*HUNDRED)
+        for answer in answers:
+            answer.cancel()
+        return left
+
+
+async def test_an_endpoint_that_answers_after_more_than_a_second_goes_on(tmp_path: Path, names: Names) -> None:
+    """I3: its window opens beside 100 silent endpoints, and every delivery arrives while all of them hang."""
+    assert await slow_street(tmp_path, rounds=12) == (0, 128)
+
+
+async def test_the_test_finds_a_slow_endpoint_among_the_silent(
+    tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: where silent attempts keep the share of doubtful endpoints, a slow one is not served."""
+    monkeypatch.setattr("relay.queue.lanes.SILENT_MS", 10**9)
+    left, _ = await slow_street(tmp_path, rounds=12)
+    assert left == 40
+
+
+# -- lookups (Q16) -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_facts_find_shared_lookups(tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch) -> None:

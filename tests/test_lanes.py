@@ -17,9 +17,10 @@ from relay.queue.heap import KeyedHeap
 from relay.queue.lane import RateLimit
 from relay.queue.memory import Memory
 from relay.queue.retry import Action, Classification, HealthEffect
+from relay.queue.slots import SILENT_MS
 
 WALL_MS = 1_000_000_000
-SETTINGS = LaneSettings(concurrency=16, rate=None, held=False, policy=HealthPolicy())
+SETTINGS = LaneSettings(application=1, concurrency=16, rate=None, held=False, policy=HealthPolicy())
 SUCCESS = Classification(Action.DELIVERED, HealthEffect.SUCCESS)
 FAILURE = Classification(Action.RETRY, HealthEffect.FAILURE, cause="500")
 REFUSED = Classification(Action.RETRY, HealthEffect.NONE, cause="404")
@@ -34,11 +35,14 @@ def due(event: int, ref: int = 1, due_ms: int = WALL_MS, **more: int | bool) -> 
     return replace(DueDelivery(event, ref, due_ms, 0, 0, 0, due_ms), **more)
 
 
+WELL = Health(answered=True)
+
+
 class Road:
     """Lanes, and a clock beside them."""
 
-    def __init__(self, global_limit: int = 256, **bounds: int) -> None:
-        self.lanes = Lanes(global_limit, Random(5), **bounds)
+    def __init__(self, concurrency: int = 256, **bounds: int) -> None:
+        self.lanes = Lanes(concurrency, Random(5), **bounds)
         self.wall_ms, self.mono_ms = WALL_MS, 0.0
 
     @property
@@ -56,8 +60,13 @@ class Road:
         due_count: int = 0,
         held: bool = False,
         rate: Rate | None = None,
+        application: int = 1,
     ) -> None:
-        self.lanes.configure(ref, replace(SETTINGS, held=held, rate=rate), health, due_count, self.now)
+        """Configure a lane; a new one has answered before, unless `health` says otherwise."""
+        if health is None and ref not in self.lanes._lanes:
+            health = WELL
+        settings = replace(SETTINGS, application=application, held=held, rate=rate)
+        self.lanes.configure(ref, settings, health, due_count, self.now)
 
     def offer(self, *items: DueDelivery) -> None:
         self.lanes.offer(items)
@@ -229,7 +238,7 @@ def test_a_refusal_leaves_the_window_alone() -> None:
 
 def test_one_endpoint_holds_at_most_a_quarter_of_the_slots() -> None:
     """Endpoint concurrency is never more than a quarter of the global limit (Q4)."""
-    road = Road(global_limit=12)
+    road = Road(concurrency=12)
     road.lane()
     for event in range(1, 9):
         road.offer(due(event))
@@ -237,21 +246,21 @@ def test_one_endpoint_holds_at_most_a_quarter_of_the_slots() -> None:
         road.end(event)
     road.offer(*(due(event) for event in range(10, 30)))
     assert len(road.take()) == 3
-    road.lanes.set_global_limit(40)
+    road.lanes.set_concurrency(40)
     assert len(road.take()) == 0  # the window has grown to the old share only
     road.finish(10)
     assert len(road.take()) == 2
 
 
-def test_the_global_limit_holds_over_all_lanes() -> None:
-    """No more attempts run than the relay may have in flight, and a free slot is used at once (Q4)."""
-    road = Road(global_limit=3)
+def test_the_slots_are_for_all_lanes_together() -> None:
+    """No more young attempts run than there are slots, and a free slot is used at once (Q4)."""
+    road = Road(concurrency=3)
     for ref in range(1, 6):
-        road.lane(ref)
+        road.lane(ref, application=ref)
         road.offer(due(ref, ref))
     assert road.take() == [1, 2, 3]
     assert road.view(4).why_waiting == "all slots in use"
-    assert road.lanes.next_wake(road.now) is None
+    assert road.lanes.next_wake(road.now) == SILENT_MS
     road.end(2, ref=2)
     assert road.lanes.next_wake(road.now) == 0.0
     assert road.take() == [4]
@@ -273,7 +282,7 @@ def test_lower_concurrency_lets_what_runs_finish() -> None:
 
 def test_turns_go_round() -> None:
     """Each lane starts one delivery a turn, whatever the others have waiting (Q4)."""
-    road = Road(global_limit=8)
+    road = Road(concurrency=8)
     for ref in (1, 2, 3):
         road.lane(ref)
     road.offer(*(due(event, 1) for event in range(10, 20)), due(20, 2), due(21, 2), due(30, 3))
@@ -344,7 +353,7 @@ def test_an_attempt_that_is_chosen_and_not_sent_takes_its_share_of_the_rate() ->
     road.pass_time(1_500)
     assert (road.lanes.take(road.now), road.lanes.next_wake(road.now)) == ([], None)
     road.lanes.sent(first.delivery.key, road.now)
-    road.lanes.finished_unsent(second.delivery.key, road.now)
+    road.lanes.finished_unsent(second.delivery.key)
     road.settle(2)
     assert road.view().why_waiting == ""
     (third,) = road.lanes.take(road.now)
@@ -393,7 +402,7 @@ def test_a_cool_down_ends_with_one_probe_the_oldest_delivery() -> None:
     assert (probe.delivery.event, probe.probe) == (1, True)
     assert road.view().why_waiting == "waiting for the probe"
     assert road.lanes.next_wake(road.now) is None
-    assert road.finish(1) == Health()
+    assert road.finish(1) == WELL
     assert len(road.take()) == 2
 
 
@@ -433,7 +442,7 @@ def test_a_probe_that_is_not_sent_makes_room_for_the_next() -> None:
     road.lane(health=replace(COOLED, cool_until_ms=WALL_MS))
     road.offer(due(1), due(2))
     assert road.take() == [1]
-    road.lanes.finished_unsent(DeliveryKey(1, 1), road.now)
+    road.lanes.finished_unsent(DeliveryKey(1, 1))
     road.settle(1)
     assert road.take() == [2]
 
@@ -444,7 +453,7 @@ def test_retry_after_holds_back_the_endpoint() -> None:
     road.lane()
     road.offer(due(1), due(2), due(3))
     assert road.take() == [1, 2]
-    assert road.finish(1, throttled(30_000)) == Health(not_before_ms=WALL_MS + 30_000)
+    assert road.finish(1, throttled(30_000)) == replace(WELL, not_before_ms=WALL_MS + 30_000)
     assert road.finish(2) is None
     assert road.take() == []
     assert road.view().why_waiting == "asked to wait by Retry-After"
@@ -480,61 +489,7 @@ def test_a_manual_retry_goes_no_further_than_that() -> None:
     assert road.take() == [2]
 
 
-def test_doubtful_endpoints_together_hold_a_quarter() -> None:
-    """Endpoints whose last attempt failed leave three quarters of the slots to the others (Q4)."""
-    road = Road(global_limit=16)
-    for ref in range(1, 9):
-        road.lane(ref, health=Health(failures=1) if ref <= 6 else None)
-        road.offer(due(10 * ref, ref), due(10 * ref + 1, ref))
-    assert road.take() == [10, 20, 30, 40, 70, 80, 71, 81]
-    assert road.view(5).why_waiting == "doubtful endpoints' share of slots in use"
-    assert road.lanes.next_wake(road.now) is None
-    road.end(20, FAILURE, ref=2)
-    assert road.lanes.next_wake(road.now) == 0.0
-    assert road.take() == [50]  # who has waited longest
-
-
-def test_a_recovered_endpoint_leaves_the_suspects_at_once() -> None:
-    """It need not wait for a slot of theirs (Q4)."""
-    road = Road(global_limit=8)
-    road.lane(1)
-    road.offer(due(1), due(2), due(3))
-    assert road.take() == [1, 2]
-    road.end(1, FAILURE)
-    road.lane(2, health=Health(failures=1))
-    road.offer(due(20, 2), due(21, 2))
-    assert road.take() == [20]
-    assert road.take() == []
-    road.finish(2)
-    assert road.take() == [21, 3]
-
-
-def test_a_slow_endpoint_is_doubtful_until_its_attempt_ends() -> None:
-    """An attempt older than 2 s counts its endpoint among the doubtful ones (Q4, invariant 9)."""
-    road = Road(global_limit=8)
-    road.lane(1)
-    road.lane(2)
-    road.offer(due(1), due(2), due(3))
-    assert road.take() == [1, 2]
-    road.end(1)
-    road.pass_time(1_500)
-    assert road.take() == [3]
-    road.pass_time(500)
-    road.offer(due(4))
-    assert road.take() == []
-    assert road.lanes._lanes[1].doubtful
-    road.end(2)
-    assert not road.lanes._lanes[1].doubtful
-    assert road.take() == [4]
-    road.pass_time(1_500)
-    road.take()
-    assert road.lanes._lanes[1].slow
-    road.end(3)
-    road.end(4)
-    assert not road.lanes._lanes[1].doubtful
-
-
-def test_the_timer_of_a_slow_lane_outlives_the_lane() -> None:
+def test_the_timer_of_a_lane_outlives_the_lane() -> None:
     """A deleted endpoint's timers wake nobody."""
     road = Road()
     road.lane(rate=Rate(1, 1_000))
@@ -602,7 +557,7 @@ def test_a_paused_endpoint_keeps_nothing_and_resumes_from_the_database() -> None
 
 def test_a_deleted_lane_stays_until_its_attempts_are_settled() -> None:
     """Its slots count until they are free, nobody is told of its health, and the same ref may come back (Q11)."""
-    road = Road(global_limit=4)
+    road = Road(concurrency=4)
     road.lane()
     road.offer(due(1))
     assert road.take() == [1]
@@ -946,7 +901,7 @@ def test_a_lane_says_why_it_waits() -> None:
     road.pass_time(5)
     assert road.view().why_waiting == ""
     road.take()
-    assert road.view() == LaneView(0, 1, 1, 2, True, Health(), 0, "")
+    assert road.view() == LaneView(0, 1, 1, 2, True, WELL, 0, "")
 
 
 def test_a_heap_whose_keys_move_keeps_little_behind() -> None:

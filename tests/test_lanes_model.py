@@ -23,15 +23,17 @@ from relay.core.units import Rate
 from relay.queue import Lanes, LaneSettings, Refill, Start, Suspension
 from relay.queue import health as health_rules
 from relay.queue.lane import Lane, RateLimit
-from relay.queue.lanes import SLOW_MS
 from relay.queue.memory import Memory, Read
 from relay.queue.refills import READS_MAX
 from relay.queue.retry import Action, Classification, HealthEffect
+from relay.queue.slots import SILENT_MS, Kind, Slots, Usage
+from relay.queue.turns import Turns
 
-REFS = (1, 2, 3)
-GLOBAL_LIMITS = (12, 2)  # with two slots, three lanes of one each are too many
+APPLICATIONS = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 2}  # by ref of the endpoint
+REFS = tuple(APPLICATIONS)
+CONCURRENCIES = (8, 2)  # five lanes of two are too many for one application, and six lanes of one for two slots
 LANE_MAX = 4
-TOTAL_MAX = 7
+TOTAL_MAX = 10
 SIDE_MAX = 2
 POLICY = HealthPolicy(failures=3, cool_down_ms=4_000, cool_down_max_ms=16_000)
 
@@ -43,7 +45,9 @@ VERDICTS = {
 }
 PICKS = range(12)
 DELAYS_MS = (0, 0, 0, 0, 900, 5_000, 100_000)
-SUBSETS = ((1,), (1,), (2,), (3,), (1, 2), (1, 2, 3))
+SUBSETS = ((1,), (1,), (2,), (3, 4, 5), (6,), (1, 2), REFS, REFS)
+
+KINDS = ("answering", "doubtful", "silent")  # of attempts
 
 STEPS: dict[str, tuple[str, dict[str, Sequence[Any]]]] = {}  # name → attribute that must not be empty, choices
 
@@ -73,6 +77,7 @@ class Attempt:
     start: Start
     started_ms: float
     sent: bool = False
+    silent: bool = False
     promised: bool = True  # chosen under the present rate
 
 
@@ -96,19 +101,22 @@ class LanesMachine(RuleBasedStateMachine):
         self.wall_ms = 1_000_000_000
         self.mono_ms = 50_000.0
         self.rows: dict[DeliveryKey, Row] = {}
-        self.lane_settings = dict.fromkeys(REFS, LaneSettings(4, None, False, POLICY))
+        self.lane_settings = {
+            ref: LaneSettings(application, 4, None, False, POLICY) for ref, application in APPLICATIONS.items()
+        }
         self.health = dict.fromkeys(REFS, Health())
         self.existing = set(REFS)
         self.events = 0
-        self.global_limit = GLOBAL_LIMITS[0]
+        self.concurrency = CONCURRENCIES[0]
         self.boot()
 
     # The world: what a crash leaves and what it takes.
 
     def boot(self) -> None:
-        self.lanes = Lanes(self.global_limit, Random(7), lane_max=LANE_MAX, total_max=TOTAL_MAX, side_max=SIDE_MAX)
+        self.lanes = Lanes(self.concurrency, Random(7), lane_max=LANE_MAX, total_max=TOTAL_MAX, side_max=SIDE_MAX)
         self.news: list[tuple[DeliveryKey, str, Callable[[], None]]] = []
         self.running: dict[DeliveryKey, Attempt] = {}
+        self.hanging: set[int] = set()  # endpoints with a silent attempt under way, and no 2xx since
         self.suspended: dict[int, Suspension] = {}  # until an edit, or an attempt that shows the mistake is gone
         self.settles: list[Settle] = []
         self.readings: list[Reading] = []
@@ -123,7 +131,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @property
     def share(self) -> int:
-        return max(self.global_limit // 4, 1)
+        return max(self.concurrency // 4, 1)
 
     def configure(self, ref: int, health: Health | None = None) -> None:
         self.suspended.pop(ref, None)  # an edit may have mended what was behind it
@@ -203,10 +211,10 @@ class LanesMachine(RuleBasedStateMachine):
         if ref in self.existing:
             self.configure(ref)
 
-    @step(global_limit=GLOBAL_LIMITS)
-    def resize(self, global_limit: int) -> None:
-        self.global_limit = global_limit
-        self.lanes.set_global_limit(global_limit)
+    @step(concurrency=CONCURRENCIES)
+    def resize(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.lanes.set_concurrency(concurrency)
 
     @step(ref=REFS)
     def delete_or_create(self, ref: int) -> None:
@@ -240,6 +248,7 @@ class LanesMachine(RuleBasedStateMachine):
     def take(self, at_once: bool = True) -> None:
         """Start what may start, and find nothing left that could; `at_once` the requests go out too."""
         asleep = not self.lanes.has_work and self.lanes.next_wake(self.now) != 0.0
+        self.notice_silence()
         for start in self.lanes.take(self.now):
             assert not asleep, "a start that nobody would have woken for"
             self.check_start(start)
@@ -248,9 +257,7 @@ class LanesMachine(RuleBasedStateMachine):
                 self.send(len(self.running) - 1)
         for ref, lane in self.lanes._lanes.items():
             startable = lane.next_start(self.now, self.share) is not None
-            barred = self.lanes.in_flight >= self.global_limit or (
-                self.doubtful(ref) and self.doubtful_running() >= self.share
-            )
+            barred = startable and self.barred(ref)
             assert barred or not startable, "take left something that could start"
 
     @step("running", pick=PICKS)
@@ -280,7 +287,11 @@ class LanesMachine(RuleBasedStateMachine):
         key = list(self.running)[pick % len(self.running)]
         if verdict != "unsent":
             self.send(pick)
+        if verdict not in ("unsent", "mistake"):
+            self.notice_silence()
         attempt = self.running.pop(key)
+        if verdict == "success" or not any(self.running[k].silent for k in self.running if k.endpoint == key.endpoint):
+            self.hanging.discard(key.endpoint)
         started, started_ms = attempt.start.delivery, attempt.started_ms
         if verdict == "mistake":
             suspension = self.lanes.suspend(key, "KeyError", self.now)
@@ -289,7 +300,7 @@ class LanesMachine(RuleBasedStateMachine):
             self.settles.append(Settle(started, started))
             return
         if verdict == "unsent":
-            self.lanes.finished_unsent(key, self.now)
+            self.lanes.finished_unsent(key)
             self.settles.append(Settle(started, None if delay_ms is None else started))
             return
         suspension = self.suspended.get(key.endpoint)
@@ -451,23 +462,57 @@ class LanesMachine(RuleBasedStateMachine):
             assert not running, "beside the probe of a suspended endpoint"
         assert not lane.held, "started at a held endpoint"
         assert delivery.due_ms <= self.wall_ms, "started before it is due"
-        assert len(self.running) < self.global_limit, "beyond the global limit"
         assert len(running) < min(lane.concurrency, self.share), "beyond the endpoint's concurrency"
-        assert not self.doubtful(ref) or self.doubtful_running() < self.share, "doubtful endpoints beyond their share"
+        assert not self.barred(ref), f"beyond a limit: {self.barred(ref)}"
+        own = sum(APPLICATIONS[k.endpoint] == APPLICATIONS[ref] for k in self.running)
+        assert own < self.concurrency, "more attempts of an application than slots"
         assert start.probe == (health.cool_down_ms > 0 and not delivery.manual), "a probe is a probe"
         if not delivery.manual:
             assert self.wall_ms >= max(health.cool_until_ms, health.not_before_ms), "started in a cool-down"
             assert not (start.probe and any(self.running[k].start.probe for k in running)), "two probes at once"
 
+    def notice_silence(self) -> None:
+        """Do as the lanes do whenever they start or finish something."""
+        for key, attempt in self.running.items():
+            if not attempt.silent and attempt.started_ms + SILENT_MS <= self.mono_ms:
+                attempt.silent = True
+                self.hanging.add(key.endpoint)
+
     def doubtful(self, ref: int) -> bool:
-        started = [attempt.started_ms for key, attempt in self.running.items() if key.endpoint == ref]
-        slow = bool(started) and min(started) + SLOW_MS <= self.mono_ms
         # A deleted endpoint with attempts under way is no longer told of, yet counts.
         health = self.health[ref] if ref in self.existing else self.lanes._lanes[ref].health
-        return slow or health.failures > 0
+        return ref in self.hanging or not health.answered or health.failures >= 3
 
-    def doubtful_running(self) -> int:
-        return sum(self.doubtful(key.endpoint) for key in self.running)
+    def count(self, *kinds: str, application: int | None = None) -> int:
+        """Count attempts under way, of one application or of all."""
+        return sum(
+            ("silent" if attempt.silent else "doubtful" if self.doubtful(key.endpoint) else "answering") in kinds
+            for key, attempt in self.running.items()
+            if application in (None, APPLICATIONS[key.endpoint])
+        )
+
+    def barred(self, ref: int) -> str:
+        """Say which limit forbids one more attempt of an endpoint; "" when none does."""
+        own, slots = APPLICATIONS[ref], self.concurrency
+        left = 4 * slots - len(self.running)
+        limits = {
+            "the total": left > 0,
+            "the application's third of what is left": 3 * self.count(*KINDS, application=own) < left,
+        }
+        if self.doubtful(ref):
+            limits |= {
+                "doubtful endpoints' share": self.count("doubtful") < max(slots // 4, 1),
+                "half of that share": self.count("doubtful", application=own) < max(slots // 8, 1),
+                "the application's half": self.count("doubtful", "silent", application=own) < max(slots // 2, 1),
+                "room for those that answer": left > slots - slots // 4,
+            }
+        else:
+            free = slots - self.count("answering")
+            limits |= {
+                "the slots": free > 0,
+                "the application's share": self.count("answering", application=own) < 7 * free,
+            }
+        return next((name for name, holds in limits.items() if not holds), "")
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
@@ -498,9 +543,10 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.lanes.in_flight == len(self.running)
-        assert self.lanes._doubtful_running == sum(
-            len(lane.running) for lane in self.lanes._lanes.values() if lane.doubtful
-        )
+        assert self.lanes._slots.total.counts == [self.count(kind) for kind in KINDS]
+        for application in self.lanes._turns._applications.values():
+            assert application.counts == [self.count(kind, application=application.ref) for kind in KINDS]
+            assert application.lanes == sum(lane.application is application for lane in self.lanes._lanes.values())
 
 
 LanesMachine.TestCase.settings = settings(
@@ -584,12 +630,20 @@ def queue_up_nobody(self: Lanes, lane: Lane) -> None:
     self._refills.changed(lane)
 
 
-def take_all(self: Lanes, now: Now) -> list[Start]:
-    self._run_timers(now)
-    turns = []
-    while (lane := self._next_lane()) is not None:
-        turns.append(self._turn(lane, now))
-    return [start for start in turns if start is not None]
+def leave_the_silent_in_their_slots(self: Lanes, now: Now) -> None:
+    pass
+
+
+def crowd(self: Slots, own: Usage) -> bool:
+    return own.in_flight - own.answering >= max(self.concurrency // 2, 1)
+
+
+def fill_up_with_doubtful(self: Slots, own: Usage) -> bool:
+    return own.doubtful >= max(self.concurrency // 8, 1)
+
+
+def open_for_doubtful(self: Slots, kind: Kind) -> bool:
+    return self.total.answering < self.concurrency or kind is not Kind.ANSWERING
 
 
 STALE = "audit found|started twice at once|started before its settle|no longer so|finished before it is settled|not in memory"
@@ -620,9 +674,35 @@ MISTAKES = {
     ),
     "timers that never run out": (Lanes, "_set_timer", lambda self, lane, now: None, LOST),
     "a change that gives no turn": (Lanes, "_changed", queue_up_nobody, LOST),
-    "doubtful endpoints without bounds": (Lanes, "_doubtful_may_start", True, "doubtful endpoints beyond their share"),
+    "silent attempts that keep their slots": (
+        Lanes,
+        "_notice_silence",
+        leave_the_silent_in_their_slots,
+        "could start|beyond a limit",
+    ),
+    "doubtful endpoints without a share": (
+        Slots,
+        "is_open",
+        open_for_doubtful,
+        "beyond a limit: doubtful endpoints' share",
+    ),
+    "one application takes the whole doubtful share": (
+        Slots,
+        "_is_crowded_by_doubtful",
+        crowd,
+        "beyond a limit: half of that share",
+    ),
+    "one application fills up with doubtful attempts": (
+        Slots,
+        "_is_crowded_by_doubtful",
+        fill_up_with_doubtful,
+        "beyond a limit: the application's half",
+    ),
+    "one application takes all slots": (Slots, "crowd_max", 99, "beyond a limit: the application's share"),
+    "one application takes all attempts": (Slots, "weight_max", 99, "beyond a limit: the application's third"),
+    "an application that never comes back": (Turns, "_come_back", lambda self, application: None, LOST),
     "a loop that sleeps on": (Lanes, "has_work", False, "nobody would have woken for"),
-    "no global limit": (Lanes, "take", take_all, "beyond the global limit"),
+    "no limit at all": (Slots, "is_open", lambda self, kind: True, "beyond a limit"),
 }
 
 

@@ -100,7 +100,7 @@ class Bench:
 def lanes_for(relay: Relay, ref: int, *others: Lanes) -> Lanes:
     """Make lanes that know one endpoint; they hear of promotions, and so do those of other endpoints."""
     lanes = Lanes(16, Random(1))
-    settings = LaneSettings(concurrency=8, rate=None, held=False, policy=HealthPolicy(failures=1_000))
+    settings = LaneSettings(application=1, concurrency=8, rate=None, held=False, policy=HealthPolicy(failures=1_000))
     lanes.configure(ref, settings, None, relay.store.due_count(ref), relay.clock.now())
 
     def promoted(due: Sequence[DueDelivery]) -> None:

@@ -11,8 +11,12 @@ from relay.config import Config
 from relay.core.clock import ClockState
 from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
 from relay.queue import LaneView, Suspension
+from relay.queue.slots import IN_FLIGHT
 
 WORST = 5
+
+DESCRIPTORS_RESERVE = 256
+"""File descriptors for everything but connections: the database, name lookups, streams."""
 
 LOCAL_TROUBLE = (
     "It is us, not them: most active endpoints fail at DNS or connect. Look at this host's network and resolver first; "
@@ -91,9 +95,38 @@ CLOCK_WARNINGS: Mapping[ClockState, str] = {
 }
 
 
-def warnings(config: Config, clock: ClockState = ClockState.TRUSTED) -> list[str]:
-    """Name the settings in force that give up a protection, and say when the clock ends nothing."""
+DESCRIPTORS_MISSING = (
+    "Relay has no file descriptor left for deliveries: they wait, and no receiver is blamed. Raise the limit "
+    "(LimitNOFILE in the unit, ulimit -n) or lower delivery.concurrency."
+)
+
+
+def few_descriptors(config: Config, descriptors: int) -> str | None:
+    """Say when so many file descriptors do not suffice for all that may be open at once under a configuration."""
+    deliveries = 2 * IN_FLIGHT * config.delivery.concurrency  # under way, and kept for the next ones
+    needed = deliveries + len(config.server.listen) * config.server.max_connections + DESCRIPTORS_RESERVE
+    if descriptors < 0 or descriptors >= needed:  # below zero: no limit at all
+        return None
+    return (
+        f"relay may open {descriptors} files and could need {needed}: raise the limit (LimitNOFILE in the unit, "
+        "ulimit -n), or lower delivery.concurrency or server.max_connections."
+    )
+
+
+def warnings(
+    config: Config,
+    clock: ClockState = ClockState.TRUSTED,
+    *,
+    descriptors: int = -1,
+    descriptors_missing: bool = False,
+) -> list[str]:
+    """Name the settings in force that give up a protection, and say when the clock ends nothing or descriptors run out."""
     found = [CLOCK_WARNINGS[clock]] if clock in CLOCK_WARNINGS else []
+    if descriptors_missing:
+        found.append(DESCRIPTORS_MISSING)
+    few = few_descriptors(config, descriptors)
+    if few is not None:
+        found.append(few)
     if config.storage.durability != "full":
         found.append('storage.durability is "normal": a power cut may lose events that were acknowledged.')
     if config.delivery.allow_http:

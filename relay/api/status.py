@@ -95,7 +95,12 @@ class Status:
             "local_trouble": local_trouble,
             "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
             "clock": daemon.clock_watch.state,
-            "warnings": warnings(daemon.config, daemon.clock_watch.state),
+            "warnings": warnings(
+                daemon.config,
+                daemon.clock_watch.state,
+                descriptors=daemon.descriptors,
+                descriptors_missing=services.dispatch.attempts.descriptors_missing,
+            ),
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,

@@ -95,6 +95,7 @@ class Failure(StrEnum):
     BLOCKED_ADDRESS = "blocked_address"  # the URL names a forbidden address itself
     BLOCKED_NAME = "blocked_name"  # the URL's host resolved to a forbidden address
     INVALID_REQUEST = "invalid_request"  # a header or URL that cannot be sent at all
+    NO_DESCRIPTORS = "no_descriptors"  # this process has no file descriptor left to connect with
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What is remembered about an endpoint's failures; a success resets it to the default. Persisted."""
+    """What is remembered about an endpoint's answers; a success resets all about failures. Persisted."""
 
     failures: int = 0  # consecutive health failures
     first_failed: int | None = None  # ordinal of the first delivery that failed in this run of failures
@@ -183,6 +184,7 @@ class Health:
     cool_down_ms: int = 0  # the present step; 0 while warm
     cool_until_ms: int = 0
     not_before_ms: int = 0  # from Retry-After
+    answered: bool = False  # with a 2xx, at least once; no failure takes that back
 
 
 class DeliveryKey(NamedTuple):

@@ -8,6 +8,7 @@ that wants less takes the steps of it one by one. Stopping is a contract
 import asyncio
 import contextlib
 import os
+import resource
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import structlog
 
 from relay import __version__
 from relay.api.auth import Authenticator
+from relay.api.condition import few_descriptors
 from relay.api.listen import Listeners
 from relay.api.readiness import admission
 from relay.api.routes import routes
@@ -35,6 +37,7 @@ from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
+from relay.queue.slots import IN_FLIGHT
 from relay.registry import Registrar, TokenTable
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
@@ -74,6 +77,7 @@ class Relay:
         self.stopping = False
         self.clock = clock or SystemClock()
         self.started: Now = self.clock.now()
+        self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.metrics = Metrics(__version__)
         self._contracts = loaded.contracts
         self._reread = reread
@@ -110,6 +114,9 @@ class Relay:
     async def open(self) -> None:
         """Open the database and everything that works on it; nothing runs yet, and nobody is listened to."""
         self._ended = asyncio.get_running_loop().create_future()
+        few = few_descriptors(self.config, self.descriptors)
+        if few is not None:
+            self._log.warning(log.FEW_DESCRIPTORS, detail=few)
         await self._open_store()
         await self._open_delivery()
 
@@ -273,7 +280,7 @@ class Relay:
         old, self.config = self.config.delivery, config
         new = config.delivery
         self.housekeeping.retention = config.storage.retention
-        self.dispatch.lanes.set_global_limit(new.concurrency)
+        self.dispatch.lanes.set_concurrency(new.concurrency)
         if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
             await self._replace_courier()
         self.dispatch.kick()
@@ -363,7 +370,9 @@ async def open_http_courier(delivery: DeliveryConfig, clock: Clock, opened: cont
     guard = Guard(delivery.allow_networks)
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
-    settings = CourierSettings(delivery.connect_timeout_ms, f"relay/{__version__}", idle_max=4 * delivery.concurrency)
+    settings = CourierSettings(
+        delivery.connect_timeout_ms, f"relay/{__version__}", idle_max=IN_FLIGHT * delivery.concurrency
+    )
     courier = Courier(clock, guard, resolver, settings)
     await courier.start()
     opened.push_async_callback(courier.close)

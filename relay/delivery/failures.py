@@ -1,5 +1,6 @@
 """Why an attempt ended without an answer: a class for the queue, and a line for people without secrets or addresses."""
 
+import errno
 import os
 import socket
 import ssl
@@ -14,6 +15,8 @@ from relay.delivery.request import Unsendable
 REASON_MAX = 160
 
 Explained = tuple[Failure, str]
+
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})  # of this process; of the whole system
 
 NOT_TRUSTED = frozenset({18, 19, 20, 21})  # X509_V_ERR: self-signed, or no way to an authority that is known
 _PRIVATE_CA = "its authority is none that this host trusts; add it to the host's certificates"
@@ -58,6 +61,8 @@ def _not_connected(error: NotConnected) -> Explained:
             return Failure.DNS, "the name servers did not answer in time"
         case TimeoutError():
             return Failure.CONNECT, "no connection was made in time"
+        case OSError(errno=number) if number in NO_DESCRIPTORS:
+            return Failure.NO_DESCRIPTORS, "relay has no file descriptor left; raise its limit (LimitNOFILE, ulimit -n)"
         case socket.gaierror():
             return Failure.DNS, f"the name does not resolve: {_reason(cause)}"
         case ssl.SSLCertVerificationError():

@@ -29,6 +29,7 @@ from relay.core.model import (
     DeliveryState,
     DueDelivery,
     Endpoint,
+    Failure,
     FrozenEvent,
     Outcome,
     Settlement,
@@ -50,6 +51,13 @@ T = TypeVar("T")
 
 STORE_RETRY_MS = 1_000
 """What the database did not do, a settle or a read, is asked of it again after this long."""
+
+
+DESCRIPTORS_RETRY_MS = 500
+"""A delivery for which there was no file descriptor is tried again after this long."""
+
+DESCRIPTORS_QUIET_MS = 10_000
+"""File descriptors are taken to be free again when none was missing for so long."""
 
 
 class Ended(NamedTuple):
@@ -97,7 +105,13 @@ class Attempts:
         self._delivered_level = INFO if log_all else DEBUG
         self._levels = {level for level in (DEBUG, INFO, WARNING) if self._log.is_enabled_for(level)}
         self._unread = Recurring(self._log, clock, log.READ_FAILED, log.READ_RECOVERED)
+        self._descriptors = Recurring(self._log, clock, log.NO_DESCRIPTORS, log.DESCRIPTORS_FREE)
         self._unsettled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
+
+    @property
+    def descriptors_missing(self) -> bool:
+        """Whether deliveries wait, or waited a moment ago, because no file descriptor was left to connect with."""
+        return self._descriptors.goes_on
 
     async def run(self, start: Start) -> None:
         """Carry a started delivery to its settle."""
@@ -136,6 +150,11 @@ class Attempts:
             self._lanes.sent(delivery.key, self._clock.now())
             self._on_progress()
         outcome = await self.courier.attempt(request)
+        self._metrics.attempt(endpoint.id, outcome)
+        if outcome.failure is Failure.NO_DESCRIPTORS:
+            await self._wait_for_descriptors(outcome)
+            return None
+        self._descriptors.ended(quiet_ms=DESCRIPTORS_QUIET_MS)
         settlement, classification = decide(
             outcome,
             delivery,
@@ -146,8 +165,12 @@ class Attempts:
             clock_trusted=self._clock_watch.trusted,
         )
         self._standing.note(endpoint, outcome)
-        self._metrics.attempt(endpoint.id, outcome)
         return Ended(endpoint, event, settlement, classification)
+
+    async def _wait_for_descriptors(self, outcome: Outcome) -> None:
+        """Keep the slot for a moment: there is no use in trying again at once, and no fault of the receiver's."""
+        self._descriptors.happened(detail=outcome.detail)
+        await self._clock.wait(asyncio.Event(), DESCRIPTORS_RETRY_MS)
 
     async def _read_event(self, delivery: DueDelivery) -> FrozenEvent | None:
         event = await self._persist(self._store.read_event, delivery.event, self._unread)
@@ -188,7 +211,7 @@ class Attempts:
         await self._give_back(delivery)
 
     async def _withdraw(self, delivery: DueDelivery) -> None:
-        self._lanes.finished_unsent(delivery.key, self._clock.now())
+        self._lanes.finished_unsent(delivery.key)
         await self._give_back(delivery)
 
     async def _give_back(self, delivery: DueDelivery) -> None:
@@ -202,7 +225,7 @@ class Attempts:
         endpoint, settlement, classification = end.endpoint, end.settlement, end.classification
         key, health = start.delivery.key, None
         if classification is None:
-            self._lanes.finished_unsent(key, self._clock.now())
+            self._lanes.finished_unsent(key)
         else:
             health = self._lanes.finished(key, classification, self._clock.now())
             if health is not None:

@@ -278,5 +278,9 @@ class _AfterCommit:
 def lane_settings(endpoint: Endpoint) -> LaneSettings:
     """What a lane must know of its endpoint."""
     return LaneSettings(
-        concurrency=endpoint.concurrency, rate=endpoint.rate, held=endpoint.held, policy=endpoint.health
+        application=endpoint.application.ref,
+        concurrency=endpoint.concurrency,
+        rate=endpoint.rate,
+        held=endpoint.held,
+        policy=endpoint.health,
     )

@@ -64,9 +64,9 @@ def should_disable(health: Health, now_ms: int, policy: HealthPolicy) -> bool:
 def _recovered(health: Health, now_ms: int) -> Health:
     # A success that was under way when another attempt met a `Retry-After` does not take that back.
     waiting = health.not_before_ms > now_ms
-    if health.failures == 0 and (waiting or health.not_before_ms == 0):
+    if health.answered and health.failures == 0 and (waiting or health.not_before_ms == 0):
         return health
-    return Health(not_before_ms=health.not_before_ms) if waiting else Health()
+    return Health(answered=True, not_before_ms=health.not_before_ms if waiting else 0)
 
 
 def _failed(health: Health, cause: str, event: int, now_ms: int) -> Health:

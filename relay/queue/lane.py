@@ -14,7 +14,6 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
 
 from relay.core.clock import Now
 from relay.core.model import DueDelivery, Health, HealthPolicy
@@ -23,8 +22,12 @@ from relay.queue import health as health_rules
 from relay.queue.health import Suspension
 from relay.queue.memory import Memory
 from relay.queue.retry import Classification, HealthEffect
+from relay.queue.slots import Application, Kind
 
 WINDOW_START = 2
+
+DOUBT_FAILURES = 3
+"""An endpoint that failed so often in a row is doubtful."""
 
 RATE_GRAINS = 1_000
 """A rate window remembers at most about so many moments, whatever its rate."""
@@ -36,6 +39,7 @@ SECOND_MS = 1_000
 class LaneSettings:
     """What an endpoint's configuration says about its lane."""
 
+    application: int  # ref; never changes
     concurrency: int
     rate: Rate | None
     held: bool  # paused, disabled or vanished: nothing starts, nothing is kept in memory
@@ -127,23 +131,28 @@ def _in_a_second(rate: Rate) -> int:
     return math.ceil(rate.starts * SECOND_MS / rate.period_ms)
 
 
-class Running(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Running:
     """An attempt under way."""
 
     started_ms: float  # monotonic
     round: int  # the lane's round when it started
     probe: bool
+    silent: bool = False  # it has run for a second without an answer
 
 
 class Lane:
     """State of one endpoint's lane. `Lanes` owns it, and marks in the last block of fields where it stands."""
 
     __slots__ = (
+        "_hanging",
+        "_quick",
         "_round",
+        "application",
         "cooling",
         "counted",
-        "doubtful",
         "health",
+        "kind",
         "memory",
         "opens_ms",
         "probe",
@@ -153,18 +162,22 @@ class Lane:
         "running",
         "settings",
         "size_bound",
-        "slow",
         "suspension",
         "turn",
         "wants_refill",
         "window",
+        "young",
     )
 
-    def __init__(self, ref: int, settings: LaneSettings, memory: Memory) -> None:
+    def __init__(self, ref: int, application: Application, settings: LaneSettings, memory: Memory) -> None:
         self.ref = ref
+        self.application = application
         self.memory = memory
         self.settings = settings
         self.running: dict[int, Running] = {}  # by event, oldest first
+        self.young = 0  # how many of them are not silent
+        self._hanging = False  # a silent one is under way, and no 2xx came since
+        self._quick = True  # the latest to say anything was not silent
         self.window = WINDOW_START
         self._round = 0
         self.rate = None if settings.rate is None else RateLimit(settings.rate)
@@ -179,8 +192,7 @@ class Lane:
         self.counted = 0  # how many of its waiting deliveries the count over all lanes has
         self.size_bound = 0  # it holds no more than this: see `Refills`
         self.wants_refill = False  # waits to be asked how much it would read
-        self.doubtful = False  # counts against the share of slots of doubtful endpoints
-        self.slow = False  # its oldest attempt has been running for too long
+        self.kind = Kind.DOUBTFUL  # as its turns and slots are counted; `judge` says what it should be
 
     def configure(self, settings: LaneSettings) -> None:
         """Take other settings. More attempts than the new concurrency may be running: they finish.
@@ -278,13 +290,32 @@ class Lane:
             self.rate.choose(delivery.event)
         self.memory.reserve(delivery)
         self.running[delivery.event] = Running(now.mono_ms, self._round, probe)
+        self.young += 1
         return probe
+
+    def fall_silent(self, attempt: Running) -> None:
+        """Take note that an attempt has run for a second."""
+        attempt.silent, self._hanging, self._quick = True, True, False
+        self.young -= 1
+
+    def judge(self) -> Kind:
+        """Say what is known of the endpoint now.
+
+        It is doubtful without a 2xx so far, after three failures in a row, or with a silent attempt under way since the
+        last 2xx. Of these it is the silent that come last, unless nothing else was ever wrong with them.
+        """
+        health = self.health
+        if health.answered and health.failures < DOUBT_FAILURES and not self._hanging:
+            return Kind.ANSWERING
+        return Kind.DOUBTFUL if self._quick or (health.answered and not health.failures) else Kind.SILENT
 
     def finish(self, event: int, verdict: Classification, now: Now, limit: int, rng: Random) -> Health | None:
         """End an attempt; return the endpoint's health when it changed."""
         attempt = self.stop(event)
         if self.suspension is not None and attempt.started_ms >= self.suspension.until_mono_ms:
             self.suspension = None  # it ran through
+        self._quick = self._quick or not attempt.silent
+        self._hanging = self._hanging and verdict.health is not HealthEffect.SUCCESS
         self._resize(attempt, verdict.health, min(self.settings.concurrency, limit))
         was = self.health
         health = health_rules.after(was, verdict, event, now.wall_ms, self.settings.policy, rng, probe=attempt.probe)
@@ -301,7 +332,10 @@ class Lane:
             self.probe = None
         if self.rate is not None:
             self.rate.end(event)
-        return self.running.pop(event)
+        attempt = self.running.pop(event)
+        self.young -= not attempt.silent
+        self._hanging = self._hanging and self.young < len(self.running)
+        return attempt
 
     def suspend(self, cause: str, now: Now) -> Suspension | None:
         """Suspend the endpoint, or go on for longer; None when an attempt begun before says nothing new."""
@@ -310,10 +344,6 @@ class Lane:
             return None
         self.suspension = health_rules.suspend(present, cause, now)
         return self.suspension
-
-    def oldest_start_ms(self) -> float | None:
-        """Return when the oldest running attempt started (monotonic)."""
-        return next(iter(self.running.values())).started_ms if self.running else None
 
     def _why_not_now(self, now: Now, limit: int) -> str:
         wall_ms, mono_ms = self.waits_until(now, limit)

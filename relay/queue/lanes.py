@@ -1,12 +1,9 @@
-"""Whose turn it is: round robin over the lanes that may start something, under the global limit (Q4).
+"""Which deliveries start: every limit in one place, and each lane asked at its turn (Q4).
 
 Every lane with something waiting is in one of these places:
 
-- in `_ready`, a queue of lanes to be looked at, each at its turn: it starts one delivery and queues up again, or
-  it cannot and goes to one of the places below;
-- in `_doubtful`, when it may hurt others: its last attempt failed, or one has been running for 2 s. Doubtful lanes
-  together hold at most a quarter of the slots; they keep their seniority and go on in turn when one of these slots is
-  free;
+- in `_turns`, where it waits for its turn and a slot: then it starts one delivery and queues up again, or it cannot and
+  goes to one of the places below;
 - under a timer, when only time can help: due times and cool-downs on the wall clock, rates on the monotonic one, so
   a step of the wall clock moves just what it should (Q15);
 - nowhere, when its window is full or its probe is out: the end of an attempt queues it up.
@@ -26,16 +23,12 @@ from relay.core.clock import Now
 from relay.core.model import DeliveryKey, DueDelivery, Health
 from relay.queue.health import Suspension
 from relay.queue.heap import KeyedHeap
-from relay.queue.lane import Lane, LaneSettings
+from relay.queue.lane import Lane, LaneSettings, Running
 from relay.queue.memory import Memory
 from relay.queue.refills import Refill, Refills
 from relay.queue.retry import Classification
-
-SLOW_MS = 2_000
-"""An endpoint whose oldest attempt has been running for so long is doubtful."""
-
-SHARE = 4
-"""One endpoint, and all doubtful ones together, hold at most 1 / SHARE of the slots."""
+from relay.queue.slots import SILENT_MS, Kind, Slots
+from relay.queue.turns import Turns
 
 AUDIT_AGE_MS = 10_000
 """A row younger than this may be on its way to us, not a mistake."""
@@ -73,28 +66,23 @@ class Lanes:
     """
 
     def __init__(
-        self, global_limit: int, rng: Random, *, lane_max: int = 200, total_max: int = 20_000, side_max: int = 1_000
+        self, concurrency: int, rng: Random, *, lane_max: int = 200, total_max: int = 20_000, side_max: int = 1_000
     ) -> None:
         self._rng = rng
         self._lane_max = lane_max
         self._side_max = side_max
-        self._global_limit = global_limit
-        self._share = max(global_limit // SHARE, 1)  # the most for one endpoint, and for all doubtful ones together
+        self._slots = Slots(concurrency)
         self._lanes: dict[int, Lane] = {}
+        self._turns = Turns(self._lanes, self._slots)
         self._refills = Refills(self._lanes, lane_max=lane_max, total_max=total_max)
-        self._running = 0
-        self._doubtful_running = 0
-        self._turns = 0
-        self._ready: deque[tuple[int, Lane]] = deque()  # each with its turn; an entry of another turn is void
-        self._doubtful: deque[tuple[int, Lane]] = deque()
+        self._young: deque[tuple[Lane, int, Running]] = deque()  # attempts, with their events, oldest first
         self._wall = KeyedHeap()  # due times, cool-downs, Retry-After
         self._rates = KeyedHeap()
-        self._slow = KeyedHeap()  # when an oldest attempt becomes slow
 
     @property
     def in_flight(self) -> int:
         """Attempts under way. O(1)."""
-        return self._running
+        return self._slots.total.in_flight
 
     # What the configuration says.
 
@@ -106,7 +94,8 @@ class Lanes:
         lane = self._lanes.get(ref)
         new = lane is None or lane.removed
         if lane is None:
-            lane = self._lanes[ref] = Lane(ref, settings, Memory(lane_max=self._lane_max, side_max=self._side_max))
+            memory = Memory(lane_max=self._lane_max, side_max=self._side_max)
+            lane = self._lanes[ref] = Lane(ref, self._turns.join(settings.application), settings, memory)
         lane.removed = False
         lane.configure(settings)
         if health is not None:
@@ -128,12 +117,12 @@ class Lanes:
             self._changed(lane)
             self._forget_removed(lane)
 
-    def set_global_limit(self, global_limit: int) -> None:
+    def set_concurrency(self, concurrency: int) -> None:
         """Change how many attempts may run at once; more than that may be running, and finish. O(n)."""
-        self._global_limit = global_limit
-        self._share = max(global_limit // SHARE, 1)
+        self._slots.concurrency = concurrency
         for lane in self._lanes.values():
             self._changed(lane)
+            self._turns.freed(lane.application)
 
     def wall_stepped(self, now: Now) -> None:
         """Look at every lane again: the wall clock jumped (Q15). O(n)."""
@@ -176,7 +165,7 @@ class Lanes:
         """
         self._run_timers(now)
         starts: list[Start] = []
-        while self._running < self._global_limit and (lane := self._next_lane()) is not None:
+        while (lane := self._turns.next()) is not None:
             start = self._turn(lane, now)
             if start is not None:
                 starts.append(start)
@@ -191,20 +180,21 @@ class Lanes:
 
     def finished(self, key: DeliveryKey, verdict: Classification, now: Now) -> Health | None:
         """End an attempt; return the endpoint's health when it changed and is to be saved. O(log n)."""
+        self._notice_silence(now)
         lane = self._lanes[key.endpoint]
-        self._free_slot(lane)
-        health = lane.finish(key.event, verdict, now, self._share, self._rng)
+        self._free_slot(lane, key.event)
+        health = lane.finish(key.event, verdict, now, self._slots.endpoint_max, self._rng)
         if lane.cooling:
             self._refills.relieve(lane)
-        self._after_attempt(lane, now)
+        self._after_attempt(lane)
         return None if lane.removed else health
 
-    def finished_unsent(self, key: DeliveryKey, now: Now) -> None:
+    def finished_unsent(self, key: DeliveryKey) -> None:
         """End an attempt that is not made after all (expired, corrupt, stopping). O(log n)."""
         lane = self._lanes[key.endpoint]
-        self._free_slot(lane)
+        self._free_slot(lane, key.event)
         lane.stop(key.event)
-        self._after_attempt(lane, now)
+        self._after_attempt(lane)
 
     def suspend(self, key: DeliveryKey, cause: str, now: Now) -> Suspension | None:
         """End an attempt that a mistake of our own stopped: its endpoint waits. O(log n).
@@ -212,7 +202,7 @@ class Lanes:
         Return the suspension when it begins, or begins anew after its probe.
         """
         suspension = self._lanes[key.endpoint].suspend(cause, now)
-        self.finished_unsent(key, now)
+        self.finished_unsent(key)
         return suspension
 
     def settled(self, key: DeliveryKey, due: DueDelivery | None) -> None:
@@ -281,13 +271,15 @@ class Lanes:
     @property
     def has_work(self) -> bool:
         """Whether `take` or `next_refill` would look at a lane now, as far as limits allow. O(1)."""
-        return bool(self._ready or self._doubtful or self._refills.asking)
+        return self._turns.is_open or bool(self._refills.asking)
 
     def next_wake(self, now: Now) -> float | None:
         """Return in how many milliseconds something may become startable; None: not before something changes. O(log n)."""
-        if self._running < self._global_limit and (self._ready or (self._doubtful and self._doubtful_may_start)):
+        if self._turns.is_open:
             return 0.0
         waits = self._refills.first_wait_ms(now)
+        if self._turns.is_anybody_waiting and (first_young := self._first_young()) is not None:
+            waits.append(first_young.started_ms + SILENT_MS - now.mono_ms)
         for timers, now_ms in ((self._wall, now.wall_ms), (self._rates, now.mono_ms)):
             first = timers.first()
             if first is not None:
@@ -310,113 +302,98 @@ class Lanes:
             waiting=lane.memory.waiting,
             reserved=len(lane.memory.reserved),
             running=len(lane.running),
-            window=lane.room(self._share),
+            window=lane.room(self._slots.endpoint_max),
             live=lane.memory.live,
             health=lane.health,
             cool_until_ms=lane.health.cool_until_ms,
-            why_waiting=lane.why_waiting(now, self._share) or self._why_no_turn(lane),
+            why_waiting=lane.why_waiting(now, self._slots.endpoint_max) or self._why_no_turn(lane),
             suspension=lane.suspension,
         )
-
-    @property
-    def _doubtful_may_start(self) -> bool:
-        return self._doubtful_running < self._share
 
     def _run_timers(self, now: Now) -> None:
         for timers, now_ms in ((self._wall, now.wall_ms), (self._rates, now.mono_ms)):
             for ref in timers.pop_until(now_ms):
                 if ref in self._lanes:
                     self._changed(self._lanes[ref])
-        for ref in self._slow.pop_until(now.mono_ms):
-            if ref in self._lanes:
-                self._watch(self._lanes[ref], now)
+        self._notice_silence(now)
 
-    def _next_lane(self) -> Lane | None:
-        """Take the lane that has waited longest; doubtful ones wait aside while their share is used up."""
-        ready, doubtful = self._ready, self._doubtful
-        while ready or (doubtful and self._doubtful_may_start):
-            aside = doubtful and self._doubtful_may_start and not (ready and ready[0][0] < doubtful[0][0])
-            turn, lane = (doubtful if aside else ready).popleft()
-            if lane.turn == turn:
-                return lane
+    def _notice_silence(self, now: Now) -> None:
+        """Let attempts that have run for a second leave their slots: their endpoints are doubtful now."""
+        while (first := self._first_young()) is not None and first.started_ms + SILENT_MS <= now.mono_ms:
+            lane, _, attempt = self._young.popleft()
+            self._slots.count(lane.application, _young_kind(lane), -1)
+            self._slots.count(lane.application, Kind.SILENT, 1)
+            lane.fall_silent(attempt)
+            self._review(lane)
+            self._turns.freed(lane.application)
+
+    def _first_young(self) -> Running | None:
+        """Return the oldest young attempt; those before it that have ended are cleared away."""
+        while self._young:
+            lane, event, attempt = self._young[0]
+            if lane.running.get(event) is attempt:
+                return attempt
+            self._young.popleft()
         return None
 
     def _turn(self, lane: Lane, now: Now) -> Start | None:
         """Start the lane's next delivery and queue it up again, or put it where it waits best."""
-        if lane.doubtful and not self._doubtful_may_start:
-            self._doubtful.append((lane.turn, lane))
-            return None
-        lane.turn = 0
-        delivery = lane.next_start(now, self._share)
+        delivery = lane.next_start(now, self._slots.endpoint_max)
         if delivery is None:
             self._set_timer(lane, now)
             return None
-        self._take_slot(lane, now)
+        self._slots.count(lane.application, _young_kind(lane), 1)
         start = Start(delivery, lane.start(delivery, now), lane.suspension)
+        self._young.append((lane, delivery.event, lane.running[delivery.event]))
         self._changed(lane)
         return start
 
     def _set_timer(self, lane: Lane, now: Now) -> None:
-        wall_ms, mono_ms = lane.waits_until(now, self._share)
+        wall_ms, mono_ms = lane.waits_until(now, self._slots.endpoint_max)
         if wall_ms is not None:
             self._wall.set(lane.ref, wall_ms)
         elif mono_ms is not None and mono_ms < math.inf:
             self._rates.set(lane.ref, mono_ms)
 
-    def _take_slot(self, lane: Lane, now: Now) -> None:
-        self._running += 1
-        if lane.doubtful:
-            self._doubtful_running += 1
-        if not lane.slow and lane.ref not in self._slow:
-            self._slow.set(lane.ref, now.mono_ms + SLOW_MS)
+    def _free_slot(self, lane: Lane, event: int) -> None:
+        kind = Kind.SILENT if lane.running[event].silent else _young_kind(lane)
+        self._slots.count(lane.application, kind, -1)
 
-    def _free_slot(self, lane: Lane) -> None:
-        self._running -= 1
-        if lane.doubtful:
-            self._doubtful_running -= 1
-
-    def _after_attempt(self, lane: Lane, now: Now) -> None:
-        if lane.slow:
-            self._watch(lane, now)
-        else:
-            self._review(lane)
-        self._changed(lane)
-
-    def _watch(self, lane: Lane, now: Now) -> None:
-        """See whether the lane is slow, and when to look again. One timer serves all attempts of a lane."""
-        started_ms = lane.oldest_start_ms()
-        lane.slow = started_ms is not None and started_ms + SLOW_MS <= now.mono_ms
-        if started_ms is not None and not lane.slow:
-            self._slow.set(lane.ref, started_ms + SLOW_MS)
+    def _after_attempt(self, lane: Lane) -> None:
         self._review(lane)
+        self._changed(lane)
+        self._turns.freed(lane.application)
 
     def _review(self, lane: Lane) -> None:
-        """Count the lane among the doubtful ones, or no longer."""
-        doubtful = lane.slow or lane.health.failures > 0
-        if doubtful == lane.doubtful:
+        """Judge the endpoint anew: its young attempts, and its place among those that wait, go with its kind."""
+        kind = lane.judge()
+        if kind is lane.kind:
             return
-        lane.doubtful = doubtful
-        self._doubtful_running += len(lane.running) if doubtful else -len(lane.running)
-        if not doubtful:
-            lane.turn = 0  # it may wait aside: let it queue up with the others
-            self._changed(lane)
+        self._slots.count(lane.application, _young_kind(lane), -lane.young)
+        lane.kind = kind
+        self._slots.count(lane.application, _young_kind(lane), lane.young)
+        if lane.turn:
+            lane.turn = 0
+            self._turns.add(lane)
+        self._turns.freed(lane.application)
 
     def _changed(self, lane: Lane) -> None:
         """Something about the lane changed: count it anew, let it have its turn, and a refill if it wants one."""
-        if lane.memory.waiting and not lane.turn:
-            self._turns += 1
-            lane.turn = self._turns
-            self._ready.append((lane.turn, lane))
+        if lane.memory.waiting:
+            self._turns.add(lane)
         self._refills.changed(lane)
 
     def _forget_removed(self, lane: Lane) -> None:
         if not lane.memory.reserved:
             del self._lanes[lane.ref]
             self._refills.forget(lane)
+            self._turns.leave(lane.application)
 
     def _why_no_turn(self, lane: Lane) -> str:
-        if not lane.memory.waiting:
-            return ""
-        if self._running >= self._global_limit:
-            return "all slots in use"
-        return "doubtful endpoints' share of slots in use" if lane.doubtful and not self._doubtful_may_start else ""
+        obstacle = self._slots.obstacle(lane.application, lane.kind) if lane.memory.waiting else None
+        return "" if obstacle is None else obstacle.value
+
+
+def _young_kind(lane: Lane) -> Kind:
+    """Return the kind of the lane's young attempts."""
+    return Kind.ANSWERING if lane.kind is Kind.ANSWERING else Kind.DOUBTFUL

@@ -31,6 +31,7 @@ class Action(Enum):
     DELIVERED = auto()
     RETRY = auto()
     DEAD = auto()
+    NONE = auto()  # no attempt was made, for a reason of ours: it stays due as it is
 
 
 class HealthEffect(Enum):
@@ -76,6 +77,7 @@ _BY_FAILURE: Mapping[Failure, Classification] = {
     Failure.BROKEN_RESPONSE: _FAILED,
     Failure.BLOCKED_ADDRESS: Classification(Action.DEAD, HealthEffect.NONE, reason=DeadReason.BLOCKED),
     Failure.BLOCKED_NAME: _REFUSED,
+    Failure.NO_DESCRIPTORS: Classification(Action.NONE, HealthEffect.NONE),
     Failure.INVALID_REQUEST: _REFUSED,  # an edit of the endpoint mends it: settings are read at every attempt
 }
 _BY_CONTROL: Mapping[str, Classification] = {
@@ -119,12 +121,13 @@ def decide(
     *,
     clock_trusted: bool = True,
 ) -> Decision:
-    """Turn the outcome of an attempt of `delivery` into what is written.
+    """Turn the outcome of an attempt of `delivery` into what is written; there must have been one.
 
     A retry that would start at or after `expires_at_ms` is dead at once (`expired`), one beyond the retry budget too
     (`exhausted`, Q6). With `clock_trusted` false, after the wall clock stepped, neither ends anything (Q15).
     """
     verdict = classify(outcome)
+    assert verdict.action is not Action.NONE, "what was not attempted is not decided"
     if verdict.action is Action.DELIVERED:
         return Decision(Settlement(delivery, DeliveryState.DELIVERED, outcome, keep_response=False), verdict)
     if verdict.action is Action.DEAD:

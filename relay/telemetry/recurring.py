@@ -20,6 +20,11 @@ class Recurring:
         self._times = 0  # since it was last logged
         self._total = 0
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it happened, and its end was not logged yet."""
+        return self._since_ms is not None
+
     def happened(self, times: int = 1, **facts: Any) -> None:
         """Count it, and log it if it is news."""
         now_ms = self._last_ms = self._clock.mono_ms()
