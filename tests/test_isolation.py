@@ -7,9 +7,10 @@ that end while every hostile one is still under way therefore never waited for a
 import asyncio
 import functools
 import socket
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,30 @@ async def test_the_test_finds_a_slow_endpoint_among_the_silent(
     monkeypatch.setattr("relay.queue.lanes.SILENT_MS", 10**9)
     left, _ = await slow_street(tmp_path, rounds=12)
     assert left == 40
+
+
+async def standing(stack: Stack) -> bool:
+    """Start a relay, say whether its endpoint is known to answer, and stop it."""
+    await stack.start()
+    ref = stack.relay.registrar.current.endpoint("known").ref
+    view = stack.relay.dispatch.lanes.snapshot(ref, stack.clock.now())
+    await stack.stop()
+    assert view is not None
+    return view.health.answered
+
+
+async def test_a_restart_knows_who_answered(tmp_path: Path) -> None:
+    """A 2xx is persisted with health, so a restart does not begin with doubt; a row of an older version has none."""
+    async with Receiver() as receiver:
+        stack = Stack(tmp_path, endpoints={"known": receiver.url})
+        assert not await standing(stack)
+        async with stack:
+            event = await stack.post()
+            await stack.settled(event["id"], "delivered")
+        assert await standing(stack)
+        with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as database:
+            database.execute("UPDATE endpoint SET health = json_remove(health, '$.answered')")
+        assert not await standing(stack)
 
 
 # -- lookups (Q16) -------------------------------------------------------------------------------------------------------

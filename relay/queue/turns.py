@@ -82,8 +82,9 @@ class Turns:
 
         O(log n) for each that may.
         """
-        self._come_back(application)
-        self.freed_for_all()
+        if self._aside:  # commonly nobody is
+            self._come_back(application)
+            self.freed_for_all()
 
     def freed_for_all(self) -> None:
         """Let those go on for whom enough is free. O(log n) for each of them."""
