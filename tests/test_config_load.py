@@ -145,6 +145,8 @@ def test_typing_mistakes_get_a_proposal(tmp_path: Path, text: str, key: str, hin
         ("[delivery]\nallow_http = 1\n", "must be true or false"),
         ("[delivery]\nallow_networks = ['10.0.0.1/8']\n", "not a network"),
         ("[delivery]\nallow_networks = [7]\n", "a network is written in quotes"),
+        ("[delivery]\nown_addresses = ['10.0.0.0/8']\n", "not an IP address"),
+        ("[delivery]\nown_addresses = [7]\n", "not an IP address"),
         ("[delivery]\nretry.jitter = nan\n", "must be a finite number"),
         ("[delivery]\nretry.jitter = 'x'\n", "must be a number"),
         ("[delivery]\nretry.schedule = '5s'\n", "must be a list"),

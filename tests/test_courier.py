@@ -547,6 +547,15 @@ async def test_guard_holds_without_the_resolvers_check(addresses: tuple[str, ...
     assert (outcome.failure, inside.received) == (Failure.BLOCKED_NAME, [])
 
 
+async def test_allowed_networks_let_no_port_of_a_public_host_through() -> None:
+    """I19: with a network allowed, a name that leads to port 25 of a public host is blocked, in the same words."""
+    async with running_courier(Guard(LOOPBACK), FixedNames("93.184.216.34"), connect_timeout_ms=SHORT_MS) as courier:
+        outcome = await courier.attempt(post("http://mail.example:25/"))
+    async with running_courier(Guard(LOOPBACK), FixedNames("10.0.0.1"), connect_timeout_ms=SHORT_MS) as courier:
+        inside = await courier.attempt(post("http://inside.example/"))
+    assert (outcome.failure, outcome.detail) == (Failure.BLOCKED_NAME, inside.detail)
+
+
 async def test_blocked_attempts_do_not_tell_ports_apart() -> None:
     """Whether a forbidden port is open cannot be read from an outcome (reliability §3.1 step 8)."""
     async with Receiver() as inside, running_courier(Guard()) as courier:

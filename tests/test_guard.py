@@ -142,15 +142,64 @@ def test_own_addresses_are_closed() -> None:
     assert guard.forbidden("93.184.216.35") is None
 
 
+OWN, OTHER = "93.184.216.34", "93.184.216.35"
+
+
+@pytest.mark.parametrize("address", [OWN, f"::ffff:{OWN}", f"64:ff9b::{OWN}"])
+def test_what_the_kernel_calls_local_is_closed(address: str) -> None:
+    """I5: a public address of this host is refused, asked anew each time; it is open again when it has gone."""
+    own = {ip_address(OWN)}
+    guard = Guard(own=own)
+    assert (guard.forbidden(address), guard.forbidden(OTHER)) == ("this host", None)
+    own.clear()
+    assert guard.forbidden(address) is None
+
+
+def test_an_operator_may_open_an_own_address() -> None:
+    """I5: `allow_networks` that holds an own address opens it, however it is known to be own."""
+    for guard in (
+        Guard([ip_network(f"{OWN}/32")], own={ip_address(OWN)}),
+        Guard([ip_network(f"{OWN}/32")], own_addresses=[ip_address(OWN)]),
+    ):
+        assert guard.forbidden(OWN, 22) is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "refused", "open_places"),
+    [
+        (OWN, [OWN, f"::ffff:{OWN}", "0.0.0.0", "::"], [OTHER, "127.0.0.1"]),
+        ("0.0.0.0", [OWN, "127.0.0.1", "127.8.8.8", "::1", "0.0.0.0"], [OTHER]),
+        ("::", [OWN, "::1", "127.0.0.1"], [OTHER, "2606:4700::1"]),
+        ("127.0.0.1", ["127.0.0.1", "0.0.0.0"], [OWN, "127.0.0.2"]),
+    ],
+)
+def test_the_relays_own_listeners_are_never_opened(bound: str, refused: list[str], open_places: list[str]) -> None:
+    """I5: with everything allowed, the address and port of a listener stay closed; a wildcard's on every own address."""
+    everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+    guard = Guard(everything, own={ip_address(OWN)}, listeners=lambda: {(ip_address(bound), 8420)})
+    assert {guard.forbidden(address, 8420) for address in refused} == {"this relay"}
+    assert {guard.forbidden(address, 8421) for address in refused} == {None}
+    assert {guard.forbidden(address, 8420) for address in open_places} == {None}
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 444, 1023])
+def test_allowed_networks_open_no_ports_of_public_hosts(port: int) -> None:
+    """I19: ports of other services are open inside the allowed networks and nowhere else, with or without such networks."""
+    guard = Guard([ip_network("10.0.0.0/8")])
+    assert guard.forbidden("10.0.0.1", port) is None
+    assert guard.forbidden(OTHER, port) == Guard().forbidden(OTHER, port) == "a port of another service"
+    assert {guard.forbidden(OTHER, usual) for usual in (80, 443, 1024, 8443, 65535)} == {None}
+
+
 def test_sockets_are_opened_for_what_is_allowed() -> None:
     """A permitted address gets a socket of the family asked for, which does not block."""
-    with Guard([ip_network("127.0.0.0/8")]).open_socket(socket.AF_INET, "127.0.0.1") as made:
+    with Guard([ip_network("127.0.0.0/8")]).open_socket(socket.AF_INET, "127.0.0.1", 22) as made:
         assert (made.family, made.type, made.gettimeout()) == (socket.AF_INET, socket.SOCK_STREAM, 0.0)
 
 
 def test_no_socket_is_opened_for_the_rest() -> None:
     """A forbidden address raises an error that is no `OSError`, so that nobody takes it for a failed connect."""
     with pytest.raises(ForbiddenAddress) as caught:
-        Guard().open_socket(socket.AF_INET6, "fe80::1%eth0")
+        Guard().open_socket(socket.AF_INET6, "fe80::1%eth0", 443)
     assert not isinstance(caught.value, OSError)
     assert (caught.value.address, caught.value.reason) == ("fe80::1%eth0", "link-local")

@@ -6,11 +6,13 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
 
 from relay.core.errors import Busy, CannotStart, NotPermitted
+from relay.core.netguard import Listener, as_dialled
 
 UNIX_PREFIX = "unix:"
 UNIX_MODE = 0o660
@@ -30,6 +32,8 @@ class Listeners:
         self._paths: list[_UnixPath] = []
         self.addresses: list[str] = []
         """Where it listens, as `listen` in the configuration writes it, with the port that was bound."""
+        self.bound: set[Listener] = set()
+        """The same for TCP, as the guard of deliveries asks for it."""
 
     async def open(self, address: str, factory: ProtocolFactory) -> None:
         """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
@@ -58,7 +62,9 @@ class Listeners:
         except (OSError, OverflowError) as error:
             raise _tcp_refusal(address, error) from None
         self._servers.append(server)
-        self.addresses += [_written(sock.getsockname()) for sock in server.sockets]
+        names = [sock.getsockname() for sock in server.sockets]
+        self.addresses += map(_written, names)
+        self.bound |= {(as_dialled(ip_address(name[0].partition("%")[0])), name[1]) for name in names}
 
     async def _open_unix(self, path: Path, factory: ProtocolFactory) -> None:
         sock = bind_unix(path)

@@ -1,5 +1,6 @@
 """What the calls of the API work with, and exactly what they ask of it."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.issues import Issue
 from relay.core.model import Endpoint, Health
+from relay.core.netguard import Address
 from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.queue import LaneView
@@ -59,6 +61,11 @@ class Daemon(Protocol):
 
     @property
     def clock_watch(self) -> ClockWatch: ...
+    @property
+    def own(self) -> Container[Address]:
+        """The addresses of this host."""
+        ...
+
     async def reload(self) -> Reload: ...
 
 
@@ -81,7 +88,7 @@ class Services:
 
     def reader(self) -> Reader:
         """Return what reads definitions by the configuration and the contracts in force."""
-        return Reader(self.daemon.config, self.registrar.current.contracts, self.clock.wall_ms())
+        return Reader(self.daemon.config, self.registrar.current.contracts, self.clock.wall_ms(), self.daemon.own)
 
     def lane(self, endpoint: Endpoint) -> LaneView:
         """Show what is under way for an endpoint, and what waits."""

@@ -4,7 +4,7 @@ A change is a JSON merge patch (RFC 7396) of the present definition: null takes 
 patch does not touch is not judged again, for a rule that became stricter since must not block another edit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from relay.config.fields import Id
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import Invalid, Issue, pointer
+from relay.core.netguard import Address
 from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
 
@@ -95,6 +96,7 @@ class Reader:
     config: Config
     contracts: ContractCatalogue
     now_ms: int
+    own: Container[Address] = ()  # the addresses of this host
 
     # -- endpoints -------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ class Reader:
         endpoint, issues = _ENDPOINT.read(written)
         if endpoint is None:
             return None, issues
-        return endpoint, list(check_endpoint(endpoint, Rules(self.contracts.get(contract), self.config)))
+        return endpoint, list(check_endpoint(endpoint, Rules(self.contracts.get(contract), self.config, self.own)))
 
     # -- applications ----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ definition, and its message is a sentence with what to do after the last semicol
 `delivery.allow_networks` are the operator's word and override what a contract demands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition
@@ -13,6 +13,7 @@ from relay.config.model import Config, DeliveryConfig
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.grammars import check_header
 from relay.core.issues import Issue, did_you_mean, pointer
+from relay.core.netguard import Address, Guard
 from relay.core.units import format_duration
 from relay.core.urls import check_url, literal_address
 
@@ -23,6 +24,7 @@ class Rules:
 
     contract: Contract | None
     config: Config
+    own: Container[Address] = ()  # the addresses of this host, where they can be known
 
 
 def check_application(
@@ -47,7 +49,7 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     """Yield everything that is wrong with an endpoint."""
     contract = rules.contract
     registration = contract.registration if contract else Registration()
-    for fault in address_faults(endpoint.url, registration, rules.config.delivery):
+    for fault in address_faults(endpoint.url, registration, rules.config.delivery, rules.own):
         yield Issue("/url", fault)
     if registration.subscription_required and "event_types" not in endpoint.model_fields_set:
         sentence = 'the contract asks for a choice of event types; list them, or write ["*"] for all'
@@ -72,7 +74,9 @@ def warn_endpoint(url: str, event_types: tuple[str, ...], contract: Contract | N
         yield Issue("/url", sentence, warning=True)
 
 
-def address_faults(url: str, rules: Registration, delivery: DeliveryConfig) -> tuple[str, ...]:
+def address_faults(
+    url: str, rules: Registration, delivery: DeliveryConfig, own: Container[Address] = ()
+) -> tuple[str, ...]:
     """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be registered.
 
     A contract that does not ask for a public address lets names of this network and any port through. What a name
@@ -83,9 +87,10 @@ def address_faults(url: str, rules: Registration, delivery: DeliveryConfig) -> t
     except ValueError:
         allow_private = False
     else:
-        opened = delivery.allow_networks
-        allow_private = any(address in network for network in opened) if address else bool(opened) or not rules.public
-    return check_url(url, allow_http=delivery.allow_http or not rules.https, allow_private=allow_private)
+        allow_private = address is None and (bool(delivery.allow_networks) or not rules.public)
+    guard = Guard(delivery.allow_networks, own=own, own_addresses=delivery.own_addresses)
+    allow_http = delivery.allow_http or not rules.https
+    return check_url(url, allow_http=allow_http, allow_private=allow_private, guard=guard)
 
 
 def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> Iterator[Issue]:

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from relay.config.secrets import Secrets, SecretText, Wrong
+from relay.core.netguard import as_dialled
 from relay.core.units import (
     Rate,
     format_duration,
@@ -99,6 +100,15 @@ def _read_network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(value)
     except ValueError:
         raise Wrong("not a network", _network_remedy(value)) from None
+
+
+def _read_address(value: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address):
+        return value
+    try:
+        return as_dialled(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise Wrong("not an IP address", 'Write it like "203.0.113.7" or "2001:db8::7".') from None
 
 
 def _network_remedy(value: str) -> str:
@@ -220,6 +230,9 @@ def _is_ipv6(text: str) -> bool:
 
 Id = Annotated[str, AfterValidator(_check_id)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_read_network), PlainSerializer(str)]
+HostAddress = Annotated[
+    ipaddress.IPv4Address | ipaddress.IPv6Address, PlainValidator(_read_address), PlainSerializer(str)
+]
 RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]

@@ -12,7 +12,18 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from relay.config.definitions import Age, ApplicationConfig, Delays, Jitter, Section, Timeout
-from relay.config.fields import AbsolutePath, Filled, Id, Listen, Network, SecretField, duration, size, whole
+from relay.config.fields import (
+    AbsolutePath,
+    Filled,
+    HostAddress,
+    Id,
+    Listen,
+    Network,
+    SecretField,
+    duration,
+    size,
+    whole,
+)
 from relay.config.locate import KeyPath
 from relay.core.units import parse_duration_ms as ms
 from relay.core.units import parse_size_bytes as nbytes
@@ -79,6 +90,7 @@ class DeliveryConfig(Section):
     max_age_ms: Age = Field(ms("5d"), alias="max_age")
     health: HealthConfig = HealthConfig()
     allow_networks: tuple[Network, ...] = ()
+    own_addresses: tuple[HostAddress, ...] = ()
     allow_http: Annotated[bool, Field(strict=True)] = False
 
     @property

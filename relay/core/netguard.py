@@ -6,11 +6,15 @@ version.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Listener = tuple[Address, int]
+"""An address and a port that something of ours is bound to."""
+
+_ORDINARY_PORTS = (80, 443)
 
 _NOT_PUBLIC_V4: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this network"),
@@ -65,13 +69,23 @@ def as_dialled(address: Address) -> Address:
 def why_not_public(address: Address) -> str | None:
     """Say what kind of address this is when it is not a public one; None for a public address."""
     if address in _NAT64:  # on a network with DNS64 this is how public IPv4 hosts are reached
-        return why_not_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        return why_not_public(_translated(address))
     for network, name in _NOT_PUBLIC:
         if address in network:
             return name
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST_V6:
         return "reserved"
     return None
+
+
+def _translated(address: Address) -> IPv4Address:
+    """Return the IPv4 address that a NAT64 address leads to."""
+    return IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def is_port_of_receivers(port: int) -> bool:
+    """Whether webhooks are taken at such a port; the others below 1024 belong to other services."""
+    return port >= 1024 or port in _ORDINARY_PORTS
 
 
 class ForbiddenAddress(Exception):
@@ -86,29 +100,66 @@ class ForbiddenAddress(Exception):
 class Guard:
     """Decides by address, whatever name it came from (invariant 10)."""
 
-    def __init__(self, allow_networks: Sequence[Network] = (), *, own_addresses: Sequence[Address] = ()) -> None:
-        """`allow_networks` opens networks that are not public; `own_addresses` closes those of this host."""
-        self._allowed = tuple(allow_networks)
-        self._own = frozenset(own_addresses)
+    def __init__(
+        self,
+        allow_networks: Sequence[Network] = (),
+        *,
+        own: Container[Address] = (),
+        own_addresses: Sequence[Address] = (),
+        listeners: Callable[[], Collection[Listener]] = tuple,
+    ) -> None:
+        """Open `allow_networks`, to any port; close the addresses of this host and, whatever is opened, our `listeners`.
 
-    def forbidden(self, address: str) -> str | None:
-        """Say why `address` (text, with or without a zone id) must not be dialled; None when it may be."""
+        `own` knows the addresses that this host has at the moment, `own_addresses` are others that lead to it.
+        """
+        self._allowed = tuple(allow_networks)
+        self._own = own
+        self._own_addresses = frozenset(own_addresses)
+        self._listeners = listeners
+
+    def opens(self, address: Address) -> bool:
+        """Whether `allow_networks` holds this address."""
+        return any(address in network for network in self._allowed)
+
+    def forbidden(self, address: str, port: int | None = None) -> str | None:
+        """Say why `address` (text, with or without a zone id) must not be dialled; None when it may be.
+
+        O(allowed networks + listeners), and one question to the kernel for a public address.
+        """
         try:
             parsed = as_dialled(ip_address(address.partition("%")[0]))
         except ValueError:
             return "not an IP address"
-        if any(parsed in network for network in self._allowed):
+        if port is not None and self._is_listener(parsed, port):
+            return "this relay"
+        if self.opens(parsed):
             return None
-        if parsed in self._own:
+        if reason := why_not_public(parsed):
+            return reason
+        if self._is_own(parsed):
             return "this host"
-        return why_not_public(parsed)
+        return None if port is None or is_port_of_receivers(port) else "a port of another service"
 
-    def open_socket(self, family: int, address: str) -> socket.socket:
-        """Open a TCP socket, not blocking, for an address that may be dialled; `ForbiddenAddress` otherwise.
+    def _is_own(self, address: Address) -> bool:
+        if address in _NAT64:
+            address = _translated(address)
+        return address in self._own_addresses or address in self._own
+
+    def _is_listener(self, address: Address, port: int) -> bool:
+        """Whether one of our listeners takes connections to this place, by its address or by a wildcard."""
+        bound = [host for host, bound_port in self._listeners() if bound_port == port]
+        if not bound:
+            return False
+        if address.is_unspecified or address in bound:  # 0.0.0.0 leads to this host
+            return True
+        return any(host.is_unspecified for host in bound) and (address.is_loopback or self._is_own(address))
+
+    def open_socket(self, family: int, address: str, port: int) -> socket.socket:
+        """Open a TCP socket, not blocking, for a place that may be dialled; `ForbiddenAddress` otherwise.
 
         The one place that sees every address really connected to: names, literals, rebound names.
         """
-        if reason := self.forbidden(address):
+        if reason := self.forbidden(address, port):
             raise ForbiddenAddress(address, reason)
         opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         opened.setblocking(False)

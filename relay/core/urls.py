@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from relay.core.netguard import Address, as_dialled, why_not_public
+from relay.core.netguard import Address, Guard, as_dialled, is_port_of_receivers
 
 URL_MAX = 2048
 HOST_MAX = 253
 
-_ORDINARY_PORTS = (80, 443)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PUBLIC_ONLY = Guard()
 _UNSAFE = re.compile(r"[^!-~]|[\"<>\\^`{|}]")
 _PATH = re.compile(r"[/?].*", re.DOTALL)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -41,11 +41,12 @@ class Target(NamedTuple):
     path: str  # path and query, exactly as they were registered
 
 
-def check_url(url: str, *, allow_http: bool, allow_private: bool) -> tuple[str, ...]:
+def check_url(url: str, *, allow_http: bool, allow_private: bool, guard: Guard = _PUBLIC_ONLY) -> tuple[str, ...]:
     """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be configured.
 
     `allow_private` lets through what stays on this host or its networks: localhost, single-label names, addresses that
-    are not public, and ports below 1024. No sentence repeats the URL: it may hold a credential.
+    are not public, and ports below 1024. Without it `guard` says which addresses may be dialled. No sentence repeats the
+    URL: it may hold a credential.
     """
     faults = list(_text_faults(url))
     parts = _split(url)
@@ -54,7 +55,7 @@ def check_url(url: str, *, allow_http: bool, allow_private: bool) -> tuple[str, 
     faults += _parts_faults(parts, allow_http)
     host = parts.hostname or ""
     if parts.scheme in _DEFAULT_PORTS and host and not _UNSAFE.search(host):
-        faults += _place_faults(host, parts.port, allow_private)
+        faults += _place_faults(host, parts.port, None if allow_private else guard)
     return tuple(faults)
 
 
@@ -138,19 +139,19 @@ def _parts_faults(parts: SplitResult, allow_http: bool) -> Iterator[str]:
         yield 'the host is missing; write it like "https://example.com/hooks"'
 
 
-def _place_faults(host: str, port: int | None, allow_private: bool) -> Iterator[str]:
+def _place_faults(host: str, port: int | None, guard: Guard | None) -> Iterator[str]:
     address = host_address(host)
     wrong = None if address else _name_fault(host)
     if wrong:
         yield wrong
-    if allow_private:
+    if guard is None:
         return
-    kind = why_not_public(address) if address else None
+    kind = guard.forbidden(str(address)) if address else None
     if kind:
         yield f"{host} is not a public address ({kind}); list its network in delivery.allow_networks if it is meant"
     if not address and not wrong and _is_private_name(host):
         yield f"{host} names something on this network; list that network in delivery.allow_networks if it is meant"
-    if port is not None and port < 1024 and port not in _ORDINARY_PORTS:
+    if port is not None and not is_port_of_receivers(port) and not (address and guard.opens(address)):
         yield f"port {port} belongs to another service; use 443, 80, or a port from 1024 on"
 
 

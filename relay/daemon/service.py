@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -30,7 +30,8 @@ from relay.core.access import Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
-from relay.core.netguard import Guard
+from relay.core.netguard import Address, Guard
+from relay.core.own import OwnAddresses
 from relay.delivery.courier import Courier, CourierSettings
 from relay.delivery.resolver import Resolver
 from relay.dispatch.loop import Dispatch
@@ -47,7 +48,7 @@ Reread = Callable[[], Loaded]
 """Reads the configuration anew, from wherever it came."""
 
 OpenStore = Callable[[StoreSettings, Clock], Awaitable[SqliteStore]]
-OpenCourier = Callable[[DeliveryConfig, Clock, contextlib.AsyncExitStack], Awaitable[Courier]]
+OpenCourier = Callable[[DeliveryConfig, Guard, Clock, contextlib.AsyncExitStack], Awaitable[Courier]]
 """Opens a courier; what it needs to close goes on the stack."""
 
 
@@ -66,10 +67,12 @@ class Relay:
         dropped_lines: Callable[[], int] = lambda: 0,
         open_store: OpenStore = SqliteStore.open,
         open_courier: OpenCourier | None = None,
+        own: Container[Address] | None = None,
     ) -> None:
         """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration.
 
-        The last two put another store, or another way to receivers, in the place of the real ones.
+        The last three put another store, another way to receivers, or other addresses of this host in the place of the
+        real ones.
         """
         assert loaded.config is not None
         self.config: Config = loaded.config
@@ -96,6 +99,7 @@ class Relay:
         self._stop: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._log = structlog.get_logger("relay.service")
+        self._own = own
 
     # -- starting --------------------------------------------------------------------------------------------------
 
@@ -117,6 +121,7 @@ class Relay:
         few = few_descriptors(self.config, self.descriptors)
         if few is not None:
             self._log.warning(log.FEW_DESCRIPTORS, detail=few)
+        self.own = self._ask_kernel() if self._own is None else self._own
         await self._open_store()
         await self._open_delivery()
 
@@ -165,9 +170,27 @@ class Relay:
         """Open a courier for the present `[delivery]`; it ends with the relay, unless another replaces it before."""
         opened = contextlib.AsyncExitStack()
         self._opened.push_async_callback(opened.aclose)
-        courier = await self._courier_opener(self.config.delivery, self.clock, opened)
+        courier = await self._courier_opener(self.config.delivery, self._guard(), self.clock, opened)
         self._courier = courier, opened
         return courier
+
+    def _ask_kernel(self) -> Container[Address]:
+        own = OwnAddresses(self._routes_unavailable)
+        self._opened.callback(own.close)
+        return own
+
+    def _routes_unavailable(self, error: OSError) -> None:
+        self._log.warning(log.ROUTES_UNAVAILABLE, error=error.strerror, instead="addresses that can be bound to")
+
+    def _guard(self) -> Guard:
+        """Return what decides for the present `[delivery]` which addresses are dialled."""
+        delivery = self.config.delivery
+        return Guard(
+            delivery.allow_networks,
+            own=self.own,
+            own_addresses=delivery.own_addresses,
+            listeners=lambda: () if self._listeners is None else self._listeners.bound,
+        )
 
     async def listen(self) -> None:
         """Take requests at every address of the configuration."""
@@ -281,7 +304,7 @@ class Relay:
         new = config.delivery
         self.housekeeping.retention = config.storage.retention
         self.dispatch.lanes.set_concurrency(new.concurrency)
-        if (old.allow_networks, old.connect_timeout_ms) != (new.allow_networks, new.connect_timeout_ms):
+        if _reach(old) != _reach(new):
             await self._replace_courier()
         self.dispatch.kick()
 
@@ -365,9 +388,10 @@ class Relay:
         self._fail(error)
 
 
-async def open_http_courier(delivery: DeliveryConfig, clock: Clock, opened: contextlib.AsyncExitStack) -> Courier:
+async def open_http_courier(
+    delivery: DeliveryConfig, guard: Guard, clock: Clock, opened: contextlib.AsyncExitStack
+) -> Courier:
     """Open the courier that makes real attempts, with a resolver of its own."""
-    guard = Guard(delivery.allow_networks)
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
     settings = CourierSettings(
@@ -377,6 +401,11 @@ async def open_http_courier(delivery: DeliveryConfig, clock: Clock, opened: cont
     await courier.start()
     opened.push_async_callback(courier.close)
     return courier
+
+
+def _reach(delivery: DeliveryConfig) -> tuple[object, ...]:
+    """Return what a courier is made for: another one takes its place when this changes."""
+    return delivery.allow_networks, delivery.own_addresses, delivery.connect_timeout_ms
 
 
 def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:

@@ -115,7 +115,7 @@ class Dialler:
 
     async def _open(self, place: Place, port: int) -> socket.socket:
         family, address = place
-        opened = self._guard.open_socket(family, address)
+        opened = self._guard.open_socket(family, address, port)
         try:
             await asyncio.get_running_loop().sock_connect(opened, (address, port))
         except BaseException:

@@ -58,15 +58,18 @@ class Hostile:
     async with Hostile(behaviour) as server: ...  # post to server.url
     """
 
-    def __init__(self, behaviour: Behaviour, *, tls: tls_module.SSLContext | None = None) -> None:
+    def __init__(
+        self, behaviour: Behaviour, *, tls: tls_module.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._behaviour = behaviour
         self._tls = tls
+        self._host = host
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.connected = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 

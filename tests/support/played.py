@@ -20,7 +20,7 @@ class PlayedCourier:
         self.script: list[Reply | Awaitable[Reply] | Exception] = []
         self.requests: list[Request] = []
 
-    async def open(self, delivery: object, clock: Clock, opened: contextlib.AsyncExitStack) -> Any:
+    async def open(self, delivery: object, guard: object, clock: Clock, opened: contextlib.AsyncExitStack) -> Any:
         """Stand where a relay would open its courier."""
         return self
 

@@ -1,0 +1,220 @@
+"""I5: this host's own addresses, as the kernel knows them, on this machine and in a network namespace; and through a relay."""
+
+import asyncio
+import errno
+import socket
+import struct
+import subprocess
+import sys
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.core import own as own_module
+from relay.core.model import Failure
+from relay.core.netguard import Guard
+from relay.core.own import OwnAddresses
+from relay.delivery.courier import Courier
+from tests.support.couriers import FixedNames, post, running_courier
+from tests.support.hostile import Hostile, Wire
+from tests.support.stack import Stack
+
+PUBLIC = "93.184.216.34"
+
+
+class Kernel:
+    """A netlink socket that gives one answer, or fails."""
+
+    def __init__(self, answer: bytes | OSError) -> None:
+        self._answer = answer
+        self.asked: list[bytes] = []
+
+    def send(self, question: bytes) -> None:
+        self.asked.append(question)
+
+    def recv(self, most: int) -> bytes:
+        if isinstance(self._answer, OSError):
+            raise self._answer
+        return self._answer
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def close(self) -> None:
+        pass
+
+
+def route(kind: int) -> bytes:
+    return struct.pack("=IHHIIBBBBBBBBI", 28, 24, 0, 0, 0, 2, 32, 0, 0, 255, 2, 254, kind, 0)
+
+
+NO_ROUTE = struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -errno.ENETUNREACH) + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_own"), [(route(1), False), (route(2), True), (route(3), False), (route(4), True), (NO_ROUTE, False)]
+)
+def test_own_is_what_the_kernel_routes_locally(answer: bytes, is_own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: a route of type local or anycast ends here; unicast, broadcast and no route do not. Each time it is asked anew."""
+    kernel = Kernel(answer)
+    monkeypatch.setattr(own_module, "_netlink", lambda: kernel)
+    own = OwnAddresses()
+    assert [ip_address(PUBLIC) in own for _ in range(2)] == [is_own, is_own]
+    assert [question[-4:] for question in kernel.asked] == [ip_address(PUBLIC).packed] * 2
+
+
+@pytest.mark.parametrize("trouble", ["at the start", "later", "a short answer"])
+def test_without_netlink_an_address_is_own_that_can_be_bound(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: where the kernel's routes cannot be asked for, addresses of interfaces are still closed, and it is said once."""
+    said: list[OSError] = []
+
+    def refuse() -> Any:
+        if trouble == "at the start":
+            raise OSError(errno.EAFNOSUPPORT, "no netlink")
+        return Kernel(b"" if trouble == "a short answer" else OSError(errno.ENOBUFS, "no buffers"))
+
+    monkeypatch.setattr(own_module, "_netlink", refuse)
+    own = OwnAddresses(said.append)
+    assert [ip_address(address) in own for address in ("127.0.0.1", "127.9.9.9", PUBLIC)] == [True, True, False]
+    assert len(said) == 1
+
+
+def test_this_machine() -> None:
+    """I5: the kernel of this machine knows its loopback network and its own addresses, and a closed asker still answers."""
+    own = OwnAddresses()
+    expected = ["127.0.0.1", "127.1.2.3", *([outer] if (outer := outer_address()) else [])]
+    for _ in range(2):
+        assert all(ip_address(address) in own for address in expected)
+        assert ip_address("8.8.8.8") not in own
+        own.close()
+    assert "no address" not in own
+
+
+def outer_address() -> str | None:
+    """The address by which this machine reaches others; None when it reaches none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+async def test_this_machines_outer_address_is_never_connected_to() -> None:
+    """I5: 0 connects on the outer address of this host; with its network allowed, which is the control, there is one."""
+    outer = outer_address()
+    if outer is None:
+        pytest.skip("this machine has no address but loopback")
+    own = OwnAddresses()
+    connects = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connects.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    server = await asyncio.start_server(count, "0.0.0.0", 0)
+    url = f"http://{outer}:{server.sockets[0].getsockname()[1]}/"
+    try:
+        async with running_courier(Guard(own=own)) as courier:
+            assert (await courier.attempt(post(url))).failure is Failure.BLOCKED_ADDRESS
+        assert connects == []
+        async with running_courier(Guard([ip_network(f"{outer}/32")], own=own)) as courier:
+            assert (await courier.attempt(post(url))).failure is Failure.BROKEN_RESPONSE
+        assert len(connects) == 1
+    finally:
+        server.close()
+        own.close()
+
+
+def test_an_address_added_while_running() -> None:
+    """I5: in a network namespace, a public address that this host is given is closed from the next connection on."""
+    script = [sys.executable, "-m", "tests.test_own"]
+    unshared = ["unshare", "--user", "--map-root-user", "--net"]
+    try:
+        subprocess.run([*unshared, "ip", "link", "set", "lo", "up"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespace can be made here ({error})")
+    done = subprocess.run([*unshared, *script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+async def in_a_namespace() -> None:
+    """Run inside the namespace: a public address comes, and a server that counts listens on every address."""
+    wires: list[Wire] = []
+
+    async def count(wire: Wire) -> None:
+        wires.append(wire)
+        await wire.request()
+        await wire.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    ip("link", "set", "lo", "up")
+    own = OwnAddresses()
+    assert ip_address(PUBLIC) not in own
+    ip("address", "add", f"{PUBLIC}/32", "dev", "lo")
+    assert ip_address(PUBLIC) in own
+    ip("route", "add", "local", "93.184.216.0/28", "dev", "lo")
+    assert ip_address("93.184.216.3") in own
+    async with Hostile(count, host=PUBLIC) as server:
+        url, named = f"http://{PUBLIC}:{server.port}/", f"http://name.example:{server.port}/"
+        async with running_courier(Guard(own=own), FixedNames(PUBLIC)) as courier:
+            assert [await failure(courier, at) for at in (url, named)] == [
+                Failure.BLOCKED_ADDRESS,
+                Failure.BLOCKED_NAME,
+            ]
+        assert wires == []
+        async with running_courier(
+            Guard(), FixedNames(PUBLIC)
+        ) as courier:  # the control: without the check it connects
+            assert [await failure(courier, at) for at in (url, named)] == [None, None]
+        assert len(wires) == 2
+        ip("address", "del", f"{PUBLIC}/32", "dev", "lo")
+        ip("route", "del", "local", "93.184.216.0/28", "dev", "lo")
+        assert ip_address(PUBLIC) not in own
+    own.close()
+
+
+async def failure(courier: Courier, url: str) -> Failure | None:
+    return (await courier.attempt(post(url))).failure
+
+
+# -- through a relay ---------------------------------------------------------------------------------------------------
+
+
+async def register(house: Stack, url: str) -> tuple[int, Any]:
+    body = {"url": url, "application": "acme", "event_types": ["*"]}
+    return await house.call("POST", "/v1/webhook-endpoints", body)
+
+
+async def test_a_relay_never_posts_to_itself(tmp_path: Path) -> None:
+    """I5: `allow_networks` holds the relay's own listener, and an attempt to it is blocked all the same."""
+    async with Stack(tmp_path) as house:
+        status, _ = await register(house, f"{house.url}/v1/events")
+        assert status == 201
+        event = await house.post()
+        delivery = await house.settled(event["id"], "dead")
+        assert delivery["reason"] == "blocked"
+
+
+async def test_an_own_address_is_not_registered(tmp_path: Path) -> None:
+    """I5: the API refuses an address that this host has, and one that the file lists, which follows a reload."""
+    async with Stack(tmp_path) as house:
+        house.relay.own = {ip_address(PUBLIC)}
+        listed = "93.184.216.99"
+        assert "is not a public address (this host)" in str((await register(house, f"https://{PUBLIC}/"))[1])
+        assert (await register(house, f"https://{listed}/"))[0] == 201
+        house.write_config(delivery=f'own_addresses = ["{listed}", "::ffff:93.184.216.98"]')
+        status, answer = await house.call("POST", "/v1/reload")
+        assert (status, answer["changed"]) == (200, ["delivery.own_addresses"])
+        for address in (listed, "93.184.216.98"):
+            assert "is not a public address (this host)" in str((await register(house, f"https://{address}/"))[1])
+            guard = house.relay._courier[0]._guard
+            assert guard.forbidden(address) == "this host"
+
+
+if __name__ == "__main__":
+    asyncio.run(in_a_namespace())
