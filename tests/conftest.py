@@ -7,14 +7,18 @@ awaited would be cancelled in silence when the loop closes; it fails its test he
 import asyncio
 import inspect
 import os
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import uvloop
 
+from relay.delivery.courier import Courier
+from tests.support.couriers import running_courier, serving, trusting
 from tests.support.stores import ENGINES, Engine
 from tests.support.waiting import TurnLoop, quiet
 
@@ -37,6 +41,25 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that stands behind the interface of the store."""
     chosen: Engine = request.param
     return chosen
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """The one authority that couriers of these tests trust."""
+    return trustme.CA()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext | None:
+    """What a receiver speaks: tests that ask for it run over TCP and over TLS."""
+    return serving(authority.issue_cert("localhost")) if request.param == "tls" else None
+
+
+@pytest.fixture
+async def courier(authority: trustme.CA) -> AsyncIterator[Courier]:
+    """A courier that may dial loopback and trusts `authority`."""
+    async with running_courier(tls=trusting(authority)) as courier:
+        yield courier
 
 
 LINGERING = "RequestHandler.start"

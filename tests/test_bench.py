@@ -17,7 +17,7 @@ from bench.run import Drain, Run, Work, compare, drain_backlog, report_drain, re
 from bench.sinks import open_sink
 from relay.contracts import ContractCatalogue, Payload
 from tests.support import aioresponses_shim
-from tests.support.waiting import until
+from tests.support.waiting import quiet, until
 
 
 def test_messages_are_split_by_length() -> None:
@@ -110,8 +110,7 @@ async def test_the_bare_pipeline_settles_what_a_receiver_took(status: int, settl
         async with aiohttp.ClientSession() as session:
             worker = asyncio.create_task(pipeline._deliver(session))
             await until(lambda: len(mocked.requests) == 1 and not pipeline._due.qsize())
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await quiet()
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
     assert pipeline._writer.queue.qsize() == int(settled)

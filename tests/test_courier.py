@@ -6,7 +6,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -50,25 +50,6 @@ SHORT_MS = 200
 SLACK_MS = 1_000  # T8 asks for 500; a busy test machine gets twice that
 SECRET = "hunter2"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """The one authority that couriers of these tests trust."""
-    return trustme.CA()
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext | None:
-    """What a receiver speaks: tests that ask for it run over TCP and over TLS."""
-    return serving(authority.issue_cert("localhost")) if request.param == "tls" else None
-
-
-@pytest.fixture
-async def courier(authority: trustme.CA) -> AsyncIterator[Courier]:
-    """A courier that may dial loopback and trusts `authority`."""
-    async with running_courier(tls=trusting(authority)) as courier:
-        yield courier
 
 
 # What goes out and what comes back

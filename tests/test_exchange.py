@@ -10,11 +10,10 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Self
 
 import pytest
-import trustme
 
 from relay.contracts.fields import endpoint_values
 from relay.core.model import Failure
@@ -25,7 +24,7 @@ from relay.delivery.exchange import LINGER_S
 from relay.delivery.request import Unsendable, lay_out
 from tests.support import hostile
 from tests.support.answers import ANSWERS, OK, TWO
-from tests.support.couriers import idle_connections, open_connections, post, running_courier, serving, trusting
+from tests.support.couriers import idle_connections, open_connections, post
 from tests.support.hostile import Behaviour, Hostile, Wire
 from tests.support.receiver import Receiver
 from tests.support.waiting import until
@@ -34,25 +33,6 @@ BOTH_LOOPS = True
 """Every async test here runs under asyncio's loop and under uvloop's."""
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """The one authority that couriers of these tests trust."""
-    return trustme.CA()
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext | None:
-    """What a receiver speaks: tests that ask for it run over TCP and over TLS."""
-    return serving(authority.issue_cert("localhost")) if request.param == "tls" else None
-
-
-@pytest.fixture
-async def courier(authority: trustme.CA) -> AsyncIterator[Courier]:
-    """A courier that may dial loopback and trusts `authority`."""
-    async with running_courier(tls=trusting(authority)) as courier:
-        yield courier
 
 
 # The request line (W1)
@@ -195,7 +175,7 @@ async def test_a_head_in_small_pieces_is_read(courier: Courier, tls: ssl.SSLCont
         await wire.request()
         for at in range(len(answer)):
             await wire.send(answer[at : at + 1])
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn for each piece
 
     for name in ("plain", "bare LF", "103 first", "two equal lengths", "chunks"):
         answer = ANSWERS[name]

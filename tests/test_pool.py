@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,19 +37,6 @@ BOTH_LOOPS = True
 
 HERE = ("https", "a.example", 443)
 THERE = ("https", "b.example", 443)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """The one authority that couriers of these tests trust."""
-    return trustme.CA()
-
-
-@pytest.fixture
-async def courier(authority: trustme.CA) -> AsyncIterator[Courier]:
-    """A courier that may dial loopback and trusts `authority`."""
-    async with running_courier(tls=trusting(authority)) as courier:
-        yield courier
 
 
 # The pool, by itself

@@ -25,6 +25,7 @@ from relay.delivery.resolver import (
     Standing,
 )
 from tests.support.clock import FakeClock
+from tests.support.waiting import quiet
 
 PUBLIC = "93.184.216.34"
 
@@ -259,7 +260,7 @@ async def test_without_own_threads_the_dead_delay_the_healthy(
     scene.ask_dead()
     await names.until_asked(PLACES[Standing.UNKNOWN])
     healthy = asyncio.create_task(_addresses(resolver, "healthy.example"))
-    await asyncio.sleep(0)
+    await quiet()
     assert "healthy.example" not in names.asked
     assert not healthy.done()
     await scene.end()

@@ -29,6 +29,7 @@ from tests.support.stores import (
     application,
     key,
 )
+from tests.support.waiting import quiet
 
 
 async def state_of(relay: Relay, delivery: DueDelivery) -> DeliveryState:
@@ -113,7 +114,7 @@ async def test_an_edit_that_is_refused_undoes_itself_alone(engine: Engine, tmp_p
         await gate.reached()
         refused = asyncio.ensure_future(relay.delete_endpoint("ep_99"))
         accepting = relay.store.accept([relay.event(ref)])
-        await asyncio.sleep(0)
+        await quiet()
         gate.let_go()
         with pytest.raises(NotFound):
             await refused

@@ -11,6 +11,7 @@ from relay.core.model import DeliveryState, Health, Settlement
 from relay.store import Store
 from relay.store.sqlite.writer import Stage
 from tests.support.stores import Gate, gated, look, opened, outside, sqlite_error
+from tests.support.waiting import quiet
 
 
 async def test_a_failed_commit_is_unknown(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ async def test_an_io_error_stops_the_store_for_good(tmp_path: Path) -> None:
         gate.error = None
         with pytest.raises(StoreUnavailable):
             await relay.accept()
-        await asyncio.sleep(0)
+        await quiet()
         assert [type(error) for error in told] == [StoreDamaged]
         late: list[Exception] = []
         relay.store.on_fatal(late.append)
@@ -130,7 +131,7 @@ async def test_what_waits_behind_an_io_error_fails_too(tmp_path: Path) -> None:
         await gate.reached()
         behind = relay.store.accept([relay.event()])
         after = asyncio.ensure_future(outside(relay.store, lambda connection: None))
-        await asyncio.sleep(0)
+        await quiet()
         gate.error = sqlite_error(sqlite3.SQLITE_IOERR)
         gate.let_go()
         with pytest.raises(CommitUnknown):
@@ -160,7 +161,7 @@ async def test_a_bug_after_a_commit_keeps_nobody_waiting(tmp_path: Path) -> None
         await gate.reached()
         settling = relay.store.settle(Settlement(first, DeliveryState.DELIVERED, relay.outcome(200)))
         editing = asyncio.ensure_future(relay.endpoint_rows())
-        await asyncio.sleep(0)
+        await quiet()
         gate.let_go()
         with pytest.raises(ZeroDivisionError):
             await settling

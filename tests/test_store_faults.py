@@ -14,6 +14,7 @@ from relay.core.errors import AlreadyRunning, CommitUnknown, StoreDamaged, Store
 from relay.core.model import Accepted, DeliveryState, DueDelivery, Duplicate, Settlement
 from relay.store.sqlite.writer import Writer
 from tests.support.stores import Gate, Relay, gated, key, opened, sqlite_error
+from tests.support.waiting import quiet
 
 
 class Kept(Writer):
@@ -137,8 +138,7 @@ async def test_a_cancelled_read_leaves_nothing_behind(tmp_path: Path) -> None:
     async with opened(tmp_path) as relay:
         endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
         reading = asyncio.ensure_future(relay.store._people.fetch(endless))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await quiet()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading

@@ -29,6 +29,7 @@ from tests.support.stores import (
     sqlite_error,
     sweep,
 )
+from tests.support.waiting import quiet
 
 
 async def test_an_answer_comes_after_the_commit(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ async def answered_before_commit(folder: Path, make: object) -> bool:
         event = relay.event(ref)
         accepting = relay.store.accept([event])
         await gate.reached()
-        await asyncio.sleep(0)  # an answer that was sent before the commit has arrived by now
+        await quiet()  # an answer that was sent before the commit has arrived by now
         answered = accepting.done()
         gate.error = sqlite_error(sqlite3.SQLITE_FULL)
         gate.let_go()

@@ -1,7 +1,7 @@
 """A relay that acknowledges before the commit: the negative control of the crash tests. Never part of the program.
 
-Run as `python -m tests.support.early_ack serve --config FILE`. The answer leaves at once; the commit comes a little later,
-as it would in a store that trusts its memory.
+Run as `python -m tests.support.early_ack serve --config FILE`. The answer leaves at once; the commit comes when the next
+events come, as it would in a store that trusts its memory.
 """
 
 import asyncio
@@ -13,12 +13,11 @@ from relay.core.model import Accepted, FrozenEvent, NewEvent
 from relay.dispatch.loop import Dispatch
 from relay.store.sqlite import SqliteStore
 
-COMMIT_DELAY_S = 0.2
-
 commit = SqliteStore.accept
 build = Dispatch.__init__
 dispatches: list[Dispatch] = []
-pending: set[asyncio.Task[None]] = set()
+trusted: list[Sequence[NewEvent]] = []  # to memory
+commits: set[asyncio.Task[None]] = set()
 
 
 def remember(dispatch: Dispatch, **parts: Any) -> None:
@@ -28,17 +27,18 @@ def remember(dispatch: Dispatch, **parts: Any) -> None:
 
 
 def answer_early(store: SqliteStore, events: Sequence[NewEvent]) -> asyncio.Future[Any]:
-    """Answer as if the events were committed, and commit them afterwards."""
-    task = asyncio.create_task(commit_later(store, events))
-    pending.add(task)
-    task.add_done_callback(pending.discard)
+    """Answer as if the events were committed; commit those before them."""
+    for earlier in trusted:
+        task = asyncio.create_task(commit_late(store, earlier))
+        commits.add(task)
+        task.add_done_callback(commits.discard)
+    trusted[:] = [events]
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     answer.set_result([unproven(event) for event in events])
     return answer
 
 
-async def commit_later(store: SqliteStore, events: Sequence[NewEvent]) -> None:
-    await asyncio.sleep(COMMIT_DELAY_S)
+async def commit_late(store: SqliteStore, events: Sequence[NewEvent]) -> None:
     for result in await commit(store, events):
         if isinstance(result, Accepted):
             dispatches[-1].hand_over(result)

@@ -71,22 +71,18 @@ class Stack(House):
 
     async def settled(self, event_id: str, state: str) -> dict[str, Any]:
         """Wait until the only delivery of an event is in `state`; return it with its timeline."""
-        found: list[dict[str, Any]] = []
-
-        async def there() -> bool:
-            found[:] = await self.deliveries(event_id)
-            return len(found) == 1 and found[0]["state"] == state
-
-        await self.until(there)
-        return await self.delivery(found[0]["id"])
+        return await self._only_delivery(event_id, "state", state)
 
     async def attempted(self, event_id: str, count: int) -> dict[str, Any]:
         """Wait until the only delivery of an event has `count` recorded attempts; return it with its timeline."""
+        return await self._only_delivery(event_id, "attempts", count)
+
+    async def _only_delivery(self, event_id: str, member: str, value: object) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
 
         async def there() -> bool:
             found[:] = await self.deliveries(event_id)
-            return len(found) == 1 and found[0]["attempts"] == count
+            return len(found) == 1 and found[0][member] == value
 
         await self.until(there)
         return await self.delivery(found[0]["id"])
