@@ -326,12 +326,10 @@ async def test_a_deletion_that_failed_changes_nothing(tmp_path: Path, monkeypatc
 async def test_a_creation_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Application, endpoint and key are one transaction: when the key cannot be stored nothing is there."""
     async with Api(tmp_path) as api:
-
-        def fail(*_: object) -> None:
-            raise StoreUnavailable("the disk is full", remedy="Wait.")
-
         with monkeypatch.context() as patched:
-            patched.setattr("relay.store.sqlite.registry._insert_key", fail)
+            patched.setattr(
+                "relay.store.sqlite.registry._INSERT_KEY", "INSERT INTO nowhere VALUES (?, ?, ?, ?, ?, ?, ?)"
+            )
             answer = await api.call("POST", PATH, {"id": "initech", "endpoint": HOOK, "key": True})
         assert answer.status == 503
         assert [row.id for row in (await api.store.load_registry()).applications] == ["acme", "globex"]

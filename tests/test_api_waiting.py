@@ -10,9 +10,9 @@ from relay.api.condition import (
     LOCAL_TROUBLE,
     Line,
     headline,
-    waiting,
     warnings,
-    why_waiting,
+    why_delivery_waits,
+    why_endpoint_waits,
     worst,
 )
 from relay.api.readiness import Closed, why_closed
@@ -102,7 +102,7 @@ def line(endpoint: Endpoint = ENDPOINT, due: int = 0, **health: Any) -> Line:
 )
 def test_a_delivery_waits_for_the_latest_of_its_reasons(due_ms: int, view: LaneView, why: str, at_ms: int) -> None:
     """A delivery may start at max(its due time, its endpoint's not-before); the one that decides is named (Q5)."""
-    wait = waiting(replace(DELIVERY, due_ms=due_ms), ENDPOINT, view, NOW_MS)
+    wait = why_delivery_waits(replace(DELIVERY, due_ms=due_ms), ENDPOINT, view, NOW_MS)
     assert wait is not None
     assert (wait.why, wait.at_ms) == (why, at_ms)
     assert wait.detail
@@ -110,7 +110,7 @@ def test_a_delivery_waits_for_the_latest_of_its_reasons(due_ms: int, view: LaneV
 
 def test_what_the_lane_says_is_passed_on() -> None:
     """When only its turn is missing, the lane's own words say what it lacks."""
-    wait = waiting(DELIVERY, ENDPOINT, lane("all slots in use"), NOW_MS)
+    wait = why_delivery_waits(DELIVERY, ENDPOINT, lane("all slots in use"), NOW_MS)
     assert wait is not None
     assert wait.detail == "all slots in use"
 
@@ -119,7 +119,7 @@ def test_what_the_lane_says_is_passed_on() -> None:
 def test_what_ended_waits_for_nothing(state: DeliveryState) -> None:
     """A delivery that is not due has no next attempt."""
     ended = replace(DELIVERY, state=state, reason=DeadReason.GONE if state is DeliveryState.DEAD else None)
-    assert waiting(ended, ENDPOINT, NO_LANE, NOW_MS) is None
+    assert why_delivery_waits(ended, ENDPOINT, NO_LANE, NOW_MS) is None
 
 
 @pytest.mark.parametrize(
@@ -135,23 +135,23 @@ def test_what_ended_waits_for_nothing(state: DeliveryState) -> None:
 )
 def test_a_held_delivery_says_why(endpoint: Endpoint, words: str) -> None:
     """A held delivery has no time, but a reason in words (Q9, Q11)."""
-    wait = waiting(DELIVERY, endpoint, NO_LANE, NOW_MS)
+    wait = why_delivery_waits(DELIVERY, endpoint, NO_LANE, NOW_MS)
     assert wait is not None
     assert (wait.at_ms, wait.why) == (None, "held")
     assert words in wait.detail
-    assert words in why_waiting(endpoint, NO_LANE)
+    assert words in why_endpoint_waits(endpoint, NO_LANE)
 
 
 def test_a_blocked_delivery_names_its_predecessor() -> None:
     """A row without due time waits for its ordering key (Q12)."""
-    wait = waiting(replace(DELIVERY, due_ms=None), ENDPOINT, NO_LANE, NOW_MS)
+    wait = why_delivery_waits(replace(DELIVERY, due_ms=None), ENDPOINT, NO_LANE, NOW_MS)
     assert wait is not None
     assert wait.why == "predecessor"
 
 
 def test_a_delivery_of_a_deleted_endpoint_is_held() -> None:
     """Until its row is moved, a delivery whose endpoint was deleted shows as held."""
-    wait = waiting(DELIVERY, None, None, NOW_MS)
+    wait = why_delivery_waits(DELIVERY, None, None, NOW_MS)
     assert wait is not None
     assert wait.why == "held"
 
@@ -239,7 +239,7 @@ SUSPENDED = replace(
 )
 def test_a_delivery_of_a_suspended_endpoint_says_so(due_ms: int, now_ms: int, why: str, at_ms: int) -> None:
     """H1: why nothing is sent is a mistake of our own, named by its class; until the probe's time, and while it runs."""
-    wait = waiting(replace(DELIVERY, due_ms=due_ms), ENDPOINT, SUSPENDED, now_ms)
+    wait = why_delivery_waits(replace(DELIVERY, due_ms=due_ms), ENDPOINT, SUSPENDED, now_ms)
     assert wait is not None
     assert (wait.why, wait.at_ms) == (why, at_ms)
     assert why != "suspended" or "(KeyError)" in wait.detail

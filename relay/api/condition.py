@@ -53,7 +53,7 @@ def write_work(line: Line) -> Json:
     return {
         "due": line.due,
         "dead": line.dead,
-        "waits_for": why_waiting(line.endpoint, line.lane) or None,
+        "waits_for": why_endpoint_waits(line.endpoint, line.lane) or None,
         "health": render.health(line.lane.health),
         "suspended": render.suspension(line.lane.suspension),
     }
@@ -77,15 +77,15 @@ def headline(lines: Sequence[Line], reasons: Sequence[Closed], due: int, *, loca
     failing = sum(line.failing for line in lines)
     if failing:
         verb = "is" if failing == 1 else "are"
-        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_waiting(due)}."
+        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_count_waiting(due)}."
     held = sum(line.endpoint.held and line.due > 0 for line in lines)
     if held:
-        return f"{_counted(held, 'endpoint')} with held deliveries; {_waiting(due)}."
+        return f"{_counted(held, 'endpoint')} with held deliveries; {_count_waiting(due)}."
     if not lines:
         return "There is no endpoint yet: add one with `relay endpoint add URL`."
     dead = sum(line.dead for line in lines)
     first = f"{_counted(dead, 'dead letter')} (`relay dead list`), otherwise all" if dead else "All"
-    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_waiting(due)}."
+    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_count_waiting(due)}."
 
 
 CLOCK_WARNINGS: Mapping[ClockState, str] = {
@@ -150,7 +150,7 @@ def _suspended(ids: Sequence[str]) -> str:
     )
 
 
-def _waiting(due: int) -> str:
+def _count_waiting(due: int) -> str:
     if due == 0:
         return "nothing waits"
     return f"{due:,} {'delivery waits' if due == 1 else 'deliveries wait'}"
@@ -179,7 +179,9 @@ class Waiting:
     detail: str
 
 
-def waiting(view: DeliveryView, endpoint: Endpoint | None, lane: LaneView | None, now_ms: int) -> Waiting | None:
+def why_delivery_waits(
+    view: DeliveryView, endpoint: Endpoint | None, lane: LaneView | None, now_ms: int
+) -> Waiting | None:
     """Say what a delivery waits for; None when it waits for nothing, because it ended."""
     if view.state is not DeliveryState.DUE:
         return None
@@ -192,7 +194,7 @@ def waiting(view: DeliveryView, endpoint: Endpoint | None, lane: LaneView | None
     return _next_start(view.due_ms, lane, now_ms)
 
 
-def why_waiting(endpoint: Endpoint, lane: LaneView) -> str:
+def why_endpoint_waits(endpoint: Endpoint, lane: LaneView) -> str:
     """Say in words what the due deliveries of an endpoint wait for; empty when for nothing."""
     return why_held(endpoint) or lane.why_waiting
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from relay.api import problems, render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
-from relay.api.condition import waiting
+from relay.api.condition import why_delivery_waits
 from relay.api.problems import Refused
 from relay.api.query import application_of, delivery_filter, event_filter, page_response, seen, within
 from relay.api.render import Json, json_response, moment
@@ -137,7 +137,7 @@ class Deliveries:
         services = self._services
         endpoint = services.registrar.current.endpoints.get(view.endpoint)
         lane = None if endpoint is None else services.lane(endpoint)
-        wait = waiting(view, endpoint, lane, services.clock.wall_ms())
+        wait = why_delivery_waits(view, endpoint, lane, services.clock.wall_ms())
         return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
 
 

@@ -222,6 +222,7 @@ class Attempts:
         self._on_progress()
 
     async def _settle(self, start: Start, end: Ended) -> None:
+        """Record what came of an attempt. A power cut before this commit leaves the delivery due: it is sent again."""
         endpoint, settlement, classification = end.endpoint, end.settlement, end.classification
         key, health = start.delivery.key, None
         if classification is None:
