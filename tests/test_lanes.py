@@ -991,6 +991,7 @@ def test_what_is_under_way_is_known_until_its_attempt_ends() -> None:
     road.lane()
     road.offer(due(1), due(2, due_ms=WALL_MS + 5))
     assert road.take() == [1]
+    assert (road.lanes.reserved(1), road.lanes.reserved(2)) == ([1], [])
     assert road.lanes.under_way(DeliveryKey(1, 1)) == due(1)
     assert road.lanes.under_way(DeliveryKey(2, 1)) is None
     assert road.lanes.under_way(DeliveryKey(1, 2)) is None
