@@ -34,7 +34,7 @@ def pointers(problem: dict[str, Any]) -> list[str]:
 
 
 async def test_an_application_its_endpoint_and_its_key_are_made_in_one_call(tmp_path: Path) -> None:
-    """One call answers with all three; the key works at once, and sees that endpoint (DESIGN §8)."""
+    """One call answers with all three; the key works at once, and sees that endpoint."""
     fields = {
         "id": "initech",
         "name": "Initech GmbH",
@@ -132,7 +132,7 @@ async def test_every_mistake_is_told_with_its_pointer(tmp_path: Path) -> None:
     ],
 )
 async def test_a_mistake_has_its_pointer(tmp_path: Path, fields: dict[str, Any], pointer: str) -> None:
-    """Each wrong member is refused where it stands (DESIGN §8)."""
+    """Each wrong member is refused where it stands."""
     async with Api(tmp_path) as api:
         answer = await api.call("POST", PATH, fields)
     assert (answer.status, pointers(answer.json)) == (422, [pointer])

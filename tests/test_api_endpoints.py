@@ -124,7 +124,7 @@ async def test_every_mistake_is_told_with_its_pointer(tmp_path: Path) -> None:
     ],
 )
 async def test_a_wrong_field_is_refused(tmp_path: Path, fields: dict[str, Any], pointer: str) -> None:
-    """Unknown fields and values of the wrong form are refused with a JSON pointer and a sentence (DESIGN §8)."""
+    """Unknown fields and values of the wrong form are refused with a JSON pointer and a sentence."""
     async with Api(tmp_path) as api:
         answer = await api.call("POST", PATH, {"url": URL} | fields, by="acme-app")
     assert answer.status == 422

@@ -18,7 +18,7 @@ def with_contracts(**contracts: str) -> dict[str, Any]:
 
 
 async def test_the_catalogue_of_an_application_is_listed(tmp_path: Path) -> None:
-    """Each type has its description, schema, example and flags, in the order of the contract (DESIGN §8, EDF-9)."""
+    """Each type has its description, schema, example and flags, in the order of the contract (EDF-9)."""
     async with Api(tmp_path, with_contracts(acme="editframe", globex="wochit")) as api:
         listed = await api.get(PATH, by="acme-app")
     types = {one["name"]: one for one in listed["data"]}
@@ -102,7 +102,7 @@ async def test_an_unbound_token_names_the_application(tmp_path: Path, by: str) -
 
 
 async def test_nobody_in_particular_sees_nothing(tmp_path: Path) -> None:
-    """Without a token there is no catalogue (DESIGN §8), and an unknown parameter is refused."""
+    """Without a token there is no catalogue, and an unknown parameter is refused."""
     async with Api(tmp_path) as api:
         anonymous = await api.call("GET", PATH, by=None)
         mistyped = await api.call("GET", f"{PATH}?aplication=acme", by="root")

@@ -86,7 +86,7 @@ async def test_the_deliveries_of_an_event(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/events/{}", "/v1/events/{}/deliveries"])
 async def test_foreign_events_do_not_exist(tmp_path: Path, path: str) -> None:
-    """An event of another application is 404, in the words of one that never was (DESIGN §8)."""
+    """An event of another application is 404, in the words of one that never was."""
     async with Api(tmp_path) as api:
         event_id = await api.post_event()
         foreign = await api.call("GET", path.format(event_id), by="globex-app")

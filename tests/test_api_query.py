@@ -115,7 +115,7 @@ def test_a_sound_query_passes() -> None:
     ],
 )
 def test_times_are_written_in_one_form(unix_ms: int | None, text: str | None) -> None:
-    """Times are RFC 3339 in UTC with `Z` and exactly three digits of milliseconds (DESIGN §8)."""
+    """Times are RFC 3339 in UTC with `Z` and exactly three digits of milliseconds."""
     assert moment(unix_ms) == text
 
 

@@ -142,7 +142,7 @@ async def test_a_reload_says_what_it_did(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_refused_reload_names_every_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration with errors changes nothing, and the answer says each with its place in the file (DESIGN §9)."""
+    """A configuration with errors changes nothing, and the answer says each with its place in the file."""
     errors = tuple(
         Issue("delivery.timeout", "not a duration", 'Write "15s".', f"config.toml:{line}", '"x"') for line in (3, 9)
     )

@@ -168,7 +168,7 @@ def test_keys(api: ApiStub) -> None:
     ],
 )
 def test_json_is_what_the_daemon_said(api: ApiStub, words: tuple[str, ...], call: tuple[str, str]) -> None:
-    """With --json the answer goes to stdout as it came, and messages nowhere (DESIGN §10)."""
+    """With --json the answer goes to stdout as it came, and messages nowhere."""
     answer: dict[str, Any] = {"data": [], "next": None, "any": "thing"}
     api.answer(*call, answer)
     result = run(*words, "--json")

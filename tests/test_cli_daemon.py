@@ -87,7 +87,7 @@ def test_demo_stays_until_interrupted(tmp_path: Path) -> None:
 
 
 def test_send_and_follow(daemon: Daemon) -> None:
-    """An event that was sent can be followed: event, deliveries, the delivery with its attempt (DESIGN §8)."""
+    """An event that was sent can be followed: event, deliveries, the delivery with its attempt."""
     sent = json.loads(run("send", "order.paid", '{"n": 1.10}', "--json").stdout)
     assert sent["deliveries"] == 1
     assert "order.paid" in run("events", "list").stdout

@@ -289,7 +289,7 @@ def test_what_cannot_be_triggered_is_explained(daemon: Daemon) -> None:
 
 
 def test_a_producer_triggers_and_cannot_wait(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A producer's token posts the event; deliveries are not its to read, and that is said (DESIGN §8)."""
+    """A producer's token posts the event; deliveries are not its to read, and that is said."""
     monkeypatch.delenv("RELAY_SOCKET")
     monkeypatch.setenv("RELAY_URL", daemon.url)
     monkeypatch.setenv("RELAY_TOKEN", PRODUCER_TOKEN)

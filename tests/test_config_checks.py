@@ -48,7 +48,7 @@ def test_settings_that_contradict_each_other(tmp_path: Path, text: str, key: str
     ],
 )
 def test_tokens(tmp_path: Path, text: str, key: str, words: str) -> None:
-    """Tokens have names and secrets of their own, are long enough, and are bound as their role asks (DESIGN §8)."""
+    """Tokens have names and secrets of their own, are long enough, and are bound as their role asks."""
     assert words in errors(read(tmp_path, text))[key]
 
 
@@ -90,7 +90,7 @@ def test_endpoints(tmp_path: Path, settings: dict[str, str], key: str, words: st
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:
-    """Application ids are unique, and endpoint ids in the whole relay (DESIGN §8)."""
+    """Application ids are unique, and endpoint ids in the whole relay."""
     other = endpoint().replace('"acme"', '"other"')
     assert errors(read(tmp_path, endpoint() + other)) == {
         "application[other].endpoint[e].id": "another endpoint has this id"

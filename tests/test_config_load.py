@@ -1,4 +1,4 @@
-"""Reading a configuration: layers, origins, and problems that name file, line, key, value and remedy (DESIGN §9)."""
+"""Reading a configuration: layers, origins, and problems that name file, line, key, value and remedy."""
 
 import errno
 import ipaddress
@@ -58,7 +58,7 @@ urll = "https://example.com/?x=hunter2"
 
 
 def test_without_any_file_everything_has_a_default() -> None:
-    """No file at all is a sound configuration with the application `default` on contract `standard` (DESIGN §9)."""
+    """No file at all is a sound configuration with the application `default` on contract `standard`."""
     loaded = load(None, HOME, {}, contracts=CONTRACTS)
     config = sound(loaded)
     assert loaded.issues == ()

@@ -1,4 +1,4 @@
-"""What a reload would change (DESIGN §9)."""
+"""What a reload would change."""
 
 from pathlib import Path
 

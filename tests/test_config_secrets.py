@@ -79,7 +79,7 @@ def test_files_that_hold_no_secret(tmp_path: Path, content: bytes) -> None:
     ],
 )  # fmt: skip
 def test_folders_by_custom(env: dict[str, str], state: str, socket: str) -> None:
-    """systemd's folders come first, then the user's, then the host's (DESIGN §8, §9)."""
+    """systemd's folders come first, then the user's, then the host's."""
     assert state_folder(env) == Path(state)
     assert socket_path(env) == Path(socket)
 

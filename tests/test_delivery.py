@@ -1,4 +1,4 @@
-"""Events through the whole relay: what a receiver gets, and what becomes of each answer (DESIGN §6, Q1–Q17)."""
+"""Events through the whole relay: what a receiver gets, and what becomes of each answer (Q1–Q17)."""
 
 import asyncio
 from pathlib import Path

@@ -49,7 +49,7 @@ async def registered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[tuple
 
 
 async def test_the_api_page_has_every_call_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each route stands in docs/API.md as a heading, and each heading is a route (DESIGN §8)."""
+    """Each route stands in docs/API.md as a heading, and each heading is a route."""
     documented = re.findall(r"^### `([A-Z]+) (/\S*)`$", API, re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == await registered(tmp_path, monkeypatch)
@@ -185,7 +185,7 @@ def is_setting(key: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_setting_of_a_page_exists(page: Path) -> None:
-    """Each `section.key` that a page mentions is a key of the configuration's models (DESIGN §9)."""
+    """Each `section.key` that a page mentions is a key of the configuration's models."""
     for key in INLINE_KEY.findall(page.read_text()):
         if key.split(".")[0] in SECTIONS and key not in log.EVENTS:
             assert is_setting(key), f"{page.name}: {key}"

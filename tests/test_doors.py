@@ -223,7 +223,7 @@ def test_a_bad_url_of_an_endpoint(daemon: Daemon, url: object) -> None:
 
 
 def test_every_mistake_of_an_endpoint_at_once(daemon: Daemon) -> None:
-    """Each wrong member has its pointer, and an unknown one is refused too (DESIGN §8)."""
+    """Each wrong member has its pointer, and an unknown one is refused too."""
     wrong = {
         "url": 7,
         "timeout": "never",

@@ -1,4 +1,4 @@
-"""Event types and subscriptions (DESIGN §8)."""
+"""Event types and subscriptions."""
 
 import re
 

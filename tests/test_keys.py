@@ -52,7 +52,7 @@ def test_a_key_without_expiry_stays() -> None:
 
 
 def test_a_reload_leaves_keys_alone() -> None:
-    """Replacing the configured tokens takes no key away, and dismissing a key no token (DESIGN §8)."""
+    """Replacing the configured tokens takes no key away, and dismissing a key no token."""
     configured = Token("ops", Role.ADMIN, None, "admin-secret-0123456")
     table = TokenTable([configured])
     table.admit(digest_of("rk_x"), KEY, None)
@@ -163,7 +163,7 @@ async def test_there_is_an_end_to_keys(tmp_path: Path) -> None:
 
 
 async def test_a_key_implies_its_application(tmp_path: Path) -> None:
-    """With a key `application` is left out everywhere, and what is made belongs to its own (DESIGN §8)."""
+    """With a key `application` is left out everywhere, and what is made belongs to its own."""
     async with Api(tmp_path) as api:
         token = (await key_of(api, "globex"))["token"]
         mine = await api.call("POST", ENDPOINTS, {"url": URL}, by=token)
@@ -246,7 +246,7 @@ async def test_an_application_of_others_cannot_be_named(tmp_path: Path) -> None:
 
 
 async def test_a_key_opens_nothing_else(tmp_path: Path) -> None:
-    """A key sees neither the daemon's status nor other applications' administration, and reloads nothing (DESIGN §8)."""
+    """A key sees neither the daemon's status nor other applications' administration, and reloads nothing."""
     async with Api(tmp_path) as api:
         token = (await key_of(api))["token"]
         for method, path in (("GET", "/v1/status"), ("GET", "/metrics"), ("POST", "/v1/reload"), ("GET", PATH)):

@@ -213,7 +213,7 @@ async def test_the_test_type_cannot_be_subscribed_to(tmp_path: Path) -> None:
 
 
 async def test_every_type_means_neither_deprecated_nor_test_types(tmp_path: Path) -> None:
-    """`*`, `prefix.*` and no list cover the living types of the catalogue alone (EDF-9, EDF-10, DESIGN §8)."""
+    """`*`, `prefix.*` and no list cover the living types of the catalogue alone (EDF-9, EDF-10)."""
     async with Api(tmp_path) as api:
         application, token = await keyed(api, "editframe")
         for types in (["*"], ["unprocessed_file.*", "webhook.*", "render.*"], None):
@@ -447,7 +447,7 @@ async def test_the_three_calls_of_roughys_document(tmp_path: Path) -> None:
 
 
 async def test_an_application_never_posts_events(tmp_path: Path) -> None:
-    """A key manages endpoints; events come from producers (DESIGN §8)."""
+    """A key manages endpoints; events come from producers."""
     async with Stack(tmp_path) as stack:
         _, key = await stack.call("POST", f"{APPLICATIONS}/acme/keys", {})
         for path, body in (("/v1/events", {"type": "a.b", "data": 1}), ("/v1/events/batch", [])):

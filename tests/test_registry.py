@@ -63,7 +63,7 @@ def changed(definition: EndpointDefinition, **settings: object) -> EndpointDefin
     ],
 )
 async def test_subscriptions(tmp_path: Path, event_type: str, targets: set[str]) -> None:
-    """An event goes to endpoints with its type, with a prefix of it, and with `*` (DESIGN §8)."""
+    """An event goes to endpoints with its type, with a prefix of it, and with `*`."""
     async with engine(tmp_path, config()) as house:
         names = {
             await add(house, event_types=("render.completed", "x.y")): "exact",
@@ -229,7 +229,7 @@ async def test_states_outlive_a_restart(tmp_path: Path) -> None:
 async def test_a_changed_url_clears_health_and_an_automatic_disable(
     one: Engine, by: DisabledBy, state: EndpointState
 ) -> None:
-    """A changed `url` clears health and an automatic disable, never a manual one (DESIGN §8)."""
+    """A changed `url` clears health and an automatic disable, never a manual one."""
     sick = Health(failures=12, cool_down_ms=5_000, cool_until_ms=one.clock.wall_ms() + 5_000)
     one.store.save_health(one.endpoint("first").ref, sick)
     await one.registrar.disable("first", by)
@@ -324,7 +324,7 @@ async def test_a_reload_that_is_not_stored_changes_nothing(one: Engine) -> None:
 
 
 async def test_endpoints_of_the_file_are_read_only(one: Engine) -> None:
-    """What the file defines is changed in the file: 409 `managed_by_file` (DESIGN §8)."""
+    """What the file defines is changed in the file: 409 `managed_by_file`."""
     for edit in (
         one.registrar.update_endpoint("first", lambda definition: definition),
         one.registrar.delete_endpoint("first"),

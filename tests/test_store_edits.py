@@ -151,7 +151,7 @@ async def test_what_is_reserved_is_left_to_its_settlement(engine: Engine, tmp_pa
 
 
 async def test_endpoints_are_remembered(engine: Engine, tmp_path: Path) -> None:
-    """DESIGN §8: definition, secrets, state and health of an endpoint survive a restart."""
+    """Definition, secrets, state and health of an endpoint survive a restart."""
     async with engine.opened(tmp_path) as relay:
         row = await relay.endpoint_row()
         changed = replace(

@@ -208,7 +208,7 @@ async def run_python(script: str, path: Path) -> str:
 
 
 def test_an_old_sqlite() -> None:
-    """DESIGN §11: a SQLite without what the statements need is refused at start, not at the first statement."""
+    """A SQLite without what the statements need is refused at start, not at the first statement."""
     with pytest.raises(CannotStart, match=r"3\.36\.0"):
         opening._refuse_old_sqlite((3, 36, 0))
 
@@ -321,7 +321,7 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, older: sqlite3.Connec
 
 
 def test_the_schema_is_strict(tmp_path: Path, older: sqlite3.Connection) -> None:
-    """DESIGN §4: every table is STRICT, and CHECKs tie a delivery's state to its times and reasons."""
+    """Every table is STRICT, and CHECKs tie a delivery's state to its times and reasons."""
     assert older.execute("SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND NOT strict").fetchone() == (
         len([name for (name,) in older.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'sqlite_s%'")]) + 1,
     )

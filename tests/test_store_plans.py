@@ -206,21 +206,21 @@ def test_steps_do_count(database: sqlite3.Connection) -> None:
 
 @pytest.mark.parametrize("wanted", [DeliveryFilter(), DeliveryFilter(endpoint="ep_1"), DeliveryFilter(since_ms=1)])
 def test_lists_walk_an_index(database: sqlite3.Connection, wanted: DeliveryFilter) -> None:
-    """DESIGN §8: a page of deliveries comes in the order of an index: nothing is sorted."""
+    """A page of deliveries comes in the order of an index: nothing is sorted."""
     found = plan(database, *statement(wanted))
     assert "TEMP B-TREE" not in found
     assert "event_created" in found
 
 
 def test_dead_letters_have_an_index_of_their_own(database: sqlite3.Connection) -> None:
-    """DESIGN §8: dead letters are found without walking what was delivered."""
+    """Dead letters are found without walking what was delivered."""
     found = plan(database, *statement(DeliveryFilter(state=DeliveryState.DEAD)))
     assert "delivery_dead" in found
     assert "TEMP B-TREE" not in found
 
 
 def test_a_page_costs_what_it_shows(database: sqlite3.Connection) -> None:
-    """DESIGN §8: the first page and the last cost the same, however many rows there are."""
+    """The first page and the last cost the same, however many rows there are."""
     fill(database, 1, MANY, 1, None)
     first = steps(database, *statement(DeliveryFilter()))
     last = steps(database, *statement(DeliveryFilter(), lists.Place(60, 60, 1)))

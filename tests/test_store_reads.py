@@ -1,4 +1,4 @@
-"""The store: what attempts, lanes and people read (invariant 4, Q2, DESIGN §8)."""
+"""The store: what attempts, lanes and people read (invariant 4, Q2)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ async def test_deliver_at_delays(engine: Engine, tmp_path: Path) -> None:
 
 
 async def test_events_are_listed_newest_first_in_pages(engine: Engine, tmp_path: Path) -> None:
-    """DESIGN §8: pages follow each other without gap or repeat, under every filter."""
+    """Pages follow each other without gap or repeat, under every filter."""
     async with engine.opened(tmp_path) as relay:
         other = await application(relay.store, "other")
         ref = await relay.endpoint()
@@ -89,14 +89,14 @@ async def pages(relay: Relay, wanted: EventFilter, limit: int) -> list[object]:
 
 @pytest.mark.parametrize("cursor", ["", "x", "1.2", "1.2.x", "1.2.3.4", "1.2.-3", "1.2.9999999999999999999", "١.2.3"])
 async def test_a_foreign_cursor_is_refused(engine: Engine, tmp_path: Path, cursor: str) -> None:
-    """DESIGN §8: a cursor that is none of ours is a Conflict, not a crash."""
+    """A cursor that is none of ours is a Conflict, not a crash."""
     async with engine.opened(tmp_path) as relay:
         with pytest.raises(Conflict, match="cursor"):
             await relay.store.list_events(EventFilter(), cursor, 5)
 
 
 async def test_deliveries_of_an_event(engine: Engine, tmp_path: Path) -> None:
-    """DESIGN §8: all deliveries of one event, with the ids of endpoint and application as text."""
+    """All deliveries of one event, with the ids of endpoint and application as text."""
     async with engine.opened(tmp_path) as relay:
         refs = [await relay.endpoint("ep_1"), await relay.endpoint("ep_2")]
         accepted = await relay.accept(*refs)
@@ -120,7 +120,7 @@ async def test_failures_of_an_attempt_are_kept_by_name(engine: Engine, tmp_path:
 
 
 def test_ids_of_deliveries_are_derived() -> None:
-    """DESIGN §8: a delivery's id sorts as its key, names it, and nothing else does."""
+    """A delivery's id sorts as its key, names it, and nothing else does."""
     keys = [DeliveryKey(1, 2), DeliveryKey(1, 3), DeliveryKey(2, 1), DeliveryKey(1 << 59, 1 << 29)]
     names = [delivery_id(entry) for entry in keys]
     assert sorted(names) == names

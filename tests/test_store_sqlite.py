@@ -163,7 +163,7 @@ async def test_attempts_go_before_their_events(tmp_path: Path) -> None:
 async def test_deliveries_are_listed_under_every_filter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_due: int
 ) -> None:
-    """DESIGN §8: deliveries of the newest event first; each walk finds what a look at all rows finds."""
+    """Deliveries of the newest event first; each walk finds what a look at all rows finds."""
     monkeypatch.setattr(facade, "FEW_DUE", few_due)
     async with opened(tmp_path) as relay:
         one, two = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
@@ -200,7 +200,7 @@ async def test_deliveries_are_listed_under_every_filter(
 
 
 async def test_a_page_looks_at_a_bounded_number_of_rows(tmp_path: Path) -> None:
-    """DESIGN §8: a page that found too little among the rows it may look at is short and says where to go on."""
+    """A page that found too little among the rows it may look at is short and says where to go on."""
     async with opened(tmp_path) as relay:
         ref = await relay.endpoint()
         await relay.dead(await relay.due(ref, type="rare"))

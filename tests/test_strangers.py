@@ -78,7 +78,7 @@ async def test_a_patch_may_be_sent_as_a_merge_patch(tmp_path: Path) -> None:
 
 
 async def test_a_call_without_fields_refuses_fields(tmp_path: Path) -> None:
-    """Unknown fields are refused where there are none (DESIGN §8): `{}` and an empty body are fine."""
+    """Unknown fields are refused where there are none: `{}` and an empty body are fine."""
     async with Stack(tmp_path) as stack:
         _, made = await stack.call("POST", ENDPOINTS, {"url": "http://127.0.0.1:9/"})
         pause = f"{ENDPOINTS}/{made['id']}/pause"

@@ -313,7 +313,7 @@ async def test_the_live_secret_signs_after_a_rotation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", [READER_TOKEN, PRODUCER_TOKEN])
 async def test_only_those_who_may_change_it_test_it(tmp_path: Path, token: str) -> None:
-    """Reader and producer tokens send no tests (DESIGN §8): 403, and nothing is sent."""
+    """Reader and producer tokens send no tests: 403, and nothing is sent."""
     async with Receiver() as receiver, Tenant(tmp_path, "editframe", receiver.url) as relay:
         status, _ = await relay.test({}, token=token)
     assert (status, receiver.received) == (403, [])
