@@ -166,7 +166,7 @@ def _example(daemon: Daemon, event_type: str, application: str | None, *, to_tes
         answer = daemon.call("GET", f"{TYPES_PATH}/{event_type}{query}")
     except Refused as refusal:
         if refusal.status == 404:
-            refusal.exit_code = int(Exit.BAD_INPUT)  # type: ignore[misc]  # as in Failure
+            refusal.exit_code = int(Exit.BAD_INPUT)  # type: ignore[misc]  # click reads it from the instance
         raise
     if answer.data["test_only"] and not to_test:
         fail(f"{event_type} is sent by a test only, to one endpoint: add --endpoint ID.", Exit.USAGE)

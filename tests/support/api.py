@@ -83,7 +83,7 @@ class Api(House):
     def wire(self) -> Relay:
         """Put the relay together so that what nobody foresaw fails the test."""
         relay = super().wire()
-        relay._unexpected = lambda request, error: self.errors.append(error)  # type: ignore[method-assign]
+        relay._unexpected = lambda request, error: self.errors.append(error)  # type: ignore[method-assign]  # noted, not logged
         return relay
 
     async def start(self) -> None:

@@ -19,7 +19,7 @@ async def die(self: object) -> None:
 
 if __name__ == "__main__":
     if os.environ.get("DEAD") == "watchdog":
-        process._Process._beat = die  # type: ignore[method-assign]
+        process._Process._beat = die  # type: ignore[method-assign]  # the mistake that is planted
     else:
-        Housekeeping.prune = die  # type: ignore[method-assign]
+        Housekeeping.prune = die  # type: ignore[method-assign]  # likewise
     main()

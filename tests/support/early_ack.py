@@ -50,6 +50,6 @@ def unproven(event: NewEvent) -> Accepted:
 
 
 if __name__ == "__main__":
-    SqliteStore.accept = answer_early  # type: ignore[method-assign,assignment]
-    Dispatch.__init__ = remember  # type: ignore[method-assign]
+    SqliteStore.accept = answer_early  # type: ignore[method-assign,assignment]  # the mistake that is planted
+    Dispatch.__init__ = remember  # type: ignore[method-assign]  # to reach what serve builds
     main()

@@ -102,5 +102,5 @@ class House:
             seen = self.gate.answered
             if await fact():
                 return
-            await until(lambda seen=seen: self.gate.answered != seen)  # type: ignore[misc]
+            await until(lambda seen=seen: self.gate.answered != seen)  # type: ignore[misc]  # a default argument is no inferred type
             await quiet()

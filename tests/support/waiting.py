@@ -28,11 +28,11 @@ class TurnLoop(asyncio.SelectorEventLoop):
     @property
     def quiet(self) -> bool:
         """Whether nothing can go on without news from outside: a thread, a socket, or time."""
-        ready, selector = self._ready, self._selector  # type: ignore[attr-defined]
+        ready, selector = self._ready, self._selector  # type: ignore[attr-defined]  # asyncio has no public way to see a turn
         return not ready and not selector.select(0)
 
     def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]
+        super()._run_once()  # type: ignore[misc]  # likewise
         for watch in tuple(self.watchers):
             watch()
 
