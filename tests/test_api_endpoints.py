@@ -372,6 +372,24 @@ async def test_a_reader_sees_no_credentials_and_changes_nothing(tmp_path: Path) 
     assert refused == [403, 403, 403]
 
 
+async def test_an_operator_moves_endpoints_and_sees_no_credentials(tmp_path: Path) -> None:
+    """An operator pauses, resumes, disables, enables and tests; what an endpoint is, and its secret, are not its business."""
+    async with Api(tmp_path) as api:
+        endpoint = await made(api, url=URL + "?key=k1", headers={"X-Auth": "h1"})
+        path = f"{PATH}/{endpoint['id']}"
+        moved = [
+            (await api.call("POST", f"{path}/{verb}", by="on-call")).status
+            for verb in ("pause", "resume", "disable", "enable", "test")
+        ]
+        refused = [
+            (await api.call(method, end, {}, by="on-call")).status
+            for method, end in (("POST", PATH), ("PATCH", path), ("DELETE", path), ("POST", f"{path}/rotate-secret"))
+        ]
+        shown = await api.call("GET", path, by="on-call")
+    assert (moved, refused) == ([200] * 5, [403] * 4)
+    assert not [secret for secret in (b"k1", b"h1", endpoint["secret"].encode()) if secret in shown.text]
+
+
 async def test_endpoints_are_listed_in_pages(tmp_path: Path) -> None:
     """The list is newest first, pages end, and application and state select."""
     async with Api(tmp_path) as api:

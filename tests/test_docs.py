@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 import relay
 from relay.cli import main
 from relay.config import model as schema
+from relay.core.access import Principal, Role
 from relay.daemon import service
 from relay.telemetry import log
 from tests.support.stack import Stack
@@ -53,6 +54,34 @@ async def test_the_api_page_has_every_call_and_no_other(tmp_path: Path, monkeypa
     documented = re.findall(r"^### `([A-Z]+) (/\S*)`$", API, re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == await registered(tmp_path, monkeypatch)
+
+
+CALLS = re.compile(r"((?:^### `[A-Z]+ /\S*`\n)+)(.*?)(?=^### |\Z)", re.MULTILINE | re.DOTALL)
+ROLES = re.compile(r"Roles?(?: for all\nthese calls| for all these calls)?: ([a-z, ]+)\.|(No token)\.")
+
+
+def documented_roles() -> dict[tuple[str, str], str]:
+    """What the page says about who may make each call: beside the call, or for all of its section."""
+    found = {}
+    for section in API.split("\n## "):
+        common = ROLES.search(section.partition("\n### ")[0])
+        for headings, text in CALLS.findall(section):
+            said = ROLES.search(text) or common
+            assert said is not None, headings
+            for method, path in re.findall(r"`([A-Z]+) (\S+)`", headings):
+                found[method, path] = said[1] or said[2]
+    return found
+
+
+async def test_the_api_page_says_who_may_make_each_call(tmp_path: Path) -> None:
+    """The roles beside each call are those whose rights include its own."""
+    async with Stack(tmp_path) as stack:
+        routes = [route for route in stack.relay.routes if route.method != hdrs.METH_HEAD]
+    documented = documented_roles()
+    for route in routes:
+        may = [role.value for role in Role if route.right and Principal("", role).may(route.right)]
+        said = documented[route.method, re.sub(r":[^}]*", "", route.path)]
+        assert said == ("No token" if route.right is None else "all" if len(may) == len(Role) else ", ".join(may))
 
 
 async def test_the_api_page_names_every_field_of_an_answer(tmp_path: Path) -> None:

@@ -57,8 +57,9 @@ def test_a_reload_replaces_all_tokens_or_none() -> None:
     ("role", "rights"),
     [
         (Role.PRODUCER, {Right.POST_EVENTS, Right.READ_EVENTS}),
-        (Role.APPLICATION, {Right.READ_EVENTS, Right.READ, Right.CHANGE}),
+        (Role.APPLICATION, {Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE}),
         (Role.READER, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS}),
+        (Role.OPERATOR, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE}),
         (Role.ADMIN, set(Right)),
     ],
 )

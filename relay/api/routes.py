@@ -39,8 +39,8 @@ def _events(services: Services) -> list[Route]:
         Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show),  # a grammar may have slashes in it
         Route("GET", "/v1/deliveries", Right.READ, deliveries.search),
         Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
-        Route("POST", "/v1/deliveries/{id}/retry", Right.CHANGE, deliveries.retry),
-        Route("POST", "/v1/deliveries/{id}/cancel", Right.CHANGE, deliveries.cancel),
+        Route("POST", "/v1/deliveries/{id}/retry", Right.OPERATE, deliveries.retry),
+        Route("POST", "/v1/deliveries/{id}/cancel", Right.OPERATE, deliveries.cancel),
         Route("GET", "/v1/dead-letters", Right.READ, deliveries.dead_letters),
     ]
 
@@ -62,12 +62,12 @@ def _registry(services: Services) -> list[Route]:
         Route("GET", endpoint, Right.READ, endpoints.show),
         Route("PATCH", endpoint, Right.CHANGE, endpoints.update),
         Route("DELETE", endpoint, Right.CHANGE, endpoints.delete),
-        Route("POST", endpoint + "/pause", Right.CHANGE, endpoints.pause),
-        Route("POST", endpoint + "/resume", Right.CHANGE, endpoints.resume),
-        Route("POST", endpoint + "/enable", Right.CHANGE, endpoints.enable),
-        Route("POST", endpoint + "/disable", Right.CHANGE, endpoints.disable),
+        Route("POST", endpoint + "/pause", Right.OPERATE, endpoints.pause),
+        Route("POST", endpoint + "/resume", Right.OPERATE, endpoints.resume),
+        Route("POST", endpoint + "/enable", Right.OPERATE, endpoints.enable),
+        Route("POST", endpoint + "/disable", Right.OPERATE, endpoints.disable),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
-        Route("POST", endpoint + "/test", Right.CHANGE, endpoints.test),
+        Route("POST", endpoint + "/test", Right.OPERATE, endpoints.test),
     ]
 
 

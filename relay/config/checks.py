@@ -117,7 +117,7 @@ def _token_application(path: KeyPath, role: str, application: str | None, ids: l
         )
     if application is None:
         return
-    if role in ("reader", "admin"):
+    if role not in ("producer", "application"):
         yield Finding(path, f"a token with role {role} sees every application", "Remove this key, or change the role.")
     elif application not in ids:
         remedy = f"{did_you_mean(application, ids)} There are: {one_of(dict.fromkeys(ids))}.".strip()

@@ -217,7 +217,7 @@ _WORDS: Mapping[str, Callable[[ErrorDetails], Words]] = {
 _EXAMPLES: Mapping[str, str] = {
     "id": '"acme"',
     "name": '"render-api"',
-    "role": '"producer", "application", "reader" or "admin"',
+    "role": '"producer", "application", "reader", "operator" or "admin"',
     "secret": '"env:NAME", "file:/path" or "cred:name"',
     "url": '"https://example.com/hooks"',
 }

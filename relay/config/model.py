@@ -114,7 +114,7 @@ class TokenConfig(Section):
     """Who may call the API, and as what."""
 
     name: Id
-    role: Literal["producer", "application", "reader", "admin"]
+    role: Literal["producer", "application", "reader", "operator", "admin"]
     application: Id | None = None
     secret: SecretField
 

@@ -11,6 +11,7 @@ class Role(StrEnum):
     PRODUCER = "producer"
     APPLICATION = "application"
     READER = "reader"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 
@@ -20,15 +21,17 @@ class Right(Enum):
     POST_EVENTS = auto()
     READ_EVENTS = auto()
     READ = auto()  # endpoints, deliveries, dead letters
-    CHANGE = auto()  # endpoints, retries, cancels, tests
+    OPERATE = auto()  # states of endpoints, tests; retries and cancels of deliveries
+    CHANGE = auto()  # what endpoints are, and their secrets
     READ_STATUS = auto()  # the whole daemon: status, metrics
     ADMINISTER = auto()  # reload
 
 
 RIGHTS: Mapping[Role, frozenset[Right]] = {
     Role.PRODUCER: frozenset({Right.POST_EVENTS, Right.READ_EVENTS}),
-    Role.APPLICATION: frozenset({Right.READ_EVENTS, Right.READ, Right.CHANGE}),
+    Role.APPLICATION: frozenset({Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE}),
     Role.READER: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS}),
+    Role.OPERATOR: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE}),
     Role.ADMIN: frozenset(Right),
 }
 

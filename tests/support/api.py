@@ -39,6 +39,7 @@ CONFIG: dict[str, Any] = {
 TOKENS = (
     Token("root", Role.ADMIN, None, "admin-token-0123456789"),
     Token("auditor", Role.READER, None, "reader-token-0123456789"),
+    Token("on-call", Role.OPERATOR, None, "operator-token-0123456789"),
     Token("acme-app", Role.APPLICATION, "acme", "acme-token-0123456789"),
     Token("globex-app", Role.APPLICATION, "globex", "globex-token-0123456789"),
     Token("acme-producer", Role.PRODUCER, "acme", "producer-token-0123456789"),
