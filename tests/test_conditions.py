@@ -1,7 +1,6 @@
 """Events that are held back: features, conditions, and the small memory behind Wochit's `draft.delete` (WOC-9)."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +233,7 @@ async def test_a_repetition_teaches_and_asks_nothing(tmp_path: Path) -> None:
         assert isinstance(await relay.offer(teaching(relay, ref, idempotency=key("k"))), Duplicate)
         asked = asking(relay, ref, idempotency=key("asked"))
         assert is_held_back(await relay.offer(asked))
-        again = await relay.offer(replace(asked, id="evt_again"))
+        again = await relay.offer(asked._replace(id="evt_again"))
         assert isinstance(again, Duplicate)
         assert again.deliveries == 0
 

@@ -1,6 +1,5 @@
 """Expiry: links of a contract that age, attempts that must not start, and the retry that is made all the same (Q6)."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ async def test_without_its_mark_a_forced_retry_would_not_be_sent(
         retry = stack.relay.store.retry_delivery
 
         async def unmarked(delivery: str, *, force: bool) -> DueDelivery:
-            return replace(await retry(delivery, force=force), forced=False)
+            return (await retry(delivery, force=force))._replace(forced=False)
 
         monkeypatch.setattr(stack.relay.store, "retry_delivery", unmarked)
         await stack.call("POST", f"/v1/deliveries/{dead['id']}/retry", {"force": True})

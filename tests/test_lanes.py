@@ -32,7 +32,7 @@ def throttled(not_before_ms: int | None = None) -> Classification:
 
 
 def due(event: int, ref: int = 1, due_ms: int = WALL_MS, **more: int | bool) -> DueDelivery:
-    return replace(DueDelivery(event, ref, due_ms, 0, 0, 0, due_ms), **more)
+    return DueDelivery(event, ref, due_ms, 0, 0, 0, due_ms)._replace(**more)
 
 
 WELL = Health(answered=True)

@@ -178,9 +178,9 @@ class LanesMachine(RuleBasedStateMachine):
         if key is None or self.lane_settings[key.endpoint].held:
             return
         row = self.rows[key]
-        again = replace(row.delivery, due_ms=self.wall_ms, manual=True, budget_from_ms=self.wall_ms)
+        again = row.delivery._replace(due_ms=self.wall_ms, manual=True, budget_from_ms=self.wall_ms)
         if not row.due:
-            again = replace(again, series=again.series + 1, series_attempts=0)
+            again = again._replace(series=again.series + 1, series_attempts=0)
         self.write(again)
 
     @step("rows", pick=PICKS)
@@ -189,7 +189,7 @@ class LanesMachine(RuleBasedStateMachine):
         key = self.some_key(pick, due=True)
         if key is not None:
             delivery = self.rows[key].delivery
-            self.write(replace(delivery, due_ms=min(delivery.due_ms, self.wall_ms)))
+            self.write(delivery._replace(due_ms=min(delivery.due_ms, self.wall_ms)))
 
     @step("rows", pick=PICKS)
     def cancel(self, pick: int) -> None:
@@ -318,8 +318,8 @@ class LanesMachine(RuleBasedStateMachine):
         self.finish(pick, "mistake", None)
 
     def next_try(self, started: DueDelivery, delay_ms: int) -> DueDelivery:
-        tried = replace(started, attempts=started.attempts + 1, series_attempts=started.series_attempts + 1)
-        return replace(tried, due_ms=self.wall_ms + delay_ms, manual=False)
+        tried = started._replace(attempts=started.attempts + 1, series_attempts=started.series_attempts + 1)
+        return tried._replace(due_ms=self.wall_ms + delay_ms, manual=False)
 
     @step("settles", pick=PICKS)
     def commit_settle(self, pick: int) -> None:

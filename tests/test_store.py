@@ -1,7 +1,6 @@
 """The store: what is kept of events and attempts, and what callers are told (invariants 1–7, Q7, Q8, Q10, Q12)."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,10 +182,10 @@ async def test_a_given_id_is_unique(engine: Engine, tmp_path: Path) -> None:
         assert isinstance(first, Accepted)
         assert isinstance(second, Duplicate)
         assert isinstance(await relay.offer(given), Duplicate)
-        other_key = await relay.offer(replace(given, idempotency=key("another")))
+        other_key = await relay.offer(given._replace(idempotency=key("another")))
         assert isinstance(other_key, Conflict)
         assert other_key.code == "event_id_taken"
-        assert isinstance(await relay.offer(replace(given, idempotency=key("another"), id="order-2")), Accepted)
+        assert isinstance(await relay.offer(given._replace(idempotency=key("another"), id="order-2")), Accepted)
 
 
 async def test_a_refused_event_does_not_touch_its_neighbours(engine: Engine, tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ async def test_an_attempt_is_recorded_with_its_delivery(engine: Engine, tmp_path
         )
         settled = await relay.store.settle(Settlement(due, DeliveryState.DUE, failed, due_ms=due.due_ms + 9))
         assert settled.applied
-        assert settled.due == replace(due, due_ms=due.due_ms + 9, attempts=1, series_attempts=1)
+        assert settled.due == due._replace(due_ms=due.due_ms + 9, attempts=1, series_attempts=1)
         await relay.delivered(settled.due)
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None
@@ -416,7 +415,7 @@ async def test_responses_of_a_delivery_are_bounded(engine: Engine, tmp_path: Pat
 async def test_settling_what_was_pruned_is_no_error(engine: Engine, tmp_path: Path) -> None:
     """Q7: a settlement of a delivery that does not exist (any more) is simply not applied."""
     async with engine.opened(tmp_path) as relay:
-        due = replace(await relay.due(await relay.endpoint()), event=99)
+        due = (await relay.due(await relay.endpoint()))._replace(event=99)
         assert not (await relay.delivered(due)).applied
         unsent = Settlement(due, DeliveryState.DEAD, None, reason=DeadReason.EXPIRED)
         assert not (await relay.store.settle(unsent)).applied

@@ -41,7 +41,7 @@ async def test_a_retry_of_a_due_delivery_keeps_its_series(engine: Engine, tmp_pa
         relay.clock.advance(1_000)
         retried = await relay.store.retry_delivery(delivery_id(due.key))
         now_ms = relay.clock.wall_ms()
-        assert retried == replace(delayed, due_ms=now_ms, budget_from_ms=now_ms, manual=True)
+        assert retried == delayed._replace(due_ms=now_ms, budget_from_ms=now_ms, manual=True)
         assert (await relay.store.refill(ref, 0, 0, 10)).rows == [retried]
         assert relay.store.due_count(ref) == 1
         after = (await relay.again(retried, now_ms + 5)).due

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -246,14 +246,13 @@ class StoreMachine(RuleBasedStateMachine):
         kept.attempts += 1
         if kept.state is DeliveryState.DUE and kept.overtakes(due) and state is not DeliveryState.DELIVERED:
             assert kept.due is not None
-            kept.due = replace(kept.due, attempts=kept.attempts, series_attempts=kept.due.series_attempts + 1)
+            kept.due = kept.due._replace(attempts=kept.attempts, series_attempts=kept.due.series_attempts + 1)
             assert settled == (False, kept.due)
         elif kept.state is DeliveryState.DUE and kept.series == due.series:
             assert settled.applied
             if state is DeliveryState.DUE:
                 assert due_ms is not None
-                kept.due = replace(
-                    due,
+                kept.due = due._replace(
                     due_ms=due_ms,
                     attempts=kept.attempts,
                     series_attempts=due.series_attempts + 1,
@@ -267,7 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert settled.applied
             kept.state = state
         else:
-            kept.due = kept.due and replace(kept.due, attempts=kept.attempts)
+            kept.due = kept.due and kept.due._replace(attempts=kept.attempts)
             assert settled == (False, kept.due)
 
     @precondition(lambda self: self.model.deliveries)

@@ -1,6 +1,5 @@
 """The store: what attempts, lanes and people read (invariant 4, Q2)."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +110,7 @@ async def test_failures_of_an_attempt_are_kept_by_name(engine: Engine, tmp_path:
     """Invariant 11: an attempt without a response keeps its failure class."""
     async with engine.opened(tmp_path) as relay:
         due = await relay.due(await relay.endpoint())
-        outcome = replace(relay.outcome(0), status=None, failure=Failure.TIMEOUT)
+        outcome = relay.outcome(0)._replace(status=None, failure=Failure.TIMEOUT)
         await relay.store.settle(Settlement(due, DeliveryState.DUE, outcome, due_ms=due.due_ms))
         view = await relay.store.find_delivery(delivery_id(due.key))
         assert view is not None

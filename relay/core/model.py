@@ -1,17 +1,26 @@
 """The nouns of the relay: frozen values, states, and the one table of lawful moves between states.
 
 Times are unix milliseconds (`_ms`) unless a name says otherwise. Numbers called `ref` and `ordinal` are handles that the
-store gives out: compare and sort them, never compute with them.
+store gives out: compare and sort them, never compute with them. What is made anew for every event and attempt is a named
+tuple, which costs a fifth of what a frozen dataclass does.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from relay.core.units import Rate
 
 T = TypeVar("T")
+
+
+def shown_without(value: Any, *hidden: str) -> str:
+    """Write a named tuple for `repr` without the members that must not be shown: payloads, secrets."""
+    members = zip(value._fields, value, strict=True)
+    return (
+        f"{type(value).__name__}({', '.join(f'{name}={member!r}' for name, member in members if name not in hidden)})"
+    )
 
 
 class DeliveryState(StrEnum):
@@ -194,8 +203,7 @@ class DeliveryKey(NamedTuple):
     endpoint: int  # ref
 
 
-@dataclass(frozen=True, slots=True)
-class DueDelivery:
+class DueDelivery(NamedTuple):
     """A delivery that is owed: what a lane holds. Ordered by (due_ms, event) within its endpoint."""
 
     event: int  # ordinal of the event; with the endpoint it names the delivery
@@ -213,8 +221,7 @@ class DueDelivery:
         return DeliveryKey(self.event, self.endpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenEvent:
+class FrozenEvent(NamedTuple):
     """What an attempt needs of an event: the bytes frozen at accept and what is signed with them."""
 
     ordinal: int
@@ -223,8 +230,11 @@ class FrozenEvent:
     application: int  # ref
     created_at_ms: int
     expires_at_ms: int | None
-    body: bytes = field(repr=False)
+    body: bytes
     checksum: int = 0  # CRC-32 of the body, as stored
+
+    def __repr__(self) -> str:
+        return shown_without(self, "body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,15 +260,14 @@ class Recall(NamedTuple):
     otherwise: str  # why it is held back if nothing is
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event as intake hands it to the store."""
 
     id: str
     id_given: bool  # the producer chose the id: it must be unique in the relay
     application: int  # ref
     type: str
-    body: bytes = field(repr=False)
+    body: bytes
     created_at_ms: int
     timestamp_ms: int
     targets: tuple[int, ...]  # endpoint refs
@@ -268,14 +277,16 @@ class NewEvent:
     expires_at_ms: int | None = None
     ordering_key: str | None = None
     order_strictly: bool = True  # what follows by the ordering key waits for the end, not for the first attempt only
-    metadata: bytes | None = field(default=None, repr=False)  # JSON object as received
+    metadata: bytes | None = None  # JSON object as received
     idempotency: Idempotency | None = None
     recall: Recall | None = None  # decided when it is stored, against what was stored before it
     remember: Remembered | None = None
 
+    def __repr__(self) -> str:
+        return shown_without(self, "body", "metadata")
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+
+class Accepted(NamedTuple):
     """The event is durable."""
 
     event: FrozenEvent
@@ -302,8 +313,7 @@ class HeaderPair(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one attempt came to. A value, never an exception."""
 
     started_at_ms: int
@@ -315,7 +325,10 @@ class Outcome:
     retry_after_ms: int | None = None  # from the response, already a duration; None when absent or nonsense
     control: str | None = None  # the response's `webhook-delivery` header: "abort-message" or "disable"
     response_headers: tuple[HeaderPair, ...] = ()
-    response_body: bytes = field(default=b"", repr=False)  # at most 16 KiB
+    response_body: bytes = b""  # at most 16 KiB
+
+    def __repr__(self) -> str:
+        return shown_without(self, "response_body")
 
 
 class Trigger(StrEnum):
@@ -326,8 +339,7 @@ class Trigger(StrEnum):
     TEST = "test"
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What the end of an attempt changes; one compare-and-set on (delivery, state due, series)."""
 
     delivery: DueDelivery

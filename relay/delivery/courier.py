@@ -9,10 +9,11 @@ import asyncio
 import functools
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.core.clock import Clock, Now
-from relay.core.model import Failure, Outcome
+from relay.core.model import Failure, Outcome, shown_without
 from relay.core.netguard import Guard
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
 from relay.delivery.dial import Dialler, Names, strict_tls
@@ -25,15 +26,17 @@ LAYOUTS_MAX = 4096
 REPEATED = "the kept-alive connection had ended; the request was repeated at once on a fresh one"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is to be POSTed, ready for the wire."""
 
     url: str
-    headers: Mapping[str, str] = field(repr=False)  # signatures, and what the endpoint authenticates with
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]  # signatures, and what the endpoint authenticates with
+    body: bytes
     timeout_ms: int
     excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
+
+    def __repr__(self) -> str:
+        return shown_without(self, "headers", "body")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ reserved until the settle is committed (Q3), so no delivery is ever under way tw
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from itertools import count
 from logging import DEBUG, INFO, WARNING
 from random import Random
@@ -130,7 +129,7 @@ class Attempts:
 
     async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
         """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
-        request = replace(self._request(endpoint, event, 1), excerpt=True)
+        request = self._request(endpoint, event, 1)._replace(excerpt=True)
         outcome = await self.courier.attempt(request)
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         return outcome
@@ -243,7 +242,7 @@ class Attempts:
         if settled.applied:
             self._report(end)
         elif settled.due is not None and settlement.state is not DeliveryState.DELIVERED:  # retried while it ran
-            again = replace(settlement, state=DeliveryState.DUE, due_ms=settled.due.due_ms, reason=None)
+            again = settlement._replace(state=DeliveryState.DUE, due_ms=settled.due.due_ms, reason=None)
             self._report(end._replace(settlement=again))
 
     async def _persist(self, ask: Callable[[A], Awaitable[T]], argument: A, outage: Recurring) -> T:

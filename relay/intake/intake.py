@@ -44,8 +44,7 @@ class IntakeLimits:
     max_batch: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a producer learns of an event that was taken; of a repetition, it is about the first one."""
 
     event_id: str

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Awaitable
-from dataclasses import replace
 from typing import Any
 
 from relay.core.clock import Clock
@@ -36,4 +35,4 @@ class PlayedCourier:
         if isinstance(answer, Outcome):
             return answer
         outcome = Outcome(started_at_ms=self._clock.wall_ms(), duration_ms=7)
-        return replace(outcome, status=answer) if isinstance(answer, int) else replace(outcome, failure=answer)
+        return outcome._replace(status=answer) if isinstance(answer, int) else outcome._replace(failure=answer)

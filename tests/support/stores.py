@@ -79,7 +79,7 @@ class Relay:
             timestamp_ms=self.clock.wall_ms(),
             targets=targets,
         )
-        return replace(event, **changes)
+        return event._replace(**changes)
 
     async def accept(self, *targets: int, **changes: Any) -> Accepted:
         """Accept one event that must be new."""
@@ -110,7 +110,7 @@ class Relay:
         """Make the outcome of an attempt that began now; time moves on, as it does between attempts."""
         outcome = Outcome(started_at_ms=self.clock.wall_ms(), duration_ms=7, status=status)
         self.clock.advance(1)
-        return replace(outcome, **changes)
+        return outcome._replace(**changes)
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ accepted after it: in the same group of writes, back to back, and after a crash.
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 from typing import NamedTuple
@@ -209,7 +208,7 @@ def _recalled(connection: sqlite3.Connection, entry: Entry, said: Known) -> Entr
     if place in said or connection.execute(KNOWN, place).fetchone():
         return entry
     connection.execute("UPDATE claim SET deliveries = 0 WHERE event = ?", (entry.ordinal,))
-    held_back = replace(event, targets=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise)
+    held_back = event._replace(targets=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise)
     return Entry(entry.ordinal, held_back, frozenset())
 
 
