@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.model import Failure, HeaderPair, Outcome
+from relay.core.model import Failure, HeaderPair, Outcome, Trace
 from tests.support.api import CONFIG, Api
 
 ONE_ATTEMPT = CONFIG | {"delivery": CONFIG["delivery"] | {"retry": {"schedule": [], "jitter": 0.0}}}
@@ -40,6 +40,25 @@ async def test_the_detail_has_the_attempt_timeline(tmp_path: Path) -> None:
         "at": "2027-01-15T08:00:05.000Z",
         "why": "scheduled",
         "detail": "its next attempt is not due yet",
+    }
+
+
+async def test_the_timeline_says_how_an_attempt_went(tmp_path: Path) -> None:
+    """Issue 8: the parts of an attempt, with fractions below a millisecond, the TLS version, and what it went over."""
+    trace = Trace(None, 0.2134, 12.4, 3.6, True, "TLSv1.3", True)
+    async with Api(tmp_path) as api:
+        api.courier.script = [answered(503)._replace(duration_ms=0.5004, trace=trace)]
+        delivery = await api.delivery_of(await api.post_event(), "due", attempts=1)
+    (attempt,) = delivery["timeline"]
+    assert attempt["duration_ms"] == 0.5
+    assert attempt["trace"] == {
+        "dns_ms": None,
+        "connect_ms": 0.213,
+        "tls_ms": 12,
+        "first_byte_ms": 4,
+        "reused": True,
+        "tls_version": "TLSv1.3",
+        "repeated": True,
     }
 
 

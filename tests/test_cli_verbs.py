@@ -259,7 +259,20 @@ def test_deliveries_show_tells_the_whole_story(api: ApiStub) -> None:
     result = run("deliveries", "show", "dlv_1")
     assert "due (held)" in result.stdout
     assert "its next attempt is not due yet (2026-11-22 08:05:00Z)" in result.stdout
-    assert "timeout  15000 ms  no answer" in result.stdout
+    assert "timeout  15000 ms  –         –     no answer" in result.stdout
+
+
+def test_deliveries_show_says_how_an_attempt_went(api: ApiStub) -> None:
+    """Issue 8: the parts that took their time, the address, TLS, and whether the connection was reused."""
+    trace = {"dns_ms": 0.4, "connect_ms": 2, "tls_ms": 13, "first_byte_ms": 40, "tls_version": "TLSv1.3"}
+    kept = dict.fromkeys(trace) | {"first_byte_ms": 0.25}
+    new = ATTEMPT | {"address": "192.0.2.7", "trace": trace | {"reused": False, "repeated": True}}
+    reused = ATTEMPT | {"address": "192.0.2.7", "trace": kept | {"reused": True, "repeated": False}}
+    shown = DELIVERY | {"state": "dead", "held": False, "next_attempt": None, "timeline": [new, reused]}
+    api.answer("GET", "/v1/deliveries/dlv_1", shown)
+    stdout = run("deliveries", "show", "dlv_1").stdout
+    assert "DNS 0.4, connect 2, TLS 13, first byte 40  192.0.2.7, TLSv1.3, repeated on a new one  no answer" in stdout
+    assert "first byte 0.25                            192.0.2.7, reused                          no answer" in stdout
 
 
 def test_retry_and_cancel_go_one_by_one(api: ApiStub) -> None:

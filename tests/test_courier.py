@@ -22,11 +22,12 @@ from relay.core.netguard import Guard
 from relay.delivery import courier as courier_module
 from relay.delivery import request
 from relay.delivery.answer import EXCERPT_BYTES, KEPT_HEADERS, parse_retry_after
-from relay.delivery.courier import REPEATED, Courier, CourierSettings
+from relay.delivery.courier import Courier, CourierSettings
 from relay.delivery.dial import Place
 from relay.delivery.exchange import Connection
 from relay.delivery.pool import Pool
 from relay.delivery.resolver import Resolver
+from relay.delivery.trail import REPEATED
 from tests.support import hostile
 from tests.support.couriers import (
     LOOPBACK,

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from relay.api.condition import few_descriptors, warnings
 from relay.core.model import Failure, Health
-from relay.delivery.dial import NotConnected, Stage
+from relay.delivery.dial import NotConnected
 from relay.delivery.failures import explain
+from relay.delivery.trail import Stage
 from relay.dispatch.attempt import DESCRIPTORS_QUIET_MS, DESCRIPTORS_RETRY_MS
 from tests.support.config import read, sound
 from tests.support.couriers import post, running_courier

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from relay.core.model import DeadReason, EndpointState, Failure, Outcome, Trigger
+from relay.core.model import DeadReason, EndpointState, Failure, Outcome, Trace, Trigger
 from relay.telemetry.metrics import OTHER, Histogram, Metrics, Readings
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -52,6 +52,20 @@ def test_attempts_are_counted_by_endpoint_and_result() -> None:
     found = samples(metrics)
     expected = {"2xx": 2, "3xx": 1, "4xx": 1, "5xx": 1, "other": 1, "dns": 1, "broken_response": 1}
     assert {key[2]: value for key, value in found.items() if key[0] == "relay_attempts_total"} == expected
+
+
+def test_the_parts_of_attempts_are_timed() -> None:
+    """Each part that an attempt has is counted under its name; over a kept connection only the first byte."""
+    metrics = Metrics("1.2.3")
+    metrics.attempt("primary", outcome()._replace(trace=Trace(1.0, 2.0, 30.0, 4.0)))
+    metrics.attempt("primary", outcome()._replace(trace=Trace(first_byte_ms=6.0, reused=True)))
+    metrics.attempt("primary", outcome())
+    found = samples(metrics)
+    counted = {
+        part: found["relay_attempt_part_seconds_count", part] for part in ("dns", "connect", "tls", "first_byte")
+    }
+    assert counted == {"dns": 1, "connect": 1, "tls": 1, "first_byte": 2}
+    assert found["relay_attempt_part_seconds_sum", "first_byte"] == 0.01
 
 
 def test_a_test_attempt_is_counted_apart() -> None:

@@ -16,6 +16,7 @@ from relay.core.model import (
     Health,
     NoDelivery,
     Settlement,
+    Trace,
     Trigger,
 )
 from relay.store import attempt_id, delivery_id
@@ -312,6 +313,41 @@ async def test_an_attempt_is_recorded_with_its_delivery(engine: Engine, tmp_path
         assert first.id == attempt_id(due.key, 1)
         assert (second.number, second.status, second.response_body) == (2, 204, None)
         assert (relay.store.due_count(ref), relay.store.pending_settles) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "trace"),
+    [
+        (0.412, Trace(None, 0.001, None, 0.25)),
+        (12.5, Trace(1.25, 2.5, 8.0, 0.75, False, "TLSv1.3", True)),
+        (600_000.0, Trace(first_byte_ms=599_999.999, reused=True, tls_version="TLSv1.2")),
+        (7.0, None),
+    ],
+)
+async def test_how_an_attempt_went_is_kept(
+    engine: Engine, tmp_path: Path, duration_ms: float, trace: Trace | None
+) -> None:
+    """The timeline has each part of an attempt to the microsecond, the connection, TLS and the immediate repeat."""
+    async with engine.opened(tmp_path) as relay:
+        due = await relay.due(await relay.endpoint())
+        outcome = relay.outcome(204, duration_ms=duration_ms, trace=trace)
+        await relay.store.settle(Settlement(due, DeliveryState.DELIVERED, outcome))
+        view = await relay.store.find_delivery(delivery_id(due.key))
+    assert view is not None
+    (attempt,) = view.timeline or ()
+    assert (attempt.duration_ms, attempt.trace) == (duration_ms, trace)
+
+
+async def test_a_trace_beyond_its_columns_is_cut(engine: Engine, tmp_path: Path) -> None:
+    """An hour and more, or a version of TLS that nobody knew, is stored as far as it goes: nothing stops for it."""
+    async with engine.opened(tmp_path) as relay:
+        due = await relay.due(await relay.endpoint())
+        trace = Trace(1e12, tls_version="TLSv9.9")
+        await relay.store.settle(Settlement(due, DeliveryState.DELIVERED, relay.outcome(204, trace=trace)))
+        view = await relay.store.find_delivery(delivery_id(due.key))
+    assert view is not None
+    (attempt,) = view.timeline or ()
+    assert attempt.trace == Trace(4_294_967.294)
 
 
 async def test_a_settlement_without_an_attempt_counts_none(engine: Engine, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ async def test_an_older_database_opens_with_its_deliveries(tmp_path: Path) -> No
     assert views["of_deleted"].endpoint == "ep_deleted"
     (attempt,) = views["retried"].timeline or ()
     assert (attempt.status, attempt.response_body, attempt.address) == (503, b"busy", "192.0.2.1")
+    assert attempt.trace is None  # those columns are newer
     assert attempt.response_headers[0].value == "nginx"
     assert ((views["dead"].timeline or ())[0].failure) == "timeout"
     assert (store.due_count(REFS["primary"]), store.due_count(REFS["ep_failing"]), store.backlog) == (7, 1, 8)

@@ -17,6 +17,7 @@ from relay.core.model import (
     Health,
     Outcome,
     RetryPolicy,
+    Trace,
 )
 from relay.core.units import format_duration, format_rate, format_time
 from relay.core.urls import masked
@@ -105,13 +106,31 @@ def outcome(value: Outcome) -> Json:
 def _came_to(value: AttemptView | Outcome) -> Json:
     return {
         "started_at": moment(value.started_at_ms),
-        "duration_ms": value.duration_ms,
+        "duration_ms": milliseconds(value.duration_ms),
         "status": value.status,
         "failure": value.failure,
         "detail": value.detail or None,
         "address": value.address,
+        "trace": None if value.trace is None else _trace(value.trace),
         "response": _response(value.response_headers, value.response_body),
     }
+
+
+def _trace(value: Trace) -> Json:
+    return {
+        "dns_ms": milliseconds(value.dns_ms),
+        "connect_ms": milliseconds(value.connect_ms),
+        "tls_ms": milliseconds(value.tls_ms),
+        "first_byte_ms": milliseconds(value.first_byte_ms),
+        "reused": value.reused,
+        "tls_version": value.tls_version or None,
+        "repeated": value.repeated,
+    }
+
+
+def milliseconds(duration_ms: float | None) -> float | None:
+    """Write a duration in whole milliseconds, and to the microsecond where it is shorter than one; None stays None."""
+    return duration_ms if duration_ms is None else round(duration_ms, 3) if duration_ms < 1 else round(duration_ms)
 
 
 def dead_group(group: DeadGroup) -> Json:

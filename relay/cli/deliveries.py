@@ -183,6 +183,22 @@ def detail(attempt: Json) -> str | None:
     return "".join(character if character.isprintable() else "\ufffd" for character in excerpt) or None
 
 
+def parts(attempt: Json) -> str | None:
+    """Say how long each part of an attempt took."""
+    trace = attempt.get("trace") or {}
+    names = {"dns_ms": "DNS", "connect_ms": "connect", "tls_ms": "TLS", "first_byte_ms": "first byte"}
+    return ", ".join(f"{names[key]} {trace[key]}" for key in names if trace.get(key) is not None) or None
+
+
+def way(attempt: Json) -> str | None:
+    """Say what an attempt went over: the address, TLS, and whether the connection was there already."""
+    address, trace = attempt.get("address"), attempt.get("trace")
+    if address is None or trace is None:
+        return address
+    kept = "reused" if trace["reused"] else "repeated on a new one" if trace["repeated"] else "new"
+    return ", ".join(filter(None, (address, trace["tls_version"], kept)))
+
+
 def report_test(outcome: Json, as_json: bool) -> None:
     """Print the outcome of a test and the headers of its answer; ends with exit code 1 if it was not delivered."""
     headers = (outcome.get("response") or {}).get("headers", [])
@@ -195,7 +211,8 @@ def report_test(outcome: Json, as_json: bool) -> None:
 def in_words(attempt: Json, *, delivered: bool) -> str:
     """Say in one line what came of an attempt: result, duration, and what was said about it."""
     word, said = "delivered" if delivered else "not delivered", detail(attempt)
-    return f"{word}: {result(attempt)} in {attempt['duration_ms']} ms" + (f" ({said})" if said else "")
+    took = ": ".join(filter(None, (f"{attempt['duration_ms']} ms", parts(attempt))))
+    return f"{word}: {result(attempt)} in {took}" + (f" ({said})" if said else "")
 
 
 def _wait(delivery: Json) -> str | None:
@@ -362,6 +379,8 @@ ATTEMPTS: Columns = {
     "TRIGGER": "trigger",
     "RESULT": result,
     "TOOK": lambda attempt: f"{attempt['duration_ms']} ms",
+    "OF WHICH": parts,
+    "OVER": way,
     "DETAIL": detail,
 }
 DEAD_GROUPS: Columns = {

@@ -313,17 +313,30 @@ class HeaderPair(NamedTuple):
     value: str
 
 
+class Trace(NamedTuple):
+    """How an attempt went over the network. A part that there was not, or that did not end, is None."""
+
+    dns_ms: float | None = None
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+    first_byte_ms: float | None = None  # from the request to the first byte of the answer
+    reused: bool = False  # the connection had carried another request before
+    tls_version: str = ""  # such as "TLSv1.3"; empty without TLS
+    repeated: bool = False  # at once, on a fresh connection (Q17)
+
+
 class Outcome(NamedTuple):
     """What one attempt came to. A value, never an exception."""
 
     started_at_ms: int
-    duration_ms: int
+    duration_ms: float
     status: int | None = None  # None: no response
     failure: Failure | None = None
     detail: str = ""  # one line for people; no secrets, no query string
     address: str | None = None  # the address dialled
     retry_after_ms: int | None = None  # from the response, already a duration; None when absent or nonsense
     control: str | None = None  # the response's `webhook-delivery` header: "abort-message" or "disable"
+    trace: Trace | None = None
     response_headers: tuple[HeaderPair, ...] = ()
     response_body: bytes = b""  # at most 16 KiB
 
@@ -386,11 +399,12 @@ class AttemptView:
     series: int
     trigger: Trigger
     started_at_ms: int
-    duration_ms: int
+    duration_ms: float
     status: int | None
     failure: str | None
     detail: str
     address: str | None
+    trace: Trace | None  # None: it was made before these were kept
     response_headers: tuple[HeaderPair, ...]
     response_body: bytes | None = field(default=None, repr=False)
 

@@ -38,7 +38,6 @@ class Answer:
     fields: list[Field] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray, repr=False)
     size: int = 0  # of the body, as far as it came
-    begun: bool = False  # a byte of it has come
     ended: bool = False  # no more of it is read
     rest: "asyncio.Future[None] | None" = None  # done at `ended`, for whoever waits
 

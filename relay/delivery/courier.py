@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay.core.clock import Clock, Now
+from relay.core.clock import Clock
 from relay.core.model import Failure, Outcome, shown_without
 from relay.core.netguard import Guard
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
@@ -21,9 +21,9 @@ from relay.delivery.exchange import Connection, Dropped
 from relay.delivery.failures import explain
 from relay.delivery.pool import Pool
 from relay.delivery.request import Layout, lay_out
+from relay.delivery.trail import Trail
 
 LAYOUTS_MAX = 4096
-REPEATED = "the kept-alive connection had ended; the request was repeated at once on a fresh one"
 
 
 class Request(NamedTuple):
@@ -46,15 +46,6 @@ class CourierSettings:
     connect_timeout_ms: int = 5_000
     user_agent: str = "relay"
     idle_max: int = 512  # connections that wait for their next request, over all receivers
-
-
-@dataclass(slots=True, eq=False)
-class _Trail:
-    """What an attempt leaves behind, however it ends."""
-
-    started: Now
-    address: str | None = None
-    note: str = ""
 
 
 class Courier:
@@ -105,7 +96,7 @@ class Courier:
 
         O(length of the request and of what is read), whatever the number of endpoints and connections.
         """
-        trail = _Trail(self._clock.now())
+        trail = Trail(self._clock)
         self._running += 1
         self._idle.clear()
         try:
@@ -123,21 +114,21 @@ class Courier:
             return self._failed(trail, Failure.BROKEN_RESPONSE, f"status {answer.status} is no answer to a POST")
         return self._answered(trail, answer, excerpt=request.excerpt or not answer.is_success)
 
-    async def _post(self, request: Request, trail: _Trail) -> Answer:
+    async def _post(self, request: Request, trail: Trail) -> Answer:
         deadline = self._loop.time() + request.timeout_ms / 1000
         layout = self._lay_out(request.url, tuple(request.headers))
         data = layout.fill(request.headers.values(), request.body)
         connection = self._kept(layout)
         if connection is not None:
-            trail.address = connection.address
+            trail.send_over(connection, reused=True)
             try:
                 return await connection.post(data, deadline, excerpt=request.excerpt)
             except Dropped as dropped:
                 if dropped.begun:
                     raise
-            trail.address, trail.note = None, REPEATED  # Q17
-        connection = await self._connect(layout, deadline)
-        trail.address = connection.address
+            trail.repeat()  # Q17
+        connection = await self._connect(layout, deadline, trail)
+        trail.send_over(connection, reused=False)
         return await connection.post(data, deadline, excerpt=request.excerpt)
 
     def _kept(self, layout: Layout) -> Connection | None:
@@ -146,11 +137,11 @@ class Courier:
             pass
         return connection
 
-    async def _connect(self, layout: Layout, deadline: float) -> Connection:
+    async def _connect(self, layout: Layout, deadline: float, trail: Trail) -> Connection:
         assert self._dialler is not None
         assert self._pool is not None
-        make = functools.partial(Connection, self._loop, self._pool)
-        connection = await self._dialler.connect(layout.target, deadline, make)
+        make = functools.partial(Connection, self._loop, self._pool, self._clock.mono_ms)
+        connection = await self._dialler.connect(layout.target, deadline, make, trail)
         try:
             if not connection.is_closed:  # it may have ended before this task had its turn
                 self._pool.add(layout.target[:3], connection)
@@ -159,24 +150,28 @@ class Courier:
             raise
         return connection
 
-    def _answered(self, trail: _Trail, answer: Answer, *, excerpt: bool) -> Outcome:
+    def _answered(self, trail: Trail, answer: Answer, *, excerpt: bool) -> Outcome:
+        duration_ms, trace = trail.end()
         return Outcome(
             started_at_ms=trail.started.wall_ms,
-            duration_ms=round(self._clock.mono_ms() - trail.started.mono_ms),
+            duration_ms=duration_ms,
             status=answer.status,
             detail=trail.note,
             address=trail.address,
             retry_after_ms=retry_after(answer.fields, self._clock.wall_ms()),
             control=control(answer.fields),
+            trace=trace,
             response_headers=kept_headers(answer.fields) if excerpt else (),
             response_body=bytes(answer.body) if excerpt else b"",
         )
 
-    def _failed(self, trail: _Trail, failure: Failure, detail: str) -> Outcome:
+    def _failed(self, trail: Trail, failure: Failure, detail: str) -> Outcome:
+        duration_ms, trace = trail.end()
         return Outcome(
             started_at_ms=trail.started.wall_ms,
-            duration_ms=round(self._clock.mono_ms() - trail.started.mono_ms),
+            duration_ms=duration_ms,
             failure=failure,
             detail=f"{detail} ({trail.note})" if trail.note else detail,
             address=trail.address,
+            trace=trace,
         )

@@ -9,12 +9,12 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
 from itertools import chain, zip_longest
 from typing import Protocol, TypeVar
 
 from relay.core.netguard import Address, ForbiddenAddress, Guard
 from relay.core.urls import Target, host_address
+from relay.delivery.trail import Stage, Trail
 
 HEAD_START_S = 0.25
 """How long an address is tried alone."""
@@ -23,14 +23,6 @@ Place = tuple[int, str]
 """A socket family and an address."""
 
 Made = TypeVar("Made", bound=asyncio.Protocol)
-
-
-class Stage(IntEnum):
-    """How far a connection has come."""
-
-    RESOLVING = 0
-    CONNECTING = 1
-    SECURING = 2
 
 
 class NotConnected(Exception):
@@ -59,25 +51,24 @@ class Dialler:
         self._timeout_s = timeout_s
         self._limits: set[asyncio.Timeout] = set()
 
-    async def connect(self, target: Target, deadline: float, make: Callable[[str], Made]) -> Made:
+    async def connect(self, target: Target, deadline: float, make: Callable[[str], Made], trail: Trail) -> Made:
         """Return a protocol, made for the address, whose connection is open; `NotConnected` when none comes about.
 
-        The deadline is in the loop's time; the dialler has a limit of its own for all that happens here.
+        The deadline is in the loop's time; the dialler has a limit of its own for all that happens here. The trail enters
+        each stage.
         """
         address = host_address(target.host)
-        stage = Stage.RESOLVING
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout_at(min(deadline, loop.time() + self._timeout_s))
         self._limits.add(limit)
         try:
             async with limit:
-                places = [_place(address)] if address else await self._names.resolve(target.host)
-                stage = Stage.CONNECTING
+                places = [_place(address)] if address else await self._resolve(target.host, trail)
+                trail.enter(Stage.CONNECTING)
                 opened, chosen = await self._first_of(places, target.port)
-                stage = Stage.SECURING
-                return await self._secure(opened, target, lambda: make(chosen))
+                return await self._secure(opened, target, lambda: make(chosen), trail)
         except (OSError, ForbiddenAddress) as error:  # all else is a mistake of our own
-            raise NotConnected(stage, literal=address is not None) from error
+            raise NotConnected(trail.stage, literal=address is not None) from error
         finally:
             self._limits.discard(limit)
 
@@ -85,6 +76,10 @@ class Dialler:
         """End what is under way as if its time were over."""
         for limit in self._limits:
             limit.reschedule(0)
+
+    async def _resolve(self, host: str, trail: Trail) -> Sequence[Place]:
+        trail.enter(Stage.RESOLVING)
+        return await self._names.resolve(host)
 
     async def _first_of(self, places: Sequence[Place], port: int) -> tuple[socket.socket, str]:
         """Return the first socket that connects, and its address."""
@@ -123,9 +118,11 @@ class Dialler:
             raise
         return opened
 
-    async def _secure(self, opened: socket.socket, target: Target, make: Callable[[], Made]) -> Made:
+    async def _secure(self, opened: socket.socket, target: Target, make: Callable[[], Made], trail: Trail) -> Made:
         """Put a protocol, and for https a TLS session, over a connected socket."""
         is_https = target.scheme == "https"
+        if is_https:
+            trail.enter(Stage.SECURING)
         try:
             _, protocol = await asyncio.get_running_loop().create_connection(
                 make,

@@ -5,6 +5,7 @@ used again. What it refuses in a body ends the body: the answer stands.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
@@ -47,13 +48,18 @@ class Keeper(Protocol):
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time. Everything here runs in the event loop's thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, keeper: Keeper, address: str) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, keeper: Keeper, mono_ms: Callable[[], float], address: str
+    ) -> None:
         self.address = address
+        self.tls_version = ""  # such as "TLSv1.3"; empty without TLS
+        self.begun_ms: float | None = None  # when the first byte of the present answer came
         self.opened_at = loop.time()
         self.kept_at = 0.0
         self.is_closed = False
         self._loop = loop
         self._keeper = keeper
+        self._mono_ms = mono_ms
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._answer: Answer | None = None  # what is being read
@@ -76,6 +82,7 @@ class Connection(asyncio.Protocol):
         if self.is_closed:
             raise Dropped(begun=False)
         self._answer = answer = Answer()
+        self.begun_ms = None
         self._head = self._loop.create_future()
         self._deadline = deadline
         self._timer = self._loop.call_at(deadline, self._on_deadline)
@@ -105,6 +112,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are of no asyncio class
+        session = transport.get_extra_info("ssl_object")
+        if session is not None:
+            self.tls_version = session.version()
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
@@ -132,7 +142,7 @@ class Connection(asyncio.Protocol):
         if answer is not None and answer.status:
             self._end(answer)
         elif answer is not None:
-            dropped = Dropped(begun=answer.begun)
+            dropped = Dropped(begun=self.begun_ms is not None)
             dropped.__cause__ = error
             self._fail(dropped)
         del self._parser  # it holds this object
@@ -167,7 +177,8 @@ class Connection(asyncio.Protocol):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _receive(self, answer: Answer, data: bytes) -> None:
-        answer.begun = True
+        if self.begun_ms is None:
+            self.begun_ms = self._mono_ms()
         if self._odd and answer.status:
             self._add_odd(answer, data)
         else:

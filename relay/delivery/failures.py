@@ -8,9 +8,10 @@ import ssl
 from relay.core.model import Failure
 from relay.core.netguard import ForbiddenAddress
 from relay.delivery.answer import NotHTTP, printable
-from relay.delivery.dial import NotConnected, Stage
+from relay.delivery.dial import NotConnected
 from relay.delivery.exchange import Dropped, Late
 from relay.delivery.request import Unsendable
+from relay.delivery.trail import Stage
 
 REASON_MAX = 160
 

@@ -285,7 +285,11 @@ def _facts(end: Ended) -> dict[str, Any]:
     facts: dict[str, Any] = {"event_id": end.event.id, "event_type": end.event.type, "endpoint": end.endpoint.id}
     if outcome is None:
         return facts
-    facts |= {"attempt": settlement.delivery.attempts + 1, "status": outcome.status, "duration_ms": outcome.duration_ms}
+    facts |= {
+        "attempt": settlement.delivery.attempts + 1,
+        "status": outcome.status,
+        "duration_ms": round(outcome.duration_ms),
+    }
     if settlement.state is not DeliveryState.DELIVERED:
         facts |= {"failure": outcome.failure.value if outcome.failure else None, "detail": outcome.detail}
     return facts

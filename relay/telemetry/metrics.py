@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.core.model import DeadReason, DeliveryState, EndpointState, Outcome, Trigger
+from relay.core.model import DeadReason, DeliveryState, EndpointState, Outcome, Trace, Trigger
 
 ENDPOINTS_MAX = 200
 """Endpoints with a label of their own; the rest are counted together as `other`."""
@@ -25,6 +25,9 @@ OTHER = "other"
 ATTEMPT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300, 3_600, 21_600, 86_400, 432_000)
 COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+
+PARTS = tuple(name.removesuffix("_ms") for name in Trace._fields[:4])
+"""The parts of an attempt that are timed."""
 
 Labels = tuple[str, ...]
 
@@ -63,9 +66,16 @@ class Histogram:
 
     def family(self, name: str, documentation: str) -> Metric:
         """Write it in seconds, with cumulative buckets."""
+        return HistogramMetricFamily(name, documentation, buckets=self.buckets(), sum_value=self.sum_s)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return how many durations were at most so many seconds, for each bound."""
         bounds = [str(bound / 1_000) for bound in self._bounds_ms] + ["+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self._sum_ms / 1_000)
+        return list(zip(bounds, accumulate(self._counts), strict=True))
+
+    @property
+    def sum_s(self) -> float:
+        return self._sum_ms / 1_000
 
 
 class Metrics:
@@ -88,6 +98,7 @@ class Metrics:
         self._audit_repairs = 0
         self._reload_failed = False
         self._attempt_ms = Histogram(ATTEMPT_BOUNDS_S)
+        self._parts_ms = [Histogram(ATTEMPT_BOUNDS_S) for _ in PARTS]
         self._latency_ms = Histogram(LATENCY_BOUNDS_S)
         self._commit_ms = Histogram(COMMIT_BOUNDS_S)
         self._summarised: Mapping[str, int] = {}
@@ -121,6 +132,10 @@ class Metrics:
             return
         self._attempts[self._label(endpoint), _result(outcome)] += 1
         self._attempt_ms.add(outcome.duration_ms)
+        if outcome.trace is not None:
+            for histogram, part_ms in zip(self._parts_ms, outcome.trace[:4], strict=True):
+                if part_ms is not None:
+                    histogram.add(part_ms)
 
     def delivered(self, endpoint: str, latency_ms: float) -> None:
         """Count a delivery and the time since its event was accepted."""
@@ -198,8 +213,16 @@ class Metrics:
 
     def _histograms(self) -> Iterator[Metric]:
         yield self._attempt_ms.family("relay_attempt_duration_seconds", "Time of one attempt, DNS to last byte.")
+        yield self._parts()
         yield self._latency_ms.family("relay_delivery_latency_seconds", "Time from accept to a 2xx answer.")
         yield self._commit_ms.family("relay_ingest_commit_seconds", "Time until an accepted event is durable.")
+
+    def _parts(self) -> Metric:
+        documentation = "Time of one part of an attempt; a kept connection has the first byte only."
+        family = HistogramMetricFamily("relay_attempt_part_seconds", documentation, labels=("part",))
+        for part, histogram in zip(PARTS, self._parts_ms, strict=True):
+            family.add_metric((part,), histogram.buckets(), histogram.sum_s)
+        return family
 
     def _gauges(self, readings: Readings) -> Iterator[Metric]:
         states: dict[Labels, int] = {("due",): readings.due, ("dead",): readings.dead}

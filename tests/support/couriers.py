@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import trustme
 
-from relay.core.clock import SystemClock
+from relay.core.clock import Clock, SystemClock
 from relay.core.netguard import Guard
 from relay.delivery.courier import Courier, CourierSettings, Request
 from relay.delivery.dial import Names, Place, strict_tls
@@ -43,10 +43,11 @@ async def running_courier(
     connect_timeout_ms: int = 5_000,
     tls: ssl.SSLContext | None = None,
     idle_max: int = 512,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Courier]:
     """A courier that may dial loopback unless a guard is given; nothing of it is left at the end."""
     guard = guard or Guard(LOOPBACK)
-    clock = SystemClock()
+    clock = clock or SystemClock()
     resolver = Resolver(guard, clock)
     settings = CourierSettings(connect_timeout_ms, "relay/test", idle_max)
     courier = Courier(clock, guard, names or resolver, settings, tls=tls)

@@ -68,7 +68,7 @@ _DELIVERY = f"""
 
 _TIMELINE = f"""
     SELECT a.number, a.series, a.manual, a.started_at, a.duration, a.status, a.failure, a.detail, a.address,
-           r.headers, r.body
+           a.trace, r.headers, r.body
     FROM attempt a LEFT JOIN response r ON r.event = a.event AND r.endpoint = a.endpoint AND r.number = a.number
     WHERE a.event = ? AND a.endpoint = ? ORDER BY a.number DESC LIMIT {TIMELINE_MAX}"""
 

@@ -5,6 +5,7 @@ The columns of a statement stand in the order of the fields of the value that is
 
 import json
 import sqlite3
+import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -21,6 +22,7 @@ from relay.core.model import (
     EventView,
     HeaderPair,
     NoDelivery,
+    Trace,
     Trigger,
 )
 from relay.store.values import attempt_id, delivery_id
@@ -51,6 +53,15 @@ DELIVERY_COLUMNS = """d.event, d.endpoint, e.id, e.type, a.id, n.id, d.state, d.
 DELIVERY_JOINS = "CROSS JOIN application a ON a.ref = e.application CROSS JOIN endpoint n ON n.ref = d.endpoint"
 
 CHUNK_MAX = 64
+
+_KEPT, _NEW = struct.Struct("<BII"), struct.Struct("<BIIIII")
+"""A trace: flags, then microseconds: the whole attempt, the first byte; names, connecting, TLS."""
+
+_NONE_US = (1 << 32) - 1
+_MOST_US = _NONE_US - 1
+_MOST_MS = _MOST_US / 1000
+_TLS_VERSIONS = ("", "TLSv1.2", "TLSv1.3")
+_TLS_CODES = {version: code for code, version in enumerate(_TLS_VERSIONS)}
 
 
 def may_become(state: DeliveryState) -> str:
@@ -83,10 +94,36 @@ def delivery_view(row: Row, timeline: tuple[AttemptView, ...] | None = None) -> 
 
 def attempt_view(key: DeliveryKey, row: Row) -> AttemptView:
     """Make an attempt as people see it of a row of its delivery's timeline."""
-    number, series, manual, *made, headers, body = row
+    number, series, manual, started_at_ms, whole_ms, *made, raw, headers, body = row
     trigger = Trigger.MANUAL if manual else Trigger.SCHEDULED
+    duration_ms, trace = (whole_ms, None) if raw is None else unpacked(raw)
     response: Row = (tuple(HeaderPair(*pair) for pair in json.loads(headers or "[]")), body)
-    return AttemptView(attempt_id(key, number), number, series, trigger, *made, *response)
+    named: Row = (trigger, started_at_ms, duration_ms, *made, trace)
+    return AttemptView(attempt_id(key, number), number, series, *named, *response)
+
+
+def packed(duration_ms: float, trace: Trace | None) -> bytes | None:
+    """Write an attempt's trace, and how long it took to the microsecond, in 9 bytes over a kept connection, else in 21."""
+    if trace is None:
+        return None
+    dns_ms, connect_ms, tls_ms, first_byte_ms, reused, tls_version, repeated = trace
+    flags = reused | repeated << 1 | _TLS_CODES.get(tls_version, 0) << 2
+    if reused and first_byte_ms is not None and duration_ms < _MOST_MS:  # nearly all of a busy relay's
+        return _KEPT.pack(flags, int(duration_ms * 1000 + 0.5), int(first_byte_ms * 1000 + 0.5))
+    return _NEW.pack(flags, *map(_microseconds, (duration_ms, first_byte_ms, dns_ms, connect_ms, tls_ms)))
+
+
+def unpacked(raw: bytes) -> tuple[float, Trace]:
+    """Read what `packed` wrote."""
+    flags, *all_us = (_KEPT if len(raw) == _KEPT.size else _NEW).unpack(raw)
+    duration_ms, first_byte_ms, *others_ms = (None if us == _NONE_US else us / 1000 for us in all_us)
+    dns_ms, connect_ms, tls_ms = others_ms or (None, None, None)
+    reused, repeated, tls_version = bool(flags & 1), bool(flags & 2), _TLS_VERSIONS[flags >> 2]
+    return duration_ms or 0.0, Trace(dns_ms, connect_ms, tls_ms, first_byte_ms, reused, tls_version, repeated)
+
+
+def _microseconds(duration_ms: float | None) -> int:
+    return _NONE_US if duration_ms is None else min(int(duration_ms * 1000 + 0.5), _MOST_US)
 
 
 def insert_many(connection: sqlite3.Connection, insert: str, rows: Sequence[Row], suffix: str = "") -> list[Row]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import first_in_line, promote, release_head
-from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, insert_many, may_become
+from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, insert_many, may_become, packed
 
 RESPONSES_BYTES = 64 << 10
 """Response headers and bodies kept for one delivery, newest first (Q14)."""
@@ -43,7 +43,8 @@ SETTLE = f"""
     RETURNING {DUE_COLUMNS}, ordering_key, blocking"""
 
 _INSERT_ATTEMPT = """
-    INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail, address)"""
+    INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail,
+                         address, trace)"""
 
 LATE = f"""
     UPDATE delivery SET attempts = attempts + 1, series_attempts = series_attempts + (series = ?3),
@@ -174,7 +175,7 @@ def _late(connection: sqlite3.Connection, work: SettleWork) -> Change[Settled]:
     if row is None:
         return Change(Settled(False, None))
     connection.execute(
-        f"{_INSERT_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _attempt_row(delivery, row[4], outcome)
+        f"{_INSERT_ATTEMPT} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _attempt_row(delivery, row[4], outcome)
     )
     _keep_response(connection, settlement, row[4])
     promoted = [*released, *_passed(connection, row)]
@@ -209,11 +210,12 @@ def _attempt_row(delivery: DueDelivery, number: int, outcome: Outcome) -> Row:
         delivery.series,
         int(delivery.manual),
         outcome.started_at_ms,
-        outcome.duration_ms,
+        round(outcome.duration_ms),
         outcome.status,
         outcome.failure,
         outcome.detail[:_DETAIL_CHARACTERS],
         outcome.address,
+        packed(outcome.duration_ms, outcome.trace),
     )
 
 
