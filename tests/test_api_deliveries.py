@@ -45,7 +45,7 @@ async def test_the_detail_has_the_attempt_timeline(tmp_path: Path) -> None:
 
 async def test_the_timeline_says_how_an_attempt_went(tmp_path: Path) -> None:
     """Issue 8: the parts of an attempt, with fractions below a millisecond, the TLS version, and what it went over."""
-    trace = Trace(None, 0.2134, 12.4, 3.6, True, "TLSv1.3", True)
+    trace = Trace(None, 0.2134, 12.4, 3.6, False, "TLSv1.3", True)
     async with Api(tmp_path) as api:
         api.courier.script = [answered(503)._replace(duration_ms=0.5004, trace=trace)]
         delivery = await api.delivery_of(await api.post_event(), "due", attempts=1)
@@ -56,7 +56,7 @@ async def test_the_timeline_says_how_an_attempt_went(tmp_path: Path) -> None:
         "connect_ms": 0.213,
         "tls_ms": 12,
         "first_byte_ms": 4,
-        "reused": True,
+        "reused": False,
         "tls_version": "TLSv1.3",
         "repeated": True,
     }

@@ -12,7 +12,8 @@ from relay.api.body import parse_object, pointer, raw_member
 from relay.api.problems import Refused
 from relay.api.query import Query, delivery_filter, event_filter
 from relay.api.render import event_detail, moment
-from relay.core.model import DeadReason, DeliveryState, EventView, NoDelivery
+from relay.core.model import DeadReason, DeliveryState, NoDelivery
+from relay.core.views import EventView
 from relay.store import DeliveryFilter, EventFilter
 
 NOW_MS = 1_800_000_000_000

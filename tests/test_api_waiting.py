@@ -22,7 +22,6 @@ from relay.core.model import (
     Application,
     DeadReason,
     DeliveryState,
-    DeliveryView,
     DisabledBy,
     Endpoint,
     EndpointState,
@@ -31,6 +30,7 @@ from relay.core.model import (
     Origin,
     RetryPolicy,
 )
+from relay.core.views import DeliveryView
 from relay.queue import LaneView, Suspension
 
 NOW_MS = 1_800_000_000_000

@@ -12,7 +12,8 @@ from relay.api.query import page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint
-from relay.core.model import Application, Page
+from relay.core.model import Application
+from relay.core.views import Page
 from relay.registry import Made
 from relay.store import KeyRow
 from relay.telemetry import log

@@ -9,7 +9,8 @@ from relay.api.render import Json
 from relay.api.services import Services
 from relay.config import Config
 from relay.core.clock import ClockState
-from relay.core.model import DeliveryState, DeliveryView, DisabledBy, Endpoint, EndpointState
+from relay.core.model import DeliveryState, DisabledBy, Endpoint, EndpointState
+from relay.core.views import DeliveryView
 from relay.queue import LaneView, Suspension
 from relay.queue.slots import IN_FLIGHT
 

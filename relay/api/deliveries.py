@@ -15,7 +15,8 @@ from relay.api.render import Json, json_response, moment
 from relay.api.services import Services
 from relay.core.access import Principal
 from relay.core.issues import Issue
-from relay.core.model import DeadReason, DeliveryState, DeliveryView, EventView
+from relay.core.model import DeadReason, DeliveryState
+from relay.core.views import DeliveryView, EventView
 from relay.telemetry import log
 
 

@@ -17,8 +17,9 @@ from relay.api.render import Json, json_response
 from relay.core.access import Principal
 from relay.core.errors import NotFound
 from relay.core.issues import Issue
-from relay.core.model import Application, DeadReason, DeliveryState, DeliveryView, Endpoint, EventView, NoDelivery, Page
+from relay.core.model import Application, DeadReason, DeliveryState, Endpoint, NoDelivery
 from relay.core.units import parse_duration_ms, parse_time_ms
+from relay.core.views import DeliveryView, EventView, Page
 from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
 

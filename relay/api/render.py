@@ -7,20 +7,10 @@ import orjson
 from aiohttp import web
 
 from relay.core.issues import Issue
-from relay.core.model import (
-    AttemptView,
-    DeadGroup,
-    DeliveryView,
-    Endpoint,
-    EventView,
-    HeaderPair,
-    Health,
-    Outcome,
-    RetryPolicy,
-    Trace,
-)
+from relay.core.model import Endpoint, HeaderPair, Health, Outcome, RetryPolicy, Trace
 from relay.core.units import format_duration, format_rate, format_time
 from relay.core.urls import masked
+from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView
 from relay.queue import Suspension
 from relay.registry import ApplicationEntry
 from relay.store import KeyRow

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from relay.core.errors import Conflict
-from relay.core.model import DeliveryState, DeliveryView, EventView, Page
+from relay.core.model import DeliveryState
+from relay.core.views import DeliveryView, EventView, Page
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.rows import (
     CODES,

@@ -3,16 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from relay.core.model import (
-    DeadGroup,
-    DeadReason,
-    DeliveryKey,
-    DeliveryView,
-    DueDelivery,
-    EventView,
-    FrozenEvent,
-    Page,
-)
+from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent
+from relay.core.views import DeadGroup, DeliveryView, EventView, Page
 from relay.store.sqlite import lists
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.rows import (

@@ -13,18 +13,16 @@ from typing import Any
 
 from relay.core.model import (
     TRANSITIONS,
-    AttemptView,
     DeadReason,
     DeliveryKey,
     DeliveryState,
-    DeliveryView,
     DueDelivery,
-    EventView,
     HeaderPair,
     NoDelivery,
     Trace,
     Trigger,
 )
+from relay.core.views import AttemptView, DeliveryView, EventView
 from relay.store.values import attempt_id, delivery_id
 
 Row = tuple[Any, ...]

@@ -14,17 +14,8 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relay.core.clock import Clock
-from relay.core.model import (
-    DeadReason,
-    DeliveryKey,
-    DeliveryView,
-    DueDelivery,
-    Health,
-    NewEvent,
-    Page,
-    Settled,
-    Settlement,
-)
+from relay.core.model import DeadReason, DeliveryKey, DueDelivery, Health, NewEvent, Settled, Settlement
+from relay.core.views import DeliveryView, Page
 from relay.store.sqlite import edits, lists, opening, order, registry
 from relay.store.sqlite.accept import Acceptor, Batch
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
