@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 import uvloop
+from hypothesis import settings
 
 from relay.delivery.courier import Courier
 from tests.support.couriers import running_courier, serving, trusting
@@ -26,6 +27,9 @@ MEMORY = Path("/dev/shm")
 """Where temporary folders stand when there is room: no test here cuts the power, so none needs the disk's fsyncs."""
 
 ROOM_BYTES = 2 << 30
+
+
+settings.register_profile("hostile", max_examples=20_000)  # for `make hostile`
 
 
 def pytest_configure() -> None:

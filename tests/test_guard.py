@@ -8,72 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.netguard import ForbiddenAddress, Guard
+from tests.support.addresses import INSIDE_V4, PUBLIC, corpus
 
-INSIDE_V4 = """
-    0.0.0.0 0.0.0.1 0.1.2.3 0.255.255.255 10.0.0.0 10.0.0.1 10.1.2.3 10.255.255.255 100.64.0.0 100.64.0.1 100.100.100.200
-    100.127.255.255 127.0.0.0 127.0.0.1 127.0.0.53 127.1.1.1 127.127.127.127 127.255.255.255 168.63.129.16 169.254.0.0 169.254.0.1
-    169.254.169.123 169.254.169.254 169.254.170.2 169.254.255.255 172.16.0.0 172.16.0.1 172.17.0.1 172.20.10.1 172.24.0.1
-    172.31.255.255 192.0.0.0 192.0.0.8 192.0.0.9 192.0.0.10 192.0.0.170 192.0.0.192 192.0.0.255 192.0.2.0 192.0.2.1
-    192.0.2.255 192.88.99.0 192.88.99.1 192.88.99.255 192.168.0.0 192.168.0.1 192.168.1.1 192.168.99.100 192.168.122.1
-    192.168.255.255 198.18.0.0 198.18.0.1 198.19.255.255 198.51.100.0 198.51.100.1 198.51.100.255 203.0.113.0 203.0.113.1
-    203.0.113.255 224.0.0.0 224.0.0.1 224.0.0.251 230.1.2.3 239.255.255.250 239.255.255.255 240.0.0.0 240.0.0.1
-    250.1.2.3 255.255.255.254 255.255.255.255
-"""
-INSIDE_V6 = """
-    :: ::1 ::2 ::ffff ::7f00:1 ::a00:1 ::127.0.0.1 ::169.254.169.254 ::8.8.8.8 ::1:0 ::1:0:0 0:0:0:0:0:0:0:1
-    0000:0000:0000:0000:0000:0000:0000:0001 ::ffff:0:7f00:1 ::ffff:0:127.0.0.1 ::ffff:0:a9fe:a9fe ::ffff:0:8.8.8.8
-    64:ff9b:1::1 64:ff9b:1::7f00:1 64:ff9b:1:ffff:ffff:ffff:7f00:1 64:ff9b:0:1::1 64:ff9a::1 100::1 100::ffff:1 100:0:0:1::1
-    200::1 400::1 800::1 1000::1 1fff:ffff::1
-    2001:: 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:0:7f00:1::1 2001:0:a9fe:a9fe::1 2001:0:53aa:64c:0:0:80ff:fffe
-    2001:1::1 2001:1::2 2001:2::1 2001:2:0:ffff::1 2001:3::1 2001:4:112::1 2001:5::1 2001:10::1 2001:1f:ffff::1 2001:20::1
-    2001:2f:ffff::1 2001:30::1 2001:100::1 2001:1ff:ffff::1 2001:db8:: 2001:db8::1 2001:db8:ffff::1
-    2002:: 2002:7f00:1:: 2002:7f00:1::1 2002:a00:1::1 2002:a9fe:a9fe::1 2002:c0a8:101::1 2002:ac10:1::1 2002:e000:1::1
-    2002:808:808::1 3fff::1 3fff:fff:ffff::1 4000::1 5000::1 5f00::1 5f00:ffff::1 6000::1 8000::1 a000::1 c000::1 e000::1
-    f000::1 f800::1 fb00::1 fc00:: fc00::1 fd00::1 fd00:ec2::254 fd12:3456:789a:1::1 fdff:ffff::1 fe00::1 fe7f::1 fe80::
-    fe80::1 fe80::1%eth0 fe80::1%1 fe80::a9fe:a9fe fe80::5efe:7f00:1 febf:ffff::1 fec0:: fec0::1 feff:ffff::1 ff00:: ff01::1
-    ff02::1 ff02::fb ff05::1:3 ff0e::1 ff3e::1 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ::5efe:7f00:1 ::5efe:127.0.0.1
-    0:0:0:0:0:1:0:1 ::1%lo ::%lo
-"""
-PUBLIC = """
-    1.0.0.1 1.1.1.1 8.8.4.4 8.8.8.8 9.9.9.9 11.0.0.1 12.1.1.1 13.32.0.1 23.1.2.3 34.117.59.81 44.1.2.3 52.1.1.1 54.239.28.85
-    63.1.1.1 64.233.160.1 66.249.64.1 72.1.1.1 77.88.8.8 80.1.1.1 91.198.174.192 93.184.216.34 99.255.255.255 100.0.0.1
-    100.63.255.255 100.128.0.0 104.16.0.1 108.1.1.1 126.255.255.255 128.0.0.1 130.1.1.1 134.1.1.1 138.1.1.1 140.82.112.3
-    142.250.74.46 151.101.1.69 157.240.1.35 160.1.1.1 168.63.129.15 168.63.129.17 169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0
-    172.217.0.1 176.1.1.1 180.1.1.1 185.199.108.153 188.1.1.1 190.1.1.1 191.255.255.255 192.0.1.0 192.0.3.0 192.31.196.1
-    192.52.193.1 192.88.98.255 192.88.100.0 192.167.255.255 192.169.0.0 192.175.48.1 193.0.0.1 195.1.1.1 197.1.1.1
-    198.17.255.255 198.20.0.0 198.51.99.255 198.51.101.0 199.232.0.1 203.0.112.255 203.0.114.0 204.1.1.1 208.67.222.222
-    212.1.1.1 216.58.208.1 220.1.1.1 223.255.255.255 2000::1 2001:200::1 2001:4860:4860::8888 2001:4860:4860::8844
-    2001:500:1::53 2001:67c::1 2001:7fd::1 2001:db7:ffff::1 2001:db9::1 2003::1 2400:cb00::1 2600:1f18::1 2606:4700:4700::1111
-    2607:f8b0:4004:800::200e 2620:fe::fe 2620:119:35::35 2800:3f0::1 2a00:1450:4001::1 2a01:4f8::1 2a02:26f0::1 2a03:2880::1
-    2a04:4e42::1 2c0f:fb50::1 3000::1 3ffe::1 64:ff9b::8.8.8.8 64:ff9b::101:101 ::ffff:8.8.8.8 ::ffff:101:101
-"""
-OBFUSCATED = [
-    "2130706433",
-    "127.1",
-    "0177.0.0.1",
-    "0x7f000001",
-    "0x7f.1",
-    "0",
-    "localhost",
-    "",
-    "127.0.0.1.",
-    "[::1]",
-    "1.2.3",
-]
-
-
-def _corpus() -> list[str]:
-    carriers = ("::ffff:{}", "::ffff:0:{}", "64:ff9b::{}", "::{}", "64:ff9b:1::{}")
-    carried = [carrier.format(address) for carrier in carriers for address in INSIDE_V4.split()]
-    return INSIDE_V4.split() + INSIDE_V6.split() + carried + OBFUSCATED
+V4 = st.integers(0, 2**32 - 1) | st.sampled_from([int(IPv4Address(address)) for address in INSIDE_V4.split()])
+NAT64 = ip_network("64:ff9b::/96")
 
 
 def test_corpus_is_refused() -> None:
     """Every one of at least 300 inside addresses and spellings is refused, with a reason (reliability §7.15)."""
-    corpus = _corpus()
-    assert len(set(corpus)) >= 300
+    refused = corpus()
+    assert len(set(refused)) >= 300
     guard = Guard()
-    assert [address for address in corpus if not guard.forbidden(address)] == []
+    assert [address for address in refused if not guard.forbidden(address)] == []
 
 
 def test_public_addresses_pass() -> None:
@@ -92,6 +38,35 @@ def test_ipv6_outside_global_unicast_never_passes(address: IPv6Address) -> None:
         carried = IPv4Address(int(address) & 0xFFFFFFFF)
         assert address in ip_network("64:ff9b::/96") or address.ipv4_mapped is not None
         assert Guard().forbidden(str(carried)) is None
+
+
+CARRIERS = [
+    "::",
+    "::ffff:0:0",
+    "::ffff:0:0:0",
+    "64:ff9b::",
+    "64:ff9b:1::",
+    "2002::",
+    "2001::",
+    "fe80::5efe:0:0",
+    "2000::",
+]
+
+
+@settings(deadline=None)
+@given(
+    st.ip_addresses(v=6)
+    | st.builds(lambda carrier, low: IPv6Address(int(IPv6Address(carrier)) | low), st.sampled_from(CARRIERS), V4)
+)
+def test_no_socket_is_opened_for_an_ipv6_address_inside(address: IPv6Address) -> None:
+    """T11: where a socket is opened for a generated address, the standard library knows it as a public one, too."""
+    try:
+        Guard().open_socket(socket.AF_INET6, str(address), 443).close()
+    except ForbiddenAddress:
+        return
+    dialled = address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else address)
+    assert dialled.is_global
+    assert not dialled.is_multicast
 
 
 @settings(deadline=None)

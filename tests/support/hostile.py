@@ -32,6 +32,9 @@ class Wire:
         """Send bytes; `ConnectionError` when the peer is gone."""
         self._writer.write(data)
         await self._writer.drain()
+        await asyncio.sleep(0)  # `drain` gives nobody else a turn while the peer takes everything
+        if self._writer.is_closing():  # asyncio drops what is written from here on, and says so in its log each time
+            raise ConnectionResetError
 
     async def reset(self) -> None:
         """End the connection with RST."""
@@ -232,6 +235,12 @@ async def garbage(wire: Wire) -> None:
     """No HTTP at all."""
     await wire.request()
     await wire.send(b"\x16\x03\x01 SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+
+async def garbage_at_once(wire: Wire) -> None:
+    """No HTTP and no TLS, before anything was asked."""
+    await wire.send(b"220 mail.example ESMTP\r\n")
+    await wire.until_closed()
 
 
 def raw(*answers: bytes) -> Behaviour:
