@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from relay.config import load
-from relay.config.admission import address_faults
-from relay.config.model import DeliveryConfig
+from relay.config.admission import Rules, address_faults
+from relay.config.model import Config
 from relay.contracts import Registration
 from tests.support.api import CONFIG, Api
 from tests.support.config import HOME, WHSEC, errors, read
@@ -136,11 +136,11 @@ async def test_the_operator_overrides_what_a_contract_demands(tmp_path: Path) ->
 def test_a_contract_may_leave_the_place_open() -> None:
     """Without `public` names of this network and any port are taken; an address stays the operator's decision."""
     open_place, public = Registration(public=False), Registration()
-    delivery = DeliveryConfig()
+    rules = Rules(None, Config())
     for url in ("https://box.internal/", "https://box:8443/", "https://receiver.example:22/"):
-        assert address_faults(url, open_place, delivery) == (), url
-        assert address_faults(url, public, delivery) or "8443" in url, url
-    assert address_faults("https://10.0.0.1/", open_place, delivery)
+        assert address_faults(url, open_place, rules) == (), url
+        assert address_faults(url, public, rules) or "8443" in url, url
+    assert address_faults("https://10.0.0.1/", open_place, rules)
 
 
 # -- how many ---------------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ class Applications:
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = request[PRINCIPAL]
-        made = await self._registrar.create_application(self._services.reader().application(await read_object(request)))
+        draft = self._services.reader(principal).application(await read_object(request))
+        made = await self._registrar.create_application(draft)
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
             self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
@@ -57,7 +58,7 @@ class Applications:
     async def update(self, request: web.Request) -> web.Response:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
-        patch, reader = await read_object(request), self._services.reader()
+        patch, reader = await read_object(request), self._services.reader(principal)
         application = await self._registrar.update_application(
             self._find(request).id, lambda present: reader.revised_application(present, patch)
         )
@@ -82,7 +83,7 @@ class Applications:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
         application = self._find(request)
-        draft = self._services.reader().key(await read_object(request))
+        draft = self._services.reader(principal).key(await read_object(request))
         key, token = await self._registrar.create_key(application.id, draft)
         self._said(log.KEY_CREATED, principal.name, application, key=key.id)
         return json_response(self._key(key) | {"token": token}, status=201)

@@ -40,7 +40,7 @@ class Endpoints:
         written = await read_object(request)
         application = self._registrar.current.application_for(principal, _take_application(written))
         self._refuse_self_service(principal, application)
-        definition = self._services.reader().endpoint(written, application.contract)
+        definition = self._services.reader(principal).endpoint(written, application)
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
@@ -76,9 +76,9 @@ class Endpoints:
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application)
         patch = await read_object(request)
-        reader, contract = self._services.reader(), endpoint.application.contract
+        reader, owner = self._services.reader(principal), endpoint.application
         endpoint = await self._registrar.update_endpoint(
-            endpoint.id, lambda present: reader.revised_endpoint(present, patch, contract)
+            endpoint.id, lambda present: reader.revised_endpoint(present, patch, owner)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
         return json_response(self._detail(endpoint, principal) | self._warnings(endpoint))
@@ -163,7 +163,7 @@ class Endpoints:
         return json_response(self._detail(endpoint, principal))
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
-        written = render.endpoint(endpoint, plain=principal.may(Right.CHANGE))
+        written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
         return written | write_work(look_at(self._services, endpoint))
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:

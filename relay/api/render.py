@@ -174,6 +174,7 @@ def application(owner: ApplicationEntry, promised: Iterable[str]) -> Json:
         "contract": value.contract,
         "features": {name: bool(value.features.get(name)) for name in sorted(promised)},
         "validation": value.validation,
+        "allow_networks": list(map(str, value.allow_networks)),
         "timeout": written.get("timeout"),
         "retry": written.get("retry"),
         "max_age": written.get("max_age"),

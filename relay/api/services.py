@@ -10,6 +10,7 @@ from aiohttp import web
 from relay.api.query import Query
 from relay.api.written import Reader
 from relay.config import Config
+from relay.core.access import Principal, Right
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.issues import Issue
@@ -86,9 +87,15 @@ class Services:
         """Read what stands behind the `?` of a request."""
         return Query(request, self.clock.wall_ms())
 
-    def reader(self) -> Reader:
-        """Return what reads definitions by the configuration and the contracts in force."""
-        return Reader(self.daemon.config, self.registrar.current.contracts, self.clock.wall_ms(), self.daemon.own)
+    def reader(self, principal: Principal) -> Reader:
+        """Return what reads a caller's definitions by the configuration and the contracts in force."""
+        return Reader(
+            self.daemon.config,
+            self.registrar.current.contracts,
+            self.clock.wall_ms(),
+            self.daemon.own,
+            for_tenant=not principal.may(Right.SEE_NETWORK),
+        )
 
     def lane(self, endpoint: Endpoint) -> LaneView:
         """Show what is under way for an endpoint, and what waits."""

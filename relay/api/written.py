@@ -18,6 +18,7 @@ from relay.config.fields import Id
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import Invalid, Issue, pointer
+from relay.core.model import Application
 from relay.core.netguard import Address
 from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
@@ -89,6 +90,10 @@ _NEW_APPLICATION = Form(NewApplication, "an application")
 _KEY = Form(NewKey, "a key")
 
 
+Owner = Application | ApplicationDefinition
+"""Whose endpoint it is, or will be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Reads what is written, against the configuration and the contracts in force; Invalid with every mistake."""
@@ -97,27 +102,30 @@ class Reader:
     contracts: ContractCatalogue
     now_ms: int
     own: Container[Address] = ()  # the addresses of this host
+    for_tenant: bool = False  # who reads the mistakes, and hears nothing of our network
 
     # -- endpoints -------------------------------------------------------------------------------------------------
 
-    def endpoint(self, written: Mapping[str, Any], contract: str) -> EndpointDefinition:
-        """Read a new endpoint of an application that has this contract."""
-        endpoint, issues = self._endpoint(written, contract)
+    def endpoint(self, written: Mapping[str, Any], owner: Owner) -> EndpointDefinition:
+        """Read a new endpoint of an application."""
+        endpoint, issues = self._endpoint(written, owner)
         return _sound(endpoint, issues)
 
     def revised_endpoint(
-        self, present: EndpointDefinition, patch: Mapping[str, Any], contract: str
+        self, present: EndpointDefinition, patch: Mapping[str, Any], owner: Owner
     ) -> EndpointDefinition:
         """Apply a merge patch to an endpoint."""
-        endpoint, issues = self._endpoint(merged(present.to_json(), patch), contract)
+        endpoint, issues = self._endpoint(merged(present.to_json(), patch), owner)
         touched = _ENDPOINT.touched(patch, issues)
         return _sound(endpoint, touched if endpoint is not None else touched or issues)
 
-    def _endpoint(self, written: Mapping[str, Any], contract: str) -> tuple[EndpointDefinition | None, list[Issue]]:
+    def _endpoint(self, written: Mapping[str, Any], owner: Owner) -> tuple[EndpointDefinition | None, list[Issue]]:
         endpoint, issues = _ENDPOINT.read(written)
         if endpoint is None:
             return None, issues
-        return endpoint, list(check_endpoint(endpoint, Rules(self.contracts.get(contract), self.config, self.own)))
+        contract = self.contracts.get(owner.contract)
+        rules = Rules(contract, self.config, self.own, owner.allow_networks, for_tenant=self.for_tenant)
+        return endpoint, list(check_endpoint(endpoint, rules))
 
     # -- applications ----------------------------------------------------------------------------------------------
 
@@ -129,7 +137,7 @@ class Reader:
         issues += check_application(found, self.contracts, self.config)
         endpoint, key = None, None
         if found.endpoint is not None and self.contracts.get(found.contract) is not None:
-            endpoint, wrong = self._endpoint(found.endpoint, found.contract)
+            endpoint, wrong = self._endpoint(found.endpoint, found)
             issues += _within("/endpoint", wrong)
         if found.key is not None:
             key, wrong = self._key(found.key)

@@ -2,18 +2,18 @@
 
 Every rule stands here once; the check of the file, the API and an import ask for all of them. An issue points into the
 definition, and its message is a sentence with what to do after the last semicolon. `delivery.allow_http` and
-`delivery.allow_networks` are the operator's word and override what a contract demands.
+`allow_networks`, of `[delivery]` or an application, are the operator's word and override what a contract demands.
 """
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition
-from relay.config.model import Config, DeliveryConfig
+from relay.config.model import Config
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.grammars import check_header
 from relay.core.issues import Issue, did_you_mean, pointer
-from relay.core.netguard import Address, Guard
+from relay.core.netguard import Address, Guard, Networks
 from relay.core.units import format_duration
 from relay.core.urls import check_url, literal_address
 
@@ -25,6 +25,8 @@ class Rules:
     contract: Contract | None
     config: Config
     own: Container[Address] = ()  # the addresses of this host, where they can be known
+    allow_networks: Networks = ()  # what is open to the application, beside what is open to all
+    for_tenant: bool = False  # the sentences are read by one: nothing of our network, no setting that is not his
 
 
 def check_application(
@@ -49,7 +51,7 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     """Yield everything that is wrong with an endpoint."""
     contract = rules.contract
     registration = contract.registration if contract else Registration()
-    for fault in address_faults(endpoint.url, registration, rules.config.delivery, rules.own):
+    for fault in address_faults(endpoint.url, registration, rules):
         yield Issue("/url", fault)
     if registration.subscription_required and "event_types" not in endpoint.model_fields_set:
         sentence = 'the contract asks for a choice of event types; list them, or write ["*"] for all'
@@ -74,23 +76,28 @@ def warn_endpoint(url: str, event_types: tuple[str, ...], contract: Contract | N
         yield Issue("/url", sentence, warning=True)
 
 
-def address_faults(
-    url: str, rules: Registration, delivery: DeliveryConfig, own: Container[Address] = ()
-) -> tuple[str, ...]:
+def address_faults(url: str, registration: Registration, rules: Rules) -> tuple[str, ...]:
     """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be registered.
 
     A contract that does not ask for a public address lets names of this network and any port through. What a name
-    resolves to is judged at every attempt, and whatever a contract says, only `delivery.allow_networks` opens a network.
+    resolves to is judged at every attempt, and whatever a contract says, only an `allow_networks` opens a network.
     """
+    delivery = rules.config.delivery
     try:
         address = literal_address(url)
     except ValueError:
         allow_private = False
     else:
-        allow_private = address is None and (bool(delivery.allow_networks) or not rules.public)
-    guard = Guard(delivery.allow_networks, own=own, own_addresses=delivery.own_addresses)
-    allow_http = delivery.allow_http or not rules.https
-    return check_url(url, allow_http=allow_http, allow_private=allow_private, guard=guard)
+        opened = (*delivery.allow_networks, *rules.allow_networks)
+        allow_private = address is None and (bool(opened) or not registration.public)
+    return check_url(
+        url,
+        allow_http=delivery.allow_http or not registration.https,
+        allow_private=allow_private,
+        guard=Guard(delivery.allow_networks, own=rules.own, own_addresses=delivery.own_addresses),
+        opened=rules.allow_networks,
+        for_tenant=rules.for_tenant,
+    )
 
 
 def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> Iterator[Issue]:

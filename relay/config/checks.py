@@ -141,11 +141,15 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
             if issue.path != "/contract" or not subject.contracts.is_faulty(application.contract):
                 yield _finding(path, issue, (*path, "contract"))
     for path, endpoint in _endpoints(subject):
-        contract = _contract_at(subject, path)
-        faults = list(check_endpoint(endpoint, Rules(contract, subject.config)))
+        contract, opened = _contract_at(subject, path), _application_at(subject, path).allow_networks
+        faults = list(check_endpoint(endpoint, Rules(contract, subject.config, allow_networks=opened)))
         always = check_url(endpoint.url, allow_http=True, allow_private=True)
         for issue in faults:
-            yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *_ALLOWANCES)))
+            yield _finding(
+                path,
+                issue,
+                *(() if issue.message in always else (_contract_of(path), *_ALLOWANCES, (*path[:2], "allow_networks"))),
+            )
         wrong = {issue.path for issue in faults}
         for issue in warn_endpoint(endpoint.url, endpoint.event_types, contract):
             if issue.path not in wrong and not (subject.dev and issue.path == "/url"):
@@ -221,9 +225,12 @@ def _endpoints(subject: Subject) -> Iterator[tuple[KeyPath, EndpointConfig]]:
             yield (*path, "endpoint", index), endpoint
 
 
+def _application_at(subject: Subject, endpoint: KeyPath) -> ApplicationConfig:
+    return subject.config.applications[int(endpoint[1])]
+
+
 def _contract_at(subject: Subject, endpoint: KeyPath) -> Contract | None:
-    application = subject.config.applications[int(endpoint[1])]
-    return subject.contracts.get(application.contract)
+    return subject.contracts.get(_application_at(subject, endpoint).contract)
 
 
 def _contract_of(endpoint: KeyPath) -> KeyPath:

@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.config.fields import Filled, Id, RateLimit, SecretField, duration, whole
+from relay.config.fields import Filled, Id, Network, RateLimit, SecretField, duration, whole
 
 SECRETS_MAX = 10
 """Secrets that may sign for one endpoint at a time (Standard Webhooks)."""
+
+NETWORKS_MAX = 100
+"""Networks that may be open to one application beside those of `[delivery]`."""
 
 Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], Field(max_length=100)]
 Jitter = Annotated[float, Field(strict=True, ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -84,6 +87,7 @@ class ApplicationDefinition(Definition):
     contract: str = "standard"
     features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
     validation: Literal["strict", "warn", "off"] = "strict"
+    allow_networks: Annotated[tuple[Network, ...], Field(max_length=NETWORKS_MAX)] = ()
 
 
 class Identified(Section):

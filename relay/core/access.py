@@ -25,13 +25,15 @@ class Right(Enum):
     CHANGE = auto()  # what endpoints are, and their secrets
     READ_STATUS = auto()  # the whole daemon: status, metrics
     ADMINISTER = auto()  # reload
+    SEE_CREDENTIALS = auto()  # what authenticates at receivers: header values, URLs beyond the host, answers in clear
+    SEE_NETWORK = auto()  # what lies behind a name: addresses that are not public, our own, none at all
 
 
 RIGHTS: Mapping[Role, frozenset[Right]] = {
     Role.PRODUCER: frozenset({Right.POST_EVENTS, Right.READ_EVENTS}),
-    Role.APPLICATION: frozenset({Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE}),
-    Role.READER: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS}),
-    Role.OPERATOR: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE}),
+    Role.APPLICATION: frozenset({Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE, Right.SEE_CREDENTIALS}),
+    Role.READER: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.SEE_NETWORK}),
+    Role.OPERATOR: frozenset({Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE, Right.SEE_NETWORK}),
     Role.ADMIN: frozenset(Right),
 }
 

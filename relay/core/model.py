@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from relay.core.netguard import Networks
 from relay.core.units import Rate
 
 
@@ -144,6 +145,7 @@ class Application:
     features: Mapping[str, bool] = field(default_factory=dict)
     validation: Validation = Validation.STRICT
     name: str = ""  # for people
+    allow_networks: Networks = ()  # its endpoints may be in these, beside those of `[delivery]`
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Networks = tuple[Network, ...]
 Listener = tuple[Address, int]
 """An address and a port that something of ours is bound to."""
 
+THIS_HOST = "this host"
+THIS_RELAY = "this relay"
+OTHER_SERVICE = "a port of another service"
+NOT_AN_ADDRESS = "not an IP address"
+
 _ORDINARY_PORTS = (80, 443)
+_OTHER_SERVICES = frozenset(
+    (1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080)
+)
+"""Ports from 1024 on that browsers refuse as well (the "bad ports" of the Fetch standard): VoIP, NFS, X11, IRC and such."""
 
 _NOT_PUBLIC_V4: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this network"),
@@ -52,6 +62,12 @@ _NOT_PUBLIC_V6: tuple[tuple[str, str], ...] = (
     ("fec0::/10", "site-local"),
     ("ff00::/8", "multicast"),
 )
+OPEN_IT = "if it is meant, list its network in allow_networks of the application or of [delivery]"
+_SENTENCES = {
+    THIS_RELAY: "{} is where this relay listens, which it never dials; give another",
+    THIS_HOST: f"{{}} is an address of this host; {OPEN_IT}",
+    OTHER_SERVICE: "{} belongs to another service; use port 443, 80, or a usual one from 1024 on",
+}
 _GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC: tuple[tuple[Network, str], ...] = tuple(
@@ -84,8 +100,14 @@ def _translated(address: Address) -> IPv4Address:
 
 
 def is_port_of_receivers(port: int) -> bool:
-    """Whether webhooks are taken at such a port; the others below 1024 belong to other services."""
-    return port >= 1024 or port in _ORDINARY_PORTS
+    """Whether webhooks are taken at such a port of a public host; mail, SSH and the like are none of ours."""
+    return port in _ORDINARY_PORTS or (port >= 1024 and port not in _OTHER_SERVICES)
+
+
+def why_refused(reason: str, subject: str) -> str:
+    """Say what a reason of `Guard.forbidden` means, and what to do about it, to somebody who runs the relay."""
+    sentence = _SENTENCES.get(reason, f"{{}} is not a public address ({reason}); {OPEN_IT}")
+    return sentence.format(subject)
 
 
 class ForbiddenAddress(Exception):
@@ -108,7 +130,7 @@ class Guard:
         own_addresses: Sequence[Address] = (),
         listeners: Callable[[], Collection[Listener]] = tuple,
     ) -> None:
-        """Open `allow_networks`, to any port; close the addresses of this host and, whatever is opened, our `listeners`.
+        """Open `allow_networks` to everybody; close the addresses of this host and, whatever is opened, our `listeners`.
 
         `own` knows the addresses that this host has at the moment, `own_addresses` are others that lead to it.
         """
@@ -117,28 +139,23 @@ class Guard:
         self._own_addresses = frozenset(own_addresses)
         self._listeners = listeners
 
-    def opens(self, address: Address) -> bool:
-        """Whether `allow_networks` holds this address."""
-        return any(address in network for network in self._allowed)
-
-    def forbidden(self, address: str, port: int | None = None) -> str | None:
+    def forbidden(self, address: str, port: int | None = None, opened: Networks = ()) -> str | None:
         """Say why `address` (text, with or without a zone id) must not be dialled; None when it may be.
 
-        O(allowed networks + listeners), and one question to the kernel for a public address.
+        `opened` are networks that are open to whoever asks, beside those open to everybody. An open network has all its
+        ports; a host that is public anyway keeps its own, so no `allow_networks` lets anybody send mail through it.
+        O(open networks + listeners), and one question to the kernel for a public address.
         """
         try:
             parsed = as_dialled(ip_address(address.partition("%")[0]))
         except ValueError:
-            return "not an IP address"
+            return NOT_AN_ADDRESS
         if port is not None and self._is_listener(parsed, port):
-            return "this relay"
-        if self.opens(parsed):
-            return None
-        if reason := why_not_public(parsed):
-            return reason
-        if self._is_own(parsed):
-            return "this host"
-        return None if port is None or is_port_of_receivers(port) else "a port of another service"
+            return THIS_RELAY
+        closed = why_not_public(parsed) or (THIS_HOST if self._is_own(parsed) else None)
+        if closed is not None:
+            return None if any(parsed in network for network in (*self._allowed, *opened)) else closed
+        return None if port is None or is_port_of_receivers(port) else OTHER_SERVICE
 
     def _is_own(self, address: Address) -> bool:
         if address in _NAT64:
@@ -154,13 +171,13 @@ class Guard:
             return True
         return any(host.is_unspecified for host in bound) and (address.is_loopback or self._is_own(address))
 
-    def open_socket(self, family: int, address: str, port: int) -> socket.socket:
+    def open_socket(self, family: int, address: str, port: int, opened: Networks = ()) -> socket.socket:
         """Open a TCP socket, not blocking, for a place that may be dialled; `ForbiddenAddress` otherwise.
 
         The one place that sees every address really connected to: names, literals, rebound names.
         """
-        if reason := self.forbidden(address, port):
+        if reason := self.forbidden(address, port, opened):
             raise ForbiddenAddress(address, reason)
-        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        opened.setblocking(False)
-        return opened
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        made.setblocking(False)
+        return made

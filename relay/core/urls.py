@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from relay.core.netguard import Address, Guard, as_dialled, is_port_of_receivers
+from relay.core.netguard import (
+    OPEN_IT,
+    OTHER_SERVICE,
+    Address,
+    Guard,
+    Networks,
+    as_dialled,
+    is_port_of_receivers,
+    why_refused,
+)
 
 URL_MAX = 2048
 HOST_MAX = 253
@@ -41,21 +50,34 @@ class Target(NamedTuple):
     path: str  # path and query, exactly as they were registered
 
 
-def check_url(url: str, *, allow_http: bool, allow_private: bool, guard: Guard = _PUBLIC_ONLY) -> tuple[str, ...]:
+def check_url(
+    url: str,
+    *,
+    allow_http: bool,
+    allow_private: bool,
+    guard: Guard = _PUBLIC_ONLY,
+    opened: Networks = (),
+    for_tenant: bool = False,
+) -> tuple[str, ...]:
     """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be configured.
 
     `allow_private` lets through what stays on this host or its networks: localhost, single-label names, addresses that
-    are not public, and ports below 1024. Without it `guard` says which addresses may be dialled. No sentence repeats the
-    URL: it may hold a credential.
+    are not public, and ports of other services. Without it `guard` says which addresses may be dialled by one to whom
+    the networks `opened` are open. A tenant hears neither of settings that are not his nor what lies behind an address.
+    No sentence repeats the URL: it may hold a credential.
     """
     faults = list(_text_faults(url))
     parts = _split(url)
     if parts is None:
         return tuple(faults) or ('it cannot be read as a URL; write it like "https://example.com/hooks"',)
-    faults += _parts_faults(parts, allow_http)
+    faults += _parts_faults(parts, allow_http=allow_http, for_tenant=for_tenant)
     host = parts.hostname or ""
     if parts.scheme in _DEFAULT_PORTS and host and not _UNSAFE.search(host):
-        faults += _place_faults(host, parts.port, None if allow_private else guard)
+        address, place = host_address(host), _Place(host, parts.port, for_tenant)
+        if address is None:
+            faults += _name_faults(place, allow_private=allow_private)
+        elif not allow_private:
+            faults += _address_faults(place, guard.forbidden(str(address), parts.port, opened))
     return tuple(faults)
 
 
@@ -128,31 +150,50 @@ def _text_faults(url: str) -> Iterator[str]:
         yield "the part after # is never sent; remove it"
 
 
-def _parts_faults(parts: SplitResult, allow_http: bool) -> Iterator[str]:
+def _parts_faults(parts: SplitResult, *, allow_http: bool, for_tenant: bool) -> Iterator[str]:
     if parts.scheme not in _DEFAULT_PORTS:
         yield 'only https addresses are taken; write it like "https://example.com/hooks"'
     if parts.scheme == "http" and not allow_http:
-        yield "http would send payloads unprotected; use https, or set delivery.allow_http = true"
+        operators = "" if for_tenant else ", or set delivery.allow_http = true"
+        yield f"http would send payloads unprotected; use https{operators}"
     if "@" in parts.netloc:
         yield "a URL must not hold a user name or password; put the credential into a header of the endpoint"
     if parts.scheme in _DEFAULT_PORTS and not parts.hostname:
         yield 'the host is missing; write it like "https://example.com/hooks"'
 
 
-def _place_faults(host: str, port: int | None, guard: Guard | None) -> Iterator[str]:
-    address = host_address(host)
-    wrong = None if address else _name_fault(host)
+class _Place(NamedTuple):
+    """Where a URL leads, and who hears what is wrong with it."""
+
+    host: str
+    port: int | None
+    for_tenant: bool
+
+    def faults_of_port(self) -> Iterator[str]:
+        if self.port is not None and not is_port_of_receivers(self.port):
+            yield why_refused(OTHER_SERVICE, f"port {self.port}")
+
+
+def _name_faults(place: _Place, *, allow_private: bool) -> Iterator[str]:
+    wrong = _name_fault(place.host)
     if wrong:
         yield wrong
-    if guard is None:
+    if allow_private:
         return
-    kind = guard.forbidden(str(address)) if address else None
-    if kind:
-        yield f"{host} is not a public address ({kind}); list its network in delivery.allow_networks if it is meant"
-    if not address and not wrong and _is_private_name(host):
-        yield f"{host} names something on this network; list that network in delivery.allow_networks if it is meant"
-    if port is not None and not is_port_of_receivers(port) and not (address and guard.opens(address)):
-        yield f"port {port} belongs to another service; use 443, 80, or a port from 1024 on"
+    if not wrong and _is_private_name(place.host):
+        remedy = "give one that other hosts know" if place.for_tenant else OPEN_IT
+        yield f"{place.host} names something on this network; {remedy}"
+    yield from place.faults_of_port()
+
+
+def _address_faults(place: _Place, reason: str | None) -> Iterator[str]:
+    """Say what is wrong with a literal address, which the guard refused for `reason`."""
+    if reason is None:
+        return
+    if reason != OTHER_SERVICE:
+        for_tenant = f"{place.host} is not a public address; give one that other hosts reach"
+        yield for_tenant if place.for_tenant else why_refused(reason, place.host)
+    yield from place.faults_of_port()
 
 
 def _name_fault(host: str) -> str | None:

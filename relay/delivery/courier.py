@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from relay.core.clock import Clock
 from relay.core.model import Failure, Outcome, shown_without
-from relay.core.netguard import Guard
+from relay.core.netguard import Guard, Networks
+from relay.core.urls import Target
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
 from relay.delivery.dial import Dialler, Names, strict_tls
 from relay.delivery.exchange import Connection, Dropped
 from relay.delivery.failures import explain
-from relay.delivery.pool import Pool
-from relay.delivery.request import Layout, lay_out
+from relay.delivery.pool import Origin, Pool
+from relay.delivery.request import lay_out
 from relay.delivery.trail import Trail
 
 LAYOUTS_MAX = 4096
@@ -34,6 +35,7 @@ class Request(NamedTuple):
     body: bytes
     timeout_ms: int
     excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
+    allow_networks: Networks = ()  # may be dialled for it, beside those that are open to every request
 
     def __repr__(self) -> str:
         return shown_without(self, "headers", "body")
@@ -118,7 +120,8 @@ class Courier:
         deadline = self._loop.time() + request.timeout_ms / 1000
         layout = self._lay_out(request.url, tuple(request.headers))
         data = layout.fill(request.headers.values(), request.body)
-        connection = self._kept(layout)
+        opened = request.allow_networks
+        connection = self._kept((*layout.target[:3], opened))
         if connection is not None:
             trail.send_over(connection, reused=True)
             try:
@@ -127,24 +130,24 @@ class Courier:
                 if dropped.begun:
                     raise
             trail.repeat()  # Q17
-        connection = await self._connect(layout, deadline, trail)
+        connection = await self._connect(layout.target, deadline, opened, trail)
         trail.send_over(connection, reused=False)
         return await connection.post(data, deadline, excerpt=request.excerpt)
 
-    def _kept(self, layout: Layout) -> Connection | None:
+    def _kept(self, origin: Origin) -> Connection | None:
         assert self._pool is not None
-        while (connection := self._pool.take(layout.target[:3])) is not None and connection.is_closed:
+        while (connection := self._pool.take(origin)) is not None and connection.is_closed:
             pass
         return connection
 
-    async def _connect(self, layout: Layout, deadline: float, trail: Trail) -> Connection:
+    async def _connect(self, target: Target, deadline: float, opened: Networks, trail: Trail) -> Connection:
         assert self._dialler is not None
         assert self._pool is not None
         make = functools.partial(Connection, self._loop, self._pool, self._clock.mono_ms)
-        connection = await self._dialler.connect(layout.target, deadline, make, trail)
+        connection = await self._dialler.connect(target, deadline, make, trail, opened)
         try:
             if not connection.is_closed:  # it may have ended before this task had its turn
-                self._pool.add(layout.target[:3], connection)
+                self._pool.add((*target[:3], opened), connection)
         except BaseException:
             connection.abort()
             raise

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import Protocol, TypeVar
 
-from relay.core.netguard import Address, ForbiddenAddress, Guard
+from relay.core.netguard import Address, ForbiddenAddress, Guard, Networks
 from relay.core.urls import Target, host_address
 from relay.delivery.trail import Stage, Trail
 
@@ -37,8 +37,11 @@ class NotConnected(Exception):
 class Names(Protocol):
     """Who knows the addresses of a name."""
 
-    async def resolve(self, host: str) -> Sequence[Place]:
-        """Return them; `socket.gaierror` when there are none, `ForbiddenAddress` when one may not be dialled."""
+    async def resolve(self, host: str, opened: Networks = ()) -> Sequence[Place]:
+        """Return them; `socket.gaierror` when there are none, `ForbiddenAddress` when one may not be dialled.
+
+        `opened` are the networks that are open to whoever asks.
+        """
 
 
 class Dialler:
@@ -51,11 +54,13 @@ class Dialler:
         self._timeout_s = timeout_s
         self._limits: set[asyncio.Timeout] = set()
 
-    async def connect(self, target: Target, deadline: float, make: Callable[[str], Made], trail: Trail) -> Made:
+    async def connect(
+        self, target: Target, deadline: float, make: Callable[[str], Made], trail: Trail, opened: Networks = ()
+    ) -> Made:
         """Return a protocol, made for the address, whose connection is open; `NotConnected` when none comes about.
 
         The deadline is in the loop's time; the dialler has a limit of its own for all that happens here. The trail enters
-        each stage.
+        each stage. `opened` are networks that may be dialled for this target, beside those open to every target.
         """
         address = host_address(target.host)
         loop = asyncio.get_running_loop()
@@ -63,10 +68,10 @@ class Dialler:
         self._limits.add(limit)
         try:
             async with limit:
-                places = [_place(address)] if address else await self._resolve(target.host, trail)
+                places = [_place(address)] if address else await self._resolve(target.host, trail, opened)
                 trail.enter(Stage.CONNECTING)
-                opened, chosen = await self._first_of(places, target.port)
-                return await self._secure(opened, target, lambda: make(chosen), trail)
+                connected, chosen = await self._first_of(places, target.port, opened)
+                return await self._secure(connected, target, lambda: make(chosen), trail)
         except (OSError, ForbiddenAddress) as error:  # all else is a mistake of our own
             raise NotConnected(trail.stage, literal=address is not None) from error
         finally:
@@ -77,14 +82,14 @@ class Dialler:
         for limit in self._limits:
             limit.reschedule(0)
 
-    async def _resolve(self, host: str, trail: Trail) -> Sequence[Place]:
+    async def _resolve(self, host: str, trail: Trail, opened: Networks) -> Sequence[Place]:
         trail.enter(Stage.RESOLVING)
-        return await self._names.resolve(host)
+        return await self._names.resolve(host, opened)
 
-    async def _first_of(self, places: Sequence[Place], port: int) -> tuple[socket.socket, str]:
+    async def _first_of(self, places: Sequence[Place], port: int, opened: Networks) -> tuple[socket.socket, str]:
         """Return the first socket that connects, and its address."""
         if len(places) == 1:
-            return await self._open(places[0], port), places[0][1]
+            return await self._open(places[0], port, opened), places[0][1]
         left = deque(_by_turns(places))
         running: dict[asyncio.Task[socket.socket], str] = {}
         errors: list[BaseException] = []
@@ -92,7 +97,7 @@ class Dialler:
             while left or running:
                 if left:
                     place = left.popleft()
-                    running[asyncio.create_task(self._open(place, port))] = place[1]
+                    running[asyncio.create_task(self._open(place, port, opened))] = place[1]
                 done, _ = await asyncio.wait(
                     running, timeout=HEAD_START_S if left else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -108,15 +113,15 @@ class Dialler:
         finally:
             await _call_off(running)
 
-    async def _open(self, place: Place, port: int) -> socket.socket:
+    async def _open(self, place: Place, port: int, opened: Networks) -> socket.socket:
         family, address = place
-        opened = self._guard.open_socket(family, address, port)
+        made = self._guard.open_socket(family, address, port, opened)
         try:
-            await asyncio.get_running_loop().sock_connect(opened, (address, port))
+            await asyncio.get_running_loop().sock_connect(made, (address, port))
         except BaseException:
-            opened.close()
+            made.close()
             raise
-        return opened
+        return made
 
     async def _secure(self, opened: socket.socket, target: Target, make: Callable[[], Made], trail: Trail) -> Made:
         """Put a protocol, and for https a TLS session, over a connected socket."""

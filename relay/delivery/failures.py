@@ -1,37 +1,27 @@
 """Why an attempt ended without an answer: a class for the queue, and a line for people without secrets or addresses."""
 
-import errno
 import os
 import socket
 import ssl
 
 from relay.core.model import Failure
-from relay.core.netguard import ForbiddenAddress
+from relay.core.netguard import OTHER_SERVICE, ForbiddenAddress, why_refused
 from relay.delivery.answer import NotHTTP, printable
 from relay.delivery.dial import NotConnected
 from relay.delivery.exchange import Dropped, Late
 from relay.delivery.request import Unsendable
+from relay.delivery.resolver import NO_DESCRIPTORS
 from relay.delivery.trail import Stage
 
 REASON_MAX = 160
 
 Explained = tuple[Failure, str]
 
-NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})  # of this process; of the whole system
-
 NOT_TRUSTED = frozenset({18, 19, 20, 21})  # X509_V_ERR: self-signed, or no way to an authority that is known
 _PRIVATE_CA = "its authority is none that this host trusts; add it to the host's certificates"
 _WANTS_CERTIFICATE = "the receiver wants a client certificate, and the relay has none to show"
 _REFUSED_WITHOUT = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_CERTIFICATE_REQUIRED"})
 _PERHAPS_WITHOUT = "SSLV3_ALERT_HANDSHAKE_FAILURE"  # what TLS 1.2 says instead, and for other reasons too
-
-_BLOCKED = {  # one text, whatever is there: a tenant's failed attempts must not map our network
-    True: (Failure.BLOCKED_ADDRESS, "the URL's address is not public; `delivery.allow_networks` opens networks"),
-    False: (
-        Failure.BLOCKED_NAME,
-        "the URL's host resolves to an address that is not public; `delivery.allow_networks` opens networks",
-    ),
-}
 
 
 def explain(error: Exception) -> Explained | None:
@@ -57,7 +47,7 @@ def _not_connected(error: NotConnected) -> Explained:
     cause, is_securing = error.__cause__, error.stage is Stage.SECURING
     match cause:
         case ForbiddenAddress():
-            return _BLOCKED[error.literal]
+            return _blocked(cause.reason, literal=error.literal)
         case TimeoutError() if error.stage is Stage.RESOLVING:
             return Failure.DNS, "the name servers did not answer in time"
         case TimeoutError():
@@ -76,6 +66,14 @@ def _not_connected(error: NotConnected) -> Explained:
         case _:
             assert isinstance(cause, OSError)
             return Failure.CONNECT, f"no connection: {_reason(cause)}"
+
+
+def _blocked(reason: str, *, literal: bool) -> Explained:
+    """Say the truth, for whoever runs the relay; what a tenant is told of it is the API's business."""
+    subject = "the URL's address" if literal else "the place that the URL's host resolves to"
+    if reason == OTHER_SERVICE:
+        subject = "the URL's port"
+    return Failure.BLOCKED_ADDRESS if literal else Failure.BLOCKED_NAME, why_refused(reason, subject)
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict, deque
 
+from relay.core.netguard import Networks
 from relay.delivery.exchange import Connection
 
 IDLE_S = 15.0
@@ -12,7 +13,8 @@ AGE_S = 300.0
 LINGERING_MAX = 64
 """How many connections may still read the rest of a body that nobody waits for."""
 
-Origin = tuple[str, str, int]  # scheme, host, port
+Origin = tuple[str, str, int, Networks]
+"""Scheme, host, port, and what else was open to whoever dialled: nobody gets a connection that he could not have made."""
 
 
 class Pool:

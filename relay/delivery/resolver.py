@@ -8,7 +8,9 @@ threads are daemons: a lookup that hangs does not keep the process from ending.
 
 import asyncio
 import contextlib
+import errno
 import math
+import os
 import socket
 import threading
 from collections import Counter, OrderedDict, deque
@@ -18,7 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from relay.core.clock import Clock
-from relay.core.netguard import ForbiddenAddress, Guard
+from relay.core.netguard import ForbiddenAddress, Guard, Networks
 
 FRESH_MS = 60_000
 """How long an answer serves without being asked for again."""
@@ -30,6 +32,8 @@ PATIENCE_MS = 1_000
 """A lookup that runs for longer turns doubtful and frees its place."""
 MAX_ADDRESSES = 16
 MAX_NAMES = 10_000
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""No file descriptor is left to this process, or to the whole system."""
 
 
 class Standing(StrEnum):
@@ -55,7 +59,6 @@ class _Name:
     host: str
     standing: Standing = Standing.UNKNOWN
     addresses: tuple[tuple[int, str], ...] = ()  # (family, address), in getaddrinfo's order
-    refused: ForbiddenAddress | None = None  # what the answer held
     answered_ms: float = -math.inf
     failure: tuple[int, str] = (socket.EAI_AGAIN, "the resolver was closed")
     failed_ms: float = -math.inf
@@ -69,7 +72,7 @@ class _Lookup:
     name: _Name
     standing: Standing  # whose place it holds
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    error: Exception | None = None  # what the answer could not be judged for: a mistake of our own, or no descriptor
+    error: OSError | None = None  # no descriptor was left to ask with
 
 
 class Resolver:
@@ -84,11 +87,12 @@ class Resolver:
         self._running: Counter[Standing] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def resolve(self, host: str) -> tuple[tuple[int, str], ...]:
+    async def resolve(self, host: str, opened: Networks = ()) -> tuple[tuple[int, str], ...]:
         """Return the addresses of `host`, each with its family; an answer less than ten minutes old is given at once.
 
-        Raises `socket.gaierror` when there is none, and `ForbiddenAddress` when any of them may not be dialled: choosing
-        the permitted ones out of a mixed answer would let its owner probe for what is forbidden. O(1) but for the lookup.
+        Raises `socket.gaierror` when there is none, and `ForbiddenAddress` when any of them may not be dialled by one to
+        whom the networks `opened` are open: choosing the permitted ones out of a mixed answer would let its owner probe
+        for what is forbidden. Another `OSError` when no file descriptor is left. O(addresses) but for the lookup.
         """
         name = self._name(host)
         self._refresh(name)
@@ -99,8 +103,9 @@ class Resolver:
                 raise lookup.error
         if not self._servable(name):
             raise socket.gaierror(*name.failure)
-        if name.refused:
-            raise ForbiddenAddress(name.refused.address, name.refused.reason)
+        for _, address in name.addresses:
+            if reason := self._guard.forbidden(address, None, opened):
+                raise ForbiddenAddress(address, reason)
         return name.addresses
 
     async def close(self) -> None:
@@ -156,7 +161,7 @@ class Resolver:
         try:
             answer = self._getaddrinfo(lookup.name.host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
         except OSError as error:
-            answer = error
+            answer = _no_descriptor() or error
         except Exception:  # a name that cannot be encoded raises UnicodeError, not gaierror
             answer = socket.gaierror(socket.EAI_NONAME, "not a host name")
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
@@ -173,10 +178,10 @@ class Resolver:
 
     def _finish(self, lookup: _Lookup, answer: Sequence[tuple[Any, ...]] | OSError) -> None:
         self._running[lookup.standing] -= 1
-        try:
+        if isinstance(answer, OSError) and answer.errno in NO_DESCRIPTORS:
+            lookup.error = answer  # it says nothing about the name
+        else:
             self._learn(lookup.name, answer)
-        except Exception as error:
-            lookup.error = error
         lookup.name.lookup = None
         lookup.done.set()
         self._start_lookups()
@@ -188,20 +193,22 @@ class Resolver:
             name.standing, name.failed_ms = Standing.DOUBTFUL, now_ms
             name.failure = _failure(answer)
             return
-        name.refused = self._first_forbidden(addresses)
         name.addresses = addresses[:MAX_ADDRESSES]
         name.standing, name.answered_ms = Standing.PROVEN, now_ms
-
-    def _first_forbidden(self, addresses: tuple[tuple[int, str], ...]) -> ForbiddenAddress | None:
-        for _, address in addresses:
-            if reason := self._guard.forbidden(address):
-                return ForbiddenAddress(address, reason)
-        return None
 
 
 def _addresses(answer: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, str], ...]:
     pairs = ((family, address[0]) for family, _, _, _, address in answer if family in (socket.AF_INET, socket.AF_INET6))
     return tuple(dict.fromkeys(pairs))
+
+
+def _no_descriptor() -> OSError | None:
+    """Return the error of opening a file when none can be opened: a lookup for want of one fails like a dead name server."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error if error.errno in NO_DESCRIPTORS else None
+    return None
 
 
 def _failure(answer: Sequence[tuple[Any, ...]] | OSError) -> tuple[int, str]:

@@ -191,7 +191,13 @@ class Attempts:
             id=event.id, type=event.type, timestamp_ms=self._clock.wall_ms(), body=event.body, attempt=attempt
         )
         headers.update(endpoint.headers)
-        return Request(endpoint.url, headers, event.body, endpoint.timeout_ms)
+        return Request(
+            endpoint.url,
+            headers,
+            event.body,
+            endpoint.timeout_ms,
+            allow_networks=endpoint.application.allow_networks,
+        )
 
     # -- the three ends of an attempt: a mistake here stops the process ------------------------------------------------
 

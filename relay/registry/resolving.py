@@ -73,6 +73,7 @@ def resolve_application(row: ApplicationRow, in_file: InFile) -> tuple[Applicati
         features=definition.features,
         validation=Validation(definition.validation),
         name=definition.name,
+        allow_networks=definition.allow_networks,
     )
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import trustme
 
 from relay.core.clock import Clock, SystemClock
-from relay.core.netguard import Guard
+from relay.core.netguard import Guard, Networks
 from relay.delivery.courier import Courier, CourierSettings, Request
 from relay.delivery.dial import Names, Place, strict_tls
 from relay.delivery.resolver import Resolver
@@ -24,14 +24,14 @@ class FixedNames:
     def __init__(self, *addresses: str) -> None:
         self._addresses = addresses
 
-    async def resolve(self, host: str) -> Sequence[Place]:
+    async def resolve(self, host: str, opened: Networks = ()) -> Sequence[Place]:
         return [(socket.AF_INET6 if ":" in address else socket.AF_INET, address) for address in self._addresses]
 
 
 class SilentNames(FixedNames):
     """A resolver whose name servers never answer."""
 
-    async def resolve(self, host: str) -> Sequence[Place]:
+    async def resolve(self, host: str, opened: Networks = ()) -> Sequence[Place]:
         await asyncio.Event().wait()
         raise AssertionError("never reached")
 
