@@ -27,6 +27,9 @@ DEPTH_MAX = 200
 DIGITS_MAX = 17
 """Significant digits that tell any two doubles apart; what is longer was not meant to become a double."""
 
+_ROUNDING = Decimal(2) ** -53
+"""How far a double may be from the number it was read from, as a share of it; farther below the least normal double."""
+
 _INDEX_MAX = 2**32 - 2
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _INDEX_KEY = re.compile(rb'"(?:0|[1-9][0-9]{0,9})":')
@@ -54,8 +57,9 @@ class LossyNumber(RelayError):
 def canonical(raw: bytes, *, numbers: Numbers = "refuse") -> bytes:
     """Return `raw` as JavaScript would write it: no blanks, its numbers, its key order, its escapes.
 
-    Of a key that is there twice, the last value stays in the first place. A number is refused where it would overflow
-    to `null`, or has more than 17 significant digits and is not exactly a double; `numbers="round"` rounds instead.
+    Of a key that is there twice, the last value stays in the first place. A number is refused where JavaScript would
+    write a whole number as another one, a fraction of more than 17 significant digits is not exactly a double, or a
+    number is too large or too small for a double; `numbers="round"` writes what JavaScript would.
 
     Raises NotJson or LossyNumber.
     """
@@ -93,10 +97,10 @@ def _plain_float(literal: str) -> float:
     value = float(literal)
     if len(literal) > DIGITS_MAX + 1 and repr(value) != literal:
         raise _NotPlain
-    if value.is_integer() and -1e15 < value < 1e15:
-        return int(value)
     if 1e-3 <= abs(value) < 1e15:
-        return value
+        return int(value) if value.is_integer() else value
+    if value == 0 and not literal.strip("-0."):
+        return 0
     raise _NotPlain
 
 
@@ -172,13 +176,17 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, _Number]]:
 
 def _is_lossy(literal: str) -> bool:
     value = float(literal)
-    if math.isinf(value):
+    digits = literal.lower().partition("e")[0].replace(".", "").strip("-0")
+    if math.isinf(value) or (value == 0 and digits):
         return True
-    mantissa = literal.lower().partition("e")[0]
-    if len(mantissa.replace(".", "").strip("-0")) <= DIGITS_MAX:
+    if value == 0:
         return False
-    # A number that is too small for a double may be too small for a Decimal as well.
-    return value == 0 or Decimal(literal) != Decimal(value)
+    given, double = Decimal(literal), Decimal(value)
+    if given in (double, Decimal(_number(value))):
+        return False
+    if len(digits) > DIGITS_MAX or given == given.to_integral_value():
+        return True
+    return abs(double - given) > abs(given) * _ROUNDING
 
 
 def _write(value: Any) -> str:
