@@ -10,10 +10,10 @@ from typing import NamedTuple
 from relay.config.admission import Rules, check_application, check_endpoint, warn_endpoint
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
 from relay.config.fields import is_local
-from relay.config.locate import KeyPath
 from relay.config.model import Config
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import Issue, did_you_mean, keys_of
+from relay.core.locate import KeyPath
 from relay.core.units import format_duration
 from relay.core.urls import check_url
 

@@ -14,10 +14,10 @@ from pydantic_core import ErrorDetails
 from relay.config import model as schema
 from relay.config.checks import Finding, one_of
 from relay.config.layers import Layers, leaves
-from relay.config.locate import KeyPath
 from relay.config.model import Config
 from relay.config.secrets import Wrong
 from relay.core.issues import Issue, did_you_mean
+from relay.core.locate import KeyPath
 from relay.core.urls import masked
 
 VALUE_CHARACTERS_MAX = 80

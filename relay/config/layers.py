@@ -13,7 +13,7 @@ from typing import Any
 
 from relay.config import model as schema
 from relay.config import places
-from relay.config.locate import KeyPath, locate, nearest_line
+from relay.core.locate import KeyPath, locate, nearest_line
 
 Document = dict[str, Any]
 

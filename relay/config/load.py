@@ -29,12 +29,12 @@ from relay.config.explain import (
     source_and_line,
 )
 from relay.config.layers import Document, Layers, Source
-from relay.config.locate import KeyPath
 from relay.config.model import Config
 from relay.config.secrets import Secrets
 from relay.contracts import ContractCatalogue
 from relay.core.errors import ConfigError, NotPermitted, RelayError, hand_over
 from relay.core.issues import Issue, did_you_mean
+from relay.core.locate import KeyPath
 
 OTHER_VARIABLES = frozenset({"RELAY_CONFIG", "RELAY_URL", "RELAY_TOKEN", "RELAY_SOCKET"})
 """Variables of the command line, which are no settings."""

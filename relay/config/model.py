@@ -24,7 +24,7 @@ from relay.config.fields import (
     size,
     whole,
 )
-from relay.config.locate import KeyPath
+from relay.core.locate import KeyPath
 from relay.core.units import parse_duration_ms as ms
 from relay.core.units import parse_size_bytes as nbytes
 

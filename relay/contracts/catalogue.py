@@ -5,6 +5,7 @@ A file is read with the schemas that it names in their place, put on top of what
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from relay.contracts.document import ContractDocument, repeated_headers
 from relay.contracts.mistakes import ContractError, inconsistencies, issues_of, key_path
 from relay.contracts.schema import SchemaError
 from relay.core.issues import Issue, did_you_mean
+from relay.core.locate import locate
 
 FOLDER = "contracts"
 """Where contracts of an operator's own are, beside the configuration file."""
@@ -28,7 +30,9 @@ FOLDER = "contracts"
 _WHOLE = frozenset({"schema", "test"})
 """Tables that an extending contract replaces rather than adds to."""
 
+_BUILTIN = files("relay.contracts") / "builtin"
 _SUFFIX = ".toml"
+_LAST_STEP = re.compile(r'(?:\.?(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*")|\[[0-9]+\])\Z')
 _DEFINITION = "#/$defs/"
 
 
@@ -39,10 +43,18 @@ class Source:
     name: str
     file: str
     raw: dict[str, Any] | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)  # key as TOML names it → where it stands
     issues: list[Issue] = field(default_factory=list)
 
     def blame(self, key: str, message: str, remedy: str) -> None:
-        self.issues.append(Issue(key, message, remedy, self.file))
+        self.add(Issue(key, message, remedy))
+
+    def add(self, issue: Issue) -> None:
+        """Take an issue, with the line of its key, or of the nearest thing around it that this file has."""
+        key = issue.path
+        while key and key not in self.lines:
+            key = _LAST_STEP.sub("", key)
+        self.issues.append(replace(issue, place=f"{self.file}:{self.lines[key]}" if key else self.file))
 
 
 class ContractCatalogue:
@@ -154,16 +166,18 @@ def _check(source: Source, raw: dict[str, Any]) -> ContractDocument | None:
     try:
         document = ContractDocument.model_validate(raw)
     except ValidationError as invalid:
-        source.issues.extend(replace(issue, place=source.file) for issue in issues_of(invalid))
+        for issue in issues_of(invalid):
+            source.add(issue)
         return None
-    source.issues.extend(replace(issue, place=source.file) for issue in inconsistencies(document))
+    for issue in inconsistencies(document):
+        source.add(issue)
     return None if source.issues else document
 
 
 def _sources(directory: Path | None) -> list[Source]:
     """Read the built-in files and those in `directory`, in that order; the file's name is the contract's."""
     sources: list[Source] = []
-    for folder in (files("relay.contracts") / "builtin", directory):
+    for folder in (_BUILTIN, directory):
         if folder is not None:
             taken = {source.name for source in sources}
             sources += [_read(folder, file, taken) for file in _contract_files(folder, sources)]
@@ -196,7 +210,10 @@ def _read(folder: Traversable, file: Traversable, taken: set[str]) -> Source:
 
 def _parse(file: Traversable, source: Source) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(file.read_bytes().decode())
+        text = file.read_bytes().decode()
+        raw = tomllib.loads(text)
+        source.lines = {key_path(path): line for path, line in locate(text).items()}
+        return raw
     except OSError as error:
         source.blame("", f"cannot be read: {error.strerror}", "Check its permissions.")
     except UnicodeDecodeError:
@@ -220,9 +237,13 @@ def _fetch_schemas(folder: Traversable, source: Source, raw: dict[str, Any]) -> 
 
 
 def _schema(folder: Traversable, place: str) -> dict[str, Any]:
-    """Load `folder/file.json`, or one definition `folder/file.json#/$defs/name` with those that it refers to."""
+    """Load `folder/file.json`, or one definition `folder/file.json#/$defs/name` with those that it refers to.
+
+    What is not beside the contract is looked for among the files that come with the relay: whoever extends one of its
+    contracts names the schemas as that one does.
+    """
     path, mark, definition = place.partition(_DEFINITION)
-    document = _load(folder, path)
+    document = _load(folder if (folder / path).is_file() or not (_BUILTIN / path).is_file() else _BUILTIN, path)
     if not mark:
         return document
     definitions = document.get("$defs")

@@ -121,6 +121,10 @@ class Contract:
         """Return the body, to be frozen; Unrenderable if the data cannot be put in it."""
         return self._envelope.render(event)
 
+    def normalised(self, data: Payload) -> bytes:
+        """Return data that `render` took, as the body carries them."""
+        return self._envelope.normalised(data)
+
     def may_have_rendered(self, body: bytes) -> bool:
         """Whether a body begins and ends as every body of this contract does."""
         first, last = self._envelope.template.parts[0], self._envelope.template.parts[-1]

@@ -10,10 +10,11 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, test_data
+from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType, test_data
 from relay.contracts.envelope import Envelope, Unrenderable
 from relay.contracts.fields import Rendering
 from relay.contracts.payload import Payload
+from relay.contracts.template import Lookup
 from relay.core import grammars
 from relay.core.errors import ConfigError
 from relay.core.issues import Issue, did_you_mean
@@ -198,9 +199,56 @@ def _keys(document: ContractDocument) -> Iterator[Issue]:
     if "differs" in document.idempotency.model_fields_set and shared is None and not any(own):
         yield issue_at(("idempotency", "differs"), "there is no key that events could share", "Set key, or remove it.")
     for name, listed in document.type.items():
-        if listed.idempotency_key is False and shared is None:
+        if listed.idempotency_key is False and shared is None and document.extends is None:
             key = ("type", name, "idempotency_key")
             yield issue_at(key, "there is no key to switch off", "Remove it, or set idempotency.key.")
+
+
+def _lookups(document: ContractDocument) -> Iterator[Issue]:
+    """Yield what is looked up in data that can never hold it, as their schemas say."""
+    if document.types.extra_members == "allow":
+        return
+    remedy = "Name a member that its schema has."
+    for name, listed in document.type.items():
+        if listed.idempotency_key:
+            yield from _missing(listed, listed.idempotency_key, ("type", name, "idempotency_key"), name, remedy)
+        for index, need in enumerate(listed.needs):
+            yield from _missing(listed, need, ("type", name, "needs", index), name, remedy)
+    for key, lookup, names, other in _shared_lookups(document):
+        for name in names:
+            yield from _missing(document.type[name], lookup, key, name, other or remedy)
+    ordering = document.ordering.key
+    closed = document.types.catalogue == "closed"
+    if ordering is not None and closed and all(_lacks(listed, ordering) for listed in document.type.values()):
+        yield issue_at(("ordering", "key"), f"no event type has {ordering} in its data", "Name a member that one has.")
+
+
+def _shared_lookups(document: ContractDocument) -> Iterator[tuple[KeyPath, Lookup, Iterable[str], str]]:
+    """Yield the lookups that several types share: their keys, the types, and the remedy where it is another."""
+    shared, memory = document.idempotency.key, document.memory
+    if shared is not None:
+        names = [
+            name for name, listed in document.type.items() if listed.idempotency_key is None and not listed.test_only
+        ]
+        other = "Name a member that its schema has, or set idempotency_key = false for that type."
+        yield ("idempotency", "key"), shared, names, other
+    if memory is not None:
+        said = [name for name in memory.types if name in document.type]
+        yield ("memory", "key"), memory.key, [*said, *(n for n, listed in document.type.items() if listed.recalls)], ""
+        yield ("memory", "value"), memory.value, said, ""
+
+
+def _missing(listed: EventType, lookup: Lookup, key: KeyPath, name: str, remedy: str) -> Iterator[Issue]:
+    if _lacks(listed, lookup):
+        yield issue_at(key, f"the data of {name!r} never hold {lookup}", remedy)
+
+
+def _lacks(listed: EventType, lookup: Lookup) -> bool:
+    """Whether the data of a type can never hold all that is looked up in them."""
+    if listed.data_schema is None:
+        return False
+    paths = (variable.split(".")[1:] for variable in lookup.variables if variable.startswith("data."))
+    return not all(listed.data_schema.may_hold(path) for path in paths)
 
 
 def _extra_members(document: ContractDocument) -> Iterator[Issue]:
@@ -236,6 +284,7 @@ _RULES: tuple[Callable[[ContractDocument], Iterator[Issue]], ...] = (
     _features,
     _memories,
     _keys,
+    _lookups,
     _extra_members,
     _examples,
 )

@@ -95,6 +95,10 @@ class Schema:
             raise SchemaError(message, remedy=_remedy(error.message)) from None
         return cls(document, validator)
 
+    def may_hold(self, steps: Sequence[str]) -> bool:
+        """Whether data that this schema takes could have text, a number or a boolean at the end of member names."""
+        return _may_hold(self.document, self.document, steps, frozenset())
+
     def issues(self, data: Payload, *, allow_extra: bool) -> list[Issue]:
         """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
         instance = data.value
@@ -112,6 +116,38 @@ class Schema:
         for step in path:
             found = found[step]
         return found.get("description") if isinstance(found, Mapping) else None
+
+
+_COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "patternProperties"})
+
+
+def _may_hold(root: Any, schema: Any, steps: Sequence[str], seen: frozenset[str]) -> bool:
+    """Answer no only where it is sure: what schemas say together is not worked out."""
+    if not isinstance(schema, Mapping):
+        return bool(schema)
+    place = schema.get("$ref")
+    if isinstance(place, str) and place not in seen:
+        return _may_hold(root, _referred(root, place), steps, seen | {place})
+    if place is not None or not _COMBINING.isdisjoint(schema):
+        return True
+    kinds = schema.get("type", "string" if not steps else "object")
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+    if not steps:
+        return bool(kinds - {"object", "array", "null"})
+    if "object" not in kinds:
+        return False
+    members = schema.get("properties", {})
+    if steps[0] in members:
+        return _may_hold(root, members[steps[0]], steps[1:], frozenset())
+    others = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
+    return _may_hold(root, others, steps[1:], frozenset())
+
+
+def _referred(root: Any, place: str) -> Any:
+    found = root
+    for step in place.removeprefix("#").split("/")[1:]:
+        found = found[step.replace("~1", "/").replace("~0", "~")]
+    return found
 
 
 _LOCAL = "Refer to this schema's own `#/$defs/…` only: nothing is ever fetched."

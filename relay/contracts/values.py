@@ -80,7 +80,7 @@ def _json_value(value: object) -> Template:
     """Compile a member's value to JSON: text in quotes, `{data}` and unix times bare, numbers and booleans as such."""
     if isinstance(value, bool | int):
         return Template((json.dumps(value).encode(),))
-    template = _compile(value, BODY_VARIABLES)
+    template = _compile(_constant(value), BODY_VARIABLES)
     if len(template.parts) == 1 and template.parts[0] in JSON_VALUES:
         return template
     if "data" in template.variables:
@@ -92,7 +92,16 @@ def _test_value(value: object) -> Template:
     """Compile a member of a test event's data."""
     if isinstance(value, bool | int):
         return Template((json.dumps(value).encode(),))
-    return _json_text(_compile(value, TEST_VARIABLES))
+    return _json_text(_compile(_constant(value), TEST_VARIABLES))
+
+
+def _constant(value: object) -> object:
+    if isinstance(value, float):
+        remedy = "Write a whole number, or text in quotes if receivers take text; a fraction comes with the data."
+        raise mistake(f"{value} is a fraction, which a constant cannot be", remedy)
+    if isinstance(value, list | dict):
+        raise mistake("must be text, a whole number, true or false", "Let the producer send lists and objects in data.")
+    return value
 
 
 def _json_text(template: Template) -> Template:

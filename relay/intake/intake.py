@@ -165,7 +165,7 @@ class Intake:
         metadata = None if given is None else Payload(given)
         rules = rules_for(contract, application, posted, data, metadata, now_ms)
         if rules.expires_at_ms is not None:
-            _refuse_late(posted, rules.expires_at_ms)
+            _refuse_late(posted, rules.expires_at_ms, now_ms)
         event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
         body = freeze(contract, event)
         key = idempotency(contract, application, posted, data)
@@ -262,6 +262,10 @@ def _take_header(posted: Posted, key: str | None) -> Iterator[Issue]:
 def _misplaced(contract: Contract, posted: Posted) -> Iterator[Issue]:
     if posted.ordering_key is not None and contract.ordering == "none":
         yield Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
+    listed = contract.types.get(posted.type)
+    if listed is not None and listed.test_only:
+        sentence = f'"{posted.type}" is sent by tests only, to one endpoint: POST /v1/webhook-endpoints/{{id}}/test'
+        yield Issue("/type", f"{sentence}, or relay endpoint test")
 
 
 def _unrenderable(
@@ -283,9 +287,12 @@ def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload) -> Ren
     return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
 
 
-def _refuse_late(posted: Posted, expires_at_ms: int) -> None:
+def _refuse_late(posted: Posted, expires_at_ms: int, now_ms: int) -> None:
     """Refuse what would expire before it may be sent."""
     deliver_at_ms = given_ms(posted.deliver_at)
+    if posted.expires_at is None and expires_at_ms <= now_ms:
+        sentence = f"is so long ago that the links of this event expired at {format_time(expires_at_ms)}"
+        raise Invalid([Issue("/timestamp", f"{sentence}; send fresh ones, or say with expires_at how long they live")])
     if posted.expires_at is None and deliver_at_ms is not None and deliver_at_ms >= expires_at_ms:
         sentence = f"must be before the links of this event expire, at {format_time(expires_at_ms)}"
         raise Invalid([Issue("/deliver_at", f"{sentence}; if they live longer, say so with expires_at")])

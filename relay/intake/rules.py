@@ -8,6 +8,7 @@ from typing import NamedTuple
 from relay.contracts import Contract, Payload, Rendering, Unrenderable
 from relay.core.issues import Issue
 from relay.core.model import Application, Idempotency, Recall, Remembered, Validation
+from relay.core.units import unix_ms
 from relay.intake.parse import KEY_CHARACTERS_MAX, Posted
 
 _DIGEST_BYTES = 16
@@ -69,8 +70,9 @@ def rules_for(
     filtered, recall = _condition(contract, application, posted.type, data, metadata)
     remembers = contract.remembers(posted.type, data, metadata)
     link_age_ms = contract.link_age_ms(posted.type)
+    made_ms = now_ms if posted.timestamp is None else min(unix_ms(posted.timestamp), now_ms)
     return Rules(
-        expires_at_ms=None if link_age_ms is None else now_ms + link_age_ms,
+        expires_at_ms=None if link_age_ms is None else made_ms + link_age_ms,
         ordering_key=_ordering_key(contract, posted, data),
         order_strictly=contract.ordering == "strict",
         filtered=filtered,
@@ -95,7 +97,7 @@ def idempotency(contract: Contract, application: Application, posted: Posted, da
             return None
         key = b"derived\0" + made.encode()
         derived = contract.idempotency_differs == "duplicate"
-    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), data.raw))
+    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), contract.normalised(data)))
     return Idempotency(_digest(key), _digest(fingerprint), derived)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config.locate import locate, nearest_line
+from relay.core.locate import locate, nearest_line
 from tests.support.toml_writer import TomlWriter
 
 texts = st.text("ab1.é #\"'\\[]{}=,\n", max_size=8)
