@@ -148,4 +148,4 @@ def test_a_broken_contract_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(OWN.replace("description", "descripton", 1))
     result = run("--contract", "own", "--contracts", str(tmp_path))
     assert result.exit_code == Exit.CONFIGURATION
-    assert "own.toml: descripton: unknown key" in result.stderr
+    assert "own.toml:2: descripton: unknown key" in result.stderr

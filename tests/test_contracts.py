@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from relay.contracts import ContractCatalogue, ContractError, Payload, Rendering, mistakes
 from relay.contracts.template import Template, TemplateError
-from tests.support.contract_files import contract, standard
+from tests.support.contract_files import contract, standard, without_line
 
 GOOD = 'description = "mine"\n[body]\nmembers = [{ name = "data", value = "{data}" }]\n'
 
@@ -24,7 +24,7 @@ def problems(folder: Path, **files: str | bytes) -> list[str]:
         (folder / f"{name}.toml").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ContractError) as caught:
         ContractCatalogue.load(folder)
-    return [mistakes.line(issue).replace(f"{folder}/", "") for issue in caught.value.issues]
+    return [without_line(mistakes.line(issue).replace(f"{folder}/", "")) for issue in caught.value.issues]
 
 
 def test_templates_join_literals_and_bind_what_is_known() -> None:

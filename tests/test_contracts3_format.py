@@ -20,7 +20,7 @@ from relay.contracts import (
 from relay.contracts.schema import ISSUES_MAX, Schema, SchemaError
 from relay.contracts.template import Lookup, TemplateError
 from relay.core.issues import Issue
-from tests.support.contract_files import contract, own, standard
+from tests.support.contract_files import contract, own, standard, without_line
 
 BODY = '[body]\nmembers = [{ name = "data", value = "{data}" }]\n'
 LISTED = '[type."a.b"]\ndescription = "It happened."\nexample = "{}"\n'
@@ -35,7 +35,7 @@ def problems(folder: Path, **files: str) -> list[str]:
         (folder / f"{name}.toml").write_text(text)
     with pytest.raises(ContractError) as caught:
         ContractCatalogue.load(folder)
-    return [mistakes.line(issue).replace(f"{folder}/", "") for issue in caught.value.issues]
+    return [without_line(mistakes.line(issue).replace(f"{folder}/", "")) for issue in caught.value.issues]
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------

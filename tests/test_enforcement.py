@@ -14,7 +14,7 @@ from tests.support.desk import Desk, keeping_desk, pointers
 from tests.support.stack import Stack
 
 ENTITY = {"entity_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f60", "asset_id": "3f2c5e9a-6b1d-4c8e-9f0a-1b2c3d4e5f61"}
-WRONG = {"entity_id": "seven", "more/than~asked": 1}
+WRONG = {"entity_id": ["seven"], "more/than~asked": 1}
 READINGS = Readings(0, 0, 0, True, 0, 0, 0, 0.0)
 
 

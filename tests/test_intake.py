@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.api.problems import Refused
-from relay.contracts import payload
+from relay.contracts import ContractCatalogue, payload
 from relay.core.access import Principal, Role
 from relay.core.errors import CommitUnknown, Conflict
 from relay.core.model import NewEvent, Validation
 from relay.intake import IntakeLimits
 from relay.intake.parse import is_deeper, screen
+from tests.support.contract_files import own
 from tests.support.desk import Answer, Desk, keeping_desk, pointers
 from tests.support.fakes import NotingStore
 
@@ -471,9 +472,9 @@ async def test_lone_surrogates_in_a_batch_harm_nobody(desk: Desk) -> None:
 
 async def test_video_titles_with_lone_surrogates_are_canonical() -> None:
     """Under `js` a lone surrogate stays an escape, in lower case, and a pair becomes its character (VAI-8)."""
-    desk = Desk(contract="wochit")
-    await desk.send("video.delete", '{"videoContext": "\\uD83D \\ud83d\\ude00", "wochitVideoId": "6094"}')
-    body = '{"type":"video.delete","videoContext":"\\ud83d 😀","wochitVideoId":"6094"}'
+    desk = Desk(contract="videoaiditor", validation=Validation.OFF)
+    await desk.send("render.failed", '{"title": "\\uD83D \\ud83d\\ude00", "_id": "6094"}')
+    body = '{"event":"render.failed","data":{"title":"\\ud83d 😀","_id":"6094"}}'
     assert desk.store.events[0].body == body.encode()
 
 
@@ -580,7 +581,10 @@ async def test_a_derived_key_makes_a_repetition(tmp_path: Path) -> None:
 
 async def test_a_derived_key_with_another_body_is_told(tmp_path: Path) -> None:
     """A derived key with other data is 200, `duplicate` and `differs`: the first one stays (Q8)."""
-    async with keeping_desk(tmp_path, "wochit") as desk:
+    keyed = 'extends = "wochit"\n[idempotency]\nkey = "{type}:{data.wochitVideoId}"\n'
+    own(tmp_path, keyed + '[type."draft.update"]\nidempotency_key = false\n')
+    catalogue = ContractCatalogue.load(tmp_path)
+    async with keeping_desk(tmp_path, "own", catalogue=catalogue) as desk:
         first = await desk.send("video.delete", '{"videoContext": "a", "wochitVideoId": "6094"}')
         again = await desk.send("video.delete", '{"videoContext": "b", "wochitVideoId": "6094"}')
         assert (again.status, again.body["id"]) == (200, first.body["id"])
@@ -588,23 +592,14 @@ async def test_a_derived_key_with_another_body_is_told(tmp_path: Path) -> None:
         assert len(desk.store.events) == 1
 
 
-RENDER = (
-    '{"_id": "r1", "status": "completed", "outputUrl": "https://x.example/v.mp4", "error": "", "videoId": "v",'
-    ' "videoVersion": 1, "videoData": {}, "createdAt": "2024-03-20T10:30:00Z", "updatedAt": "2024-03-20T10:31:00Z"}'
-)
-
-FAILED_RENDER = RENDER.replace('"completed"', '"failed"').replace('"error": ""', '"error": "it broke"')
-FAILED_RENDER = FAILED_RENDER.replace("https://x.example/v.mp4", "")
-
-
 async def test_a_contract_may_refuse_another_body(tmp_path: Path) -> None:
-    """VideoAiditor's receivers key on the render id, so a second terminal event of a render is 409 (VAI-11)."""
-    async with keeping_desk(tmp_path, "videoaiditor") as desk:
-        await desk.send("render.completed", RENDER)
+    """A terminal state of Roughy is said once, so another body under its key is 409 (ROU-18)."""
+    async with keeping_desk(tmp_path, "roughy") as desk:
+        await desk.send("cut.completed", ENTITY)
         with pytest.raises(Refused) as caught:
-            await desk.send("render.failed", FAILED_RENDER)
+            await desk.send("cut.completed", ENTITY.replace('"asset_id": "', '"asset_id": "another-'))
         assert (caught.value.problem.status, caught.value.problem.type) == (409, "idempotency_conflict")
-        assert (await desk.send("render.completed", RENDER)).body["duplicate"] is True
+        assert (await desk.send("cut.completed", ENTITY)).body["duplicate"] is True
 
 
 async def test_a_given_key_or_id_goes_before_the_template(tmp_path: Path) -> None:

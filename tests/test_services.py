@@ -163,18 +163,17 @@ async def test_editframe_tries_three_times(tmp_path: Path, status: int) -> None:
     assert len({request.headers["X-Webhook-Signature"] for request in receiver.received}) == 1
 
 
-async def test_editframe_takes_each_topic_of_an_entity_once(tmp_path: Path) -> None:
-    """Two events of one topic and entity are one, whatever their data: receivers know `topic:data.id` (EDF-19)."""
+async def test_editframe_sends_what_is_said_again(tmp_path: Path) -> None:
+    """K2: two events of one topic and entity are two, unless their producer says that they are one (EDF-19)."""
+    changed = RENDER["render.created"].replace(b'"fps":30', b'"fps":60')
+    key = b',"idempotency_key":"render.created:1:60"'
     async with Receiver() as receiver, Stack(tmp_path, extra=application("editframe", receiver.url)) as stack:
-        data = RENDER["render.created"]
-        first, _ = await post(stack, "editframe", "render.created", data)
-        _, again = await stack.call(
-            "POST", "/v1/events", event("editframe", "render.created", data.replace(b'"fps":30', b'"fps":60'))
-        )
-        _, other = await stack.call(
-            "POST", "/v1/events", event("editframe", "render.pending", RENDER["render.pending"])
-        )
-        await ended(stack, other["id"], "delivered")
+        first, _ = await post(stack, "editframe", "render.created", RENDER["render.created"])
+        posted = event("editframe", "render.created", changed, key)
+        _, second = await stack.call("POST", "/v1/events", posted)
+        _, again = await stack.call("POST", "/v1/events", posted)
+        await ended(stack, second["id"], "delivered")
 
-    assert (again["id"], again["duplicate"], again["differs"], other["duplicate"]) == (first, True, True, False)
+    assert (second["duplicate"], again["id"], again["duplicate"]) == (False, second["id"], True)
+    assert first != second["id"]
     assert len(receiver.received) == 2

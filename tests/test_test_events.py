@@ -162,7 +162,7 @@ async def test_numbers_keep_their_lexemes_where_the_contract_says_verbatim(tmp_p
         ("editframe", {"type": None}, ["/type"]),
         ("editframe", {"type": "webhook.test", "data": {"id": 7}}, ["/data/id", "/data/org_id"]),
         ("editframe", {"data": {"org_id": "o"}}, ["/data/id"]),
-        ("roughy", {"type": "cut.failed", "data": {"entity_id": "x"}}, ["/data/asset_id", "/data/entity_id"]),
+        ("roughy", {"type": "cut.failed", "data": {"entity_id": ""}}, ["/data/asset_id", "/data/entity_id"]),
         ("wochit", {"type": "video.delete", "data": []}, ["/data"]),
         ("videoaiditor", {"kind": "x", "type": 7}, ["/kind", "/type"]),
     ],

@@ -95,12 +95,16 @@ def _test_value(value: object) -> Template:
     return _json_text(_compile(_constant(value), TEST_VARIABLES))
 
 
+_KINDS = "must be text, a whole number, true or false"
+
+
 def _constant(value: object) -> object:
     if isinstance(value, float):
-        remedy = "Write a whole number, or text in quotes if receivers take text; a fraction comes with the data."
-        raise mistake(f"{value} is a fraction, which a constant cannot be", remedy)
+        raise mistake(
+            _KINDS, "A fraction has several spellings: let it come with the data, or write it in quotes as text."
+        )
     if isinstance(value, list | dict):
-        raise mistake("must be text, a whole number, true or false", "Let the producer send lists and objects in data.")
+        raise mistake(_KINDS, "Let lists and objects come with the data.")
     return value
 
 

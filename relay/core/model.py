@@ -242,7 +242,7 @@ class Idempotency:
     """A claim on a key within an application."""
 
     key: bytes  # 16 bytes: a digest of the kind of key and the key
-    fingerprint: bytes  # 16 bytes: a digest of type and data as received
+    fingerprint: bytes  # 16 bytes: a digest of type and data as the body carries them
     derived: bool = False  # made from the contract's template, not given
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay.config import Config
+from relay.contracts import ContractCatalogue
 from relay.core.model import Accepted, DueDelivery, FrozenEvent, NewEvent, Origin, Secret
 from relay.registry import Registry
 from relay.registry.planning import new_endpoint
@@ -25,7 +26,9 @@ class FixedRegistrar:
         self.current = self.current.without_endpoint(self.current.endpoint(name))
 
 
-def registry_of(*ids: str, endpoints: Iterable[EndpointRow] = (), **settings: Any) -> Registry:
+def registry_of(
+    *ids: str, endpoints: Iterable[EndpointRow] = (), catalogue: ContractCatalogue = CONTRACTS, **settings: Any
+) -> Registry:
     """Make a registry of applications with these settings; each has one endpoint, `to-` and its name, unless some are given."""
     config = Config.model_validate({"application": [{"id": name, **settings} for name in ids]})
     applications = [
@@ -33,7 +36,7 @@ def registry_of(*ids: str, endpoints: Iterable[EndpointRow] = (), **settings: An
         for ref, application in enumerate(config.applications, 1)
     ]
     rows = list(endpoints) or [endpoint_of(application) for application in applications]
-    empty = Registry(config, CONTRACTS, InFile.of(config))
+    empty = Registry(config, catalogue, InFile.of(config))
     return empty.including(RegistryRows(applications, rows))
 
 
