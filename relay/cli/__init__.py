@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from relay import __version__
-from relay.cli.output import fail
+from relay.cli.output import complaints, fail
 from relay.core.errors import RelayError
 
 
@@ -83,9 +83,14 @@ class LazyGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, verb.line) for name, verb in verbs.items()])
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with complaints():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with complaints():
+                return super().invoke(ctx)
         except RelayError as error:
             fail(str(error), error.exit_code)
 

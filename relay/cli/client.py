@@ -15,7 +15,8 @@ from urllib.parse import quote, urlencode
 import click
 
 from relay.cli.address import Address, find, reason
-from relay.cli.output import Exit, Failure, fail, json_option, options
+from relay.cli.output import Exit, Failure, echo, fail, json_option, options
+from relay.core.terminal import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +46,7 @@ class Refused(Failure):
 
     def show(self, file: Any = None) -> None:
         if self._as_json:
-            click.echo(json.dumps(self.problem, indent=2, ensure_ascii=False), err=True)
+            echo(json.dumps(self.problem, indent=2, ensure_ascii=False), err=True)
         else:
             super().show(file)
 
@@ -61,7 +62,7 @@ class Daemon:
     def get(self, path: str, **query: Any) -> Any:
         """Read; query values that are None are left out."""
         given = [(name, value) for name, value in query.items() if value is not None]
-        return self.call("GET", f"{path}?{urlencode(given)}" if given else path).data
+        return self.call("GET", f"{path}?{urlencode(given, errors='surrogateescape')}" if given else path).data
 
     def post(self, path: str, body: Any = None) -> Any:
         """Do something; the answer's data, None when there is none."""
@@ -85,7 +86,9 @@ class Daemon:
         payload = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = self._connect()
         try:
-            connection.request(method, quote(path, safe=_SAFE), payload, self._headers(payload))
+            connection.request(
+                method, quote(path, safe=_SAFE, errors="surrogateescape"), payload, self._headers(payload)
+            )
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -168,7 +171,7 @@ def _explain(status: int, problem: dict[str, Any]) -> str:
         lines.append(str(problem["detail"]))
     for mistake in mistakes:
         where = f"{mistake['pointer']}: " if mistake.get("pointer") else ""
-        lines.append(f"  {where}{mistake.get('message')}")
+        lines.append(one_line(f"  {where}{mistake.get('message')}"))
     if status in (401, 403):
         lines.append("Give a token that may do this: --token or $RELAY_TOKEN, or be root on the daemon's Unix socket.")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.cli.output import Exit, counted, echo_json, fail, json_option, say
+from relay.cli.output import Exit, counted, echo, echo_json, fail, json_option, say
 
 if TYPE_CHECKING:
     from relay.config import Loaded
@@ -72,9 +72,9 @@ def init(config_file: Path | None, url: str | None) -> None:
     _refuse_wrong_url(url)
     _create(path, _contents(url))
     say(f"Wrote {path}, which you alone can read. Next:")
-    click.echo(f"relay check-config --config {path}")
-    click.echo(f"relay serve --config {path}")
-    click.echo(f"relay send --config {path} render.completed '{{\"id\": 1}}'")
+    echo(f"relay check-config --config {path}")
+    echo(f"relay serve --config {path}")
+    echo(f"relay send --config {path} render.completed '{{\"id\": 1}}'")
 
 
 @click.command("check-config")
@@ -121,7 +121,7 @@ def show(config_file: Path | None, as_json: bool) -> None:
     ]
     width = min(max(len(line) for line, _ in lines), 60)
     for line, origin in lines:
-        click.echo(f"{line.ljust(width)}  # {origin}")
+        echo(f"{line.ljust(width)}  # {origin}")
 
 
 COMMANDS: list[click.Command] = [init, check_config, config]
@@ -180,11 +180,11 @@ def _say_issues(loaded: "Loaded") -> None:
     """Say which file, what is wrong with it, and how many mistakes that makes."""
     from relay.config import render_issues
 
-    click.echo(_described(loaded.path))
+    echo(_described(loaded.path))
     if loaded.issues:
-        click.echo(render_issues(loaded.issues))
+        echo(render_issues(loaded.issues))
     errors, warnings = counted(len(loaded.errors), "error"), counted(len(loaded.warnings), "warning")
-    click.echo(f"{errors}, {warnings}." if loaded.issues else "No mistakes found.")
+    echo(f"{errors}, {warnings}." if loaded.issues else "No mistakes found.")
 
 
 def _described(path: Path | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay import __version__
-from relay.cli.output import Exit, json_option, say, show
+from relay.cli.output import Exit, echo, json_option, say, show
 
 if TYPE_CHECKING:
     from relay.daemon.signals import Signals
@@ -51,7 +51,7 @@ def demo(once: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
         shown = asyncio.run(run(Path(folder), once))
     if not shown:
-        click.echo("The demo did not show what it should.", err=True)
+        echo("The demo did not show what it should.", err=True)
         sys.exit(Exit.FAILED)
 
 

@@ -17,6 +17,7 @@ from relay.cli.output import (
     confirm,
     counted,
     delivery_filters,
+    echo,
     echo_json,
     facts,
     fail,
@@ -31,6 +32,7 @@ from relay.cli.output import (
     yes_option,
 )
 from relay.core.model import DeliveryState, NoDelivery
+from relay.core.terminal import one_line
 
 EXCERPT_CHARACTERS = 80
 
@@ -74,9 +76,9 @@ def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
         return
     times = {name: moment(event[name]) for name in ("created_at", "deliver_at", "expires_at")}
     named = {name: event[name] for name in ("id", "type", "application")}
-    click.echo(facts(named | times | {"deliveries": outcome(event), "payload": f"{event['payload_bytes']} bytes"}))
+    echo(facts(named | times | {"deliveries": outcome(event), "payload": f"{event['payload_bytes']} bytes"}))
     if owed:
-        click.echo("\n" + table(DELIVERIES, owed))
+        echo("\n" + table(DELIVERIES, owed))
 
 
 def outcome(event: Json) -> str:
@@ -143,7 +145,7 @@ def act_on_each(delivery_ids: Iterable[str], act: Callable[[str], Any], as_json:
             refused = refusal
         else:
             if not as_json:
-                click.echo(f"{delivery_id}: {done[-1]['state']}")
+                echo(f"{delivery_id}: {done[-1]['state']}")
     if as_json:
         echo_json(done)
     if refused is not None:
@@ -179,8 +181,7 @@ def detail(attempt: Json) -> str | None:
     if attempt["detail"]:
         return str(attempt["detail"])
     body = (attempt.get("response") or {}).get("body") or ""
-    excerpt = " ".join(body.split())[:EXCERPT_CHARACTERS]  # it is a stranger's: no line ends, no control characters
-    return "".join(character if character.isprintable() else "\ufffd" for character in excerpt) or None
+    return one_line(" ".join(body.split())[:EXCERPT_CHARACTERS]) or None
 
 
 def parts(attempt: Json) -> str | None:
@@ -348,7 +349,7 @@ def _report(selected: list[Json], replayed: list[str], refused: list[dict[str, s
         return
     for refusal in refused:
         say(f"{refusal['id']}: {refusal['reason']}")
-    click.echo(f"{_letters(selected)} selected, {len(replayed)} sent again.")
+    echo(f"{_letters(selected)} selected, {len(replayed)} sent again.")
     if replayed:
         say("See what became of them with `relay deliveries list`.")
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from relay.cli.address import Address
 from relay.cli.client import Daemon
+from relay.cli.output import echo
 from relay.config import Loaded, load
 from relay.contracts import Contract
 from relay.core.access import Role, Token
@@ -83,13 +84,13 @@ async def _until_ended(
     await asyncio.wait({playing, failing, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     ended = playing.done()
     if failing.done():
-        click.echo(f"The relay failed: {failing.result()}", err=True)
+        echo(f"The relay failed: {failing.result()}", err=True)
         return False
     failing.cancel()
     interrupted.cancel()
     if ended:
         return playing.result()
-    click.echo("\nStopped; nothing is left behind.")
+    echo("\nStopped; nothing is left behind.")
     return otherwise
 
 
@@ -110,18 +111,18 @@ def _load(folder: Path) -> Loaded:
 
 
 def _introduce(folder: Path, port: int, receiver_url: str) -> None:
-    click.echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
-    click.echo(f"receiver  {receiver_url}   verifies every signature\n")
+    echo(f"relay     http://127.0.0.1:{port}   everything it keeps is in {folder} until it ends")
+    echo(f"receiver  {receiver_url}   verifies every signature\n")
 
 
 def _say_what_next(port: int, token: str, once: bool) -> None:
     if not once:
         event = json.dumps({"type": "demo.hello", "data": {"n": 1}})
-        click.echo("\nSend one yourself (demo.hello, demo.flaky, demo.broken), from another terminal:\n")
-        click.echo(f"  curl -sS http://127.0.0.1:{port}/v1/events -H 'Authorization: Bearer {token}' \\")
-        click.echo(f"    -H 'Content-Type: application/json' -d '{event}'\n")
-        click.echo("Ctrl-C ends the demo.")
-    click.echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
+        echo("\nSend one yourself (demo.hello, demo.flaky, demo.broken), from another terminal:\n")
+        echo(f"  curl -sS http://127.0.0.1:{port}/v1/events -H 'Authorization: Bearer {token}' \\")
+        echo(f"    -H 'Content-Type: application/json' -d '{event}'\n")
+        echo("Ctrl-C ends the demo.")
+    echo("\nNext: `relay init` writes a configuration of your own, and `relay serve` runs it.")
 
 
 class Transcript:
@@ -135,8 +136,8 @@ class Transcript:
         now_s = time.monotonic()
         self._began_s = now_s if self._began_s is None else self._began_s
         styled = click.style(word.ljust(9), fg=COLORS.get(word), bold=word in COLORS)
-        line = f"{now_s - self._began_s:6.2f}s  {styled}  {event_type.ljust(11)}  {what}"
-        click.echo(line, color=self._color)
+        line = f"{now_s - self._began_s:6.2f}s  {word.ljust(9)}  {event_type.ljust(11)}  {what}"
+        echo(line, paint=lambda plain: plain.replace(word.ljust(9), styled, 1), color=self._color)
 
 
 class Story:

@@ -1,12 +1,15 @@
 """What verbs share: data on stdout, messages on stderr, one way to fail, and the options that mean the same everywhere."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, NoReturn, TypeVar
 
 import click
+
+from relay.core.terminal import one_line, visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +41,25 @@ class Failure(click.ClickException):
         self.exit_code = int(exit_code)  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
-        click.echo(self.message, err=True)
+        echo(self.message, err=True)
+
+
+def echo(text: str, *, err: bool = False, paint: Callable[[str], str] = str, color: bool | None = None) -> None:
+    """Write text to stdout, or to stderr: the one way out of the command line, on which nothing commands a terminal.
+
+    `paint` colours what is left; `color` is False for none, None for colours on a terminal.
+    """
+    click.echo(paint(visible(text)), err=err, color=color)
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[None]:
+    """Let what click says about a command line repeat nothing of it that commands a terminal."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]  # click reads it when it shows the error
+        raise
 
 
 def fail(message: str, exit_code: int = Exit.FAILED) -> NoReturn:
@@ -48,12 +69,12 @@ def fail(message: str, exit_code: int = Exit.FAILED) -> NoReturn:
 
 def echo_json(data: Any) -> None:
     """Write data to stdout as indented JSON."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def say(message: str) -> None:
     """Write a message for people to stderr."""
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def show(data: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -61,7 +82,7 @@ def show(data: Any, as_json: bool, text: Callable[[], str]) -> None:
     if as_json:
         echo_json(data)
     else:
-        click.echo(text())
+        echo(text())
 
 
 def show_page(page: Json, as_json: bool, columns: Columns) -> None:
@@ -77,7 +98,7 @@ def confirm(yes: bool, statement: str, question: str) -> None:
         return
     if not sys.stdin.isatty():
         fail(f"{statement}. Say --yes to do it.", Exit.USAGE)
-    click.confirm(question, abort=True, err=True)
+    click.confirm(one_line(question), abort=True, err=True)
 
 
 def table(columns: Columns, data: Iterable[Json]) -> str:
@@ -124,8 +145,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "–"
-    return str(value)
+        return one_line(", ".join(map(str, value))) or "–"
+    return one_line(str(value))
 
 
 # -- options ------------------------------------------------------------------------------------------------------------

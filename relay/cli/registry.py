@@ -13,6 +13,7 @@ from relay.cli.output import (
     Json,
     at,
     confirm,
+    echo,
     echo_json,
     facts,
     fail,
@@ -147,7 +148,7 @@ def delete_app(daemon: Daemon, app_id: str, yes: bool) -> None:
     what = f"{app_id}, its endpoints and its keys would be deleted, and what is due cancelled"
     confirm(yes, what, f"{what}. Do it?")
     daemon.call("DELETE", f"{APPLICATIONS}/{app_id}")
-    click.echo(f"{app_id} deleted.")
+    echo(f"{app_id} deleted.")
 
 
 @app.group("key")
@@ -189,7 +190,7 @@ def list_keys(daemon: Daemon, app_id: str, as_json: bool) -> None:
 def revoke_key(daemon: Daemon, app_id: str, key_id: str) -> None:
     """Revoke a key, at once."""
     daemon.call("DELETE", f"{APPLICATIONS}/{app_id}/keys/{key_id}")
-    click.echo(f"{key_id} revoked.")
+    echo(f"{key_id} revoked.")
 
 
 def _firsts(given: Json) -> Json:
@@ -337,7 +338,7 @@ def delete_endpoint(daemon: Daemon, endpoint_id: str, yes: bool) -> None:
     what = f"{endpoint_id} would be deleted, and what is due to it cancelled"
     confirm(yes, what, f"Delete {endpoint_id} and cancel what is due to it?")
     daemon.call("DELETE", f"{ENDPOINTS}/{endpoint_id}")
-    click.echo(f"{endpoint_id} deleted.")
+    echo(f"{endpoint_id} deleted.")
 
 
 def _switch(verb: str, done: str, line: str) -> None:
@@ -417,10 +418,10 @@ def _report_made(made: Json, as_json: bool, shown: dict[str, str | None], next_s
     if as_json:
         echo_json(made)
         return
-    click.echo(f"{made['id']} added.")
+    echo(f"{made['id']} added.")
     for name, value in shown.items():
         if value:
-            click.echo(f"{name}: {value}")
+            echo(f"{name}: {value}")
     say_warnings(made)
     if next_step:
         say(next_step)

@@ -14,7 +14,7 @@ import click
 from relay.cli.client import Daemon, Refused, asks_daemon
 from relay.cli.deliveries import in_words, outcome, report_test, state
 from relay.cli.json_text import NoWay, is_json, put, value_at
-from relay.cli.output import Exit, Json, counted, echo_json, fail, moment, say, say_warnings
+from relay.cli.output import Exit, Json, counted, echo, echo_json, fail, moment, say, say_warnings
 from relay.cli.types import PATH as TYPES_PATH
 
 WAIT_S = 60.0
@@ -213,10 +213,10 @@ def _report(accepted: Json, as_json: bool) -> None:
     if as_json:
         echo_json(accepted)
     elif accepted["duplicate"]:
-        click.echo(f"{accepted['id']} was accepted before; nothing was sent again.")
+        echo(f"{accepted['id']} was accepted before; nothing was sent again.")
     else:
         why = f" ({accepted['reason_detail']})" if accepted.get("reason") else ""
-        click.echo(f"{accepted['id']} accepted: {counted(accepted['deliveries'], 'delivery')}{why}.")
+        echo(f"{accepted['id']} accepted: {counted(accepted['deliveries'], 'delivery')}{why}.")
         say_warnings(accepted)
         say(f"Follow it with: relay events show {accepted['id']}")
 
@@ -235,10 +235,10 @@ def follow(daemon: Daemon, accepted: Json, wait_s: float, as_json: bool) -> None
     if as_json:
         echo_json({"event": accepted, "deliveries": rows, "delivered": delivered})
     elif rows:
-        click.echo("\n".join(f"{row['endpoint']}: {_came_of(row)}" for row in rows))
+        echo("\n".join(f"{row['endpoint']}: {_came_of(row)}" for row in rows))
     else:
         event = daemon.get(f"/v1/events/{accepted['id']}")
-        click.echo(f"deliveries: {outcome(event)}")
+        echo(f"deliveries: {outcome(event)}")
     if not delivered:
         raise click.exceptions.Exit(Exit.FAILED)
 

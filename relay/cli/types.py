@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.client import Daemon, asks_daemon
-from relay.cli.output import Columns, Exit, Json, echo_json, facts, fail, say, table
+from relay.cli.output import Columns, Exit, Json, echo, echo_json, facts, fail, say, table
 from relay.core.issues import nearest
 
 if TYPE_CHECKING:
@@ -125,16 +125,16 @@ def _plain(text: bytes) -> Json:
 
 def _list(shown: Json) -> None:
     columns: Columns = {"EVENT TYPE": "name", "NOTE": notes, "DESCRIPTION": "description"}
-    click.echo(table(columns, shown["data"]) or "none")
+    echo(table(columns, shown["data"]) or "none")
     if shown["open"]:
         say(f"The contract {shown['contract']} is open: other event types are taken as they are.")
 
 
 def _show(listed: Json) -> None:
-    click.echo(facts({"event type": listed["name"], "description": listed["description"], "note": notes(listed)}))
+    echo(facts({"event type": listed["name"], "description": listed["description"], "note": notes(listed)}))
     for title in ("example", "schema"):
         if listed[title] is not None:
-            click.echo(f"\n{title}:\n{json.dumps(listed[title], indent=2, ensure_ascii=False)}")
+            echo(f"\n{title}:\n{json.dumps(listed[title], indent=2, ensure_ascii=False)}")
 
 
 COMMANDS = [types]

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 
 from relay.core.model import HeaderPair
+from relay.core.terminal import printable
 
 EXCERPT_BYTES = 16 * 1024
 """How much of a body is kept."""
@@ -129,8 +130,3 @@ def kept_headers(fields: Iterable[Field]) -> tuple[HeaderPair, ...]:
 
 def _text(raw: bytes) -> str:
     return raw.decode() if raw.isascii() else printable(raw.decode("utf-8", "replace"))
-
-
-def printable(text: str) -> str:
-    """Return `text` with a blank for each character that is not printed."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -6,7 +6,8 @@ import ssl
 
 from relay.core.model import Failure
 from relay.core.netguard import OTHER_SERVICE, ForbiddenAddress, why_refused
-from relay.delivery.answer import NotHTTP, printable
+from relay.core.terminal import printable
+from relay.delivery.answer import NotHTTP
 from relay.delivery.dial import NotConnected
 from relay.delivery.exchange import Dropped, Late
 from relay.delivery.request import Unsendable

@@ -4,6 +4,7 @@ A terminal gets readable lines, everything else JSON. Lines are written by a thr
 delivery; what does not fit into its queue is counted and reported once there is room again.
 """
 
+import json
 import logging
 import threading
 from collections.abc import Callable, MutableMapping
@@ -14,6 +15,7 @@ from typing import Any, Final, TextIO
 import orjson
 import structlog
 
+from relay.core.terminal import one_line, visible
 from relay.telemetry.masking import mask_secrets
 
 # -- the names of what is logged; the first part says who speaks --------------------------------------------------------
@@ -245,14 +247,26 @@ def _add_logger(logger: Any, _method: str, line: EventDict) -> EventDict:
 
 def _json(line: EventDict) -> str:
     first = {key: line.pop(key) for key in ("time", "level", "event") if key in line}
-    return orjson.dumps(first | _cut(line), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    ordered = first | _cut(line)
+    try:
+        text = orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # a lone surrogate, such as a byte of a file's name, which orjson does not write
+        text = json.dumps(ordered, default=str, ensure_ascii=False, separators=(",", ":"))
+    return visible(text)
 
 
 def _console(colors: bool) -> Render:
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors, timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
     )
-    return lambda line: str(renderer(None, "", line))
+    return lambda line: str(renderer(None, "", {one_line(key): _shown(key, value) for key, value in line.items()}))
+
+
+def _shown(key: str, value: Any) -> Any:
+    """Show a value so that only the renderer's own colours command a terminal; a traceback keeps its lines."""
+    if isinstance(value, str):
+        return visible(value) if key == "exception" else one_line(value)
+    return value if value is None or isinstance(value, bool | int | float) else one_line(str(value))
 
 
 def _cut(line: EventDict) -> dict[str, Any]:
