@@ -151,7 +151,7 @@ def commands_in(text: str) -> Iterator[str]:
 def fault(command: str) -> str | None:
     """What click would say against a command's names; None when every word of it is known."""
     group: click.Command = main
-    context = click.Context(main, info_name="relay")
+    context = click.Context(main, info_name="relay", **main.context_settings)
     words = shlex.split(command, comments=True)[1:]
     while isinstance(group, click.Group) and words and not words[0].startswith("-"):
         inner = group.get_command(context, words[0])
