@@ -6,17 +6,10 @@ from typing import Any
 
 import pytest
 
-from relay.api.condition import (
-    LOCAL_TROUBLE,
-    Line,
-    headline,
-    warnings,
-    why_delivery_waits,
-    why_endpoint_waits,
-    worst,
-)
+from relay.api.condition import Line, warnings, why_delivery_waits, why_endpoint_waits, worst
 from relay.api.readiness import Closed, why_closed
 from relay.api.services import NO_LANE
+from relay.api.troubles import DESCRIPTORS_MISSING, LOCAL_TROUBLE, headline, troubles
 from relay.config import Config
 from relay.core.model import (
     Application,
@@ -171,25 +164,26 @@ def test_readiness_names_its_reason(changed: dict[str, Any], code: str) -> None:
     assert [reason.code for reason in closed(**changed)] == [code]
 
 
+def said(lines: list[Line], reasons: list[Closed], due: int, *, local_trouble: bool = False) -> str:
+    """The first line of the status."""
+    return headline(lines, troubles(lines, reasons, local_trouble=local_trouble), due)
+
+
 def test_the_headline_says_the_most_urgent_thing() -> None:
     """Closed intake comes before trouble here, that before failing receivers, that before held work."""
     stopping = closed(stopping=True)
     failing, fine = line(failures=3), line()
     paused = line(replace(ENDPOINT, state=EndpointState.PAUSED), due=4)
-    assert headline([failing], stopping, 5, local_trouble=True) == "Intake is closed: the relay is stopping."
-    assert headline([failing], (), 5, local_trouble=True) == LOCAL_TROUBLE
-    assert headline([failing, fine], (), 1_500, local_trouble=False) == (
-        "1 of 2 endpoints is failing; 1,500 deliveries wait."
-    )
-    assert headline([paused, fine], (), 4, local_trouble=False) == (
-        "1 endpoint with held deliveries; 4 deliveries wait."
-    )
-    assert headline([fine], (), 1, local_trouble=False) == "All is well: 1 endpoint, 1 delivery waits."
-    assert headline([fine, fine], (), 0, local_trouble=False) == "All is well: 2 endpoints, nothing waits."
-    assert headline([replace(fine, dead=11)], (), 0, local_trouble=False) == (
+    assert said([failing], stopping, 5, local_trouble=True) == "Intake is closed: the relay is stopping."
+    assert said([failing], [], 5, local_trouble=True) == LOCAL_TROUBLE
+    assert said([failing, fine], [], 1_500) == ("1 of 2 endpoints is failing; 1,500 deliveries wait.")
+    assert said([paused, fine], [], 4) == ("1 endpoint with held deliveries; 4 deliveries wait.")
+    assert said([fine], [], 1) == "All is well: 1 endpoint, 1 delivery waits."
+    assert said([fine, fine], [], 0) == "All is well: 2 endpoints, nothing waits."
+    assert said([replace(fine, dead=11)], [], 0) == (
         "11 dead letters (`relay dead list`), otherwise all is well: 1 endpoint, nothing waits."
     )
-    assert "relay endpoint add" in headline([], (), 0, local_trouble=False)
+    assert "relay endpoint add" in said([], [], 0)
 
 
 def test_it_is_us_not_them() -> None:
@@ -249,9 +243,34 @@ def test_a_suspended_endpoint_comes_before_what_receivers_do() -> None:
     """H1: the headline says that it is us, by name; closed intake alone is more urgent."""
     suspended = [Line(replace(ENDPOINT, id=name), SUSPENDED, 0, 0) for name in ("b", "c")]
     failing = Line(ENDPOINT, lane(failures=20), 5, 0)
-    said = headline([failing, *suspended], (), 5, local_trouble=True)
-    assert said.startswith("b and 1 more are suspended: a mistake of relay's own")
-    assert headline(suspended[:1], (), 0, local_trouble=False).startswith("b is suspended: ")
+    assert said([failing, *suspended], [], 5, local_trouble=True).startswith(
+        "b, c are suspended: a mistake of relay's own"
+    )
+    assert said(suspended[:1], [], 0).startswith("b is suspended: ")
     stopping = closed(stopping=True)
-    assert headline(suspended, stopping, 0, local_trouble=False).startswith("Intake is closed")
+    assert said(suspended, stopping, 0).startswith("Intake is closed")
     assert [line.endpoint.id for line in worst([failing, *suspended])] == ["b", "c", "primary"]
+
+
+def refusing(name: str, status: str, due: int) -> Line:
+    health = Health(answered=True, refusals=10, last_failure=status, last_answer=f"what to do about {status}")
+    return Line(replace(ENDPOINT, id=name), replace(lane(), health=health), due, 0, refusing=True)
+
+
+def test_refusing_endpoints_are_named_with_their_answers() -> None:
+    """T1: the first line names who refuses, with what, and what to do about the one most waits for; a few, then a count."""
+    one, fine = refusing("a", "401", 1), line()
+    assert (
+        said([one, fine], [], 1)
+        == "1 of 2 endpoints refuses every delivery: a (401). The last answer: what to do about 401."
+    )
+    many = [one, *(refusing(name, "404", 9) for name in "bcde")]
+    assert said([*many, fine], [], 37) == (
+        "5 of 6 endpoints refuse every delivery: b (404), c (404), d (404) and 2 more. The last answer of b: what to do about 404."
+    )
+    assert [trouble.code for trouble in troubles([one], [], local_trouble=True, descriptors_missing=True)] == [
+        "local_trouble",
+        "descriptors_missing",
+        "refusing",
+    ]
+    assert "no receiver is blamed" in DESCRIPTORS_MISSING

@@ -68,11 +68,12 @@ ENDPOINT: dict[str, Any] = {
     "secrets": 1,
     "state": "enabled",
     "disabled_by": None,
+    "refusing": None,
     "due": 2,
     "oldest_due_s": 61.0,
     "dead": 1,
     "waits_for": None,
-    "health": {"failures": 0, "last_failure": None, "cool_down_until": None},
+    "health": {"failures": 0, "last_failure": None, "cool_down_until": None, "last_answer": None},
 }
 STATUS: dict[str, Any] = {
     "headline": "1 of 1 endpoint is failing; 2 deliveries wait.",
@@ -81,8 +82,10 @@ STATUS: dict[str, Any] = {
     "config_path": None,
     "ready": True,
     "reasons": [],
+    "troubles": [],
     "local_trouble": False,
     "suspended": [],
+    "refusing": [],
     "warnings": ["delivery.allow_http is set."],
     "due": 2,
     "oldest_due_s": 61.0,
@@ -98,6 +101,7 @@ STATUS: dict[str, Any] = {
         "disk_free_bytes": 50 << 30,
     },
     "endpoints_total": 1,
+    "endpoint_states": {"enabled": 1, "paused": 0, "disabled": 0, "refusing": 0},
     "worst": [
         ENDPOINT
         | {
@@ -194,21 +198,17 @@ def test_status_is_one_screen(api: ApiStub) -> None:
     assert lines[-1] == "warning: delivery.allow_http is set."
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        {"ready": False, "reasons": [{"code": "disk_low", "detail": "1MiB of disk are free"}]},
-        {"local_trouble": True},
-        {"suspended": ["primary"]},
-    ],
-)
-def test_status_exits_1_when_it_is_us(api: ApiStub, trouble: dict[str, Any]) -> None:
-    """Closed intake, trouble on this host, or a mistake of relay's own (H1) exits 1, with --json as well."""
-    api.answer("GET", "/v1/status", STATUS | trouble)
-    assert run("status").exit_code == Exit.FAILED
+def test_status_exits_1_when_somebody_has_to_act(api: ApiStub) -> None:
+    """Closed intake, trouble on this host, a mistake of relay's own (H1) or a refusing receiver (T1) exits 1, in JSON too."""
+    troubles = [{"code": "local_trouble", "detail": "It is us."}, {"code": "refusing", "detail": "It is them, too."}]
+    now = STATUS | {"headline": "It is us.", "troubles": troubles}
+    api.answer("GET", "/v1/status", now)
+    result = run("status")
+    assert result.exit_code == Exit.FAILED
+    assert "also: It is them, too." in result.stdout
     result = run("status", "--json")
     assert result.exit_code == Exit.FAILED
-    assert json.loads(result.stdout) == STATUS | trouble
+    assert json.loads(result.stdout) == now
 
 
 # -- events and deliveries ----------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_endpoint_update_is_a_merge_patch(api: ApiStub) -> None:
 
 def test_endpoint_list_and_show(api: ApiStub) -> None:
     """Endpoints are listed and shown with what they wait for and how they fail."""
-    sick = {"failures": 3, "last_failure": "503", "cool_down_until": "2026-11-22T08:05:00.000Z"}
+    sick = {"failures": 3, "last_failure": "503", "cool_down_until": "2026-11-22T08:05:00.000Z", "last_answer": None}
     one = ENDPOINT | {"state": "disabled", "disabled_by": "gone", "health": sick, "waits_for": "it was disabled"}
     api.answer("GET", f"{ENDPOINTS}?limit=50", {"data": [one], "next": None})
     api.answer("GET", f"{ENDPOINTS}/ep_1", one)

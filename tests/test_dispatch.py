@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.errors import StoreUnavailable
-from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health
+from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
 from relay.delivery.courier import Request
 from relay.dispatch.cache import ENTRY_BYTES, EventCache
 from relay.dispatch.loop import CACHE_AHEAD_MS, Dispatch
@@ -449,7 +449,8 @@ async def test_a_disable_is_stored_in_the_end(tmp_path: Path) -> None:
 def failing_for_days(house: Engine, name: str) -> None:
     """Let an endpoint have failed for six days."""
     now_ms = house.clock.wall_ms()
-    sick = Health(30, 1, True, now_ms - 6 * DAY_MS, 6, now_ms - DAY_MS, "503")
+    run = {"failing_since_ms": now_ms - 6 * DAY_MS, "failure_days": 6, "last_failure_ms": now_ms - DAY_MS}
+    sick = Health(30, 1, True, 30, 1, True, **run, last_failure="503")
     ref = house.endpoint(name).ref
     from relay.dispatch.loop import lane_settings
 
@@ -468,16 +469,20 @@ async def test_days_of_failure_disable(tmp_path: Path) -> None:
         assert await house.states(accepted) == {"first": "due"}
 
 
+def no_way_out(failure: Failure) -> Outcome:
+    return Outcome(0, 1, failure=failure, ours=True)
+
+
 async def test_nothing_is_disabled_while_it_is_us(tmp_path: Path) -> None:
-    """While most active endpoints fail at DNS or connect none is disabled for failing (Q9)."""
+    """While hosts are out of reach for a reason of ours none is disabled for failing (Q9)."""
     async with engine(tmp_path, config("first", "second", "third")) as house:
         failing_for_days(house, "first")
         answer = held_open()
-        house.courier.script = [answer, Failure.CONNECT, Failure.DNS]
+        house.courier.script = [answer, no_way_out(Failure.CONNECT), no_way_out(Failure.DNS)]
         house.run()
         await house.post()
         await until(lambda: house.metrics._retries == 2)
-        answer.set_result(Failure.DNS)
+        answer.set_result(no_way_out(Failure.DNS))
         await until(lambda: house.metrics._retries == 3)
         await house.quiet()
         assert house.dispatch.standing.local_trouble()

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.model import Failure, Health, HealthPolicy, Outcome
-from relay.queue.health import ACTIVE_MS, JITTER, Reachability, after, clamped, opens_ms, should_disable
+from relay.queue.health import (
+    JITTER,
+    REFUSALS,
+    REFUSING_AFTER_MS,
+    THROTTLED_AFTER_MS,
+    after,
+    clamped,
+    is_refusing,
+    opens_ms,
+    should_disable,
+)
+from relay.queue.reachability import ACTIVE_MS, Reachability, Sighting, is_us
 from relay.queue.retry import NOT_BEFORE_MAX_MS, Action, Classification, HealthEffect
 
 DAY_MS = 86_400_000
@@ -16,11 +27,12 @@ NOW_MS = 20_000 * DAY_MS
 POLICY = HealthPolicy()
 SUCCESS = Classification(Action.DELIVERED, HealthEffect.SUCCESS)
 FAILURE = Classification(Action.RETRY, HealthEffect.FAILURE, cause="503")
-REFUSED = Classification(Action.RETRY, HealthEffect.NONE, cause="404")
+REFUSED = Classification(Action.RETRY, HealthEffect.REFUSED, cause="404", detail="correct the URL")
+UNSENT = Classification(Action.RETRY, HealthEffect.NONE, cause="blocked_name")
 
 
 def throttled(not_before_ms: int | None) -> Classification:
-    return Classification(Action.RETRY, HealthEffect.THROTTLED, not_before_ms=not_before_ms)
+    return Classification(Action.RETRY, HealthEffect.THROTTLED, not_before_ms=not_before_ms, cause="429")
 
 
 def tell(
@@ -94,21 +106,82 @@ def test_nothing_new_is_the_same_object() -> None:
     healthy, told = Health(answered=True), Health(answered=True, not_before_ms=NOW_MS + 1)
     assert tell(healthy, SUCCESS) is healthy
     assert tell(told, SUCCESS) is told
-    assert tell(healthy, REFUSED) is healthy
-    assert tell(healthy, throttled(None)) is healthy
-    assert tell(healthy, throttled(0)) is healthy
+    assert tell(healthy, UNSENT) is healthy
 
 
 def test_a_refusal_neither_harms_nor_clears() -> None:
-    """3xx and most 4xx leave health as it is, also when a probe gets them (outcome table)."""
+    """3xx and most 4xx leave failures and cool-down as they are, also when a probe gets them (outcome table)."""
     cooled = fail(10)
-    assert tell(cooled, REFUSED, probe=True) is cooled
+    refused = tell(cooled, REFUSED, probe=True)
+    assert (refused.failures, refused.cool_down_ms, refused.cool_until_ms, refused.several) == (
+        cooled.failures,
+        cooled.cool_down_ms,
+        cooled.cool_until_ms,
+        cooled.several,
+    )
+    assert opens_ms(refuse(50)) == 0
+
+
+def test_refusals_of_others_do_not_make_one_poisonous_delivery_cool_an_endpoint_down() -> None:
+    """Ten failures of one delivery cool nothing down, whatever was refused beside them (Q5)."""
+    assert fail(20, events=1, health=refuse(3)).cool_down_ms == 0
+
+
+def refuse(times: int, *, events: int = 2, now_ms: int = NOW_MS, health: Health | None = None) -> Health:
+    health = health or Health(answered=True)
+    for number in range(times):
+        health = tell(health, REFUSED, event=100 + number % events, now_ms=now_ms)
+    return health
+
+
+def test_ten_refusals_in_a_row_are_refusing_at_once() -> None:
+    """T1: ten refusals in a row need no time (Q9)."""
+    assert not is_refusing(refuse(REFUSALS - 1), NOW_MS)
+    assert is_refusing(refuse(REFUSALS), NOW_MS)
+
+
+def test_one_refusal_becomes_refusing_by_time_alone() -> None:
+    """T1: nothing but refusals for 100 s are enough, though the next attempt is hours away (Q9)."""
+    once = refuse(1)
+    assert not is_refusing(once, NOW_MS + REFUSING_AFTER_MS - 1)
+    assert is_refusing(once, NOW_MS + REFUSING_AFTER_MS)
+    assert REFUSING_AFTER_MS < 120_000
+    assert (once.last_failure, once.last_answer, once.failing_since_ms) == ("404", "correct the URL", NOW_MS)
+
+
+def test_a_success_or_a_failure_ends_the_row_of_refusals() -> None:
+    """A 2xx takes all back; a health failure begins the row anew, for that endpoint fails (Q9)."""
+    row, later_ms = refuse(REFUSALS), NOW_MS + REFUSING_AFTER_MS
+    assert not is_refusing(tell(row, SUCCESS), later_ms)
+    failed = tell(row, FAILURE)
+    assert not is_refusing(failed, later_ms)
+    assert failed.misses == REFUSALS + 1
+
+
+def test_an_hour_of_patience_asked_for_is_refusing() -> None:
+    """T1: nothing but 429 for an hour is shown too; an answer of another kind in between begins the hour anew (Q9)."""
+    waiting = tell(Health(answered=True), throttled(None))
+    assert not is_refusing(waiting, NOW_MS + THROTTLED_AFTER_MS - 1)
+    assert is_refusing(waiting, NOW_MS + THROTTLED_AFTER_MS)
+    assert not is_refusing(tell(waiting, FAILURE), NOW_MS + THROTTLED_AFTER_MS)
+    assert is_refusing(tell(refuse(9), throttled(None), now_ms=NOW_MS + 1), NOW_MS + REFUSING_AFTER_MS)
+
+
+@pytest.mark.parametrize("verdict", [REFUSED, throttled(None), FAILURE], ids=["404", "429", "503"])
+def test_whatever_is_not_delivered_counts_for_the_five_days(verdict: Classification) -> None:
+    """T1: refusals and wishes to be asked later end an endpoint as failures do: ten, two deliveries, three days (Q9)."""
+    health = Health(answered=True)
+    for day in range(6):
+        for event in (1, 2):
+            health = tell(health, verdict, event=event, now_ms=NOW_MS + day * DAY_MS)
+    assert should_disable(health, NOW_MS + 5 * DAY_MS, POLICY)
+    assert not should_disable(tell(health, SUCCESS), NOW_MS + 5 * DAY_MS, POLICY)
 
 
 def test_the_longest_retry_after_counts() -> None:
     """A shorter wait told later does not open the endpoint earlier."""
     health = tell(tell(Health(), throttled(60_000)), throttled(5_000))
-    assert health == Health(not_before_ms=NOW_MS + 60_000)
+    assert health.not_before_ms == NOW_MS + 60_000
     assert opens_ms(health) == NOW_MS + 60_000
 
 
@@ -128,7 +201,7 @@ def test_a_run_of_failures_never_starts_in_the_future() -> None:
 
 
 LOST = Health(
-    failures=10, first_failed=1, several=True, failing_since_ms=NOW_MS - POLICY.disable_after_ms, failure_days=3
+    misses=10, first_missed=1, several_missed=True, failing_since_ms=NOW_MS - POLICY.disable_after_ms, failure_days=3
 )
 
 
@@ -136,8 +209,8 @@ LOST = Health(
     ("health", "disabled"),
     [
         (LOST, True),
-        (replace(LOST, failures=9), False),
-        (replace(LOST, several=False), False),
+        (replace(LOST, misses=9), False),
+        (replace(LOST, several_missed=False), False),
         (replace(LOST, failure_days=2), False),
         (replace(LOST, failing_since_ms=NOW_MS - POLICY.disable_after_ms + 1), False),
         (replace(LOST, failing_since_ms=None), False),
@@ -161,22 +234,35 @@ def test_waits_beyond_reach_are_shortened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failures", "ours"),
+    ("seen", "us"),
     [
-        ([Failure.DNS], False),
-        ([Failure.DNS, Failure.CONNECT], True),
-        ([Failure.DNS, None], False),
-        ([Failure.DNS, Failure.CONNECT, None], True),
-        ([Failure.TIMEOUT, Failure.TLS, Failure.BROKEN_RESPONSE], False),
+        ("", False),
+        ("1a-", False),
+        ("1a- 1a- 1a-", False),  # one host, however many endpoints
+        ("1a- 1b-", False),  # a single application needs three hosts
+        ("1a- 1b- 1c-", True),
+        ("1a- 1b- 1c- 2d+", False),  # one of two applications
+        ("1a- 2a-", False),  # two applications, one host
+        ("1a- 2b-", True),
+        ("1a- 2b- 3c+", True),
+        ("1a- 2b- 3c+ 4d+", False),  # half is not more than half
+        ("1a- 1a+ 2b-", False),  # somebody reached that host
+        ("1a- 1b- 1c- 1d- 1e- 1f- 2x+ 3y+", False),  # one voice each, however many hosts
     ],
 )
-def test_when_it_is_us(failures: list[Failure | None], ours: bool) -> None:
-    """It is us when more than half of the active endpoints, and at least two, fail at DNS or connect (Q9)."""
+def test_when_it_is_us(seen: str, us: bool) -> None:
+    """T2: several hosts of several applications out of reach for a reason of ours are us, one tenant never (Q9)."""
+    sightings = [Sighting(int(word[0]), word[1], word[2] == "-") for word in seen.split()]
+    assert is_us(sightings) is us
+
+
+def test_an_endpoint_is_active_for_ten_minutes() -> None:
+    """What was last tried long ago says nothing about the network now (Q9)."""
     reachability = Reachability()
-    for ref, failure in enumerate(failures):
-        reachability.note(ref, Outcome(0, 1, None if failure else 204, failure), 0)
-    assert reachability.local_trouble(ACTIVE_MS) is ours
-    assert not reachability.local_trouble(ACTIVE_MS + 1)
+    reachability.note(1, Outcome(0, 1, failure=Failure.DNS, ours=True), 0)
+    reachability.note(2, Outcome(0, 1, failure=Failure.CONNECT), ACTIVE_MS)
+    assert list(reachability.active(ACTIVE_MS)) == [(1, True), (2, False)]
+    assert list(reachability.active(ACTIVE_MS + 1)) == [(2, False)]
 
 
 def test_an_endpoint_is_blocked_while_its_latest_attempt_was() -> None:

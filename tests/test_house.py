@@ -299,6 +299,7 @@ def outcome_table() -> dict[tuple[str, str], Row]:
 EFFECTS = {
     HealthEffect.SUCCESS: "health success",
     HealthEffect.FAILURE: "health failure",
+    HealthEffect.REFUSED: "refusal",
     HealthEffect.THROTTLED: "asked to wait",
     HealthEffect.NONE: "",
 }

@@ -44,19 +44,20 @@ def decided(result: Outcome, due: DueDelivery | None = None, expires_at_ms: int 
 
 RETRY_FAILURE = (Action.RETRY, HealthEffect.FAILURE)
 RETRY_NONE = (Action.RETRY, HealthEffect.NONE)
+RETRY_REFUSED = (Action.RETRY, HealthEffect.REFUSED)
 RETRY_THROTTLED = (Action.RETRY, HealthEffect.THROTTLED)
 DEAD_NONE = (Action.DEAD, HealthEffect.NONE)
 TABLE = [
     *[(outcome(status), Action.DELIVERED, HealthEffect.SUCCESS) for status in (200, 201, 204, 299)],
     *[(outcome(status), *RETRY_FAILURE) for status in (408, 425, 500, 502, 503, 504, 599)],
-    *[(outcome(status), *RETRY_NONE) for status in (300, 301, 308, 400, 401, 403, 404, 409, 422, 499)],
+    *[(outcome(status), *RETRY_REFUSED) for status in (300, 301, 308, 400, 401, 403, 404, 409, 422, 499)],
     *[(outcome(status), *RETRY_FAILURE) for status in (101, 0, 600, 999)],
     (outcome(410), *DEAD_NONE),
     (outcome(429), *RETRY_THROTTLED),
     (outcome(429, retry_after_ms=7_000), *RETRY_THROTTLED),
     (outcome(503, retry_after_ms=7_000), *RETRY_THROTTLED),
     (outcome(500, retry_after_ms=7_000), *RETRY_FAILURE),
-    (outcome(404, retry_after_ms=7_000), *RETRY_NONE),
+    (outcome(404, retry_after_ms=7_000), *RETRY_REFUSED),
     *[(outcome(failure=failure), *RETRY_FAILURE) for failure in list(Failure)[:5]],
     (outcome(failure=Failure.BLOCKED_ADDRESS), *DEAD_NONE),
     (outcome(failure=Failure.BLOCKED_NAME), *RETRY_NONE),

@@ -1,10 +1,11 @@
 """How things are, as plain judgements over what was read: the relay, its endpoints, and what a delivery waits for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from relay.api import render
-from relay.api.readiness import Closed
 from relay.api.render import Json
 from relay.api.services import Services
 from relay.config import Config
@@ -12,17 +13,23 @@ from relay.core.clock import ClockState
 from relay.core.model import DeliveryState, DisabledBy, Endpoint, EndpointState
 from relay.core.views import DeliveryView
 from relay.queue import LaneView, Suspension
+from relay.queue.health import is_refusing
 from relay.queue.slots import IN_FLIGHT
 
 WORST = 5
 
+
+class Word(StrEnum):
+    """The one word for how an endpoint stands: the state it was set to, or that its receiver refuses everything (Q9)."""
+
+    ENABLED = "enabled"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    REFUSING = "refusing"
+
+
 DESCRIPTORS_RESERVE = 256
 """File descriptors for everything but connections: the database, name lookups, streams."""
-
-LOCAL_TROUBLE = (
-    "It is us, not them: most active endpoints fail at DNS or connect. Look at this host's network and resolver first; "
-    "no endpoint is disabled for it meanwhile."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +41,28 @@ class Line:
     due: int
     dead: int
     blocked: bool = False  # the latest attempt was refused by our own guard
+    refusing: bool = False  # it takes deliveries, and its receiver refuses them all
+
+    @property
+    def word(self) -> Word:
+        """The one word for how it stands."""
+        return Word.REFUSING if self.refusing else Word(self.endpoint.state)
 
     @property
     def failing(self) -> bool:
-        """Whether it needs somebody to look: it fails, is blocked or suspended, or was disabled for failing."""
+        """Whether it needs somebody to look: it fails or refuses, is blocked or suspended, or was disabled for failing."""
         automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
-        return self.lane.health.failures > 0 or automatic or self.blocked or self.lane.suspension is not None
+        suspended = self.lane.suspension is not None
+        return self.lane.health.failures > 0 or automatic or self.blocked or suspended or self.refusing
 
 
 def look_at(services: Services, endpoint: Endpoint) -> Line:
     """Put together what is known of an endpoint at this moment. O(1)"""
     store, blocked = services.store, services.dispatch.standing.blocked(endpoint.ref)
     due, dead = store.due_count(endpoint.ref), store.dead_count(endpoint.ref)
-    return Line(endpoint, services.lane(endpoint), due, dead, blocked)
+    lane = services.lane(endpoint)
+    refusing = not endpoint.held and is_refusing(lane.health, services.clock.wall_ms())
+    return Line(endpoint, lane, due, dead, blocked, refusing)
 
 
 def write_work(line: Line) -> Json:
@@ -56,6 +72,7 @@ def write_work(line: Line) -> Json:
         "dead": line.dead,
         "waits_for": why_endpoint_waits(line.endpoint, line.lane) or None,
         "health": render.health(line.lane.health),
+        "refusing": render.refusing(line.lane.health) if line.refusing else None,
         "suspended": render.suspension(line.lane.suspension),
     }
 
@@ -66,27 +83,9 @@ def worst(lines: Iterable[Line]) -> list[Line]:
     return sorted(failing, key=_badness)[:WORST]
 
 
-def headline(lines: Sequence[Line], reasons: Sequence[Closed], due: int, *, local_trouble: bool) -> str:
-    """Say how the relay is in one sentence, the most urgent matter first."""
-    if reasons:
-        return f"Intake is closed: {reasons[0].detail}."
-    suspended = [line.endpoint.id for line in lines if line.lane.suspension is not None]
-    if suspended:
-        return _suspended(suspended)
-    if local_trouble:
-        return LOCAL_TROUBLE
-    failing = sum(line.failing for line in lines)
-    if failing:
-        verb = "is" if failing == 1 else "are"
-        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_count_waiting(due)}."
-    held = sum(line.endpoint.held and line.due > 0 for line in lines)
-    if held:
-        return f"{_counted(held, 'endpoint')} with held deliveries; {_count_waiting(due)}."
-    if not lines:
-        return "There is no endpoint yet: add one with `relay endpoint add URL`."
-    dead = sum(line.dead for line in lines)
-    first = f"{_counted(dead, 'dead letter')} (`relay dead list`), otherwise all" if dead else "All"
-    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_count_waiting(due)}."
+def count_states(lines: Iterable[Line]) -> dict[str, int]:
+    """Count endpoints by the one word for how each stands; every word is there."""
+    return dict.fromkeys((word.value for word in Word), 0) | Counter(line.word.value for line in lines)
 
 
 CLOCK_WARNINGS: Mapping[ClockState, str] = {
@@ -94,12 +93,6 @@ CLOCK_WARNINGS: Mapping[ClockState, str] = {
     ClockState.DISTRUSTED: "The clock jumped while relay was down, and nobody has synchronised it: expiry, retention "
     "and disabling rest until NTP does, 24 hours at most.",
 }
-
-
-DESCRIPTORS_MISSING = (
-    "Relay has no file descriptor left for deliveries: they wait, and no receiver is blamed. Raise the limit "
-    "(LimitNOFILE in the unit, ulimit -n) or lower delivery.concurrency."
-)
 
 
 def few_descriptors(config: Config, descriptors: int) -> str | None:
@@ -114,17 +107,9 @@ def few_descriptors(config: Config, descriptors: int) -> str | None:
     )
 
 
-def warnings(
-    config: Config,
-    clock: ClockState = ClockState.TRUSTED,
-    *,
-    descriptors: int = -1,
-    descriptors_missing: bool = False,
-) -> list[str]:
-    """Name the settings in force that give up a protection, and say when the clock ends nothing or descriptors run out."""
+def warnings(config: Config, clock: ClockState = ClockState.TRUSTED, *, descriptors: int = -1) -> list[str]:
+    """Name the settings in force that give up a protection, and say when the clock ends nothing or descriptors are few."""
     found = [CLOCK_WARNINGS[clock]] if clock in CLOCK_WARNINGS else []
-    if descriptors_missing:
-        found.append(DESCRIPTORS_MISSING)
     few = few_descriptors(config, descriptors)
     if few is not None:
         found.append(few)
@@ -139,26 +124,8 @@ def warnings(
 
 
 def _badness(line: Line) -> tuple[object, ...]:
-    return line.lane.suspension is None, -line.lane.health.failures, -line.due, line.endpoint.id
-
-
-def _suspended(ids: Sequence[str]) -> str:
-    others = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-    verb = "are" if len(ids) > 1 else "is"
-    return (
-        f"{ids[0]}{others} {verb} suspended: a mistake of relay's own ended an attempt there. The traceback is in the log "
-        "(endpoint.suspended); please report it. Nothing is lost, and the others are served."
-    )
-
-
-def _count_waiting(due: int) -> str:
-    if due == 0:
-        return "nothing waits"
-    return f"{due:,} {'delivery waits' if due == 1 else 'deliveries wait'}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    health = line.lane.health
+    return line.lane.suspension is None, not line.refusing, -health.failures, -line.due, line.endpoint.id
 
 
 # -- what a delivery waits for --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from aiohttp import web
 from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
-from relay.api.condition import look_at, write_work
+from relay.api.condition import Word, look_at, write_work
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
@@ -19,7 +19,7 @@ from relay.config.admission import warn_endpoint
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
-from relay.core.model import Application, Endpoint, EndpointState
+from relay.core.model import Application, Endpoint
 from relay.intake.parse import screen
 from relay.telemetry import log
 
@@ -50,12 +50,15 @@ class Endpoints:
         """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
         principal = request[PRINCIPAL]
         query = self._services.query(request)
-        named, state = query.text("application"), query.word("state", EndpointState)
+        named, state = query.text("application"), query.word("state", Word)
         limit, cursor = query.limit(), query.number("cursor")
         query.check()
         owned = self._owned(application_of(named, principal, self._registrar.current))
-        wanted = (one for one in owned if state in (None, one.state) and (cursor is None or one.ref < cursor))
+        wanted = (one for one in owned if self._stands(one, state) and (cursor is None or one.ref < cursor))
         return page_response(request, page_of(wanted, limit), lambda one: self._detail(one, principal))
+
+    def _stands(self, endpoint: Endpoint, word: Word | None) -> bool:
+        return word is None or look_at(self._services, endpoint).word == word
 
     def _owned(self, application: str | None) -> Iterator[Endpoint]:
         """Walk through the endpoints of an application, or of all, newest first."""

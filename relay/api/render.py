@@ -198,15 +198,22 @@ def key(row: KeyRow, now_ms: int) -> Json:
 
 
 def health(value: Health) -> Json:
-    """Write what is remembered about an endpoint's failures; a healthy one has none."""
+    """Write what is remembered about an endpoint's failures and refusals; a healthy one has none."""
     return {
         "failures": value.failures,
         "failing_since": moment(value.failing_since_ms),
         "last_failure": value.last_failure or None,
         "last_failure_at": moment(value.last_failure_ms),
+        "last_answer": value.last_answer or None,
         "cool_down_until": moment(value.cool_until_ms or None),
         "not_before": moment(value.not_before_ms or None),
     }
+
+
+def refusing(value: Health) -> Json:
+    """Write since when a receiver refuses everything, with which status, and what to do about it."""
+    since_ms = value.throttled_since_ms if value.refusing_since_ms is None else value.refusing_since_ms
+    return {"since": moment(since_ms), "status": int(value.last_failure or 0), "remedy": value.last_answer}
 
 
 def suspension(value: Suspension | None) -> Json | None:

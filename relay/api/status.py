@@ -7,11 +7,12 @@ from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api.auth import PRINCIPAL
-from relay.api.condition import Line, headline, look_at, warnings, worst, write_work
+from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
 from relay.api.problems import Problem, Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.render import Json, json_response, moment
 from relay.api.services import Reload, Services
+from relay.api.troubles import headline, troubles
 from relay.config import severity
 from relay.core.errors import ConfigError, spoken
 from relay.core.issues import InvalidConfig, Issue
@@ -47,7 +48,7 @@ class Status:
     async def status(self, request: web.Request) -> web.Response:
         """Show how the relay is."""
         self._services.query(request).check()
-        lines = [look_at(self._services, endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
+        lines = self._lines()
         return json_response(self._summary(lines) | self._facts() | self._listed(lines))
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -82,11 +83,17 @@ class Status:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
+    def _lines(self) -> list[Line]:
+        return [look_at(self._services, endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
+
     def _summary(self, lines: list[Line]) -> Json:
         services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
+        descriptors_missing = services.dispatch.attempts.descriptors_missing
+        found = troubles(lines, closed, local_trouble=local_trouble, descriptors_missing=descriptors_missing)
         return {
-            "headline": headline(lines, closed, due, local_trouble=local_trouble),
+            "headline": headline(lines, found, due),
+            "troubles": [trouble._asdict() for trouble in found],
             "version": __version__,
             "started_at": moment(daemon.started.wall_ms),
             "uptime_s": self._uptime_s(),
@@ -94,13 +101,9 @@ class Status:
             **_readiness(closed),
             "local_trouble": local_trouble,
             "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
+            "refusing": [line.endpoint.id for line in lines if line.refusing][:LINES_MAX],
             "clock": daemon.clock_watch.state,
-            "warnings": warnings(
-                daemon.config,
-                daemon.clock_watch.state,
-                descriptors=daemon.descriptors,
-                descriptors_missing=services.dispatch.attempts.descriptors_missing,
-            ),
+            "warnings": warnings(daemon.config, daemon.clock_watch.state, descriptors=daemon.descriptors),
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,
@@ -126,16 +129,17 @@ class Status:
         )[:LINES_MAX]
         return {
             "endpoints_total": len(lines),
+            "endpoint_states": count_states(lines),
             "worst": [_written(line) for line in worst(lines)],
             "endpoints": [_written(line) for line in first],
         }
 
     def _readings(self) -> Readings:
         services, store, daemon = self._services, self._services.store, self._services.daemon
-        sizes, endpoints = store.sizes(), services.registrar.current.endpoints.values()
+        sizes, lines = store.sizes(), self._lines()
         return Readings(
             due=store.backlog,
-            dead=sum(store.dead_count(endpoint.ref) for endpoint in endpoints),
+            dead=sum(line.dead for line in lines),
             in_flight=services.dispatch.lanes.in_flight,
             ready=next(why_closed(services), None) is None,
             database_bytes=sizes["database_bytes"],
@@ -145,7 +149,8 @@ class Status:
             oldest_due_s=self._oldest_due_s(),
             loop_lag_s=services.housekeeping.loop_lag_ms / 1_000,
             log_lines_dropped=daemon.log_lines_dropped,
-            endpoint_states={endpoint.id: endpoint.state for endpoint in endpoints},
+            endpoint_states={line.endpoint.id: line.word for line in lines},
+            endpoints=count_states(lines),
         )
 
     def _oldest_due_s(self) -> float:

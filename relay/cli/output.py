@@ -132,6 +132,13 @@ def say_warnings(answer: Json) -> None:
         say(f"Warning: {warning['pointer']}: {warning['message']}")
 
 
+def state(one: Json) -> str:
+    """Say an endpoint's state: who disabled it, or that its receiver refuses everything."""
+    if one["disabled_by"]:
+        return f"{one['state']} ({one['disabled_by']})"
+    return "refusing" if one["refusing"] else str(one["state"])
+
+
 def counted(count: int, noun: str) -> str:
     """Say `1 delivery` or `3 deliveries`."""
     if count == 1:

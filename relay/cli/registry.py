@@ -25,6 +25,7 @@ from relay.cli.output import (
     say_warnings,
     show,
     show_page,
+    state,
     yes_option,
 )
 
@@ -361,11 +362,6 @@ def report(one: Json, as_json: bool, done: str) -> None:
     show(one, as_json, lambda: f"{one['id']} {done}; it is {state(one)} now.")
 
 
-def state(one: Json) -> str:
-    """Say an endpoint's state, and who disabled it."""
-    return f"{one['state']} ({one['disabled_by']})" if one["disabled_by"] else str(one["state"])
-
-
 def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield from ((name, one[name]) for name in ("id", "application", "url"))
     yield "state", state(one)
@@ -378,10 +374,18 @@ def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "from", "the configuration file" if one["origin"] == "file" else "the API"
     yield "deliveries", f"{one['due']} due, {one['dead']} dead"
     yield "waits for", one["waits_for"]
-    health = one["health"]
+    yield from _health_rows(one["health"], one["refusing"])
+
+
+def _health_rows(health: Json, refusing: Json | None) -> Iterator[tuple[str, Any]]:
     if health["failures"]:
         yield "failures in a row", f"{health['failures']}, the last: {health['last_failure']}"
         yield "cools down until", moment(health["cool_down_until"])
+    if refusing:
+        yield "refuses since", f"{moment(refusing['since'])}, the last answer: {refusing['status']}"
+    elif health["last_failure"] and not health["failures"]:
+        yield "last failure", f"{health['last_failure']} at {moment(health['last_failure_at'])}"
+    yield "what to do", health["last_answer"]
 
 
 def _header(text: str) -> tuple[str, str | None]:

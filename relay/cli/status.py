@@ -3,7 +3,7 @@
 import click
 
 from relay.cli.client import Daemon, asks_daemon
-from relay.cli.output import Columns, Exit, Json, counted, facts, show, table
+from relay.cli.output import Columns, Exit, Json, counted, facts, show, state, table
 from relay.core.units import format_duration, format_size
 
 
@@ -12,12 +12,12 @@ from relay.core.units import format_duration, format_size
 def status(daemon: Daemon, as_json: bool) -> None:
     """Say how the daemon is doing.
 
-    Exits 1 when it takes no events, when the trouble is on this host, or when a mistake of relay's own suspended an
-    endpoint; failing receivers alone leave it at 0.
+    Exits 1 when somebody has to act: it takes no events, the trouble is on this host, a mistake of relay's own suspended
+    an endpoint, or a receiver refuses everything. Receivers that fail, and may come back, leave it at 0.
     """
     now = daemon.get("/v1/status")
     show(now, as_json, lambda: "\n\n".join(filter(None, (now["headline"], _facts(now), _worst(now), _notes(now)))))
-    if not now["ready"] or now["local_trouble"] or now["suspended"]:
+    if now["troubles"]:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
@@ -31,7 +31,7 @@ def _facts(now: Json) -> str:
             "configuration": now["config_path"] or "none: defaults",
             "deliveries": f"{now['due']:,} due, {now['in_flight']:,} in flight, {now['dead']:,} dead",
             "oldest due": f"for {format_duration(round(oldest_s) * 1000)}" if oldest_s >= 1 else None,
-            "endpoints": now["endpoints_total"],
+            "endpoints": ", ".join(f"{count:,} {word}" for word, count in now["endpoint_states"].items() if count) or 0,
             "database": f"{storage['path']}, {size}, {_size(storage['disk_free_bytes'])} of disk free",
             "durability": f"{storage['durability']} (SQLite {storage['sqlite_version']}, {storage['journal_mode']})",
         }
@@ -41,7 +41,7 @@ def _facts(now: Json) -> str:
 def _worst(now: Json) -> str:
     columns: Columns = {
         "WORST": "id",
-        "STATE": "state",
+        "STATE": state,
         "DUE": "due",
         "DEAD": "dead",
         "TROUBLE": _trouble,
@@ -53,14 +53,16 @@ def _worst(now: Json) -> str:
 def _trouble(one: Json) -> str:
     if one["suspended"]:
         return f"suspended by a mistake of relay's own: {one['suspended']['cause']}"
+    if one["refusing"]:
+        return f"refuses every delivery: {one['refusing']['status']}"
     if one["blocked"]:
         return "blocked: its address may not be dialled"
     return f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}"
 
 
 def _notes(now: Json) -> str:
-    closed = [f"intake is closed: {reason['detail']}" for reason in now["reasons"]]
-    return "\n".join(closed + [f"warning: {warning}" for warning in now["warnings"]])
+    others = [f"also: {trouble['detail']}" for trouble in now["troubles"][1:]]  # the first one is the headline
+    return "\n".join(others + [f"warning: {warning}" for warning in now["warnings"]])
 
 
 def _size(size_bytes: int) -> str:

@@ -181,15 +181,26 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What is remembered about an endpoint's answers; a success resets all about failures. Persisted."""
+    """What is remembered about an endpoint's answers; a success resets all about failures. Persisted.
+
+    A *miss* is any attempt that reached the receiver and was not delivered: a health failure, a refusal (3xx, other 4xx),
+    or the wish to be asked later (429).
+    """
 
     failures: int = 0  # consecutive health failures
     first_failed: int | None = None  # ordinal of the first delivery that failed in this run of failures
     several: bool = False  # a second delivery failed too
-    failing_since_ms: int | None = None
-    failure_days: int = 0  # distinct UTC days with a failure in this run
+    misses: int = 0  # consecutive misses
+    first_missed: int | None = None  # ordinal of the first delivery that was missed in this run of misses
+    several_missed: bool = False  # a second delivery was missed too
+    failing_since_ms: int | None = None  # the first miss of this run
+    failure_days: int = 0  # distinct UTC days with a miss in this run
     last_failure_ms: int | None = None
-    last_failure: str = ""  # "503", "timeout", "dns" …
+    last_failure: str = ""  # "503", "401", "timeout", "dns" …
+    last_answer: str = ""  # what that refusal means and what to do about it; "" where there was no such answer
+    refusals: int = 0  # in a row: neither a success nor a health failure came between
+    refusing_since_ms: int | None = None  # the first of them
+    throttled_since_ms: int | None = None  # the first wish to be asked later since anything else was answered
     cool_down_ms: int = 0  # the present step; 0 while warm
     cool_until_ms: int = 0
     not_before_ms: int = 0  # from Retry-After
@@ -339,6 +350,7 @@ class Outcome(NamedTuple):
     trace: Trace | None = None
     response_headers: tuple[HeaderPair, ...] = ()
     response_body: bytes = b""  # at most 16 KiB
+    ours: bool = False  # it failed in a way that this host causes: name servers, network, clock
 
     def __repr__(self) -> str:
         return shown_without(self, "response_body")

@@ -116,6 +116,13 @@ def masked(url: str) -> str:
     return SplitResult(parts.scheme, netloc, parts.path, _masked_query(parts.query), "").geturl()
 
 
+def host_of(url: str) -> str:
+    """Return the host of a registered URL, without its port; a few characters are looked at, whatever its length."""
+    authority = url.partition("://")[2].partition("/")[0].partition("?")[0].lower()
+    host, _, port = authority.rpartition(":")
+    return host if host and port.isdecimal() else authority
+
+
 def literal_address(url: str) -> Address | None:
     """Return the IP address that a checked URL names itself, as it is dialled; None when it names a host."""
     return host_address(urlsplit(url).hostname or "")

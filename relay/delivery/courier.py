@@ -19,8 +19,9 @@ from relay.core.urls import Target
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
 from relay.delivery.dial import Dialler, Names, strict_tls
 from relay.delivery.exchange import Connection, Dropped
-from relay.delivery.failures import explain
+from relay.delivery.failures import explain, is_ours
 from relay.delivery.pool import Origin, Pool
+from relay.delivery.remedies import explain_status
 from relay.delivery.request import lay_out
 from relay.delivery.trail import Trail
 
@@ -107,14 +108,14 @@ class Courier:
             explained = explain(error)
             if explained is None:
                 raise
-            return self._failed(trail, *explained)
+            return self._failed(trail, *explained, ours=is_ours(error))
         finally:
             self._running -= 1
             if self._running == 0:
                 self._idle.set()
         if not 200 <= answer.status <= 599:
             return self._failed(trail, Failure.BROKEN_RESPONSE, f"status {answer.status} is no answer to a POST")
-        return self._answered(trail, answer, excerpt=request.excerpt or not answer.is_success)
+        return self._answered(trail, answer, request)
 
     async def _post(self, request: Request, trail: Trail) -> Answer:
         deadline = self._loop.time() + request.timeout_ms / 1000
@@ -153,13 +154,15 @@ class Courier:
             raise
         return connection
 
-    def _answered(self, trail: Trail, answer: Answer, *, excerpt: bool) -> Outcome:
+    def _answered(self, trail: Trail, answer: Answer, request: Request) -> Outcome:
         duration_ms, trace = trail.end()
+        excerpt = request.excerpt or not answer.is_success
+        said = "" if answer.is_success else explain_status(answer.status, answer.fields, request.url)
         return Outcome(
             started_at_ms=trail.started.wall_ms,
             duration_ms=duration_ms,
             status=answer.status,
-            detail=trail.note,
+            detail=trail.explained(said),
             address=trail.address,
             retry_after_ms=retry_after(answer.fields, self._clock.wall_ms()),
             control=control(answer.fields),
@@ -168,13 +171,14 @@ class Courier:
             response_body=bytes(answer.body) if excerpt else b"",
         )
 
-    def _failed(self, trail: Trail, failure: Failure, detail: str) -> Outcome:
+    def _failed(self, trail: Trail, failure: Failure, detail: str, *, ours: bool = False) -> Outcome:
         duration_ms, trace = trail.end()
         return Outcome(
             started_at_ms=trail.started.wall_ms,
             duration_ms=duration_ms,
             failure=failure,
-            detail=f"{detail} ({trail.note})" if trail.note else detail,
+            detail=trail.explained(detail),
             address=trail.address,
             trace=trace,
+            ours=ours,
         )

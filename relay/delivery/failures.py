@@ -1,5 +1,6 @@
 """Why an attempt ended without an answer: a class for the queue, and a line for people without secrets or addresses."""
 
+import errno
 import os
 import socket
 import ssl
@@ -17,6 +18,23 @@ from relay.delivery.trail import Stage
 REASON_MAX = 160
 
 Explained = tuple[Failure, str]
+
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+_NO_WAY_OUT = frozenset(
+    {
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EHOSTUNREACH,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+    }
+)
+"""No route, an interface that is down, no local port left, or a firewall of this host."""
+
+_OUT_OF_TIME = frozenset({9, 10})  # X509_V_ERR: not yet valid, expired; on many hosts at once it is our clock
 
 NOT_TRUSTED = frozenset({18, 19, 20, 21})  # X509_V_ERR: self-signed, or no way to an authority that is known
 _PRIVATE_CA = "its authority is none that this host trusts; add it to the host's certificates"
@@ -42,6 +60,28 @@ def explain(error: Exception) -> Explained | None:
             return Failure.INVALID_REQUEST, str(error)
         case _:
             return None
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an attempt failed in a way that this host causes: no name server answers, no way leads out, or its clock.
+
+    A name that does not exist, a refused, reset or timed-out connection, and any other certificate are the receiver's.
+    """
+    if not isinstance(error, NotConnected):
+        return False
+    match error.__cause__:
+        case TimeoutError():
+            return error.stage is Stage.RESOLVING
+        case socket.gaierror(errno=number):
+            return number not in _NO_SUCH_NAME
+        case ssl.SSLCertVerificationError() as refused:
+            return refused.verify_code in _OUT_OF_TIME
+        case ssl.SSLError():
+            return False
+        case OSError(errno=number):
+            return number in _NO_WAY_OUT
+        case _:
+            return False
 
 
 def _not_connected(error: NotConnected) -> Explained:

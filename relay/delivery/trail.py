@@ -49,6 +49,10 @@ class Trail:
         self.connection, self._reused, self.note = None, False, REPEATED
         self._took_ms[Stage.WAITING] = None
 
+    def explained(self, detail: str) -> str:
+        """Put together what is said of the end and of the way there."""
+        return f"{detail} ({self.note})" if detail and self.note else detail or self.note
+
     @property
     def address(self) -> str | None:
         """The address that was dialled; None while no connection was made."""

@@ -1,17 +1,20 @@
 """What attempts say about their endpoints, and what follows from it: cool-downs are logged, the lost are disabled.
 
 An endpoint is disabled because it asked for it, is gone, or failed for days; the last never while the trouble may be
-ours, because most endpoints cannot be reached or the wall clock may be wrong (Q9, Q15).
+ours, because nobody can be reached or the wall clock may be wrong (Q9, Q15).
 """
 
 import asyncio
+from collections.abc import Iterator
 
 import structlog
 
 from relay.core.clock import Clock, ClockWatch
 from relay.core.errors import NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Outcome
-from relay.queue.health import Reachability, should_disable
+from relay.core.urls import host_of
+from relay.queue.health import is_refusing, should_disable
+from relay.queue.reachability import Reachability, Sighting, is_us
 from relay.queue.retry import Classification
 from relay.registry import Registrar
 from relay.telemetry import log
@@ -29,6 +32,7 @@ class Standing:
         self._clock_watch = clock_watch
         self._reachability = Reachability()
         self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last logged
+        self._refusing: set[int] = set()  # refs that were last logged as refusing
         self._disabling: set[int] = set()  # refs
         self._log = structlog.get_logger("relay.dispatch")
         self._undisabled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
@@ -38,17 +42,27 @@ class Standing:
         return self._reachability.blocked(ref)
 
     def local_trouble(self) -> bool:
-        """Whether most active endpoints fail at DNS or connect: that is us, not them (Q9). O(endpoints)."""
-        return self._reachability.local_trouble(self._clock.mono_ms())
+        """Whether hosts of several applications are out of reach for a reason of ours (Q9). O(endpoints)"""
+        return is_us(self._sightings())
+
+    def _sightings(self) -> Iterator[Sighting]:
+        registry = self._registrar.current
+        for ref, ours in self._reachability.active(self._clock.mono_ms()):
+            endpoint = registry.endpoint_by_ref(ref)
+            if endpoint is not None:
+                yield Sighting(endpoint.application.ref, host_of(endpoint.url), ours)
 
     def forget(self, ref: int) -> None:
         """Forget an endpoint that was deleted."""
         self._reachability.forget(ref)
         self._cooling.pop(ref, None)
+        self._refusing.discard(ref)
 
     def loaded(self, ref: int, health: Health) -> None:
         """Take the health that an endpoint starts with, or was given by an edit."""
         self._cooling[ref] = health.cool_down_ms
+        if not is_refusing(health, self._clock.wall_ms()):
+            self._refusing.discard(ref)
 
     def note(self, endpoint: Endpoint, outcome: Outcome) -> None:
         """Note how far an attempt came."""
@@ -65,13 +79,16 @@ class Standing:
             await self._disable(endpoint, by)
 
     def _log_health(self, endpoint: Endpoint, health: Health) -> None:
-        if health.cool_down_ms == self._cooling.get(endpoint.ref, 0):
-            return
-        self._cooling[endpoint.ref] = health.cool_down_ms
-        if health.cool_down_ms:
-            facts = {"failures": health.failures, "last_failure": health.last_failure}
-            self._log.warning(log.ENDPOINT_COOLING, endpoint=endpoint.id, cool_down_ms=health.cool_down_ms, **facts)
-        else:
+        was_cooling, is_cooling = self._cooling.get(endpoint.ref, 0), health.cool_down_ms
+        was_refusing, refuses = endpoint.ref in self._refusing, is_refusing(health, self._clock.wall_ms())
+        self._cooling[endpoint.ref] = is_cooling
+        (self._refusing.add if refuses else self._refusing.discard)(endpoint.ref)
+        facts = {"endpoint": endpoint.id, "last_failure": health.last_failure}
+        if is_cooling and is_cooling != was_cooling:
+            self._log.warning(log.ENDPOINT_COOLING, cool_down_ms=is_cooling, failures=health.failures, **facts)
+        if refuses and not was_refusing:
+            self._log.warning(log.ENDPOINT_REFUSING, refusals=health.refusals, detail=health.last_answer, **facts)
+        if (was_cooling or was_refusing) and not (is_cooling or refuses):
             self._log.info(log.ENDPOINT_RECOVERED, endpoint=endpoint.id)
 
     def _is_lost(self, endpoint: Endpoint, health: Health) -> bool:
@@ -90,9 +107,9 @@ class Standing:
             self._disabling.discard(endpoint.ref)
 
     def _may_be_disabled(self, endpoint: Endpoint) -> bool:
-        """Whether it is still there, and at the address that the attempt went to."""
+        """Whether it is still as it was when the attempt began: an edit or a state set since then is a newer word (Q9)."""
         present = self._registrar.current.endpoint_by_ref(endpoint.ref)
-        return present is not None and present.state is not EndpointState.DISABLED and present.url == endpoint.url
+        return present is endpoint and present.state is not EndpointState.DISABLED
 
     async def _try_to_disable(self, endpoint: Endpoint, by: DisabledBy) -> bool:
         try:

@@ -1,14 +1,15 @@
-"""Whether an endpoint is tried at all: cool-down, probes, and the end of patience (Q5, Q9).
+"""Whether an endpoint is tried at all: cool-down, probes, refusals, and the end of patience (Q5, Q9).
 
 How many attempts run at once is another mechanism, the lane's window; neither is inferred from the other. A cool-down
-only ever delays: waiting burns no attempts. It doubles once for each failed probe and ends with any success.
+only ever delays: waiting burns no attempts. It doubles once for each failed probe and ends with any success. A receiver
+that refuses everything is never cooled down for it: it costs nothing, and somebody has to change something.
 """
 
 from dataclasses import dataclass, replace
 from random import Random
 
 from relay.core.clock import Now
-from relay.core.model import Failure, Health, HealthPolicy, Outcome
+from relay.core.model import Health, HealthPolicy
 from relay.queue.retry import NOT_BEFORE_MAX_MS, Classification, HealthEffect
 
 JITTER = 0.2
@@ -17,6 +18,16 @@ JITTER = 0.2
 SUSPENSION_MS = 60_000
 SUSPENSION_MAX_MS = 15 * 60_000
 """How long an endpoint is suspended at first, and at most."""
+
+REFUSALS = 10
+REFUSING_AFTER_MS = 100_000
+"""So many refusals in a row, or nothing else for so long, make an endpoint refusing; it shows within two minutes."""
+
+THROTTLED_AFTER_MS = 3_600_000
+"""An endpoint that asked for nothing but patience for so long is refusing too."""
+
+ANSWER_CHARACTERS = 300
+"""How much is remembered of what an answer means."""
 
 DISABLE_FAILURES = 10
 DISABLE_DAYS = 3
@@ -27,13 +38,24 @@ def after(
     health: Health, verdict: Classification, event: int, now_ms: int, policy: HealthPolicy, rng: Random, *, probe: bool
 ) -> Health:
     """Return the health after an attempt for `event`; the same object when nothing changed."""
+    if verdict.health is HealthEffect.NONE:
+        return health
     if verdict.health is HealthEffect.SUCCESS:
         return _recovered(health, now_ms)
+    missed = _missed(health, verdict, event, now_ms)
     if verdict.health is HealthEffect.FAILURE:
-        return _cooled(_failed(health, verdict.cause, event, now_ms), now_ms, policy, rng, probe=probe)
-    if verdict.not_before_ms:
-        return replace(health, not_before_ms=max(health.not_before_ms, now_ms + verdict.not_before_ms))
-    return health
+        return _cooled(_failed(missed, event), now_ms, policy, rng, probe=probe)
+    if verdict.health is HealthEffect.REFUSED:
+        return _refused(missed, now_ms)
+    return _throttled(missed, verdict, now_ms)
+
+
+def is_refusing(health: Health, now_ms: int) -> bool:
+    """Whether the receiver answers, but refuses everything: time alone may make it so (Q9)."""
+    since_ms, throttled_ms = health.refusing_since_ms, health.throttled_since_ms
+    for_long = since_ms is not None and now_ms - since_ms >= REFUSING_AFTER_MS
+    put_off = throttled_ms is not None and now_ms - throttled_ms >= THROTTLED_AFTER_MS
+    return health.refusals >= REFUSALS or for_long or put_off
 
 
 def opens_ms(health: Health) -> int:
@@ -53,8 +75,8 @@ def clamped(health: Health, now_ms: int, policy: HealthPolicy) -> Health:
 def should_disable(health: Health, now_ms: int, policy: HealthPolicy) -> bool:
     """Whether the endpoint has failed so long, so often and so evenly that it is given up (Q9)."""
     return (
-        health.failures >= DISABLE_FAILURES
-        and health.several
+        health.misses >= DISABLE_FAILURES
+        and health.several_missed
         and health.failure_days >= DISABLE_DAYS
         and health.failing_since_ms is not None
         and now_ms - health.failing_since_ms >= policy.disable_after_ms
@@ -64,25 +86,50 @@ def should_disable(health: Health, now_ms: int, policy: HealthPolicy) -> bool:
 def _recovered(health: Health, now_ms: int) -> Health:
     # A success that was under way when another attempt met a `Retry-After` does not take that back.
     waiting = health.not_before_ms > now_ms
-    if health.answered and health.failures == 0 and (waiting or health.not_before_ms == 0):
+    if health.answered and health.misses == health.failures == 0 and (waiting or health.not_before_ms == 0):
         return health
     return Health(answered=True, not_before_ms=health.not_before_ms if waiting else 0)
 
 
-def _failed(health: Health, cause: str, event: int, now_ms: int) -> Health:
-    first = event if health.first_failed is None else health.first_failed
+def _missed(health: Health, verdict: Classification, event: int, now_ms: int) -> Health:
+    first = event if health.first_missed is None else health.first_missed
     since = now_ms if health.failing_since_ms is None else min(health.failing_since_ms, now_ms)
     same_day = health.last_failure_ms is not None and health.last_failure_ms // _DAY_MS == now_ms // _DAY_MS
+    return replace(
+        health,
+        misses=health.misses + 1,
+        first_missed=first,
+        several_missed=health.several_missed or event != first,
+        failing_since_ms=since,
+        failure_days=health.failure_days + (not same_day),
+        last_failure_ms=now_ms,
+        last_failure=verdict.cause,
+        last_answer="" if verdict.health is HealthEffect.FAILURE else verdict.detail[:ANSWER_CHARACTERS],
+    )
+
+
+def _failed(health: Health, event: int) -> Health:
+    first = event if health.first_failed is None else health.first_failed
     return replace(
         health,
         failures=health.failures + 1,
         first_failed=first,
         several=health.several or event != first,
-        failing_since_ms=since,
-        failure_days=health.failure_days + (not same_day),
-        last_failure_ms=now_ms,
-        last_failure=cause,
+        refusals=0,
+        refusing_since_ms=None,
+        throttled_since_ms=None,
     )
+
+
+def _refused(health: Health, now_ms: int) -> Health:
+    since = now_ms if health.refusing_since_ms is None else min(health.refusing_since_ms, now_ms)
+    return replace(health, refusals=health.refusals + 1, refusing_since_ms=since, throttled_since_ms=None)
+
+
+def _throttled(health: Health, verdict: Classification, now_ms: int) -> Health:
+    since = now_ms if health.throttled_since_ms is None else min(health.throttled_since_ms, now_ms)
+    not_before_ms = max(health.not_before_ms, now_ms + verdict.not_before_ms) if verdict.not_before_ms else 0
+    return replace(health, throttled_since_ms=since, not_before_ms=not_before_ms or health.not_before_ms)
 
 
 def _cooled(health: Health, now_ms: int, policy: HealthPolicy, rng: Random, *, probe: bool) -> Health:
@@ -93,40 +140,6 @@ def _cooled(health: Health, now_ms: int, policy: HealthPolicy, rng: Random, *, p
     if not step:
         return health
     return replace(health, cool_down_ms=step, cool_until_ms=now_ms + round(step * rng.uniform(1 - JITTER, 1 + JITTER)))
-
-
-ACTIVE_MS = 10 * 60_000
-"""An endpoint counts as active for so long after an attempt."""
-
-ENDPOINTS_MIN = 2
-"""One unreachable endpoint alone proves nothing about us."""
-
-_OURS = frozenset({Failure.DNS, Failure.CONNECT})
-_BLOCKED = frozenset({Failure.BLOCKED_ADDRESS, Failure.BLOCKED_NAME})
-
-
-class Reachability:
-    """The latest attempt of each active endpoint: did it come as far as a connection? Owned by dispatch."""
-
-    def __init__(self) -> None:
-        self._latest: dict[int, tuple[float, Failure | None]] = {}  # ref → when (monotonic ms), how
-
-    def note(self, ref: int, outcome: Outcome, mono_ms: float) -> None:
-        """Remember how an attempt ended. O(1)."""
-        self._latest[ref] = (mono_ms, outcome.failure)
-
-    def forget(self, ref: int) -> None:
-        """Drop an endpoint that was deleted. O(1)."""
-        self._latest.pop(ref, None)
-
-    def blocked(self, ref: int) -> bool:
-        """Whether the latest attempt was refused by our own guard: the endpoint is shown as blocked. O(1)."""
-        return ref in self._latest and self._latest[ref][1] in _BLOCKED
-
-    def local_trouble(self, mono_ms: float) -> bool:
-        """Whether more than half of the active endpoints, and at least two, fail at DNS or connect. O(endpoints)."""
-        active = [failure in _OURS for at_ms, failure in self._latest.values() if mono_ms - at_ms <= ACTIVE_MS]
-        return len(active) >= ENDPOINTS_MIN and sum(active) * 2 > len(active)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class HealthEffect(Enum):
 
     SUCCESS = auto()
     FAILURE = auto()
+    REFUSED = auto()  # an answer that asking again will not change: no cool-down, but it shows, and counts for Q9
     THROTTLED = auto()  # the receiver asks for less: the window halves, health stays as it is
     NONE = auto()
 
@@ -53,6 +54,7 @@ class Classification:
     disable: DisabledBy | None = None
     not_before_ms: int | None = None  # a duration: nothing scheduled starts at this endpoint for so long
     cause: str = ""  # "503", "timeout": what people see as the last failure
+    detail: str = ""  # what an answer means, and what to do about it
 
 
 class Decision(NamedTuple):
@@ -65,7 +67,8 @@ class Decision(NamedTuple):
 _DELIVERED = Classification(Action.DELIVERED, HealthEffect.SUCCESS)
 _DELIVERED_LAST = Classification(Action.DELIVERED, HealthEffect.SUCCESS, disable=DisabledBy.RECEIVER)
 _FAILED = Classification(Action.RETRY, HealthEffect.FAILURE)
-_REFUSED = Classification(Action.RETRY, HealthEffect.NONE)
+_REFUSED = Classification(Action.RETRY, HealthEffect.REFUSED)
+_UNSENT = Classification(Action.RETRY, HealthEffect.NONE)
 _THROTTLED = Classification(Action.RETRY, HealthEffect.THROTTLED)
 _GONE = Classification(Action.DEAD, HealthEffect.NONE, reason=DeadReason.GONE, disable=DisabledBy.GONE)
 
@@ -76,9 +79,9 @@ _BY_FAILURE: Mapping[Failure, Classification] = {
     Failure.TLS: _FAILED,
     Failure.BROKEN_RESPONSE: _FAILED,
     Failure.BLOCKED_ADDRESS: Classification(Action.DEAD, HealthEffect.NONE, reason=DeadReason.BLOCKED),
-    Failure.BLOCKED_NAME: _REFUSED,
+    Failure.BLOCKED_NAME: _UNSENT,
     Failure.NO_DESCRIPTORS: Classification(Action.NONE, HealthEffect.NONE),
-    Failure.INVALID_REQUEST: _REFUSED,  # an edit of the endpoint mends it: settings are read at every attempt
+    Failure.INVALID_REQUEST: _UNSENT,  # an edit of the endpoint mends it: settings are read at every attempt
 }
 _BY_CONTROL: Mapping[str, Classification] = {
     "abort-message": Classification(Action.DEAD, HealthEffect.NONE, reason=DeadReason.ABORTED),
@@ -95,7 +98,7 @@ def classify(outcome: Outcome) -> Classification:
     assert outcome.status is not None, "an outcome has a status or a failure"
     if 200 <= outcome.status <= 299:
         return _DELIVERED_LAST if outcome.control == "disable" else _DELIVERED
-    return replace(_unsuccessful(outcome, outcome.status), cause=str(outcome.status))
+    return replace(_unsuccessful(outcome, outcome.status), cause=str(outcome.status), detail=outcome.detail)
 
 
 def delay_ms(policy: RetryPolicy, series_attempts_made: int, rng: Random) -> int | None:

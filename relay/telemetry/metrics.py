@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.core.model import DeadReason, DeliveryState, EndpointState, Outcome, Trace, Trigger
+from relay.core.model import DeadReason, DeliveryState, Outcome, Trace, Trigger
 
 ENDPOINTS_MAX = 200
 """Endpoints with a label of their own; the rest are counted together as `other`."""
@@ -49,7 +49,8 @@ class Readings:
     oldest_due_s: float | None = None
     loop_lag_s: float | None = None
     log_lines_dropped: int = 0
-    endpoint_states: Mapping[str, EndpointState] = field(default_factory=dict)
+    endpoint_states: Mapping[str, str] = field(default_factory=dict)  # by id, the one word for how it stands
+    endpoints: Mapping[str, int] = field(default_factory=dict)  # how many there are, by that word
 
 
 class Histogram:
@@ -212,7 +213,9 @@ class Metrics:
         yield _counter("lane_audit_repairs", "Due deliveries no lane knew of; each is a bug.", self._audit_repairs)
 
     def _histograms(self) -> Iterator[Metric]:
-        yield self._attempt_ms.family("relay_attempt_duration_seconds", "Time of one attempt, DNS to last byte.")
+        yield self._attempt_ms.family(
+            "relay_attempt_duration_seconds", "Time of one attempt, from the name lookup to the head of the answer."
+        )
         yield self._parts()
         yield self._latency_ms.family("relay_delivery_latency_seconds", "Time from accept to a 2xx answer.")
         yield self._commit_ms.family("relay_ingest_commit_seconds", "Time until an accepted event is durable.")
@@ -227,7 +230,8 @@ class Metrics:
     def _gauges(self, readings: Readings) -> Iterator[Metric]:
         states: dict[Labels, int] = {("due",): readings.due, ("dead",): readings.dead}
         yield _gauges("deliveries", "Deliveries by state.", ("state",), states)
-        yield _gauges("endpoint_state", "Endpoints by state.", ("endpoint", "state"), self._states(readings))
+        yield _gauges("endpoints", "Endpoints by state.", ("state",), _keyed(readings.endpoints))
+        yield _gauges("endpoint_state", "The state of each endpoint.", ("endpoint", "state"), self._states(readings))
         yield _gauges("build_info", "The version that runs.", ("version",), {(self._version,): 1})
         yield _gauge("inflight", "Attempts under way.", readings.in_flight)
         yield _gauge("ready", "Whether intake is open.", readings.ready)
@@ -243,7 +247,7 @@ class Metrics:
             yield _gauge("event_loop_lag_seconds", "How late the event loop ran last.", readings.loop_lag_s)
 
     def _states(self, readings: Readings) -> Mapping[Labels, float]:
-        return Counter((self._label(endpoint), state.value) for endpoint, state in readings.endpoint_states.items())
+        return Counter((self._label(endpoint), state) for endpoint, state in readings.endpoint_states.items())
 
     def _finished_as(self, state: DeliveryState) -> int:
         return sum(count for (_, outcome), count in self._finished.items() if outcome == state)

@@ -1,0 +1,102 @@
+"""What somebody has to act on, the most urgent matter first, and the one sentence that says how the relay is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from relay.api.condition import Line
+from relay.api.readiness import Closed
+
+NAMED = 3
+"""Endpoints that a sentence names; the rest are counted."""
+
+LOCAL_TROUBLE = (
+    "It is us, not them: hosts of several applications cannot be reached for a reason on this host: no name server, no "
+    "route, or a wrong clock. Look at its network, resolver and clock first; no endpoint is disabled for it meanwhile."
+)
+
+DESCRIPTORS_MISSING = (
+    "Relay has no file descriptor left for deliveries: they wait, and no receiver is blamed. Raise the limit "
+    "(LimitNOFILE in the unit, ulimit -n) or lower delivery.concurrency."
+)
+
+
+class Trouble(NamedTuple):
+    """One matter that does not mend itself."""
+
+    code: str
+    detail: str  # a sentence, and what to do
+
+
+def troubles(
+    lines: Sequence[Line], reasons: Sequence[Closed], *, local_trouble: bool, descriptors_missing: bool = False
+) -> list[Trouble]:
+    """List what somebody has to act on, the most urgent matter first; empty while nobody has to."""
+    return list(_troubles(lines, reasons, local_trouble, descriptors_missing))
+
+
+def headline(lines: Sequence[Line], found: Sequence[Trouble], due: int) -> str:
+    """Say how the relay is in one sentence: the most urgent trouble, or how it goes where there is none."""
+    if found:
+        return found[0].detail
+    failing = sum(line.failing for line in lines)
+    if failing:
+        verb = "is" if failing == 1 else "are"
+        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_count_waiting(due)}."
+    held = sum(line.endpoint.held and line.due > 0 for line in lines)
+    if held:
+        return f"{_counted(held, 'endpoint')} with held deliveries; {_count_waiting(due)}."
+    if not lines:
+        return "There is no endpoint yet: add one with `relay endpoint add URL`."
+    dead = sum(line.dead for line in lines)
+    first = f"{_counted(dead, 'dead letter')} (`relay dead list`), otherwise all" if dead else "All"
+    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_count_waiting(due)}."
+
+
+def _troubles(
+    lines: Sequence[Line], reasons: Sequence[Closed], local_trouble: bool, descriptors_missing: bool
+) -> Iterator[Trouble]:
+    for reason in reasons:
+        yield Trouble("intake_closed", f"Intake is closed: {reason.detail}.")
+    suspended = [line for line in lines if line.lane.suspension is not None]
+    if suspended:
+        yield Trouble("suspended", _suspended(suspended))
+    if local_trouble:
+        yield Trouble("local_trouble", LOCAL_TROUBLE)
+    if descriptors_missing:
+        yield Trouble("descriptors_missing", DESCRIPTORS_MISSING)
+    refusing = [line for line in lines if line.refusing]
+    if refusing:
+        yield Trouble("refusing", _refusing(refusing, len(lines)))
+
+
+def _suspended(lines: Sequence[Line]) -> str:
+    verb = "is" if len(lines) == 1 else "are"
+    return (
+        f"{_names(lines, lambda line: line.endpoint.id)} {verb} suspended: a mistake of relay's own ended an attempt there. "
+        "The traceback is in the log (endpoint.suspended); please report it. Nothing is lost, and the others are served."
+    )
+
+
+def _refusing(lines: Sequence[Line], total: int) -> str:
+    most = sorted(lines, key=lambda line: (-line.due, line.endpoint.id))
+    names = _names(most, lambda line: f"{line.endpoint.id} ({line.lane.health.last_failure})")
+    remedy = most[0].lane.health.last_answer
+    whose = "" if len(lines) == 1 else f" of {most[0].endpoint.id}"
+    verb = "refuses" if len(lines) == 1 else "refuse"
+    advice = f" The last answer{whose}: {remedy}." if remedy else ""
+    return f"{len(lines)} of {_counted(total, 'endpoint')} {verb} every delivery: {names}.{advice}"
+
+
+def _names(lines: Sequence[Line], name: Callable[[Line], str]) -> str:
+    more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return ", ".join(map(name, lines[:NAMED])) + more
+
+
+def _count_waiting(due: int) -> str:
+    if due == 0:
+        return "nothing waits"
+    return f"{due:,} {'delivery waits' if due == 1 else 'deliveries wait'}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,285 @@
+"""What people are told: refusing receivers, whose fault it is, and what an answer means (T1–T6, Q9)."""
+
+import asyncio
+import errno
+import re
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import main
+from relay.cli.output import Exit
+from relay.core.model import Failure, Outcome
+from relay.core.units import parse_duration_ms
+from relay.delivery.dial import NotConnected
+from relay.delivery.failures import is_ours
+from relay.delivery.trail import Stage
+from tests.support.api import CONFIG, Api
+from tests.support.clock import FakeClock
+from tests.support.daemon import TOKEN
+from tests.support.receiver import Answer, Receiver
+from tests.support.stack import Stack
+from tests.support.waiting import until
+
+TWO_MINUTES_MS = 120_000
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d .*\[")
+HOURS = 'retry = { schedule = ["6h", "6h"], jitter = 0.0 }'
+
+
+async def command(stack: Stack, *words: str) -> Result:
+    """Run a verb against a relay in this process."""
+    env = {"RELAY_URL": stack.url, "RELAY_TOKEN": TOKEN}
+    return await asyncio.to_thread(CliRunner().invoke, main, list(words), env=env, catch_exceptions=False)
+
+
+def printed(result: Result) -> list[str]:
+    """What a verb printed, without what the relay beside it logged meanwhile."""
+    return [line for line in result.stdout.splitlines() if not LOG_LINE.match(line)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(401), "compare the secret on both sides"),
+        (Answer(404), "correct the URL"),
+        (Answer(405), "does not take POST"),
+        (Answer(413), "too large"),
+        (Answer(415), "application/json"),
+        (Answer(418), "ask its operator"),
+        (Answer(301, {"Location": "https://new.example/hooks/T0/secret?token=x"}), "at https://new.example:"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Answer) else "",
+)
+async def test_two_minutes_after_the_first_refusal_status_says_so(tmp_path: Path, answer: Answer, said: str) -> None:
+    """T1: one refusal, the next attempt hours away: status names the endpoint, the answer and the remedy, and exits 1."""
+    clock = FakeClock()
+    async with (
+        Receiver(default=answer) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=HOURS) as stack,
+    ):
+        delivery = await stack.attempted((await stack.post())["id"], 1)
+        before = await command(stack, "status")
+        clock.advance(TWO_MINUTES_MS)
+        after = await command(stack, "status")
+        shown = await command(stack, "endpoint", "show", "primary")
+        listed = await command(stack, "endpoint", "list")
+        _, found = await stack.call("GET", "/v1/webhook-endpoints?state=refusing")
+        _, enabled = await stack.call("GET", "/v1/webhook-endpoints?state=enabled")
+        _, metrics = await stack.call("GET", "/metrics")
+    assert before.exit_code == Exit.FINE
+    assert after.exit_code == Exit.FAILED
+    first = printed(after)[0]
+    assert f"primary ({answer.status})" in first
+    assert said in first
+    assert "secret?token" not in after.stdout + shown.stdout + str(delivery["timeline"][0]["detail"])
+    assert "1 refusing" in after.stdout
+    assert f"the last answer: {answer.status}" in shown.stdout
+    assert "refusing" in listed.stdout
+    (one,) = found["data"]
+    assert (one["refusing"]["status"], one["health"]["last_failure"]) == (answer.status, str(answer.status))
+    assert enabled["data"] == []
+    assert 'relay_endpoints{state="refusing"} 1.0' in metrics
+    assert 'relay_endpoint_state{endpoint="primary",state="refusing"} 1.0' in metrics
+
+
+async def test_refusing_survives_a_restart_and_ends_with_a_success(tmp_path: Path) -> None:
+    """T1: what is known of refusals is stored with health; a 2xx takes it back, and status is well again."""
+    clock = FakeClock()
+    async with (
+        Receiver(401, default=204) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=HOURS) as stack,
+    ):
+        event = await stack.post()
+        await stack.attempted(event["id"], 1)
+        await stack.quiet()
+        await stack.stop()
+        clock.advance(TWO_MINUTES_MS)
+        await stack.start()
+        _, refusing = await stack.call("GET", "/v1/status")
+        clock.advance(parse_duration_ms("6h"))
+        await stack.settled(event["id"], "delivered")
+        _, well = await stack.call("GET", "/v1/status")
+    assert (refusing["refusing"], [trouble["code"] for trouble in refusing["troubles"]]) == (["primary"], ["refusing"])
+    assert (well["refusing"], well["troubles"]) == ([], [])
+    assert well["headline"].startswith("All is well")
+
+
+async def test_a_held_endpoint_is_not_refusing(tmp_path: Path) -> None:
+    """T1: whoever paused it knows; it takes no deliveries that could be refused."""
+    async with Api(tmp_path) as api:
+        api.courier.script = [404, 404]
+        await api.delivery_of(await api.post_event(), "due", attempts=1)
+        api.clock.advance(TWO_MINUTES_MS)
+        assert (await api.get("/v1/status"))["refusing"] == ["primary"]
+        await api.call("POST", "/v1/webhook-endpoints/primary/pause")
+        status = await api.get("/v1/status")
+    assert (status["refusing"], status["endpoint_states"]["paused"]) == ([], 1)
+
+
+LOCATIONS = [
+    ({"Location": "https://user:pw@new.example:8443/a/b?c=d"}, "at https://new.example:8443:"),
+    ({"Location": "/hook/"}, "another path at 127.0.0.1:"),
+    ({"Location": "//other.example/x"}, "at http://other.example:"),
+    ({"Location": "https://[broken/"}, "names no target"),
+    ({"Location": "mailto:a@example.com"}, "names no target"),
+    ({}, "names no target"),
+]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize(("headers", "said"), LOCATIONS)
+async def test_a_redirect_is_explained_in_the_timeline(
+    tmp_path: Path, status: int, headers: dict[str, str], said: str
+) -> None:
+    """T4: the timeline says that redirects are not followed and what to register; of the target only the host is named."""
+    async with (
+        Receiver(default=Answer(status, headers)) as receiver,
+        Stack(tmp_path, endpoints={"primary": receiver.url}, endpoint_settings=HOURS) as stack,
+    ):
+        delivery = await stack.attempted((await stack.post())["id"], 1)
+        shown = await command(stack, "deliveries", "show", delivery["id"])
+        _, tested = await stack.call("POST", "/v1/webhook-endpoints/primary/test")
+    (attempt,) = delivery["timeline"]
+    assert "redirects are not followed" in attempt["detail"]
+    assert said in attempt["detail"]
+    assert "pw" not in attempt["detail"]
+    assert "a/b" not in attempt["detail"]
+    assert attempt["detail"] in shown.stdout
+    assert tested["detail"] == attempt["detail"]
+
+
+def certificate_refused(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "refused")
+    error.verify_code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("stage", "cause", "ours"),
+    [
+        (Stage.RESOLVING, TimeoutError(), True),
+        (Stage.RESOLVING, socket.gaierror(socket.EAI_AGAIN, "temporary"), True),
+        (Stage.RESOLVING, socket.gaierror(socket.EAI_FAIL, "failed"), True),
+        (Stage.RESOLVING, socket.gaierror(socket.EAI_NONAME, "no such name"), False),
+        (Stage.CONNECTING, OSError(errno.ENETUNREACH, "no route"), True),
+        (Stage.CONNECTING, OSError(errno.EADDRNOTAVAIL, "no port left"), True),
+        (Stage.CONNECTING, ConnectionRefusedError(errno.ECONNREFUSED, "refused"), False),
+        (Stage.CONNECTING, ConnectionResetError(errno.ECONNRESET, "reset"), False),
+        (Stage.CONNECTING, TimeoutError(), False),
+        (Stage.SECURING, certificate_refused(9), True),
+        (Stage.SECURING, certificate_refused(10), True),
+        (Stage.SECURING, certificate_refused(18), False),
+        (Stage.SECURING, ssl.SSLError(1, "protocol"), False),
+    ],
+)
+def test_what_this_host_causes(stage: Stage, cause: Exception, ours: bool) -> None:
+    """T2: name servers, routes and the clock are ours; what a receiver refuses, resets or lets time out is theirs (Q9)."""
+    error = NotConnected(stage, literal=False)
+    error.__cause__ = cause
+    assert is_ours(error) is ours
+    assert not is_ours(cause)
+
+
+TWO_TENANTS = CONFIG | {
+    "application": [
+        {
+            "id": name,
+            "endpoint": [
+                {"id": f"{name}-{host}", "url": f"https://{host}.example/", "secret": secret} for host in hosts
+            ],
+        }
+        for name, hosts, secret in (
+            ("acme", ("one", "two"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+            ("globex", ("three",), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        )
+    ]
+}
+
+
+@pytest.mark.parametrize(("ours", "us"), [(True, True), (False, False)])
+async def test_it_is_us_when_hosts_of_several_tenants_are_out_of_reach(tmp_path: Path, ours: bool, us: bool) -> None:
+    """T2: only failures of a kind that this host causes count; refused connections of the same hosts are theirs."""
+    async with Api(tmp_path, TWO_TENANTS) as api:
+        api.courier.script = [Outcome(0, 1, failure=Failure.CONNECT, ours=ours)] * 3
+        for application in ("acme", "globex"):
+            await api.post_event(application=application)
+        await until(lambda: api.relay.metrics._retries == 3)
+        status = await api.get("/v1/status")
+    assert status["local_trouble"] is us
+    assert status["headline"].startswith("It is us, not them: ") is us
+
+
+async def test_two_endpoints_of_one_host_that_refuse_connections_are_them(tmp_path: Path) -> None:
+    """T2: two endpoints on one closed port and one that just delivered: the receivers' trouble, and the exit code is 0."""
+    async with Receiver() as receiver:
+        closed = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        port = closed.sockets[0].getsockname()[1]
+        closed.close()
+        await closed.wait_closed()
+        urls = {"a": f"http://127.0.0.1:{port}/a", "b": f"http://127.0.0.1:{port}/b", "c": receiver.url}
+        async with Stack(tmp_path, endpoints=urls, endpoint_settings=HOURS) as stack:
+            event = await stack.post()
+
+            async def all_tried() -> bool:
+                return all(one["attempts"] == 1 for one in await stack.deliveries(event["id"]))
+
+            await stack.until(all_tried)
+            status = await command(stack, "status")
+            _, told = await stack.call("GET", "/v1/status")
+    assert status.exit_code == Exit.FINE
+    assert printed(status)[0].startswith("2 of 3 endpoints are failing")
+    assert told["local_trouble"] is False
+
+
+def held_open() -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        ("PATCH", "", {"headers": {"x-key": "new"}}),
+        ("PATCH", "", {"url": "https://new.example/"}),
+        ("POST", "/disable", None),
+        ("POST", "/pause", None),
+    ],
+    ids=["headers", "url", "disabled and enabled", "paused and resumed"],
+)
+async def test_a_410_of_an_older_attempt_does_not_disable(tmp_path: Path, newer: tuple[str, str, Any]) -> None:
+    """Q9: whoever edited or enabled the endpoint since that attempt began has the last word; the delivery is dead all the same."""
+    method, verb, body = newer
+    async with Api(tmp_path) as api:
+        made = await api.call(
+            "POST", "/v1/webhook-endpoints", {"url": "https://made.example/", "application": "globex"}
+        )
+        path = f"/v1/webhook-endpoints/{made.json['id']}"
+        answer = held_open()
+        api.courier.script = [answer]
+        event = await api.post_event(application="globex")
+        await until(lambda: len(api.courier.requests) == 1)
+        assert (await api.call(method, path + verb, body)).status == 200
+        if verb:
+            back = "enable" if verb == "/disable" else "resume"
+            assert (await api.call("POST", f"{path}/{back}")).status == 200
+        answer.set_result(410)
+        await api.delivery_of(event, "dead")
+        await api.quiet()
+        assert (await api.get(path))["state"] == "enabled"
+
+        api.courier.script = [410]  # an attempt that began since
+        await api.delivery_of(await api.post_event(application="globex"), "dead")
+        await api.quiet()
+        assert (await api.get(path))["state"] == "disabled"
+
+
+async def test_a_410_to_a_test_does_not_disable(tmp_path: Path) -> None:
+    """Q9: a test counts for nothing, whatever it is answered."""
+    async with Api(tmp_path) as api:
+        api.courier.script = [410]
+        assert (await api.call("POST", "/v1/webhook-endpoints/primary/test")).json["status"] == 410
+        await api.quiet()
+        assert (await api.get("/v1/webhook-endpoints/primary"))["state"] == "enabled"
