@@ -159,12 +159,12 @@ async def test_attempts_go_before_their_events(tmp_path: Path) -> None:
     assert look(tmp_path, "SELECT count(*) FROM response") == [(0,)]
 
 
-@pytest.mark.parametrize("few_due", [0, 10_000])
+@pytest.mark.parametrize("few", [0, 10_000])
 async def test_deliveries_are_listed_under_every_filter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_due: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """Deliveries of the newest event first; each walk finds what a look at all rows finds."""
-    monkeypatch.setattr(facade, "FEW_DUE", few_due)
+    monkeypatch.setattr(facade, "FEW", few)
     async with opened(tmp_path) as relay:
         one, two = await relay.endpoint("ep_1"), await relay.endpoint("ep_2")
         for number in range(9):
@@ -188,6 +188,13 @@ async def test_deliveries_are_listed_under_every_filter(
             DeliveryFilter(application="other"): lambda view: False,
             DeliveryFilter(reason=DeadReason.GONE): lambda view: view.reason is DeadReason.GONE,
             DeliveryFilter(since_ms=middle_ms): lambda view: view.created_at_ms >= middle_ms,
+            DeliveryFilter(until_ms=middle_ms): lambda view: view.created_at_ms < middle_ms,
+            DeliveryFilter(since_ms=middle_ms - 1, until_ms=middle_ms + 1): lambda view: (
+                middle_ms - 1 <= view.created_at_ms <= middle_ms
+            ),
+            DeliveryFilter(reason=DeadReason.GONE, since_ms=middle_ms): lambda view: (
+                view.reason is DeadReason.GONE and view.created_at_ms >= middle_ms
+            ),
             DeliveryFilter(state=DeliveryState.DEAD, until_ms=middle_ms): lambda view: (
                 view.state is DeliveryState.DEAD and view.created_at_ms < middle_ms
             ),
@@ -215,13 +222,13 @@ async def test_a_page_looks_at_a_bounded_number_of_rows(tmp_path: Path) -> None:
         assert seen == [0, 0, 1]
         for state in (None, DeliveryState.DEAD):
             found = await list_deliveries(
-                reader, DeliveryFilter(type="rare", state=state), None, 5, few_due=True, examined_max=8
+                reader, DeliveryFilter(type="rare", state=state), None, 5, few=(), examined_max=8
             )
             steps = 1
             while found.next:
                 assert not found.data
                 found = await list_deliveries(
-                    reader, DeliveryFilter(type="rare", state=state), found.next, 5, few_due=True, examined_max=8
+                    reader, DeliveryFilter(type="rare", state=state), found.next, 5, few=(), examined_max=8
                 )
                 steps += 1
             assert (len(found.data), steps) == (1, 3)

@@ -142,7 +142,7 @@ class Store(Protocol):
         """List deliveries, those of the newest event first. A page may be short although more follow."""
 
     async def dead_groups(self, application: str | None = None, /) -> list[DeadGroup]:
-        """Group dead letters by endpoint and reason; the group with the latest death first. O(dead letters)"""
+        """Group dead letters by endpoint and reason; the group with the latest death first. O(log n) a group"""
 
     # -- applications and endpoints ------------------------------------------------------------------------------------
 

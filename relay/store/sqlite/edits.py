@@ -61,7 +61,7 @@ _WAITING = """
 _PULL = f"UPDATE delivery SET due = ? WHERE event = ? AND endpoint = ? RETURNING {DUE_COLUMNS}"
 
 _FIND = """
-    SELECT d.state, d.expires_at, n.deleted_at IS NOT NULL, d.ordering_key, d.blocking, d.series, d.attempts
+    SELECT d.state, d.expires_at, n.deleted_at IS NOT NULL, d.ordering_key, d.blocking, d.series, d.attempts, d.reason
     FROM delivery d JOIN endpoint n ON n.ref = d.endpoint WHERE d.event = ? AND d.endpoint = ?"""
 
 
@@ -76,6 +76,7 @@ class Found(NamedTuple):
     blocking: int  # above 0 while its successors wait for it
     series: int
     attempts: int
+    reason: str | None  # of its death
 
 
 def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int, force: bool) -> Change[DueDelivery]:
@@ -94,7 +95,7 @@ def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int
         )
     row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
     more_due, more_dead = found.state is not DeliveryState.DUE, -(found.state is DeliveryState.DEAD)
-    return Change(due_delivery(row), [(found.key.endpoint, more_due, more_dead)])
+    return Change(due_delivery(row), [(found.key.endpoint, more_due, more_dead, found.reason)])
 
 
 def cancel_delivery(
@@ -110,7 +111,7 @@ def cancel_delivery(
             "not_due", f"the delivery is {found.state.value} already", remedy="Only a due one can be cancelled."
         )
     connection.execute(_CANCEL, (now_ms, by, *found.key))
-    moves = [(found.key.endpoint, -1, 0)]
+    moves = [(found.key.endpoint, -1, 0, None)]
     if found.ordering_key is None:
         return Change(found.key, moves)
     runs = under_way is not None and (found.series, found.attempts) == (under_way.series, under_way.attempts)
@@ -122,7 +123,7 @@ def cancel_delivery(
 def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> Change[int]:
     """Cancel some due deliveries of a deleted endpoint; the answer is how many, 0 when none are left."""
     cancelled = len(connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall())
-    return Change(cancelled, [(ref, -cancelled, 0)])
+    return Change(cancelled, [(ref, -cancelled, 0, None)])
 
 
 def end_held(
@@ -148,8 +149,8 @@ def end_held(
         if rows:
             ended[why] = [DeliveryKey(*row[:2]) for row in rows]
             passed += [row[1:] for row in rows if row[2] is not None]
-    count = sum(map(len, ended.values()))
-    return Change(ended, [(ref, -count, count)], promote(connection, passed))
+    moves = [(ref, -len(keys), len(keys), why.value) for why, keys in ended.items()]
+    return Change(ended, moves, promote(connection, passed))
 
 
 def pull_forward(

@@ -1,12 +1,13 @@
 """Filtered lists, newest first, in pages. A page looks at a bounded number of rows: when few of them pass the filter it
 comes out short, and `next` says where to go on.
 
-Rows are walked in the order of an index, so a page costs what it looks at and no more: events by their time of creation;
-dead letters and (while they are few) due deliveries by their own small indexes, everything else through its event.
+Rows are walked in the order of an index, so a page costs what it looks at and no more: events by their time of creation,
+beginning where `until` says; dead letters and due deliveries by their own small indexes, unless a time is asked for
+and they are many; everything else through its event.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from relay.core.errors import Conflict
@@ -55,6 +56,10 @@ class Place(NamedTuple):
             raise Conflict("invalid_cursor", "this cursor is none of ours", remedy="Start again without it.")
         return cls(*map(int, parts))
 
+    def not_after(self, until_ms: int | None) -> "Place":
+        """Move on to where events created before a time begin, if that is further on: the index is sought there."""
+        return self if until_ms is None else min(self, Place(until_ms, -1))
+
 
 class Walk(NamedTuple):
     """A way through the rows, led by one index."""
@@ -62,15 +67,19 @@ class Walk(NamedTuple):
     lead: str  # the table and its index
     rest: str  # what is looked up for each row
     key: tuple[str, str]  # the columns that the index is walked by, downwards
+    created: str  # when the event was created
     within: str  # what always holds of the lead
     after: str  # where the page starts; the parameters are those of its Place
-    by_time: bool = True  # `since` and `until` are bounds of the index
+    by_time: bool = True  # `since` is a bound of the index, and a Place of `until` its beginning
 
 
+_SINCE = "e.created_at >= {}"
 _AFTER_EVENT = "(e.created_at, e.ordinal) < (:created_ms, :ordinal)"
 _AFTER_DELIVERY = "(d.event, d.endpoint) < (:ordinal, :endpoint)"
 
-_EVENTS = Walk("event e INDEXED BY event_created", "", ("e.created_at", "e.ordinal"), "true", _AFTER_EVENT)
+_EVENTS = Walk(
+    "event e INDEXED BY event_created", "", ("e.created_at", "e.ordinal"), "e.created_at", "true", _AFTER_EVENT
+)
 
 _BY_EVENT = _EVENTS._replace(
     rest="CROSS JOIN delivery d ON d.event = e.ordinal",
@@ -82,6 +91,7 @@ _DEAD = Walk(
     lead="delivery d INDEXED BY delivery_dead",
     rest="CROSS JOIN event e ON e.ordinal = d.event",
     key=("d.event", "d.endpoint"),
+    created="(SELECT created_at FROM event WHERE ordinal = d.event)",
     within=f"d.state = 2 AND {_AFTER_DELIVERY}",
     after="true",
     by_time=False,
@@ -105,18 +115,13 @@ class Conditions:
         self.parameters[name] = value
         self.clauses.append(clause.format(f":{name}"))
 
-    def add_times(self, since_ms: int | None, until_ms: int | None) -> None:
-        """Ask for events created within a time."""
-        self.add("e.created_at >= {}", since_ms)
-        self.add("e.created_at < {}", until_ms)
-
 
 async def list_events(
     reader: Reader, wanted: EventFilter, cursor: str | None, limit: int, examined_max: int = EXAMINED_MAX
 ) -> Page[EventView]:
     """List events, newest first."""
-    conditions = Conditions(Place.read(cursor))
-    conditions.add_times(wanted.since_ms, wanted.until_ms)
+    conditions = Conditions(Place.read(cursor).not_after(wanted.until_ms))
+    conditions.add(_SINCE, wanted.since_ms)
     end = await _end(reader, _EVENTS, conditions, examined_max)
     conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
     conditions.add("e.type = {}", wanted.type)
@@ -142,17 +147,19 @@ async def list_deliveries(
     cursor: str | None,
     limit: int,
     *,
-    few_due: bool,
+    few: Collection[DeliveryState],
     examined_max: int = EXAMINED_MAX,
 ) -> Page[DeliveryView]:
-    """List deliveries, those of the newest event first; `few_due` says that the due ones may be sorted."""
-    walk = _walk(wanted, few_due)
-    conditions = Conditions(Place.read(cursor))
+    """List deliveries, those of the newest event first; `few` names the states whose rows may all be looked at."""
+    walk = _walk(wanted, few)
+    place = Place.read(cursor)
+    conditions = Conditions(place.not_after(wanted.until_ms) if walk.by_time else place)
     if walk.by_time:
-        conditions.add_times(wanted.since_ms, wanted.until_ms)
+        conditions.add(_SINCE, wanted.since_ms)
     end = await _end(reader, walk, conditions, examined_max)
     if not walk.by_time:
-        conditions.add_times(wanted.since_ms, wanted.until_ms)
+        conditions.add(_SINCE, wanted.since_ms)
+        conditions.add("e.created_at < {}", wanted.until_ms)
     conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
     conditions.add("d.endpoint IN (SELECT ref FROM endpoint WHERE id = {})", wanted.endpoint)
     conditions.add("d.state = {}", None if wanted.state is None else CODES[wanted.state])
@@ -167,23 +174,27 @@ async def list_deliveries(
     return Page(tuple(delivery_view(row) for row in shown), following)
 
 
-def _walk(wanted: DeliveryFilter, few_due: bool) -> Walk:
-    if wanted.state is DeliveryState.DEAD or wanted.reason is not None:
-        return _DEAD
-    return _DUE if wanted.state is DeliveryState.DUE and few_due else _BY_EVENT
+def _walk(wanted: DeliveryFilter, few: Collection[DeliveryState]) -> Walk:
+    """Choose the way: many dead letters are walked by their own index only where no time has to be found among them."""
+    if wanted.state is DeliveryState.DUE:
+        return _DUE if DeliveryState.DUE in few else _BY_EVENT
+    if wanted.state is not DeliveryState.DEAD and wanted.reason is None:
+        return _BY_EVENT
+    by_time = wanted.since_ms is not None or wanted.until_ms is not None
+    return _BY_EVENT if by_time and DeliveryState.DEAD not in few else _DEAD
 
 
 async def _end(reader: Reader, walk: Walk, conditions: Conditions, examined_max: int) -> Place | None:
     """Find the last row that the page may look at, and stop the walk there; None when there are fewer."""
     lead = walk._replace(rest="", after="true" if walk is _BY_EVENT else walk.after)
-    statement = _select(", ".join(walk.key), lead, "", conditions, "", 1)
+    statement = _select(", ".join((*walk.key, walk.created)), lead, "", conditions, "", 1)
     found = await reader.fetch(f"{statement} OFFSET {examined_max - 1:d}", conditions.parameters)
     if not found:
         return None
-    first, second = found[0]
+    first, second, created_ms = found[0]
     conditions.parameters |= {"end_first": first, "end_second": second}
     conditions.clauses.append(f"({', '.join(walk.key)}) >= (:end_first, :end_second)")
-    return Place(first, second) if walk.by_time else Place(0, first, second)
+    return Place(first, second) if walk.by_time else Place(created_ms, first, second)
 
 
 def _select(columns: str, walk: Walk, joins: str, conditions: Conditions, order: str, rows: int) -> str:

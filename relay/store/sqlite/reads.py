@@ -1,6 +1,7 @@
 """What attempts and lanes read, and what people look at. The pages of lists are written in `lists`."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent
@@ -12,7 +13,6 @@ from relay.store.sqlite.rows import (
     DELIVERY_JOINS,
     DUE_COLUMNS,
     EVENT_COLUMNS,
-    Row,
     attempt_view,
     delivery_view,
     due_delivery,
@@ -64,25 +64,34 @@ _TIMELINE = f"""
     FROM attempt a LEFT JOIN response r ON r.event = a.event AND r.endpoint = a.endpoint AND r.number = a.number
     WHERE a.event = ? AND a.endpoint = ? ORDER BY a.number DESC LIMIT {TIMELINE_MAX}"""
 
-_DEAD_GROUPS = """
-    SELECT n.id, a.id, g.reason, g.deaths, g.oldest, g.newest, g.last_event, g.endpoint
-    FROM (SELECT endpoint, reason, count(*) AS deaths, min(finished_at) AS oldest, max(finished_at) AS newest,
-                 max(event) AS last_event
-          FROM delivery INDEXED BY delivery_dead WHERE state = 2 GROUP BY endpoint, reason) g
-    JOIN endpoint n ON n.ref = g.endpoint JOIN application a ON a.ref = n.application
-    WHERE ?1 IS NULL OR a.id = ?1 ORDER BY g.newest DESC"""
+_OF_GROUP = """
+    delivery INDEXED BY delivery_dead_group WHERE state = 2 AND endpoint = g.endpoint AND reason = g.reason
+    ORDER BY finished_at"""
+
+# Groups that were counted, each with its first and its last dead letter by a seek.
+DEAD_GROUPS = f"""
+    SELECT n.id, a.id, g.reason, g.deaths,
+           (SELECT finished_at FROM {_OF_GROUP} LIMIT 1), (SELECT finished_at FROM {_OF_GROUP} DESC LIMIT 1),
+           (SELECT event FROM {_OF_GROUP} DESC, event DESC LIMIT 1), g.endpoint
+    FROM (SELECT value ->> 0 AS endpoint, value ->> 1 AS reason, value ->> 2 AS deaths FROM json_each(?1)) g
+    CROSS JOIN endpoint n ON n.ref = g.endpoint CROSS JOIN application a ON a.ref = n.application
+    WHERE ?2 IS NULL OR a.id = ?2"""
+
+GROUPS_AT_ONCE = 500
+"""Groups of dead letters that one statement looks up."""
 
 
 class Reads:
-    """Owner of the connections that cannot write: one for people, one for refills and audits, one for attempts."""
+    """Owner of the connections that cannot write: one each for what people name, for what they search, for refills and
+    audits, and for attempts. So a search delays nothing but another search."""
 
     def __init__(self) -> None:
         self._readers: list[Reader] = []
 
     async def _open_readers(self, path: Path, timeout_ms: int, on_fatal: Callable[[Exception], None]) -> None:
-        for _ in range(3):
+        for _ in range(4):
             self._readers.append(await Reader.open(path, timeout_ms, on_fatal))
-        self._people, self._refills, self._attempts = self._readers
+        self._people, self._search, self._refills, self._attempts = self._readers
 
     async def _close_readers(self) -> None:
         for reader in self._readers:
@@ -112,7 +121,7 @@ class Reads:
         return (await lists.event_views(self._people, rows))[0] if rows else None
 
     async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int) -> Page[EventView]:
-        return await lists.list_events(self._people, wanted, cursor, limit)
+        return await lists.list_events(self._search, wanted, cursor, limit)
 
     async def deliveries_of(self, event_id: str) -> list[DeliveryView]:
         return [delivery_view(row) for row in await self._people.fetch(_DELIVERIES, (event_id,))]
@@ -125,12 +134,20 @@ class Reads:
         attempts = await self._people.fetch(_TIMELINE, key)
         return delivery_view(rows[0], tuple(attempt_view(key, row) for row in reversed(attempts)))
 
-    async def dead_groups(self, application: str | None = None) -> list[DeadGroup]:
-        groups: list[Row] = [
-            (*row[:2], DeadReason(row[2]), *row[3:6], delivery_id(DeliveryKey(*row[6:])))
-            for row in await self._people.fetch(_DEAD_GROUPS, (application,))
-        ]
-        return [DeadGroup(*group) for group in groups]
+    async def _describe_groups(
+        self, counted: Sequence[tuple[int, str, int]], application: str | None
+    ) -> list[DeadGroup]:
+        """Look up endpoint, first and last of groups of dead letters, the latest death first. O(log n) a group."""
+        groups: list[DeadGroup] = []
+        for start in range(0, len(counted), GROUPS_AT_ONCE):
+            some = json.dumps(counted[start : start + GROUPS_AT_ONCE])
+            for endpoint, owner, reason, dead, oldest, newest, *last in await self._search.fetch(
+                DEAD_GROUPS, (some, application)
+            ):
+                if newest is not None:  # else the last one was retried since they were counted
+                    example = delivery_id(DeliveryKey(*last))
+                    groups.append(DeadGroup(endpoint, owner, DeadReason(reason), dead, oldest, newest, example))
+        return sorted(groups, key=lambda group: -group.newest_ms)
 
 
 def _int64(number: float) -> int:

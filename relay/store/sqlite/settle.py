@@ -154,7 +154,9 @@ def _moved(connection: sqlite3.Connection, settlement: Settlement, row: Row) -> 
     promoted = _passed(connection, row)
     if settlement.state is DeliveryState.DUE:
         return Change(Settled(True, due_delivery(row)), promoted=promoted)
-    return Change(Settled(True, None), [(row[1], -1, settlement.state is DeliveryState.DEAD)], promoted)
+    return Change(
+        Settled(True, None), [(row[1], -1, settlement.state is DeliveryState.DEAD, settlement.reason)], promoted
+    )
 
 
 def _passed(connection: sqlite3.Connection, row: Row) -> Sequence[DueDelivery]:

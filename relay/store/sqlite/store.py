@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from relay.core.clock import Clock
-from relay.core.model import DeadReason, DeliveryKey, DueDelivery, Health, NewEvent, Settled, Settlement
-from relay.core.views import DeliveryView, Page
+from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery, Health, NewEvent, Settled, Settlement
+from relay.core.views import DeadGroup, DeliveryView, Page
 from relay.store.sqlite import edits, lists, opening, order, registry
 from relay.store.sqlite.accept import Acceptor, Batch
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
@@ -40,8 +40,8 @@ from relay.store.values import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FEW_DUE = 10_000
-"""Up to this many due deliveries are sorted for a list; more are found on the walk through all."""
+FEW = 10_000
+"""Up to this many due deliveries, or dead ones, may all be looked at for a list."""
 
 _ROW_BYTES = 500
 
@@ -288,8 +288,12 @@ class SqliteStore(Reads):
     # -- what people look at: the rest stands in `reads` -------------------------------------------------------------
 
     async def list_deliveries(self, wanted: DeliveryFilter, cursor: str | None, limit: int) -> Page[DeliveryView]:
-        few_due = self.backlog <= FEW_DUE
-        return await lists.list_deliveries(self._people, wanted, cursor, limit, few_due=few_due)
+        counts = {DeliveryState.DUE: self.backlog, DeliveryState.DEAD: self._counts.all_dead}
+        few = {state for state, count in counts.items() if count <= FEW}
+        return await lists.list_deliveries(self._search, wanted, cursor, limit, few=few)
+
+    async def dead_groups(self, application: str | None = None) -> list[DeadGroup]:
+        return await self._describe_groups(self._counts.dead_groups(), application)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
