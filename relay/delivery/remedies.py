@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urljoin, urlsplit
 
-from relay.delivery.answer import Field, printable
+from relay.core.terminal import printable
+from relay.delivery.answer import Field
 
 HOST_CHARACTERS = 253
 
