@@ -358,10 +358,10 @@ async def test_a_cancelled_request_recalls_nothing(desk: Desk) -> None:
 
 
 async def test_awaiting_the_store_directly_would_recall_the_write() -> None:
-    """Negative control: without the future in between, cancelling the request cancels the write."""
+    """Negative control: without the shield in between, cancelling the request cancels the write."""
     store = NotingStore()
     store.release = asyncio.Event()
-    writing = asyncio.ensure_future(store.accept([]))
+    writing = asyncio.ensure_future(store.accept_and_follow([], list))
     posting = asyncio.ensure_future(asyncio.wait_for(writing, None))
     await store.submitted.wait()
     posting.cancel()

@@ -51,7 +51,7 @@ async def test_a_mistake_after_the_commit_is_fatal_although_the_client_has_gone(
     await desk.store.submitted.wait()
     posting.cancel()
     desk.store.release.set()
-    await until(lambda: bool(desk.fatal))
-    assert isinstance(desk.fatal[0], ZeroDivisionError)
+    await until(lambda: bool(desk.store.fatal))
+    assert isinstance(desk.store.fatal[0], ZeroDivisionError)
     with pytest.raises(asyncio.CancelledError):
         await posting

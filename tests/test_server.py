@@ -64,7 +64,6 @@ class House:
             clock=clock,
             ids=IdFactory(clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=lambda _: None,
-            on_fatal=lambda error: None,
             metrics=Metrics("test"),
         )
         tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])

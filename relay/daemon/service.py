@@ -201,7 +201,6 @@ class Relay:
             clock=self.clock,
             ids=self._ids,
             on_accepted=self.dispatch.hand_over,
-            on_fatal=self._fail,
             metrics=self.metrics,
             limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
         )

@@ -44,7 +44,8 @@ class Dispatch:
     """Starts what is due. Owner of the lanes, the event cache and the tasks of the running attempts.
 
     What follows a commit (`hand_over`, `offer`, `drop`) cannot be left half done: an error there stops the process, and
-    is raised, so that whoever waits for an answer gets one. The rows are found at the next start.
+    is raised, so that whoever waits for an answer gets one (`hand_over` is part of what the store does after the commit,
+    and the store sees to both). The rows are found at the next start.
     """
 
     def __init__(
@@ -150,13 +151,12 @@ class Dispatch:
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def hand_over(self, accepted: Accepted) -> None:
-        """Take an event that was just committed. O(log n) for each of its deliveries."""
-        with self._after_commit:
-            if self.lanes.offer(accepted.due) and self._is_soon(accepted.due[0]):
-                self._cache.put(accepted.event)
-            if accepted.overflowed:
-                self._note_overflow(accepted.overflowed)
-            self._kick.set()
+        """Take an event that was just committed; the store calls it. O(log n) for each of its deliveries."""
+        if self.lanes.offer(accepted.due) and self._is_soon(accepted.due[0]):
+            self._cache.put(accepted.event)
+        if accepted.overflowed:
+            self._note_overflow(accepted.overflowed)
+        self._kick.set()
 
     def offer(self, due: Iterable[DueDelivery]) -> None:
         """Take deliveries that a commit made due."""

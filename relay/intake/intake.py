@@ -1,8 +1,8 @@
 """Intake: checks what was posted, freezes the body, hands the event to the store, and answers after the commit.
 
 A write that was submitted is never recalled (invariant 3): what follows a commit hangs on the commit itself, not on the
-request, whose client may have gone. A mistake of our own there ends the process (invariant 12): an event that is stored
-and that nobody knows of must not be possible.
+request, whose client may have gone. A mistake of our own there ends the process (invariant 12), which is the store's to
+see to: an event that is stored and that nobody knows of must not be possible.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import structlog
 from relay.contracts import Contract, Payload, Rendering, Unrenderable
 from relay.core.access import Principal
 from relay.core.clock import Clock
-from relay.core.errors import CommitUnknown, RelayError, spoken
+from relay.core.errors import RelayError, spoken
 from relay.core.ids import IdFactory
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
@@ -86,7 +86,6 @@ class Intake:
         clock: Clock,
         ids: IdFactory,
         on_accepted: Callable[[Accepted], None],
-        on_fatal: Callable[[BaseException], None],
         metrics: Metrics,
         limits: IntakeLimits | None = None,
     ) -> None:
@@ -95,7 +94,6 @@ class Intake:
         self._clock = clock
         self._ids = ids
         self._on_accepted = on_accepted
-        self._on_fatal = on_fatal
         self._metrics = metrics
         self._log = structlog.get_logger("relay.intake")
         self.limits = limits or IntakeLimits()
@@ -136,14 +134,18 @@ class Intake:
     def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Draft:
         posted, issues = read(body)
         now_ms = self._clock.wall_ms()
-        issues.extend(_take_header(posted, key))
+        if key is not None:
+            issues.extend(_take_header(posted, key))
         issues.extend(check(posted, now_ms))
         try:
             application = self._registrar.current.application_for(principal, posted.application)
         except RelayError as error:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
         contract = self._registrar.current.contract(application)
-        issues.extend(_misplaced(contract, posted))
+        if posted.ordering_key is not None and contract.ordering == "none":
+            issues.append(
+                Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
+            )
         data = Payload(bytes(posted.data))
         found = enforce(contract, application.validation, posted.type, data)
         refusals = [issue for issue in found if not issue.warning]
@@ -175,34 +177,15 @@ class Intake:
 
     async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Receipt | RelayError]:
         # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
-        committing = asyncio.ensure_future(self._store.accept([self._seal(draft) for draft in drafts]))
-        answer: asyncio.Future[Sequence[Receipt | RelayError]] = committing.get_loop().create_future()
-        committing.add_done_callback(partial(self._committed, answer, drafts, self._clock.mono_ms()))
-        return await answer  # cancelling the request cancels this future and nothing else
+        events = [self._seal(draft) for draft in drafts]
+        return await self._store.accept(events, partial(self._committed, drafts, self._clock.mono_ms()))
 
     def _committed(
-        self,
-        answer: asyncio.Future[Sequence[Receipt | RelayError]],
-        drafts: Sequence[_Draft],
-        began_ms: float,
-        committing: asyncio.Future[Sequence[AcceptResult]],
-    ) -> None:
-        """Hand over what is durable, then answer the request, if it still waits."""
-        error = CommitUnknown("the write was given up") if committing.cancelled() else committing.exception()
-        receipts: list[Receipt | RelayError] = []
-        if error is None:
-            try:
-                self._metrics.committed(self._clock.mono_ms() - began_ms)
-                receipts = [self._hand_over(*pair) for pair in zip(drafts, committing.result(), strict=True)]
-            except Exception as mistake:  # what is stored is not handed over: the next start reads it from the database
-                error = mistake
-                self._on_fatal(mistake)
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(receipts)
-        else:
-            answer.set_exception(error)
+        self, drafts: Sequence[_Draft], began_ms: float, results: Sequence[AcceptResult]
+    ) -> Sequence[Receipt | RelayError]:
+        """Hand over what is durable; the answer to the request, if it still waits."""
+        self._metrics.committed(self._clock.mono_ms() - began_ms)
+        return [self._hand_over(draft, result) for draft, result in zip(drafts, results, strict=True)]
 
     def _hand_over(self, draft: _Draft, result: AcceptResult) -> Receipt | RelayError:
         if isinstance(result, Accepted):
@@ -249,10 +232,8 @@ class Intake:
         )
 
 
-def _take_header(posted: Posted, key: str | None) -> Iterator[Issue]:
+def _take_header(posted: Posted, key: str) -> Iterator[Issue]:
     """Let the header `Idempotency-Key` stand for the member."""
-    if key is None:
-        return
     if posted.idempotency_key is None:
         posted.idempotency_key = key
     elif posted.idempotency_key != key:

@@ -7,7 +7,7 @@ submitted again and changes nothing twice. `n` in the costs is the number of row
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar, overload
 
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent, Health, NewEvent, Settled, Settlement
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
@@ -25,16 +25,24 @@ from relay.store.values import (
     Retention,
 )
 
+T = TypeVar("T")
+
 
 class Store(Protocol):
     """The one place where events and deliveries are kept. Belongs to one event loop."""
 
     # -- the path of an event ------------------------------------------------------------------------------------------
 
-    def accept(self, events: Sequence[NewEvent], /) -> Awaitable[list[AcceptResult]]:
+    @overload
+    def accept(self, events: Sequence[NewEvent], /) -> Awaitable[list[AcceptResult]]: ...
+
+    @overload
+    def accept(self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], T], /) -> Awaitable[T]:
         """Store events and their deliveries in one transaction; one result for each, in order.
 
         A Conflict is a result, not an error: the events beside it are stored. O(log n) for each event and delivery.
+        What `follow` makes of the results is the answer; it runs once for each commit, whether anybody waits for that
+        answer or not, and an error in it is a mistake that ends the process (`on_fatal`).
         """
 
     def settle(self, settlement: Settlement, /) -> Awaitable[Settled]:

@@ -50,7 +50,6 @@ class Desk:
         self.store = NotingStore(store)
         self.registrar = FixedRegistrar(registry_of("acme", "beta", endpoints=endpoints, **settings))
         self.handed_over: list[Accepted] = []
-        self.fatal: list[BaseException] = []
         self.metrics = Metrics("test")
         self.intake = Intake(
             registrar=self.registrar,
@@ -58,7 +57,6 @@ class Desk:
             clock=self.clock,
             ids=IdFactory(self.clock.wall_ms, random.Random(7).getrandbits),
             on_accepted=self.handed_over.append,
-            on_fatal=self.fatal.append,
             metrics=self.metrics,
             limits=limits,
         )

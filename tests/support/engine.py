@@ -8,6 +8,7 @@ from typing import Any
 from relay.config import Loaded, load
 from relay.core.model import Accepted, Application, Endpoint, NewEvent
 from relay.registry import Registry
+from relay.store import AcceptResult
 from tests.support.clock import FakeClock
 from tests.support.config import CONTRACTS, HOME, WHSEC, sound
 from tests.support.house import House
@@ -102,7 +103,10 @@ class Engine(House):
             reason_detail=match.detail,
             **fields,
         )
-        accepted = (await self.store.accept([event]))[0]
+        return await self.store.accept([event], self._hand_over)
+
+    def _hand_over(self, results: list[AcceptResult]) -> Accepted:
+        (accepted,) = results
         assert isinstance(accepted, Accepted)
         self.dispatch.hand_over(accepted)
         return accepted

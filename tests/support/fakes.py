@@ -1,7 +1,7 @@
 """What stands beside intake in its tests: a real registry without a database, and a store that notes what it is given."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,9 +56,22 @@ class NotingStore:
         self.submitted = asyncio.Event()  # a write has come in
         self.release: asyncio.Event | None = None  # set it to hold commits until it is set
         self.failure: Exception | None = None
+        self.fatal: list[BaseException] = []
         self._behind = behind
 
-    async def accept(self, events: Sequence[NewEvent]) -> Sequence[AcceptResult]:
+    def accept(self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], Any]) -> Awaitable[Any]:
+        """Do what a store promises: `follow` is called for every commit, whoever still waits, and an error in it is fatal."""
+        return asyncio.shield(asyncio.ensure_future(self.accept_and_follow(events, follow)))
+
+    async def accept_and_follow(self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], Any]) -> Any:
+        results = await self._write(events)
+        try:
+            return follow(list(results))
+        except Exception as mistake:
+            self.fatal.append(mistake)
+            raise
+
+    async def _write(self, events: Sequence[NewEvent]) -> Sequence[AcceptResult]:
         self.submitted.set()
         self.transactions.append(list(events))
         if self.release is not None:

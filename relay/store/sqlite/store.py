@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from relay.core.clock import Clock
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery, Health, NewEvent, Settled, Settlement
@@ -217,17 +217,25 @@ class SqliteStore(Reads):
 
     # -- the path of an event ----------------------------------------------------------------------------------------
 
-    def accept(self, events: Sequence[NewEvent]) -> "asyncio.Future[list[AcceptResult]]":
+    @overload
+    def accept(self, events: Sequence[NewEvent]) -> "asyncio.Future[list[AcceptResult]]": ...
+
+    @overload
+    def accept(self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], T]) -> "asyncio.Future[T]": ...
+
+    def accept(
+        self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], Any] = list
+    ) -> "asyncio.Future[Any]":
         batch = self._counts.reserve(events, self._settings.endpoint_backlog)
-        done, failed = partial(self._accepted, batch), partial(self._counts.release, batch)
+        done, failed = partial(self._accepted, batch, follow), partial(self._counts.release, batch)
         size = sum([len(event.body) + _ROW_BYTES * (1 + len(event.targets)) for event in events])
         return self._submit(Stage.ACCEPT, batch, done, failed, size)
 
-    def _accepted(self, batch: Batch, results: list[AcceptResult]) -> list[AcceptResult]:
+    def _accepted(self, batch: Batch, follow: Callable[[list[AcceptResult]], T], results: list[AcceptResult]) -> T:
         self._counts.accepted(batch, results)
         for event, _ in batch:
             self._deletions.accepted(event.targets)
-        return results
+        return follow(results)
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
         work = SettleWork(settlement, self._clock.wall_ms())
