@@ -4,7 +4,6 @@ Invariant 8: the cost of a delivery does not grow with what is finished, delayed
 """
 
 import itertools
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +19,7 @@ from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, open
 T = TypeVar("T")
 
 MANY = 30_000
-SETTLEMENT = json.dumps([[5, 1, 1, 1, None, None, 7, 1, 0, 7, 0, 2]])
+SETTLEMENT = (5, 1, 1, 1, None, None, 7, 1, 0, 7, 0, 2)
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def plan(connection: sqlite3.Connection, statement: str, parameters: Any) -> str
 
 
 REFILL = (reads.REFILL, (1, 0, 0, 5))
-SETTLE = (settle.SETTLE, (SETTLEMENT,))
+SETTLE = (f"{settle.SETTLEMENTS} VALUES ({', '.join('?' * 12)}) {settle.SETTLE}", SETTLEMENT)
 
 HOT: dict[str, tuple[str, Any]] = {
     "refill": REFILL,
@@ -127,7 +126,7 @@ def test_no_statement_scans(database: sqlite3.Connection, name: str) -> None:
         line
         for line in found.splitlines()
         if line.startswith("SCAN")
-        and not line.startswith(("SCAN json_each", "SCAN e", "SCAN s", "SCAN found", "SCAN ("))
+        and not line.startswith(("SCAN json_each", "SCAN CONSTANT ROW", "SCAN e", "SCAN s", "SCAN found", "SCAN ("))
     ]
     assert not scanned, found
     assert "AUTOMATIC" not in found

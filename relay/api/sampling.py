@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from relay.api.body import parse_object, raw_member, unknown_members
 from relay.contracts import Contract, NoExample, Payload, Rendering
@@ -55,7 +54,6 @@ def freeze(sample: Sample, contract: Contract, application: Application, event_i
         created_at_ms=now_ms,
         expires_at_ms=None,
         body=body,
-        checksum=crc32(body),
     )
 
 

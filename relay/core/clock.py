@@ -126,8 +126,8 @@ class ClockWatch:
     @property
     def trusted(self) -> bool:
         """Whether the clock may end anything."""
-        mono_ms = self._clock.mono_ms()
-        return mono_ms >= self._rests_until_ms and mono_ms >= self._distrusted_until_ms
+        until_ms = max(self._rests_until_ms, self._distrusted_until_ms)
+        return not until_ms or self._clock.mono_ms() >= until_ms
 
     def look(self) -> float:
         """Look whether the clock was stepped since the last look, or synchronised; return the step's milliseconds, or 0."""

@@ -242,7 +242,7 @@ class FrozenEvent(NamedTuple):
     created_at_ms: int
     expires_at_ms: int | None
     body: bytes
-    checksum: int = 0  # CRC-32 of the body, as stored
+    corrupt: bool = False  # the body was read, and is not what was accepted (invariant 6)
 
     def __repr__(self) -> str:
         return shown_without(self, "body")

@@ -17,11 +17,10 @@ from itertools import count
 from logging import DEBUG, INFO, WARNING
 from random import Random
 from typing import Any, NamedTuple, TypeVar
-from zlib import crc32
 
 import structlog
 
-from relay.core.clock import Clock, ClockWatch
+from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.errors import StoreDamaged, StoreUnavailable
 from relay.core.model import (
     DeadReason,
@@ -66,6 +65,7 @@ class Ended(NamedTuple):
     event: FrozenEvent
     settlement: Settlement
     classification: Classification | None  # None: nothing was sent
+    at: Now
 
 
 class Attempts:
@@ -143,7 +143,8 @@ class Attempts:
             return None  # event or endpoint were deleted, or the endpoint was held, after it was chosen
         reason = self._unsendable(event, delivery)
         if reason is not None:
-            return Ended(endpoint, event, Settlement(delivery, DeliveryState.DEAD, None, reason=reason), None)
+            dead = Settlement(delivery, DeliveryState.DEAD, None, reason=reason)
+            return Ended(endpoint, event, dead, None, self._clock.now())
         request = self._request(endpoint, event, delivery.attempts + 1)
         if endpoint.rate is not None:
             self._lanes.sent(delivery.key, self._clock.now())
@@ -154,17 +155,18 @@ class Attempts:
             await self._wait_for_descriptors(outcome)
             return None
         self._descriptors.ended(quiet_ms=DESCRIPTORS_QUIET_MS)
+        now = self._clock.now()
         settlement, classification = decide(
             outcome,
             delivery,
             endpoint.retry,
             event.expires_at_ms,
-            self._clock.wall_ms(),
+            now.wall_ms,
             self._rng,
             clock_trusted=self._clock_watch.trusted,
         )
-        self._standing.note(endpoint, outcome)
-        return Ended(endpoint, event, settlement, classification)
+        self._standing.note(endpoint, outcome, now.mono_ms)
+        return Ended(endpoint, event, settlement, classification, now)
 
     async def _wait_for_descriptors(self, outcome: Outcome) -> None:
         """Keep the slot for a moment: there is no use in trying again at once, and no fault of the receiver's."""
@@ -182,9 +184,7 @@ class Attempts:
         expired = event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms
         if expired and not delivery.forced and self._clock_watch.trusted:
             return DeadReason.EXPIRED
-        if crc32(event.body) != event.checksum:
-            return DeadReason.CORRUPT
-        return None
+        return DeadReason.CORRUPT if event.corrupt else None
 
     def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int) -> Request:
         headers = self._registrar.current.signer(endpoint).headers(
@@ -233,7 +233,7 @@ class Attempts:
         if classification is None:
             self._lanes.finished_unsent(key)
         else:
-            health = self._lanes.finished(key, classification, self._clock.now())
+            health = self._lanes.finished(key, classification, end.at)
             if health is not None:
                 self._store.save_health(endpoint.ref, health)
             if health is not None or classification.disable is not None:
@@ -270,7 +270,7 @@ class Attempts:
     def _report(self, end: Ended) -> None:
         endpoint, settlement = end.endpoint, end.settlement
         if settlement.state is DeliveryState.DELIVERED:
-            self._metrics.delivered(endpoint.id, self._clock.wall_ms() - end.event.created_at_ms)
+            self._metrics.delivered(endpoint.id, end.at.wall_ms - end.event.created_at_ms)
             self._log_attempt(self._delivered_level, log.DELIVERED, end)
         elif settlement.state is DeliveryState.DEAD:
             assert settlement.reason is not None

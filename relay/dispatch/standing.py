@@ -64,9 +64,9 @@ class Standing:
         if not is_refusing(health, self._clock.wall_ms()):
             self._refusing.discard(ref)
 
-    def note(self, endpoint: Endpoint, outcome: Outcome) -> None:
+    def note(self, endpoint: Endpoint, outcome: Outcome, mono_ms: float) -> None:
         """Note how far an attempt came."""
-        self._reachability.note(endpoint.ref, outcome, self._clock.mono_ms())
+        self._reachability.note(endpoint.ref, outcome, mono_ms)
 
     async def follow(self, endpoint: Endpoint, health: Health | None, classification: Classification) -> None:
         """Log what a changed health means, and disable the endpoint if it asked for it or is lost."""

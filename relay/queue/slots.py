@@ -34,6 +34,9 @@ class Kind(IntEnum):
     SILENT = 2  # a doubtful one that was silent last; every attempt older than a second
 
 
+KINDS = tuple(Kind)  # iterating over the class itself takes ten times as long
+
+
 class Obstacle(Enum):
     """Why a lane gets no slot, in words for people."""
 
@@ -82,8 +85,8 @@ class Application(Usage):
         super().__init__()
         self.ref = ref
         self.lanes = 0
-        self.queues: tuple[deque[tuple[int, int]], ...] = tuple(deque() for _ in Kind)  # (turn, ref of the lane)
-        self.places = [Place.NOWHERE for _ in Kind]
+        self.queues: tuple[deque[tuple[int, int]], ...] = tuple(deque() for _ in KINDS)  # (turn, ref of the lane)
+        self.places = [Place.NOWHERE for _ in KINDS]
 
 
 class Slots:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from relay.queue.heap import KeyedHeap
 from relay.queue.lane import Lane
-from relay.queue.slots import Application, Kind, Obstacle, Place, Slots
+from relay.queue.slots import KINDS, Application, Kind, Obstacle, Place, Slots
 
 
 class Turns:
@@ -21,7 +21,7 @@ class Turns:
         self._lanes = lanes
         self._slots = slots
         self._applications: dict[int, Application] = {}
-        self._rounds: tuple[deque[Application], ...] = tuple(deque() for _ in Kind)
+        self._rounds: tuple[deque[Application], ...] = tuple(deque() for _ in KINDS)
         self._aside = 0  # how often an application left a round with lanes waiting
         self._crowded = KeyedHeap()  # those of them that wait for free slots, by the slots they hold
         self._heavy = KeyedHeap()  # those that wait for the total to fall, by their attempts under way
@@ -30,7 +30,7 @@ class Turns:
     @property
     def is_open(self) -> bool:
         """Whether `next` would look at a lane. O(1)."""
-        return any(self._rounds[kind] and self._slots.is_open(kind) for kind in Kind)
+        return any(self._rounds) and any(self._rounds[kind] and self._slots.is_open(kind) for kind in KINDS)
 
     @property
     def is_anybody_waiting(self) -> bool:
@@ -65,8 +65,7 @@ class Turns:
 
     def next(self) -> Lane | None:
         """Take out the lane whose turn it is."""
-        for kind in Kind:
-            waiting = self._rounds[kind]
+        for kind, waiting in zip(KINDS, self._rounds, strict=True):
             while waiting and self._slots.is_open(kind):
                 application = waiting.popleft()
                 application.places[kind] = Place.NOWHERE
@@ -117,7 +116,7 @@ class Turns:
             self._heavy.set(application.ref, application.in_flight)
 
     def _come_back(self, application: Application) -> None:
-        for kind in Kind:
+        for kind in KINDS:
             if application.places[kind] is Place.ASIDE:
                 application.places[kind] = Place.NOWHERE
                 self._aside -= 1

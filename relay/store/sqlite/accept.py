@@ -27,7 +27,7 @@ from relay.core.model import (
     NoDelivery,
 )
 from relay.store.sqlite.order import waiting_for_predecessors
-from relay.store.sqlite.rows import CODES, Row, insert_many
+from relay.store.sqlite.rows import CODES, Row, execute_values
 from relay.store.values import AcceptResult
 
 REMEMBERED_MAX = 100_000
@@ -143,14 +143,14 @@ def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict
 def _claim(connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[int]:
     """Claim each entry's key; the answer is the ordinals of those that were first."""
     keys = [(entry.event.application, _idempotency(entry).key, entry.ordinal) for entry in entries]
-    rows = insert_many(
+    rows = execute_values(
         connection,
         "INSERT INTO idempotency (application, key, event)",
         keys,
         "ON CONFLICT DO NOTHING RETURNING event",
     )
     winners = {row[0] for row in rows}
-    insert_many(connection, _INSERT_CLAIM, [_claim_row(entry) for entry in entries if entry.ordinal in winners])
+    execute_values(connection, _INSERT_CLAIM, [_claim_row(entry) for entry in entries if entry.ordinal in winners])
     return winners
 
 
@@ -213,7 +213,7 @@ def _recalled(connection: sqlite3.Connection, entry: Entry, said: Known) -> Entr
 
 
 def _remember(connection: sqlite3.Connection, said: Known, remembered_max: int) -> None:
-    insert_many(
+    execute_values(
         connection,
         "INSERT INTO remembered (application, key, value, updated_at)",
         [(*place, *what) for place, what in said.items()],
@@ -248,14 +248,14 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
             due_ms, start_ms = row[3:5]
             if due_ms is not None:
                 due.append(DueDelivery(ordinal, ref, due_ms, 1, 0, 0, start_ms))
-        frozen = (ordinal, *_FROZEN(event), crc32(event.body))
-        event_rows.append(frozen + _REST(event))
+        frozen = (ordinal, *_FROZEN(event))
+        event_rows.append((*frozen, crc32(event.body), *_REST(event)))
         deliveries = len(event.targets) - len(overflowed)
         stored[ordinal] = Accepted(
             FrozenEvent(*frozen), tuple(due), deliveries, event.reason, event.reason_detail, tuple(overflowed)
         )
-    insert_many(connection, _INSERT_EVENT, event_rows)
-    insert_many(connection, _INSERT_DELIVERY, delivery_rows)
+    execute_values(connection, _INSERT_EVENT, event_rows)
+    execute_values(connection, _INSERT_DELIVERY, delivery_rows)
     return stored
 
 

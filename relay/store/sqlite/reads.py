@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zlib import crc32
 
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
@@ -101,7 +102,7 @@ class Reads:
 
     async def refill(self, ref: int, from_due_ms: float, from_event: float, limit: int) -> RefillResult:
         rows = await self._refills.fetch(REFILL, (ref, _int64(from_due_ms), _int64(from_event), limit))
-        events = {row[0]: FrozenEvent(*row[8:]) for row in rows if row[14] is not None}
+        events = {row[0]: _frozen(row[8:]) for row in rows if row[14] is not None}
         return RefillResult([due_delivery(row) for row in rows], list(events.values()))
 
     async def audit_due(self, ref: int, limit: int) -> list[DueDelivery]:
@@ -112,7 +113,7 @@ class Reads:
 
     async def read_event(self, ordinal: int) -> FrozenEvent | None:
         rows = await self._attempts.fetch(READ_EVENT, (ordinal,))
-        return FrozenEvent(*rows[0]) if rows else None
+        return _frozen(rows[0]) if rows else None
 
     # -- what people look at -----------------------------------------------------------------------------------------
 
@@ -148,6 +149,12 @@ class Reads:
                     example = delivery_id(DeliveryKey(*last))
                     groups.append(DeadGroup(endpoint, owner, DeadReason(reason), dead, oldest, newest, example))
         return sorted(groups, key=lambda group: -group.newest_ms)
+
+
+def _frozen(row: Row) -> FrozenEvent:
+    """Make an event of what READ_EVENT reads, and compare its body with the checksum: once for all its attempts."""
+    body, checksum = row[-2:]
+    return FrozenEvent._make((*row[:-1], crc32(body) != checksum))
 
 
 def _int64(number: float) -> int:

@@ -124,8 +124,8 @@ def _microseconds(duration_ms: float | None) -> int:
     return _NONE_US if duration_ms is None else min(int(duration_ms * 1000 + 0.5), _MOST_US)
 
 
-def insert_many(connection: sqlite3.Connection, insert: str, rows: Sequence[Row], suffix: str = "") -> list[Row]:
-    """Insert rows, all of one width; `suffix` may say ON CONFLICT and RETURNING, whose rows are returned.
+def execute_values(connection: sqlite3.Connection, before: str, rows: Sequence[Row], after: str = "") -> list[Row]:
+    """Run `before VALUES (…), (…) after` for rows of one width, an INSERT mostly; return what RETURNING returns.
 
     A statement releases and takes back the interpreter lock at every step, so one statement for 64 rows serves a busy
     event loop better than 64 statements. Chunks are powers of two: seven statements to prepare and no more.
@@ -135,13 +135,13 @@ def insert_many(connection: sqlite3.Connection, insert: str, rows: Sequence[Row]
     while start < len(rows):
         size = min(CHUNK_MAX, 1 << ((len(rows) - start).bit_length() - 1))
         chunk = rows[start : start + size]
-        statement = _statement(insert, suffix, len(chunk[0]), size)
+        statement = _statement(before, after, len(chunk[0]), size)
         returned += connection.execute(statement, list(chain.from_iterable(chunk))).fetchall()
         start += size
     return returned
 
 
 @cache  # bounded: a handful of callers, seven sizes each
-def _statement(insert: str, suffix: str, width: int, size: int) -> str:
+def _statement(before: str, after: str, width: int, size: int) -> str:
     row = f"({', '.join('?' * width)})"
-    return f"{insert} VALUES {', '.join([row] * size)} {suffix}"
+    return f"{before} VALUES {', '.join([row] * size)} {after}"

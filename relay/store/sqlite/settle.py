@@ -13,7 +13,7 @@ from typing import NamedTuple
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import first_in_line, promote, release_head
-from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, insert_many, may_become, packed
+from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, execute_values, may_become, packed
 
 RESPONSES_BYTES = 64 << 10
 """Response headers and bodies kept for one delivery, newest first (Q14)."""
@@ -23,17 +23,18 @@ _DETAIL_CHARACTERS = 500
 
 _ENDS_ANYWAY = {DeadReason.GONE, DeadReason.ABORTED}
 
+SETTLEMENTS = """
+    WITH s (event, endpoint, series, state, due, reason, finished_at, attempted, attempts, started_at, budget_from, ends)
+    AS ("""
+
 # `ends` is compared with the row's `manual`: 0 gives way to any retry by hand, 1 to a forced one, 2 to none. The last
 # condition finds a settlement that is submitted again because its commit was unknown.
-SETTLE = f"""
+SETTLE = f""")
     UPDATE delivery SET
       state = s.state, due = s.due, reason = s.reason, finished_at = s.finished_at,
       manual = 0, blocking = iif(s.state = 0 AND blocking = 2, 2, 0),
       attempts = delivery.attempts + s.attempted, series_attempts = series_attempts + s.attempted
-    FROM (SELECT value ->> 0 AS event, value ->> 1 AS endpoint, value ->> 2 AS series, value ->> 3 AS state,
-                 value ->> 4 AS due, value ->> 5 AS reason, value ->> 6 AS finished_at, value ->> 7 AS attempted,
-                 value ->> 8 AS attempts, value ->> 9 AS started_at, value ->> 10 AS budget_from, value ->> 11 AS ends
-          FROM json_each(?)) AS s
+    FROM s
     WHERE delivery.event = s.event AND delivery.endpoint = s.endpoint
       AND delivery.state = 0 AND delivery.series = s.series
       AND (delivery.budget_from <= s.budget_from OR delivery.manual <= s.ends)
@@ -104,7 +105,8 @@ def _distinct(works: Sequence[SettleWork], start: int) -> int:
 
 
 def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]) -> list[Change[Settled]]:
-    moved = {(row[0], row[1]): row for row in connection.execute(SETTLE, (json.dumps([_row(work) for work in works]),))}
+    rows = execute_values(connection, SETTLEMENTS, [_row(work) for work in works], SETTLE)
+    moved = {(row[0], row[1]): row for row in rows}
     results: list[Change[Settled]] = []
     attempts: list[Row] = []
     responses: list[tuple[Settlement, int]] = []
@@ -118,7 +120,7 @@ def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]
             attempts.append(_attempt_row(settlement.delivery, row[4], settlement.outcome))
             responses.append((settlement, row[4]))
         results.append(_moved(connection, settlement, row))
-    insert_many(connection, _INSERT_ATTEMPT, attempts)
+    execute_values(connection, _INSERT_ATTEMPT, attempts)
     for settlement, number in responses:
         _keep_response(connection, settlement, number)
     return results
