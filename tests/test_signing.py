@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import time_machine
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from relay.contracts import Contract, Payload, Rendering
+from relay.contracts.keys import ALGORITHMS
 from relay.contracts.signing import SigningKey
 from relay.contracts.template import Template
 from relay.core.errors import ConfigError
@@ -612,3 +614,14 @@ def test_secrets_stay_out_of_repr() -> None:
 
     assert "hush" not in repr(Secret("hush"))
     assert "lambda" not in repr(key)
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1", "sha256", "sha384", "sha512"])
+def test_hmac_is_that_of_the_standard_library(digest: str) -> None:
+    """Keys shorter than a block of the digest, of its length and longer sign as `hmac` does, each message anew."""
+    block_bytes = hashlib.new(digest).block_size
+    for size in (1, 24, block_bytes - 1, block_bytes, block_bytes + 1, 3 * block_bytes):
+        key = bytes(range(256))[:size] * (1 + size // 256)
+        sign = ALGORITHMS[f"hmac-{digest}"](key)
+        for content in (b"", b"x", b"y" * 1_000):
+            assert sign(content) == hmac.digest(key, content, digest)

@@ -142,10 +142,7 @@ class Intake:
         except RelayError as error:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
         contract = self._registrar.current.contract(application)
-        if posted.ordering_key is not None and contract.ordering == "none":
-            issues.append(
-                Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
-            )
+        issues.extend(_misplaced(contract, posted))
         data = Payload(bytes(posted.data))
         found = enforce(contract, application.validation, posted.type, data)
         refusals = [issue for issue in found if not issue.warning]
