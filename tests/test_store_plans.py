@@ -4,6 +4,7 @@ Invariant 8: the cost of a delivery does not grow with what is finished, delayed
 """
 
 import itertools
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -14,6 +14,7 @@ from relay.store.sqlite.rows import (
     DELIVERY_JOINS,
     DUE_COLUMNS,
     EVENT_COLUMNS,
+    Row,
     attempt_view,
     delivery_view,
     due_delivery,
