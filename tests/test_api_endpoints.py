@@ -367,7 +367,7 @@ async def test_a_reader_sees_no_credentials_and_changes_nothing(tmp_path: Path) 
             (await api.call(method, path, {}, by="auditor")).status
             for method, path in (("POST", PATH), ("PATCH", f"{PATH}/primary"), ("POST", f"{PATH}/primary/pause"))
         ]
-    assert (shown["url"], shown["headers"]) == (URL + "?key=***", {"X-Auth": "***"})
+    assert (shown["url"], shown["headers"]) == ("https://receiver.example/…", {"X-Auth": "***"})
     assert (endpoint["url"], endpoint["headers"]) == (URL + "?key=k1", {"X-Auth": "h1"})
     assert refused == [403, 403, 403]
 

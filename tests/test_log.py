@@ -133,6 +133,10 @@ CANARIES: list[dict[str, Any]] = [
     {"raw": b"open-sesame"},
     {"error": ValueError("token=open-sesame")},
     {"detail": "whsk_b3BlbiBzZXNhbWU="},
+    {"url": "https://hooks.example.com/services/T0/B0/open-sesame"},
+    {"detail": "POST HTTPS://hooks.example.com/open-sesame, and (http://h/open-sesame) failed"},
+    {"urls": ["https://h.example#open-sesame", "https://h.example?open-sesame"]},
+    {"detail": "api-key: open-sesame", "echo": '"x-client-secret": "open-sesame"'},
 ]
 
 
@@ -169,8 +173,8 @@ def test_secrets_in_tracebacks_are_masked() -> None:
 
 
 def test_what_identifies_things_is_left_alone() -> None:
-    """Ids, hosts, paths and numbers stay readable, or a log would help nobody."""
-    plain = "evt_01K9ZZZZZZZZZZZZZZZZZZZZZZ to https://example.com/hooks took 12 ms: 503 v1 token"
+    """Ids, hosts, names of files and numbers stay readable, or a log would help nobody."""
+    plain = "evt_01K9ZZZZZZZZZZZZZZZZZZZZZZ to https://example.com took 12 ms: 503 v1 token, /var/lib/relay/relay.db"
     assert mask_text(plain) == plain
 
 

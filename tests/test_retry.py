@@ -60,7 +60,7 @@ TABLE = [
     (outcome(404, retry_after_ms=7_000), *RETRY_REFUSED),
     *[(outcome(failure=failure), *RETRY_FAILURE) for failure in list(Failure)[:5]],
     (outcome(failure=Failure.BLOCKED_ADDRESS), *DEAD_NONE),
-    (outcome(failure=Failure.BLOCKED_NAME), *RETRY_NONE),
+    (outcome(failure=Failure.BLOCKED_NAME), *RETRY_FAILURE),
     (outcome(failure=Failure.INVALID_REQUEST), *RETRY_NONE),
     (outcome(200, Failure.TIMEOUT), *RETRY_FAILURE),  # the head came, the body never ended
     (outcome(500, control="abort-message"), *DEAD_NONE),

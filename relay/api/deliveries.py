@@ -9,6 +9,7 @@ from relay.api import problems, render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
 from relay.api.condition import why_delivery_waits
+from relay.api.disclosure import sight_of
 from relay.api.problems import Refused
 from relay.api.query import application_of, delivery_filter, event_filter, page_response, seen, within
 from relay.api.render import Json, json_response, moment
@@ -71,7 +72,7 @@ class Deliveries:
     async def show(self, request: web.Request) -> web.Response:
         """Show one delivery with its attempts, and what the next one waits for."""
         view = await self._find(request, request[PRINCIPAL])
-        return json_response(self._detail(view))
+        return json_response(self._detail(view, request[PRINCIPAL]))
 
     async def retry(self, request: web.Request) -> web.Response:
         """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended.
@@ -93,7 +94,7 @@ class Deliveries:
             due_ms=due.due_ms,
             series=due.series,
         )
-        return json_response(self._detail(fresh), status=202)
+        return json_response(self._detail(fresh, principal), status=202)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a due delivery; an attempt under way may still deliver it (Q7)."""
@@ -107,7 +108,7 @@ class Deliveries:
         fresh = replace(
             view, state=DeliveryState.CANCELLED, due_ms=None, finished_at_ms=now_ms, cancelled_by=principal.name
         )
-        return json_response(self._detail(fresh))
+        return json_response(self._detail(fresh, principal))
 
     async def dead_letters(self, request: web.Request) -> web.Response:
         """List dead letters grouped by endpoint and reason."""
@@ -127,8 +128,9 @@ class Deliveries:
         delivery_id = request.match_info["id"]
         return seen(await self._services.store.find_delivery(delivery_id), principal, "delivery", delivery_id)
 
-    def _detail(self, view: DeliveryView) -> Json:
-        timeline = [render.attempt(attempt) for attempt in view.timeline or ()]
+    def _detail(self, view: DeliveryView, principal: Principal) -> Json:
+        sight = sight_of(principal, self._services.registrar.current, view.endpoint)
+        timeline = [sight.attempt(render.attempt(attempt)) for attempt in view.timeline or ()]
         return write_delivery(self._services, view) | {
             "next_attempt": self._next_attempt(view),
             "timeline": timeline,

@@ -1,5 +1,6 @@
 """Webhook endpoints: made, looked at, changed, paused, tested."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
 from relay.api.condition import Word, look_at, write_work
+from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
@@ -136,9 +138,18 @@ class Endpoints:
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
+        began_ms = self._services.clock.mono_ms()
         outcome = await self._services.dispatch.attempts.test(endpoint, event)
+        sight = sight_of(principal, self._registrar.current, endpoint.id)
+        if is_behind_a_name(outcome.failure) and not sight.network:
+            await self._wait_for_step(began_ms)
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
-        return json_response(named | render.outcome(outcome) | render.warnings(sample.warnings))
+        return json_response(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
+
+    async def _wait_for_step(self, began_ms: float) -> None:
+        """Let the time that an answer takes tell a tenant no more than the answer does."""
+        took_ms = self._services.clock.mono_ms() - began_ms
+        await self._services.clock.wait(asyncio.Event(), next_step_ms(took_ms) - took_ms)
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
         endpoint_id = request.match_info["id"]
@@ -167,7 +178,8 @@ class Endpoints:
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
-        return written | write_work(look_at(self._services, endpoint))
+        work = write_work(look_at(self._services, endpoint))
+        return written | work | {"health": health_for(principal, work["health"])}
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from relay.core.netguard import (
     OPEN_IT,
@@ -107,13 +107,16 @@ def request_path(url: str) -> str:
 
 
 def masked(url: str) -> str:
-    """Return the URL for logs and messages: without userinfo, fragment, and the values of its query."""
+    """Return the URL for logs, messages and those who only look on: of what follows the host, that there is something.
+
+    Paths hold tokens as queries do (`/services/T0/B0/x`), and nobody knows which part of them is one.
+    """
     parts = _split(url)
-    if parts is None or ("@" in url and not parts.netloc):
+    if parts is None or not parts.scheme or not parts.netloc:
         return "(unreadable URL)"
     _, at, host = parts.netloc.rpartition("@")
-    netloc = f"***@{host}" if at else host
-    return SplitResult(parts.scheme, netloc, parts.path, _masked_query(parts.query), "").geturl()
+    beyond = "/…" if parts.path.strip("/") or parts.query or parts.fragment else parts.path
+    return f"{parts.scheme}://{'***@' if at else ''}{host}{beyond}"
 
 
 def host_of(url: str) -> str:
@@ -248,12 +251,3 @@ def _ascii_host(host: str) -> str | None:
 
 def _is_letter(character: str) -> bool:
     return character in "-." or character.isalnum() or unicodedata.category(character).startswith("M")
-
-
-def _masked_query(query: str) -> str:
-    if not query:
-        return ""
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if "=" not in query or not pairs:
-        return "***"
-    return urlencode([(name, "***") for name, _ in pairs], safe="*")

@@ -5,6 +5,8 @@ from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any
 
+from relay.core.urls import masked
+
 MASK = "***"
 
 _SECRET_KEYS = re.compile(
@@ -15,10 +17,11 @@ _SIGNING_SECRET = re.compile(r"\b(whsec_|whsk_)[A-Za-z0-9+/=_-]+")
 _SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/=_-]{16,}")
 _BEARER = re.compile(r"\b(bearer|basic)\s+[^\s,;\"']+", re.IGNORECASE)
 _HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|[\w-]*(?:signature|cookie|token))([\"']?\s*[:=]\s*)[^\r\n]+", re.IGNORECASE
+    r"\b((?:proxy-)?authorization|[\w-]{0,64}(?:signature|cookie|token|secret|password|api-?key))"
+    r"([\"']?\s{0,8}[:=]\s{0,8})[^\r\n]+",
+    re.IGNORECASE,
 )
-_USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@?#]+@", re.IGNORECASE)
-_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?#\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s\"'<>]+", re.IGNORECASE)
 
 
 _SUSPECT = re.compile(r"[:=,\s]|whs(?:ec|k)_")
@@ -45,8 +48,7 @@ def _hidden(text: str) -> str:
     text = _SIGNING_SECRET.sub(rf"\1{MASK}", text)
     text = _SIGNATURE.sub(rf"\1{MASK}", text)
     text = _BEARER.sub(rf"\1 {MASK}", text)
-    text = _USER_INFO.sub(rf"\1{MASK}@", text)
-    return _QUERY.sub(rf"\1?{MASK}", text)
+    return _URL.sub(lambda url: masked(url[0]), text)
 
 
 def _masked(value: Any) -> Any:
