@@ -26,6 +26,10 @@ WATCH_EVERY_MS = 1_000
 SUMMARY_EVERY_MS = 10_000
 AUDIT_EVERY_MS = 60_000
 PRUNE_EVERY_MS = 60_000
+PRUNE_REST = 8
+PRUNE_REST_MAX_MS = 20.0
+"""Between two steps of pruning the writer is left to others for so many times as long as the step took, up to this."""
+
 STEP_ROWS = 500
 """Rows one housekeeping transaction touches: a larger one would stall the writer."""
 
@@ -67,6 +71,7 @@ class Housekeeping:
         self._due_times_doubtful = asyncio.Event()
         self._due_times_doubtful.set()  # at a start: a clock that was wrong may have been corrected while the relay was down
         store.trust_clock(trusted=clock_watch.trusted)  # before the first commit
+        self._prune_rest_ms = 0.0
         self._writer_was_healthy = True
         self._hindered = ""  # what the store said last of its upkeep
         self._never = asyncio.Event()
@@ -96,8 +101,8 @@ class Housekeeping:
     async def prune(self) -> None:
         """Delete what has outlived its retention, in small steps."""
         while True:
-            full = await self._guarded(self.prune_once())
-            await self._clock.wait(self._never, 0 if full else PRUNE_EVERY_MS)
+            more = await self._guarded(self.prune_once())
+            await self._clock.wait(self._never, self._prune_rest_ms if more else PRUNE_EVERY_MS)
 
     async def summarise(self) -> None:
         """Log one line every ten seconds in which something happened."""
@@ -244,6 +249,7 @@ class Housekeeping:
         if not self._clock_watch.trusted:
             return False
         pruned = await self._store.prune(self._clock.wall_ms(), self.retention, STEP_ROWS)
+        self._prune_rest_ms = min(pruned.took_ms * PRUNE_REST, PRUNE_REST_MAX_MS)
         if pruned.total:
             self._log.debug(
                 log.PRUNED, events=pruned.events, attempts=pruned.attempts, keys=pruned.keys, memories=pruned.memories

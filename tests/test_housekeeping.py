@@ -14,6 +14,8 @@ from relay.config.model import RetentionConfig
 from relay.core.errors import CommitUnknown, StoreUnavailable
 from relay.core.model import DisabledBy, DueDelivery, Health
 from relay.daemon.service import exit_code
+from relay.housekeeping import PRUNE_REST, PRUNE_REST_MAX_MS
+from relay.store import Pruned
 from relay.telemetry import log
 from tests.support.clock import FakeClock
 from tests.support.daemon import PRODUCER_TOKEN
@@ -437,6 +439,30 @@ async def test_what_is_old_goes_and_what_is_due_stays(tmp_path: Path) -> None:
 
         await house.until(gone)
         assert await house.states(due) == {"first": "delivered", "second": "due"}
+
+
+async def test_pruning_leaves_the_writer_to_others_between_two_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S6: while there is more to remove, the next step waits for a multiple of what the last one took of the writer."""
+    async with engine(tmp_path, config("first")) as house:
+        steps: list[float] = []
+
+        async def prune(*_: object) -> Pruned:
+            steps.append(house.clock.mono_ms())
+            return Pruned(1, 1, 1, 0, more=True, took_ms=2.0 if len(steps) < 3 else 1_000.0)
+
+        monkeypatch.setattr(house.store, "prune", prune)
+        house.run(house.housekeeping.prune)
+        for wait_ms in (2.0 * PRUNE_REST, 2.0 * PRUNE_REST, PRUNE_REST_MAX_MS):
+            count = len(steps) + 1
+            await until(lambda count=count: len(steps) == count)  # type: ignore[misc]
+            await house.quiet()
+            house.clock.advance(wait_ms - 1)
+            await house.quiet()
+            assert len(steps) == count
+            house.clock.advance(1)
+        await until(lambda: len(steps) == 4)
 
 
 async def test_pruning_goes_on_after_the_database_was_busy(tmp_path: Path) -> None:

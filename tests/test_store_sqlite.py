@@ -1,6 +1,7 @@
 """What holds of the store on SQLite alone, beside its files, plans and failures: steps, limits, and readers that cannot write."""
 
 import asyncio
+import itertools
 import sqlite3
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from relay.core.model import (
     Settlement,
 )
 from relay.store import DeliveryFilter, EventFilter, delivery_id, delivery_key
+from relay.store.sqlite import opening, prune
 from relay.store.sqlite import store as facade
 from relay.store.sqlite.lists import list_deliveries, list_events
 from relay.store.sqlite.reader import Reader
 from tests.support.stores import (
     DAY_MS,
     Gate,
+    Kept,
     delivery_pages,
     gated,
     hasty,
@@ -143,6 +146,21 @@ async def test_only_finished_events_are_pruned(tmp_path: Path) -> None:
         relay.clock.advance(20 * DAY_MS)
         assert (await sweep(relay))[0][0] == 1
     assert look(tmp_path, "SELECT count(*) FROM attempt") == [(0,)]
+
+
+def test_steps_of_pruning_grow_and_shrink_with_the_time_they_take(tmp_path: Path) -> None:
+    """S6: a step that keeps the writer too long is followed by one half as large, a short one by one twice as large."""
+    lock = opening.prepare(tmp_path / "relay.db")
+    connection, _ = opening.open_writer(opening.StoreSettings(path=tmp_path / "relay.db"))
+    times_ms = itertools.chain([0, 0, 0, 0, 0, 9, 10, 19, 20, 29], itertools.repeat(30))
+    pruner = prune.Pruner(lambda: float(next(times_ms)))
+    sizes = []
+    for _ in range(6):
+        pruner.step(connection, 0, Kept(), 100)
+        sizes.append(pruner._size)
+    assert sizes == [2 * prune.STEP_MIN, 100, 50, prune.STEP_MIN, prune.STEP_MIN, 2 * prune.STEP_MIN]
+    connection.close()
+    lock.close()
 
 
 async def test_attempts_go_before_their_events(tmp_path: Path) -> None:

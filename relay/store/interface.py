@@ -130,7 +130,10 @@ class Store(Protocol):
         """
 
     async def prune(self, now_ms: int, retention: Retention, limit: int = ..., /) -> Pruned:
-        """Remove some of what is older than its retention (Q14), O(limit); `more` until the sweep came to its end."""
+        """Remove some of what is older than its retention (Q14); `more` until the sweep came to its end.
+
+        O(limit), and no more at once than producers do not notice; `took_ms` says how long writing was kept from them.
+        """
 
     # -- what people look at -------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class PulledForward(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What one step of pruning removed; `more` is False when the sweep has come to its end."""
+    """What one step of pruning removed; `more` is False when there is nothing to do at once."""
 
     events: int
     deliveries: int
@@ -134,6 +134,7 @@ class Pruned(NamedTuple):
     keys: int
     more: bool
     memories: int = 0
+    took_ms: float = 0.0  # of the writer's time
 
     @property
     def total(self) -> int:

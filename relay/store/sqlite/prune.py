@@ -7,7 +7,7 @@ than their events; that walk remembers how far it came, so an attempt made on an
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 from relay.store.sqlite.counts import Change, Move
@@ -16,6 +16,12 @@ from relay.store.values import Pruned, Retention
 
 ROWS_PER_LIMIT = 4
 """A step of `limit` events ends early when this many times `limit` rows hang on them."""
+
+STEP_MS = 2.0
+"""How long a step should keep the writer: producers wait for it. The steps grow and shrink until they take so long."""
+
+STEP_MIN = 32
+"""Events of the smallest step: on a machine that is slow for a while retention must still keep up with intake."""
 
 # What stands beside each event: how many rows hang on it, how many are due, when the last one ended.
 _EVENTS = """
@@ -40,15 +46,30 @@ FORGET_OLD = """
 
 _AMONG = "event IN (SELECT value FROM json_each(?))"
 
+PAGES_AT_ONCE = 50
+"""Unused pages that are returned to the disk between two looks at the time."""
+
 
 class Pruner:
-    """Owner of the place that the sweep has come to. Lives in the writer's thread."""
+    """Owner of the place that the sweep has come to, and of the size of its steps. Lives in the writer's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, mono_ms: Callable[[], float]) -> None:
+        self._mono_ms = mono_ms
         self._after = (-1, -1)  # (created_at, ordinal) of the last event looked at
+        self._size = STEP_MIN
 
     def step(self, connection: sqlite3.Connection, now_ms: int, retention: Retention, limit: int) -> Change[Pruned]:
-        """Look at up to `limit` events, attempts' events, claims and memories each; `more` until all ran out."""
+        """Look at some events, attempts' events, claims and memories each; `more` until all ran out.
+
+        At most `limit`, and as many as lately took STEP_MS.
+        """
+        began_ms = self._mono_ms()
+        change = self._step(connection, now_ms, retention, min(limit, self._size))
+        took_ms = self._mono_ms() - began_ms
+        self._size = next_size(self._size, took_ms, limit)
+        return change._replace(answer=change.answer._replace(took_ms=took_ms))
+
+    def _step(self, connection: sqlite3.Connection, now_ms: int, retention: Retention, limit: int) -> Change[Pruned]:
         events, deliveries, moves, more_events = self._events(connection, now_ms - retention.events_ms, limit)
         attempts, more_attempts = _attempts(connection, now_ms - retention.attempts_ms, limit)
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
@@ -70,11 +91,30 @@ class Pruner:
         return len(old), deliveries, moves, more
 
 
-def give_space_back(connection: sqlite3.Connection, pages: int) -> None:
-    """Return up to `pages` unused pages to the disk, if a fifth of the file is unused. In no transaction."""
-    unused = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    if unused * 5 > connection.execute("PRAGMA page_count").fetchone()[0]:
-        connection.executescript(f"PRAGMA incremental_vacuum({pages:d})")  # execute() would free a single page
+def next_size(size: int, took_ms: float, limit: int) -> int:
+    """Say how many events the next step looks at: half or twice as many, when this one took too long or little."""
+    if took_ms > STEP_MS:
+        return max(size // 2, STEP_MIN)
+    return min(size * 2, limit) if took_ms < STEP_MS / 3 else size
+
+
+def give_space_back(connection: sqlite3.Connection, mono_ms: Callable[[], float]) -> bool:
+    """Return unused pages to the disk while a fifth of the file is unused, for STEP_MS; whether more are left.
+
+    In no transaction.
+    """
+    began_ms = mono_ms()
+    while _is_roomy(connection):
+        if mono_ms() - began_ms > STEP_MS:
+            return True
+        connection.executescript(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE:d})")  # execute() would free a single page
+    return False
+
+
+def _is_roomy(connection: sqlite3.Connection) -> bool:
+    unused: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    return unused * 5 > pages
 
 
 def _within(rows: Sequence[Row], limit: int) -> Sequence[Row]:

@@ -56,7 +56,7 @@ class SqliteStore(Reads):
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor()
-        self._pruner = Pruner()
+        self._pruner = Pruner(clock.mono_ms)
         self._heartbeat = Heartbeat(clock)
         self._writer = writer_type(
             self._connect,
@@ -290,8 +290,8 @@ class SqliteStore(Reads):
 
     async def prune(self, now_ms: int, retention: Retention, limit: int = 500) -> Pruned:
         pruned = await self._edit(self._pruner.step, now_ms, retention, limit)
-        self._writer.submit(Job(Stage.OUTSIDE, partial(give_space_back, pages=2 * limit)))
-        return pruned
+        roomy: bool = await self._submit(Stage.OUTSIDE, partial(give_space_back, mono_ms=self._clock.mono_ms))
+        return pruned._replace(more=pruned.more or roomy)
 
     # -- what people look at: the rest stands in `reads` -------------------------------------------------------------
 
