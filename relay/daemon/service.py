@@ -81,7 +81,7 @@ class Relay:
         self.clock = clock or SystemClock()
         self.started: Now = self.clock.now()
         self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.metrics = Metrics(__version__)
+        self.metrics = Metrics(__version__, owner=self._owner_of)
         self._contracts = loaded.contracts
         self._reread = reread
         self._extra_tokens = extra_tokens
@@ -258,6 +258,10 @@ class Relay:
     def fatal(self) -> BaseException | None:
         """What ended it, if anything did."""
         return self._ended.result() if self._ended is not None and self._ended.done() else None
+
+    def _owner_of(self, endpoint_id: str) -> str | None:
+        endpoint = self.registrar.current.endpoints.get(endpoint_id)
+        return None if endpoint is None else endpoint.application.id
 
     def _unexpected(self, request: str, error: BaseException) -> None:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)

@@ -6,7 +6,7 @@ numbers become metric families only when somebody asks for them.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -16,11 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from relay.core.model import DeadReason, DeliveryState, Outcome, Trace, Trigger
-
-ENDPOINTS_MAX = 200
-"""Endpoints with a label of their own; the rest are counted together as `other`."""
-
-OTHER = "other"
+from relay.telemetry.labels import ENDPOINTS_MAX, OTHER, EndpointLabels
 
 ATTEMPT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300, 3_600, 21_600, 86_400, 432_000)
@@ -82,10 +78,16 @@ class Histogram:
 class Metrics:
     """The counters. Owner of every number in them; only the event loop's thread calls it."""
 
-    def __init__(self, version: str, *, endpoints_max: int = ENDPOINTS_MAX) -> None:
+    def __init__(
+        self,
+        version: str,
+        *,
+        owner: Callable[[str], str | None] = lambda endpoint: "",
+        endpoints_max: int = ENDPOINTS_MAX,
+    ) -> None:
+        """`owner` names the application of an endpoint that has attempts; None once the endpoint was deleted."""
         self._version = version
-        self._endpoints_max = endpoints_max
-        self._labels: dict[str, str] = {}
+        self._labels = EndpointLabels(owner, self._drop, endpoints_max)
         self._accepted = 0
         self._deduplicated = 0
         self._warned = 0
@@ -93,6 +95,7 @@ class Metrics:
         self._attempts: defaultdict[Labels, int] = defaultdict(int)
         self._tests: Counter[str] = Counter()
         self._finished: defaultdict[Labels, int] = defaultdict(int)
+        self._dropped: Counter[str] = Counter()  # of those finished, what belonged to labels that were taken back
         self._dead: Counter[str] = Counter()
         self._retries = 0
         self._attempt_errors = 0
@@ -131,7 +134,7 @@ class Metrics:
         if trigger is Trigger.TEST:
             self._tests[_result(outcome)] += 1
             return
-        self._attempts[self._label(endpoint), _result(outcome)] += 1
+        self._attempts[self._labels.counted(endpoint), _result(outcome)] += 1
         self._attempt_ms.add(outcome.duration_ms)
         if outcome.trace is not None:
             for histogram, part_ms in zip(self._parts_ms, outcome.trace[:4], strict=True):
@@ -140,17 +143,17 @@ class Metrics:
 
     def delivered(self, endpoint: str, latency_ms: float) -> None:
         """Count a delivery and the time since its event was accepted."""
-        self._finished[self._label(endpoint), DeliveryState.DELIVERED] += 1
+        self._finished[self._labels.counted(endpoint), DeliveryState.DELIVERED] += 1
         self._latency_ms.add(latency_ms)
 
     def dead(self, endpoint: str, reason: DeadReason, deliveries: int = 1) -> None:
         """Count dead letters."""
-        self._finished[self._label(endpoint), DeliveryState.DEAD] += deliveries
+        self._finished[self._labels.counted(endpoint), DeliveryState.DEAD] += deliveries
         self._dead[reason] += deliveries
 
     def cancelled(self, endpoint: str, deliveries: int = 1) -> None:
         """Count cancelled deliveries."""
-        self._finished[self._label(endpoint), DeliveryState.CANCELLED] += deliveries
+        self._finished[self._labels.counted(endpoint), DeliveryState.CANCELLED] += deliveries
 
     def retry_scheduled(self) -> None:
         """Count a failed attempt that will be followed by another."""
@@ -168,14 +171,12 @@ class Metrics:
         """Remember whether the last reload was applied."""
         self._reload_failed = not successful
 
-    def _label(self, endpoint: str) -> str:
-        label = self._labels.get(endpoint)
-        if label is not None:
-            return label
-        if len(self._labels) >= self._endpoints_max:
-            return OTHER
-        self._labels[endpoint] = endpoint
-        return endpoint
+    def _drop(self, endpoint: str) -> None:
+        """Forget what was counted under a label that was taken back: its series end, and no other one jumps."""
+        for key in [key for key in self._attempts if key[0] == endpoint]:
+            del self._attempts[key]
+        for key in [key for key in self._finished if key[0] == endpoint]:
+            self._dropped[key[1]] += self._finished.pop(key)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -194,6 +195,7 @@ class Metrics:
 
     def exposition(self, readings: Readings, accept: str) -> tuple[bytes, str]:
         """Write every metric for Prometheus: the text and its content type, OpenMetrics when `accept` asks for it."""
+        self._labels.end_turn()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Families([*self._counters(), *self._histograms(), *self._gauges(readings)]))
         encode, content_type = choose_encoder(accept)
@@ -247,10 +249,11 @@ class Metrics:
             yield _gauge("event_loop_lag_seconds", "How late the event loop ran last.", readings.loop_lag_s)
 
     def _states(self, readings: Readings) -> Mapping[Labels, float]:
-        return Counter((self._label(endpoint), state) for endpoint, state in readings.endpoint_states.items())
+        return Counter((self._labels.shown(endpoint), state) for endpoint, state in readings.endpoint_states.items())
 
     def _finished_as(self, state: DeliveryState) -> int:
-        return sum(count for (_, outcome), count in self._finished.items() if outcome == state)
+        now = sum(count for (_, outcome), count in self._finished.items() if outcome == state)
+        return now + self._dropped[state]
 
 
 class _Families(Collector):
