@@ -283,3 +283,70 @@ async def test_a_410_to_a_test_does_not_disable(tmp_path: Path) -> None:
         assert (await api.call("POST", "/v1/webhook-endpoints/primary/test")).json["status"] == 410
         await api.quiet()
         assert (await api.get("/v1/webhook-endpoints/primary"))["state"] == "enabled"
+
+
+async def failing(api: Api, *, times: int = 10) -> None:
+    """Let `primary` fail over several deliveries until it cools down."""
+    api.courier.script = [503] * times
+    for _ in range(times):
+        await api.post_event()
+    await until(lambda: api.relay.metrics._retries == times)
+    await api.quiet()
+
+
+@pytest.mark.parametrize(("verb", "unlike"), [("resume", "pause"), ("enable", "disable")])
+async def test_a_verb_says_when_it_changed_nothing_and_what_would_help(tmp_path: Path, verb: str, unlike: str) -> None:
+    """T3: on an endpoint that cools down, resume and enable change nothing; the answer names the end and the probe."""
+    async with Api(tmp_path) as api:
+        await failing(api)
+        same = await api.call("POST", f"/v1/webhook-endpoints/primary/{verb}")
+        moved = await api.call("POST", f"/v1/webhook-endpoints/primary/{unlike}")
+        again = await api.call("POST", f"/v1/webhook-endpoints/primary/{unlike}")
+        back = await api.call("POST", f"/v1/webhook-endpoints/primary/{verb}")
+    assert (same.status, same.json["changed"], same.json["state"]) == (200, False, "enabled")
+    assert same.json["note"].startswith("It cools down until 2027-")
+    assert "10 failed attempts (503); `relay endpoint probe primary` tries one" in same.json["note"]
+    assert (moved.json["changed"], moved.json["note"]) == (True, None)
+    assert again.json["changed"] is False
+    assert f"`relay endpoint {verb} primary`" in again.json["note"]
+    assert back.json["changed"] is True
+    assert (back.json["note"] is None) is (verb == "enable")  # which ends the cool-down too
+
+
+async def test_enabling_a_refusing_endpoint_says_what_to_mend(tmp_path: Path) -> None:
+    """T3: the command line says that nothing changed, with the remedy of the last answer."""
+    clock = FakeClock()
+    async with (
+        Receiver(default=401) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=HOURS) as stack,
+    ):
+        await stack.attempted((await stack.post())["id"], 1)
+        clock.advance(TWO_MINUTES_MS)
+        enabled = await command(stack, "endpoint", "enable", "primary")
+        probed = await command(stack, "endpoint", "probe", "primary")
+        await receiver.wait_for(2)
+    assert (enabled.exit_code, probed.exit_code) == (Exit.FINE, Exit.FINE)
+    first, second = printed(enabled)
+    assert first == "primary: nothing changed; it was refusing."
+    assert second.startswith("Its receiver refuses every delivery (401): the receiver does not accept the signature")
+    assert "goes out now" in printed(probed)[0]
+
+
+async def test_a_probe_goes_past_a_cool_down(tmp_path: Path) -> None:
+    """T3: one delivery goes out at once, and its success ends the cool-down; with nothing due, or held, it says why."""
+    path = "/v1/webhook-endpoints/primary/probe"
+    async with Api(tmp_path) as api:
+        nothing = await api.call("POST", path)
+        await failing(api)
+        probed = await api.call("POST", path)
+        await until(lambda: len(api.courier.requests) == 11)
+        await api.quiet()
+        health = (await api.get("/v1/webhook-endpoints/primary"))["health"]
+        await api.call("POST", "/v1/webhook-endpoints/primary/pause")
+        held = await api.call("POST", path)
+    assert (nothing.json["changed"], nothing.json["delivery"]) == (False, None)
+    assert nothing.json["note"].startswith("Nothing is due")
+    assert (probed.json["changed"], probed.json["delivery"][:4]) == (True, "dlv_")
+    assert (health["failures"], health["cool_down_until"]) == (0, None)
+    assert (held.json["changed"], held.json["delivery"]) == (False, None)
+    assert "`relay endpoint resume primary`" in held.json["note"]

@@ -77,6 +77,42 @@ def write_work(line: Line) -> Json:
     }
 
 
+def what_hinders(line: Line, last_failure: str, now_ms: int) -> str | None:
+    """Say what still stands between an endpoint and its deliveries, and what would help; None when nothing does.
+
+    `last_failure` is the word for it that the caller may see.
+    """
+    endpoint, health = line.endpoint, line.lane.health
+    if endpoint.held:
+        return f"{_capital(why_held(endpoint))}; {_helps_held(endpoint)}."
+    if line.lane.suspension is not None:
+        return f"{_capital(why_suspended(line.lane.suspension))}."
+    probe = f"`relay endpoint probe {endpoint.id}` tries one delivery at once"
+    if health.cool_until_ms > now_ms:
+        until, why = render.moment(health.cool_until_ms), f"{health.failures} failed attempts ({last_failure})"
+        return f"It cools down until {until} after {why}; {probe}, and a new URL begins anew."
+    if health.not_before_ms > now_ms:
+        return f"It asked to be left alone until {render.moment(health.not_before_ms)}; {probe}."
+    if line.refusing:
+        remedy = health.last_answer or "mend the receiver, or correct the endpoint's URL"
+        return f"Its receiver refuses every delivery ({health.last_failure}): {remedy}; then {probe}."
+    if line.blocked:
+        return "Its address may not be dialled: correct its URL."
+    return None
+
+
+def _helps_held(endpoint: Endpoint) -> str:
+    if not (endpoint.present and endpoint.application.present):
+        return "put it back there and reload, or delete it here"
+    if endpoint.state is EndpointState.PAUSED:
+        return f"`relay endpoint resume {endpoint.id}` takes them up again"
+    return f"`relay endpoint enable {endpoint.id}` takes them up again"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def worst(lines: Iterable[Line]) -> list[Line]:
     """Return the endpoints that need somebody most, worst first: before all those that a mistake of our own holds up."""
     failing = [line for line in lines if line.failing]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -10,7 +11,7 @@ from aiohttp import web
 from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
-from relay.api.condition import Word, look_at, write_work
+from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
@@ -21,8 +22,9 @@ from relay.config.admission import warn_endpoint
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
-from relay.core.model import Application, Endpoint
+from relay.core.model import Application, Endpoint, EndpointState
 from relay.intake.parse import screen
+from relay.store import delivery_id
 from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
@@ -168,13 +170,40 @@ class Endpoints:
         contract = self._registrar.current.contract(endpoint.application)
         return render.warnings(warn_endpoint(endpoint.url, endpoint.event_types, contract))
 
-    async def _move(self, request: web.Request, move: Callable[[str], Awaitable[Endpoint]], event: str) -> web.Response:
+    async def probe(self, request: web.Request) -> web.Response:
+        """Make the oldest delivery that is due go out now, past cool-down and `Retry-After`, as a retry by hand does."""
         principal = request[PRINCIPAL]
         found = self._find(request, principal)
         await read_nothing(request)
-        endpoint = await move(found.id)
-        self._said(event, endpoint, principal)
-        return json_response(self._detail(endpoint, principal))
+        oldest = [] if found.held else await self._services.store.audit_due(found.ref, 1)
+        probed = [delivery_id((await self._services.dispatch.retry(delivery_id(row.key))).key) for row in oldest]
+        self._said(log.ENDPOINT_PROBED, found, principal, delivery=next(iter(probed), None))
+        endpoint = self._find(request, principal)
+        said = (
+            None
+            if probed
+            else self._hindered(endpoint, principal)
+            or "Nothing is due to it. `relay endpoint test` sends a test event."
+        )
+        answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": said}
+        return json_response(self._detail(endpoint, principal) | answer)
+
+    async def _move(self, request: web.Request, move: Callable[[str], Awaitable[bool]], event: str) -> web.Response:
+        principal = request[PRINCIPAL]
+        found = self._find(request, principal)
+        await read_nothing(request)
+        changed = await move(found.id)
+        endpoint = self._find(request, principal)
+        if changed:
+            self._said(event, endpoint, principal)
+        note = self._hindered(endpoint, principal) if not changed or endpoint.state is EndpointState.ENABLED else None
+        return json_response(self._detail(endpoint, principal) | {"changed": changed, "note": note})
+
+    def _hindered(self, endpoint: Endpoint, principal: Principal) -> str | None:
+        line = look_at(self._services, endpoint)
+        line = replace(line, blocked=line.blocked and principal.may(Right.SEE_NETWORK))
+        last_failure = health_for(principal, render.health(line.lane.health))["last_failure"] or ""
+        return what_hinders(line, last_failure, self._services.clock.wall_ms())
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))

@@ -67,6 +67,7 @@ def _registry(services: Services) -> list[Route]:
         Route("POST", endpoint + "/enable", Right.OPERATE, endpoints.enable),
         Route("POST", endpoint + "/disable", Right.OPERATE, endpoints.disable),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
+        Route("POST", endpoint + "/probe", Right.OPERATE, endpoints.probe),
         Route("POST", endpoint + "/test", Right.OPERATE, endpoints.test),
     ]
 

@@ -31,7 +31,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "init": Verb("config", "Write a commented configuration file."),
         "check-config": Verb("config", "Report every mistake in the configuration."),
         "config": Verb("config", "Show the effective configuration."),
-        "app": Verb("registry", "Add, look at and change applications, and their keys."),
+        "app": Verb("applications", "Add, look at and change applications, and their keys."),
         "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
     },
     "Use it": {

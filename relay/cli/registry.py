@@ -1,4 +1,4 @@
-"""`relay app` and `relay endpoint`: applications with their keys, and the receivers of their events."""
+"""`relay endpoint`: the receivers of events; and how what is given for one becomes a request."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,6 @@ from relay.cli.output import (
     Columns,
     Exit,
     Json,
-    at,
     confirm,
     echo,
     echo_json,
@@ -29,7 +28,6 @@ from relay.cli.output import (
     yes_option,
 )
 
-APPLICATIONS = "/v1/applications"
 ENDPOINTS = "/v1/webhook-endpoints"
 
 _PLAIN = (
@@ -52,17 +50,6 @@ retry_options = options(
     click.option("--jitter", type=click.FloatRange(0, 1), help="Spread of the delays, such as 0.2."),
     click.option("--max-age", help="How long to keep trying, such as 5d."),
 )
-app_options = options(
-    click.option("--name", help="A name for people."),
-    click.option("--contract", help="What its receivers are promised, such as standard."),
-    click.option("--feature", "features", multiple=True, metavar="NAME[=off]", help="Switch a feature on; repeatable."),
-    click.option(
-        "--validation",
-        type=click.Choice(["strict", "warn", "off"]),
-        help="What becomes of events that the catalogue does not allow.",
-    ),
-    retry_options,
-)
 endpoint_options = options(
     click.option("--type", "event_types", multiple=True, help="Event type, or prefix.*; repeatable.  [all]"),
     click.option("--description", help="A note for people."),
@@ -71,178 +58,7 @@ endpoint_options = options(
     click.option("--rate-limit", help="Most attempts in a while, such as 50/s."),
     retry_options,
 )
-app_argument = click.argument("app_id", metavar="ID")
 endpoint_argument = click.argument("endpoint_id", metavar="ID")
-
-
-# -- applications -------------------------------------------------------------------------------------------------------
-
-
-@click.group("app")
-def app() -> None:
-    """Add, look at and change applications, and their keys."""
-
-
-@app.command("add")
-@click.argument("app_id", metavar="[ID]", required=False)
-@app_options
-@click.option("--endpoint", "endpoint_url", metavar="URL", help="Address of a first endpoint.")
-@click.option("--type", "event_types", multiple=True, help="What that endpoint subscribes to; repeatable.")
-@click.option("--key", "with_key", is_flag=True, help="Make a first key.")
-@click.option("--key-expires", metavar="TIME", help="When that key ends, such as 2027-01-31T00:00:00Z.")
-@asks_daemon
-def add_app(daemon: Daemon, app_id: str | None, as_json: bool, **given: Any) -> None:
-    """Add an application, with a first endpoint and key if asked; their secrets are printed now and never again."""
-    if given["event_types"] and not given["endpoint_url"]:
-        fail("--type is about a first endpoint: give its address with --endpoint URL.", Exit.USAGE)
-    made = daemon.post(
-        APPLICATIONS, ({"id": app_id} if app_id else {}) | definition(given | {"event_types": ()}) | _firsts(given)
-    )
-    endpoint, key = made.get("endpoint") or {}, made.get("key") or {}
-    shown = {"endpoint": endpoint.get("id"), "secret": endpoint.get("secret"), "key": key.get("token")}
-    secret = shown["secret"] or shown["key"]
-    _report_made(made, as_json, shown, "Hand them over now; they are not shown again." if secret else "")
-
-
-@app.command("list")
-@list_options
-@asks_daemon
-def list_apps(daemon: Daemon, as_json: bool, **query: Any) -> None:
-    """List applications."""
-    columns: Columns = {
-        "APPLICATION": "id",
-        "CONTRACT": "contract",
-        "ENDPOINTS": "endpoints",
-        "KEYS": "keys",
-        "FROM": _whence,
-        "NAME": _name,
-    }
-    show_page(daemon.get(APPLICATIONS, **query), as_json, columns)
-
-
-@app.command("show")
-@app_argument
-@asks_daemon
-def show_app(daemon: Daemon, app_id: str, as_json: bool) -> None:
-    """Show an application."""
-    one = daemon.get(f"{APPLICATIONS}/{app_id}")
-    show(one, as_json, lambda: facts(dict(_app_rows(one))))
-
-
-@app.command("update")
-@app_argument
-@app_options
-@click.option("--reset", multiple=True, help="Setting to leave to its default again, such as timeout; repeatable.")
-@asks_daemon
-def update_app(daemon: Daemon, app_id: str, reset: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Change an application; what is not named stays. Its contract changes only while it has no endpoints."""
-    one = daemon.call("PATCH", f"{APPLICATIONS}/{app_id}", _patch(given, reset, "a setting")).data
-    show(one, as_json, lambda: f"{one['id']} updated.")
-
-
-@app.command("delete")
-@app_argument
-@yes_option
-@daemon_options
-def delete_app(daemon: Daemon, app_id: str, yes: bool) -> None:
-    """Delete an application, its endpoints and its keys, and cancel what is still due. Its id is never given again."""
-    what = f"{app_id}, its endpoints and its keys would be deleted, and what is due cancelled"
-    confirm(yes, what, f"{what}. Do it?")
-    daemon.call("DELETE", f"{APPLICATIONS}/{app_id}")
-    echo(f"{app_id} deleted.")
-
-
-@app.group("key")
-def key() -> None:
-    """Make, list and revoke the keys of an application."""
-
-
-@key.command("add")
-@app_argument
-@click.option("--name", help="Who will use it.")
-@click.option("--expires", metavar="TIME", help="When it ends, such as 2027-01-31T00:00:00Z.")
-@asks_daemon
-def add_key(daemon: Daemon, app_id: str, name: str | None, expires: str | None, as_json: bool) -> None:
-    """Make a key; it is printed now and never again."""
-    body = {member: value for member, value in (("name", name), ("expires_at", expires)) if value}
-    made = daemon.post(f"{APPLICATIONS}/{app_id}/keys", body)
-    _report_made(made, as_json, {"key": made.get("token")}, "Hand it over now; it is not shown again.")
-
-
-@key.command("list")
-@app_argument
-@asks_daemon
-def list_keys(daemon: Daemon, app_id: str, as_json: bool) -> None:
-    """List the keys of an application, by how they begin."""
-    columns: Columns = {
-        "KEY": "id",
-        "BEGINS": lambda key: f"{key['prefix']}…",
-        "NAME": _name,
-        "CREATED": at("created_at"),
-        "ENDS": _end,
-    }
-    show_page(daemon.get(f"{APPLICATIONS}/{app_id}/keys"), as_json, columns)
-
-
-@key.command("revoke")
-@app_argument
-@click.argument("key_id", metavar="KEY")
-@daemon_options
-def revoke_key(daemon: Daemon, app_id: str, key_id: str) -> None:
-    """Revoke a key, at once."""
-    daemon.call("DELETE", f"{APPLICATIONS}/{app_id}/keys/{key_id}")
-    echo(f"{key_id} revoked.")
-
-
-def _firsts(given: Json) -> Json:
-    """Return what is made together with an application."""
-    found: Json = {}
-    if given["endpoint_url"]:
-        types = list(given["event_types"])
-        found["endpoint"] = {"url": given["endpoint_url"]} | ({"event_types": types} if types else {})
-    if given["key_expires"]:
-        found["key"] = {"expires_at": given["key_expires"]}
-    elif given["with_key"]:
-        found["key"] = True
-    return found
-
-
-def _feature(text: str) -> tuple[str, bool]:
-    name, separator, value = text.partition("=")
-    if separator and value not in ("on", "off"):
-        fail(f"--feature {text}: write it as NAME, NAME=on or NAME=off.", Exit.USAGE)
-    return name, value != "off"
-
-
-def _app_rows(one: Json) -> Iterator[tuple[str, Any]]:
-    yield "id", one["id"]
-    yield "name", _name(one)
-    yield "contract", one["contract"]
-    yield "features", [f"{name}: {'on' if on else 'off'}" for name, on in one["features"].items()] or None
-    yield "validation", one["validation"]
-    retry = one["retry"] or {}
-    yield "timeout", one["timeout"]
-    yield "retry", ", ".join(retry["schedule"]) if "schedule" in retry else None
-    yield "jitter", retry.get("jitter")
-    yield "max age", one["max_age"]
-    yield "endpoints", one["endpoints"]
-    yield "keys", one["keys"]
-    yield "from", _whence(one)
-    yield "created", moment(one["created_at"])
-
-
-def _whence(one: Json) -> str:
-    if one["origin"] == "api":
-        return "the API"
-    return "the configuration file" if one["present"] else "the configuration file, which has it no more: held"
-
-
-def _end(one: Json) -> str | None:
-    ends = moment(one["expires_at"])
-    return f"{ends} (over)" if one["expired"] else ends
-
-
-# -- endpoints ----------------------------------------------------------------------------------------------------------
 
 
 @click.group("endpoint")
@@ -263,7 +79,7 @@ def add_endpoint(daemon: Daemon, url: str, application: str | None, as_json: boo
     made = daemon.post(ENDPOINTS, definition(given | {"url": url, "application": application}))
     secret = made.get("secret")
     hand_over = "Give the secret to the receiver; it is not shown again.\n" if secret else ""
-    _report_made(made, as_json, {"secret": secret}, f"{hand_over}Try it with: relay endpoint test {made.get('id')}")
+    report_made(made, as_json, {"secret": secret}, f"{hand_over}Try it with: relay endpoint test {made.get('id')}")
 
 
 @endpoint.command("update")
@@ -276,8 +92,8 @@ def update_endpoint(
     daemon: Daemon, endpoint_id: str, url: str | None, reset: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
     """Change an endpoint: its URL, or settings; what is not named stays. `--header NAME` alone removes a header."""
-    patch = _patch(given | {"url": url}, reset, "a URL, a setting")
-    report(daemon.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", patch).data, as_json, "updated")
+    changes = patch(given | {"url": url}, reset, "a URL, a setting")
+    report(daemon.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", changes).data, as_json, "updated")
 
 
 @endpoint.command("list")
@@ -357,9 +173,31 @@ _switch("enable", "enabled", "Take events again, and what was held.")
 _switch("disable", "disabled", "Take no new events; what is due is held.")
 
 
+@endpoint.command("probe")
+@endpoint_argument
+@asks_daemon
+def probe(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
+    """Try the oldest delivery that is due now, past a cool-down; exits 1 if there is none that could be tried."""
+    one = daemon.post(f"{ENDPOINTS}/{endpoint_id}/probe")
+    delivery = one["delivery"]
+    show(
+        one,
+        as_json,
+        lambda: f"{delivery} goes out now: `relay deliveries show {delivery}`" if delivery else one["note"],
+    )
+    if not delivery:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
 def report(one: Json, as_json: bool, done: str) -> None:
-    """Print an endpoint after a change."""
-    show(one, as_json, lambda: f"{one['id']} {done}; it is {state(one)} now.")
+    """Print an endpoint after a change, or that there was none, and what still hinders its deliveries."""
+    changed = one.get("changed", True)
+    line = (
+        f"{one['id']} {done}; it is {state(one)} now."
+        if changed
+        else f"{one['id']}: nothing changed; it was {state(one)}."
+    )
+    show(one, as_json, lambda: "\n".join(filter(None, (line, one.get("note")))))
 
 
 def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
@@ -388,19 +226,26 @@ def _health_rows(health: Json, refusing: Json | None) -> Iterator[tuple[str, Any
     yield "what to do", health["last_answer"]
 
 
+def feature_of(text: str) -> tuple[str, bool]:
+    name, separator, value = text.partition("=")
+    if separator and value not in ("on", "off"):
+        fail(f"--feature {text}: write it as NAME, NAME=on or NAME=off.", Exit.USAGE)
+    return name, value != "off"
+
+
 def _header(text: str) -> tuple[str, str | None]:
     name, separator, value = text.partition("=")
     return name, value if separator else None
 
 
-# -- both ---------------------------------------------------------------------------------------------------------------
+# -- what options stand for -----------------------------------------------------------------------------------------------
 
 
 def definition(given: Json) -> Json:
     """Return the members of a request that the options which were given stand for."""
     retry = {"schedule": _split(given["schedule"]), "jitter": given["jitter"]}
     members = {
-        "features": dict(map(_feature, given.get("features", ()))),
+        "features": dict(map(feature_of, given.get("features", ()))),
         "event_types": list(given.get("event_types", ())),
         "headers": dict(map(_header, given.get("headers", ()))),
         "retry": {name: value for name, value in retry.items() if value is not None},
@@ -409,7 +254,7 @@ def definition(given: Json) -> Json:
     return {name: value for name, value in members.items() if value} | plain
 
 
-def _patch(given: Json, reset: tuple[str, ...], nothing: str) -> Json:
+def patch(given: Json, reset: tuple[str, ...], nothing: str) -> Json:
     """Return what an update changes; `reset` names what becomes its default again."""
     patch = definition(given) | dict.fromkeys(reset)
     if not patch:
@@ -417,7 +262,7 @@ def _patch(given: Json, reset: tuple[str, ...], nothing: str) -> Json:
     return patch
 
 
-def _report_made(made: Json, as_json: bool, shown: dict[str, str | None], next_step: str) -> None:
+def report_made(made: Json, as_json: bool, shown: dict[str, str | None], next_step: str) -> None:
     """Print what was made, what is shown of it this once, what is odd about it, and what to do with it."""
     if as_json:
         echo_json(made)
@@ -431,12 +276,8 @@ def _report_made(made: Json, as_json: bool, shown: dict[str, str | None], next_s
         say(next_step)
 
 
-def _name(one: Json) -> str | None:
-    return one["name"] or None
-
-
 def _split(schedule: str | None) -> list[str] | None:
     return None if schedule is None else [delay.strip() for delay in schedule.split(",") if delay.strip()]
 
 
-COMMANDS = [app, endpoint]
+COMMANDS = [endpoint]

@@ -189,44 +189,45 @@ class Registrar:
             row = replace(row, secrets=(Secret(secret), *kept), updated_at_ms=now_ms)
             return await self._save_endpoint(row), secret
 
-    async def pause(self, endpoint_id: str) -> Endpoint:
-        """Hold what is due and what comes; Conflict for a disabled endpoint."""
+    async def pause(self, endpoint_id: str) -> bool:
+        """Hold what is due and what comes; return whether that is new. Conflict for a disabled endpoint."""
         async with self._edit() as registry:
             refuse_disabled(registry.endpoint(endpoint_id))
             return await self._move(endpoint_id, EndpointState.PAUSED, None)
 
-    async def resume(self, endpoint_id: str) -> Endpoint:
-        """End a pause; Conflict for a disabled endpoint."""
+    async def resume(self, endpoint_id: str) -> bool:
+        """End a pause; return whether there was one. Conflict for a disabled endpoint."""
         async with self._edit() as registry:
             refuse_disabled(registry.endpoint(endpoint_id))
             return await self._move(endpoint_id, EndpointState.ENABLED, None)
 
-    async def enable(self, endpoint_id: str) -> Endpoint:
-        """End a disable, with clean health; a paused endpoint stays paused."""
+    async def enable(self, endpoint_id: str) -> bool:
+        """End a disable, with clean health; return whether there was one. A paused endpoint stays paused."""
         async with self._edit() as registry:
-            endpoint = registry.endpoint(endpoint_id)
-            if endpoint.state is not EndpointState.DISABLED:
-                return endpoint
+            if registry.endpoint(endpoint_id).state is not EndpointState.DISABLED:
+                return False
             return await self._move(endpoint_id, EndpointState.ENABLED, None)
 
-    async def disable(self, endpoint_id: str, by: DisabledBy = DisabledBy.MANUAL) -> Endpoint:
-        """Take no more events for an endpoint and hold what is due; a manual disable is never overwritten."""
+    async def disable(self, endpoint_id: str, by: DisabledBy = DisabledBy.MANUAL) -> bool:
+        """Take no more events for an endpoint and hold what is due; return whether that is new.
+
+        A manual disable is never overwritten.
+        """
         async with self._edit() as registry:
-            endpoint = registry.endpoint(endpoint_id)
-            if endpoint.state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
-                return endpoint
+            if registry.endpoint(endpoint_id).state is EndpointState.DISABLED and by is not DisabledBy.MANUAL:
+                return False
             return await self._move(endpoint_id, EndpointState.DISABLED, by)
 
-    async def _move(self, endpoint_id: str, state: EndpointState, by: DisabledBy | None) -> Endpoint:
-        endpoint = self.current.endpoint(endpoint_id)
-        row = self.current.entries[endpoint.ref].row
+    async def _move(self, endpoint_id: str, state: EndpointState, by: DisabledBy | None) -> bool:
+        row = self.current.entries[self.current.endpoint(endpoint_id).ref].row
         if row.state is state and row.disabled_by is by:
-            return endpoint
+            return False
         enabled_again = row.state is EndpointState.DISABLED and state is not EndpointState.DISABLED
         row = replace(row, state=state, disabled_by=by, state_since_ms=self._clock.wall_ms())
         if enabled_again:
             row = replace(row, health=Health())
-        return await self._save_endpoint(row, fresh=enabled_again)
+        await self._save_endpoint(row, fresh=enabled_again)
+        return True
 
     # -- applications ----------------------------------------------------------------------------------------------
 
