@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,49 @@ async def in_a_namespace() -> None:
         ip("address", "del", f"{PUBLIC}/32", "dev", "lo")
         ip("route", "del", "local", "93.184.216.0/28", "dev", "lo")
         assert ip_address(PUBLIC) not in own
+    await every_address(ip, own)
     own.close()
+
+
+async def every_address(ip: Callable[..., None], own: OwnAddresses) -> None:
+    """Try each kind of address that a host has, by a literal and by a name: 0 connects; in the control each is reached."""
+    connects: list[str] = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connects.append(writer.get_extra_info("sockname")[0])
+        writer.close()
+
+    for address in ("93.184.216.40/24", "93.184.216.41/24", "93.184.217.1/32", "10.9.8.7/24"):
+        ip("address", "add", address, "dev", "lo")
+    for address in ("2606:2800:220:1::1/64", "2606:2800:220:1::2/64", "fd00::9/64", "fe80::77/64"):
+        ip("address", "add", address, "dev", "lo", "nodad")
+    scope = socket.if_nametoindex("lo")
+    hosts = ["93.184.216.40", "93.184.216.41", "93.184.217.1", "10.9.8.7", "127.0.0.1", "0.0.0.0"]
+    hosts += ["[2606:2800:220:1::1]", "[2606:2800:220:1::2]", "[fd00::9]", "[::1]", "[::]", "[::ffff:93.184.216.40]"]
+    names = ["93.184.216.41", "2606:2800:220:1::2", f"fe80::77%{scope}", "fe80::77%lo", "::ffff:93.184.216.41"]
+    server = await asyncio.start_server(count, None, 0, family=socket.AF_INET6)
+    port = server.sockets[0].getsockname()[1]
+    other = await asyncio.start_server(count, "0.0.0.0", port)
+    everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+    listeners = {(ip_address("0.0.0.0"), port), (ip_address("::"), port)}
+    guards = (Guard(own=own), Guard(everything, own=own, listeners=lambda: listeners))
+    for guard in guards:
+        for host in hosts:
+            async with running_courier(guard) as courier:
+                assert await failure(courier, f"http://{host}:{port}/") is Failure.BLOCKED_ADDRESS, host
+        for name in names:
+            async with running_courier(guard, FixedNames(name)) as courier:
+                assert await failure(courier, f"http://name.example:{port}/") is Failure.BLOCKED_NAME, name
+    assert connects == []
+    for host in hosts:  # the control: opened and not the relay's own, each is reached
+        async with running_courier(Guard(everything)) as courier:
+            assert await failure(courier, f"http://{host}:{port}/") is Failure.BROKEN_RESPONSE, host
+    for name in names:
+        async with running_courier(Guard(everything), FixedNames(name)) as courier:
+            assert await failure(courier, f"http://name.example:{port}/") is Failure.BROKEN_RESPONSE, name
+    assert len(connects) == len(hosts) + len(names)
+    server.close()
+    other.close()
 
 
 async def failure(courier: Courier, url: str) -> Failure | None:
