@@ -100,6 +100,7 @@ async def test_an_application_of_the_api_has_networks_of_its_own(tmp_path: Path)
         assert (answer.status, answer.json["allow_networks"]) == (201, ["10.0.0.0/8"])
         assert (await made(api, "http://10.0.0.1:22/", "inside")).status == 201
         assert (await made(api, "http://10.0.0.1/", "globex")).status == 422
+        assert "allow_networks of inside lets" in str((await api.get("/v1/status"))["warnings"])
         assert (await made(api, f"http://{PUBLIC}:22/", "inside")).status == 422
         await api.delivery_of(await api.post_event(application="inside"), "delivered")
         assert [request.allow_networks for request in api.courier.requests] == [(ip_network("10.0.0.0/8"),)]

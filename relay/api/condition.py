@@ -10,13 +10,16 @@ from relay.api.render import Json
 from relay.api.services import Services
 from relay.config import Config
 from relay.core.clock import ClockState
-from relay.core.model import DeliveryState, DisabledBy, Endpoint, EndpointState
+from relay.core.model import Application, DeliveryState, DisabledBy, Endpoint, EndpointState
 from relay.core.views import DeliveryView
 from relay.queue import LaneView, Suspension
 from relay.queue.health import is_refusing
 from relay.queue.slots import IN_FLIGHT
 
 WORST = 5
+
+OPENED_NAMED = 5
+"""Applications with networks of their own that a warning names."""
 
 
 class Word(StrEnum):
@@ -143,7 +146,13 @@ def few_descriptors(config: Config, descriptors: int) -> str | None:
     )
 
 
-def warnings(config: Config, clock: ClockState = ClockState.TRUSTED, *, descriptors: int = -1) -> list[str]:
+def warnings(
+    config: Config,
+    clock: ClockState = ClockState.TRUSTED,
+    *,
+    descriptors: int = -1,
+    applications: Iterable[Application] = (),
+) -> list[str]:
     """Name the settings in force that give up a protection, and say when the clock ends nothing or descriptors are few."""
     found = [CLOCK_WARNINGS[clock]] if clock in CLOCK_WARNINGS else []
     few = few_descriptors(config, descriptors)
@@ -156,6 +165,12 @@ def warnings(config: Config, clock: ClockState = ClockState.TRUSTED, *, descript
     if config.delivery.allow_networks:
         networks = ", ".join(str(network) for network in config.delivery.allow_networks)
         found.append(f"delivery.allow_networks lets endpoints be inside {networks}.")
+    inside = [application.id for application in applications if application.allow_networks]
+    if inside:
+        more = f" and {len(inside) - OPENED_NAMED} more" if len(inside) > OPENED_NAMED else ""
+        found.append(
+            f"allow_networks of {', '.join(inside[:OPENED_NAMED])}{more} lets their endpoints be inside networks."
+        )
     return found
 
 

@@ -103,7 +103,12 @@ class Status:
             "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
             "refusing": [line.endpoint.id for line in lines if line.refusing][:LINES_MAX],
             "clock": daemon.clock_watch.state,
-            "warnings": warnings(daemon.config, daemon.clock_watch.state, descriptors=daemon.descriptors),
+            "warnings": warnings(
+                daemon.config,
+                daemon.clock_watch.state,
+                descriptors=daemon.descriptors,
+                applications=[entry.application for entry in services.registrar.current.applications.values()],
+            ),
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,
