@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.api.services import Reload
+from relay.api.reloads import Reload
 from relay.core.issues import Issue
 from relay.core.model import Failure, Outcome
 from tests.support.api import Api

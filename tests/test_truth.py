@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from relay.cli import main
 from relay.cli.output import Exit
@@ -18,9 +19,10 @@ from relay.core.units import parse_duration_ms
 from relay.delivery.dial import NotConnected
 from relay.delivery.failures import is_ours
 from relay.delivery.trail import Stage
+from relay.telemetry import log
 from tests.support.api import CONFIG, Api
 from tests.support.clock import FakeClock
-from tests.support.daemon import TOKEN
+from tests.support.daemon import SECRET, TOKEN
 from tests.support.receiver import Answer, Receiver
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -350,3 +352,106 @@ async def test_a_probe_goes_past_a_cool_down(tmp_path: Path) -> None:
     assert (health["failures"], health["cool_down_until"]) == (0, None)
     assert (held.json["changed"], held.json["delivery"]) == (False, None)
     assert "`relay endpoint resume primary`" in held.json["note"]
+
+
+# -- the file and what runs ---------------------------------------------------------------------------------------------
+
+SILENT = "https://silent.example/hooks"
+
+
+async def owing(stack: Stack, endpoint: str) -> None:
+    """Pause an endpoint, and let two deliveries wait there."""
+    await stack.call("POST", f"/v1/webhook-endpoints/{endpoint}/pause")
+    for _ in range(2):
+        await stack.post()
+
+
+async def test_a_renamed_endpoint_is_named_with_what_waits_there(tmp_path: Path) -> None:
+    """T5: a typo in an id is a warning of the reload and a trouble in status, until the old one is deleted."""
+    async with Stack(tmp_path, endpoints={"primary": SILENT}) as stack:
+        await owing(stack, "primary")
+        stack.write_config(endpoints={"primry": SILENT})
+        with capture_logs() as lines:
+            reloaded = await command(stack, "reload")
+        status = await command(stack, "status")
+        _, told = await stack.call("GET", "/v1/status")
+        deleted = await command(stack, "endpoint", "delete", "primary", "--yes")
+        well = await command(stack, "status")
+    assert reloaded.exit_code == Exit.FINE
+    for said in (reloaded.stderr, printed(status)[0]):
+        assert (
+            "ndpoint 'primary' of application 'acme' is no longer in the configuration file; 2 deliveries wait there"
+            in said
+        )
+        assert "renamed to 'primry'" in said
+        assert "`relay endpoint delete primary`" in said
+    assert told["vanished"] == [
+        {"kind": "endpoint", "id": "primary", "application": "acme", "due": 2, "renamed_to": "primry"}
+    ]
+    assert [line["id"] for line in lines if line["event"] == log.CONFIG_VANISHED] == ["primary"]
+    assert (status.exit_code, deleted.exit_code, well.exit_code) == (Exit.FAILED, Exit.FINE, Exit.FINE)
+
+
+async def test_a_vanished_application_is_named_after_a_restart_too(tmp_path: Path) -> None:
+    """T5: an application that the file has no more is one line, not one for each endpoint; put back, all is well."""
+    other = f'[[application]]\nid = "tenant"\n[[application.endpoint]]\nid = "hook"\nurl = "{SILENT}"\nsecret = "{SECRET}"\n'
+    async with Stack(tmp_path, extra=other) as stack:
+        await stack.stop()
+        stack.write_config()
+        await stack.start()
+        _, gone = await stack.call("GET", "/v1/status")
+        stack.write_config(extra=other)
+        assert (await command(stack, "reload")).exit_code == Exit.FINE
+        _, back = await stack.call("GET", "/v1/status")
+    (one,) = gone["vanished"]
+    assert (one["kind"], one["id"], one["due"], one["renamed_to"]) == ("application", "tenant", 0, None)
+    assert any("application 'tenant' is no longer" in warning for warning in gone["warnings"])
+    assert (gone["troubles"], back["vanished"]) == ([], [])
+
+
+async def test_a_refused_reload_is_an_exit_code_and_stays_in_status(tmp_path: Path) -> None:
+    """T6: `relay reload` exits 78 with every mistake, its line and key; status says so until a good one, SIGHUP's too."""
+    async with Stack(tmp_path, endpoints={"primary": SILENT}) as stack:
+        stack.write_config(endpoints={"primary": "ftp://silent.example/"}, delivery='max_age = "soon"')
+        refused = await command(stack, "reload")
+        status = await command(stack, "status")
+        _, told = await stack.call("GET", "/v1/status")
+        stack.write_config(endpoints={"primary": SILENT})
+        applied = await command(stack, "reload")
+        _, after = await stack.call("GET", "/v1/status")
+    assert refused.exit_code == Exit.CONFIGURATION
+    assert re.search(r"config\.toml:\d+: delivery\.max_age: ", refused.stderr)
+    assert re.search(r"config\.toml:\d+: application\[acme\]\.endpoint\[primary\]\.url: ", refused.stderr)
+    assert status.exit_code == Exit.FAILED
+    assert "was refused, and what was in force before still is: " in printed(status)[0]
+    assert len(told["reload"]["refused"]) >= 2
+    assert applied.exit_code == Exit.FINE
+    assert (after["reload"]["refused"], after["troubles"]) == ([], [])
+
+
+async def test_what_the_database_refuses_has_its_place_in_the_file(tmp_path: Path) -> None:
+    """T6: an id that is taken is shown with file, line and key, as a mistake of the file is."""
+    async with Stack(tmp_path) as stack:
+        assert (await stack.call("POST", "/v1/applications", {"id": "taken"}))[0] == 201
+        stack.write_config(extra='[[application]]\nid = "taken"\n')
+        refused = await command(stack, "reload")
+        await stack.relay.reload()  # as SIGHUP does
+        _, told = await stack.call("GET", "/v1/status")
+    assert refused.exit_code == Exit.CONFIGURATION
+    assert re.search(r"config\.toml:\d+: application\[taken\]\.id: application 'taken' was made", refused.stderr)
+    assert [trouble["code"] for trouble in told["troubles"]] == ["reload_refused"]
+
+
+async def test_settings_that_wait_for_a_restart_stand_in_status(tmp_path: Path) -> None:
+    """T6: they are said by the reload, and in status until the file is as it was, or a restart."""
+    async with Stack(tmp_path) as stack:
+        stack.write_config(storage="max_backlog = 77")
+        reloaded = await command(stack, "reload")
+        _, told = await stack.call("GET", "/v1/status")
+        stack.write_config()
+        await command(stack, "reload")
+        _, after = await stack.call("GET", "/v1/status")
+    assert "These wait for a restart: storage.max_backlog." in reloaded.stderr
+    assert told["reload"]["needs_restart"] == ["storage.max_backlog"]
+    assert "These settings wait for a restart: storage.max_backlog." in told["warnings"]
+    assert after["reload"]["needs_restart"] == []

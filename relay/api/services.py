@@ -8,12 +8,12 @@ from typing import Protocol
 from aiohttp import web
 
 from relay.api.query import Query
+from relay.api.reloads import Reload, Reloads
 from relay.api.written import Reader
 from relay.config import Config
 from relay.core.access import Principal, Right
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
-from relay.core.issues import Issue
 from relay.core.model import Endpoint, Health
 from relay.core.netguard import Address
 from relay.dispatch.loop import Dispatch
@@ -29,22 +29,17 @@ NO_LANE = LaneView(
 """What is seen of an endpoint that nothing was ever done for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """What came of a reload; `applied` is False when an error kept everything as it was."""
-
-    applied: bool
-    changed: tuple[str, ...] = ()  # keys that are in force now
-    needs_restart: tuple[str, ...] = ()  # keys that changed in the file and wait for a restart
-    issues: tuple[Issue, ...] = ()
-
-
 class Daemon(Protocol):
     """What the running process knows about itself."""
 
     @property
     def config(self) -> Config:
         """The configuration in force; a reload replaces it."""
+        ...
+
+    @property
+    def reloads(self) -> Reloads:
+        """What reloads came to since the start."""
         ...
 
     @property

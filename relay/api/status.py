@@ -1,6 +1,7 @@
 """The daemon itself: health, readiness, status, metrics, reload."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import structlog
 from aiohttp import hdrs, web
@@ -8,14 +9,13 @@ from aiohttp import hdrs, web
 from relay import __version__
 from relay.api.auth import PRINCIPAL
 from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
-from relay.api.problems import Problem, Refused
+from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
+from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, json_response, moment
-from relay.api.services import Reload, Services
-from relay.api.troubles import headline, troubles
-from relay.config import severity
-from relay.core.errors import ConfigError, spoken
-from relay.core.issues import InvalidConfig, Issue
+from relay.api.services import Services
+from relay.api.troubles import drift, headline, troubles
+from relay.registry.vanished import vanished
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
 
@@ -56,30 +56,13 @@ class Status:
         principal = request[PRINCIPAL]
         applied = False
         try:
-            reload = await self._reload()
+            reload = await self._services.daemon.reload()
             applied = reload.applied
         finally:
             self._log.info(log.RELOAD_ASKED, by=principal.name, applied=applied)
         if not reload.applied:
-            mistakes = (issue for issue in reload.issues if not issue.warning)
-            raise Refused(_invalid_config(map(_sentence, mistakes)))
-        return json_response(
-            {
-                "reloaded": True,
-                "changed": list(reload.changed),
-                "needs_restart": list(reload.needs_restart),
-                "warnings": [_written_issue(issue) for issue in reload.issues],
-            }
-        )
-
-    async def _reload(self) -> Reload:
-        """Reload; what the database does not allow is refused like a mistake in the file."""
-        try:
-            return await self._services.daemon.reload()
-        except InvalidConfig as error:
-            raise Refused(_invalid_config(f"{issue.message}. {issue.remedy}" for issue in error.issues)) from None
-        except ConfigError as error:
-            raise Refused(_invalid_config([spoken(error)])) from None
+            raise Refused(invalid_config(reload.mistakes))
+        return json_response(write_reload(reload))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -90,7 +73,15 @@ class Status:
         services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         descriptors_missing = services.dispatch.attempts.descriptors_missing
-        found = troubles(lines, closed, local_trouble=local_trouble, descriptors_missing=descriptors_missing)
+        gone = vanished(services.registrar.current, services.store.due_count)
+        found = troubles(
+            lines,
+            closed,
+            local_trouble=local_trouble,
+            descriptors_missing=descriptors_missing,
+            reloads=daemon.reloads,
+            gone=gone,
+        )
         return {
             "headline": headline(lines, found, due),
             "troubles": [trouble._asdict() for trouble in found],
@@ -103,17 +94,23 @@ class Status:
             "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
             "refusing": [line.endpoint.id for line in lines if line.refusing][:LINES_MAX],
             "clock": daemon.clock_watch.state,
-            "warnings": warnings(
-                daemon.config,
-                daemon.clock_watch.state,
-                descriptors=daemon.descriptors,
-                applications=[entry.application for entry in services.registrar.current.applications.values()],
-            ),
+            "reload": daemon.reloads.to_json(),
+            "vanished": [asdict(one) for one in gone][:LINES_MAX],
+            "warnings": [*drift(daemon.reloads, gone), *self._warnings()],
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,
             "dead": sum(line.dead for line in lines),
         }
+
+    def _warnings(self) -> list[str]:
+        daemon, applications = self._services.daemon, self._services.registrar.current.applications.values()
+        return warnings(
+            daemon.config,
+            daemon.clock_watch.state,
+            descriptors=daemon.descriptors,
+            applications=[entry.application for entry in applications],
+        )
 
     def _facts(self) -> Json:
         store, daemon = self._services.store, self._services.daemon
@@ -185,19 +182,3 @@ def _written(line: Line) -> Json:
         "in_flight": line.lane.running,
         **write_work(line),
     }
-
-
-def _invalid_config(said: Iterable[str]) -> Problem:
-    """Nothing was changed: say every error, with where it stands in the file."""
-    mistakes = [Issue("", sentence) for sentence in said]
-    detail = "Nothing was changed. Mend the mistakes in `errors`; `relay check-config` shows those in the file too."
-    return Problem("invalid_config", "The configuration cannot be used", 422, detail, tuple(mistakes))
-
-
-def _sentence(issue: Issue) -> str:
-    return ": ".join(part for part in (issue.place, issue.path, f"{issue.message}. {issue.remedy}") if part)
-
-
-def _written_issue(issue: Issue) -> Json:
-    written = {"severity": severity(issue), "where": issue.place, "key": issue.path}
-    return written | {"message": issue.message, "remedy": issue.remedy}

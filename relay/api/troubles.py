@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from relay.api.condition import Line
 from relay.api.readiness import Closed
+from relay.api.reloads import Reloads, sentence
+from relay.api.render import moment
+from relay.registry.vanished import Vanished
 
 NAMED = 3
 """Endpoints that a sentence names; the rest are counted."""
@@ -28,10 +31,29 @@ class Trouble(NamedTuple):
 
 
 def troubles(
-    lines: Sequence[Line], reasons: Sequence[Closed], *, local_trouble: bool, descriptors_missing: bool = False
+    lines: Sequence[Line],
+    reasons: Sequence[Closed],
+    *,
+    local_trouble: bool,
+    descriptors_missing: bool = False,
+    reloads: Reloads | None = None,
+    gone: Sequence[Vanished] = (),
 ) -> list[Trouble]:
     """List what somebody has to act on, the most urgent matter first; empty while nobody has to."""
-    return list(_troubles(lines, reasons, local_trouble, descriptors_missing))
+    return [
+        *_troubles_here(lines, reasons, local_trouble, descriptors_missing),
+        *_troubles_there(lines),
+        *_troubles_of_the_file(reloads or Reloads(), gone),
+    ]
+
+
+def drift(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[str]:
+    """Say how what runs differs from the file, where nothing suffers from it yet."""
+    if reloads.needs_restart:
+        yield f"These settings wait for a restart: {', '.join(reloads.needs_restart)}."
+    for one in gone:
+        if not one.due:
+            yield sentence(one.to_issue())
 
 
 def headline(lines: Sequence[Line], found: Sequence[Trouble], due: int) -> str:
@@ -52,7 +74,7 @@ def headline(lines: Sequence[Line], found: Sequence[Trouble], due: int) -> str:
     return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_count_waiting(due)}."
 
 
-def _troubles(
+def _troubles_here(
     lines: Sequence[Line], reasons: Sequence[Closed], local_trouble: bool, descriptors_missing: bool
 ) -> Iterator[Trouble]:
     for reason in reasons:
@@ -64,9 +86,27 @@ def _troubles(
         yield Trouble("local_trouble", LOCAL_TROUBLE)
     if descriptors_missing:
         yield Trouble("descriptors_missing", DESCRIPTORS_MISSING)
+
+
+def _troubles_there(lines: Sequence[Line]) -> Iterator[Trouble]:
     refusing = [line for line in lines if line.refusing]
     if refusing:
         yield Trouble("refusing", _refusing(refusing, len(lines)))
+
+
+def _troubles_of_the_file(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[Trouble]:
+    if reloads.refused:
+        more = f" ({len(reloads.refused) - 1} more)" if len(reloads.refused) > 1 else ""
+        yield Trouble(
+            "reload_refused",
+            f"The reload at {moment(reloads.at_ms)} was refused, and what was in force before still is: "
+            f"{sentence(reloads.refused[0])}{more} Then run `relay reload`; its answer has every mistake.",
+        )
+    waiting = [one for one in gone if one.due]
+    if waiting:
+        more = f" And {len(waiting) - 1} more." if len(waiting) > 1 else ""
+        said = sentence(waiting[0].to_issue())
+        yield Trouble("vanished", f"{said[:1].upper()}{said[1:]}{more}")
 
 
 def _suspended(lines: Sequence[Line]) -> str:

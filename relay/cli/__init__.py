@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "check-config": Verb("config", "Report every mistake in the configuration."),
         "config": Verb("config", "Show the effective configuration."),
         "app": Verb("applications", "Add, look at and change applications, and their keys."),
+        "reload": Verb("status", "Let the daemon read its configuration again."),
         "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
     },
     "Use it": {

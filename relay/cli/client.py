@@ -39,7 +39,7 @@ class Refused(Failure):
     """The daemon answered with a problem (RFC 9457)."""
 
     def __init__(self, status: int, problem: dict[str, Any], as_json: bool) -> None:
-        super().__init__(_explain(status, problem), _exit_code(status))
+        super().__init__(_explain(status, problem), _exit_code(status, problem))
         self.status = status
         self.problem = problem
         self._as_json = as_json
@@ -177,7 +177,9 @@ def _explain(status: int, problem: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _exit_code(status: int) -> Exit:
+def _exit_code(status: int, problem: dict[str, Any]) -> Exit:
+    if problem.get("type") == "invalid_config":
+        return Exit.CONFIGURATION
     if status in (401, 403):
         return Exit.NO_PERMISSION
     if status in (400, 413, 415, 422):

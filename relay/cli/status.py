@@ -1,9 +1,9 @@
-"""`relay status`: is it us or them, on one screen."""
+"""`relay status`, is it us or them, on one screen; and `relay reload`, after which it may say something else."""
 
 import click
 
 from relay.cli.client import Daemon, asks_daemon
-from relay.cli.output import Columns, Exit, Json, counted, facts, show, state, table
+from relay.cli.output import Columns, Exit, Json, counted, facts, say, show, state, table
 from relay.core.units import format_duration, format_size
 
 
@@ -71,4 +71,31 @@ def _size(size_bytes: int) -> str:
     return format_size(-(-size_bytes // unit) * unit)
 
 
-COMMANDS = [status]
+@click.command("reload")
+@asks_daemon
+def reload(daemon: Daemon, as_json: bool) -> None:
+    """Let the daemon read its configuration again: it takes it over whole, or changes nothing.
+
+    Exits 0 when it was applied, 78 when it was refused, with every mistake. Settings that wait for a restart, and what is
+    no longer in the file, are said on stderr.
+    """
+    done = daemon.post("/v1/reload")
+    show(done, as_json, lambda: _in_force(done))
+    if not as_json:
+        _say_rest(done)
+
+
+def _in_force(done: Json) -> str:
+    changed = done["changed"]
+    return f"Reloaded. In force now: {', '.join(changed)}." if changed else "Reloaded. Nothing differs."
+
+
+def _say_rest(done: Json) -> None:
+    if done["needs_restart"]:
+        say(f"These wait for a restart: {', '.join(done['needs_restart'])}.")
+    for warning in done["warnings"]:
+        where = "".join(f"{part}: " for part in (warning["where"], warning["key"]) if part)
+        say(f"Warning: {where}{warning['message']}. {warning['remedy']}".rstrip())
+
+
+COMMANDS = [status, reload]

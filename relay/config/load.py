@@ -24,6 +24,7 @@ from relay.config.explain import (
     effective,
     from_finding,
     from_pydantic,
+    issue_at,
     key_text,
     render_issues,
     source_and_line,
@@ -33,7 +34,7 @@ from relay.config.model import Config
 from relay.config.secrets import Secrets
 from relay.contracts import ContractCatalogue
 from relay.core.errors import ConfigError, NotPermitted, RelayError, hand_over
-from relay.core.issues import Issue, did_you_mean
+from relay.core.issues import Issue, did_you_mean, keys_of
 from relay.core.locate import KeyPath
 
 OTHER_VARIABLES = frozenset({"RELAY_CONFIG", "RELAY_URL", "RELAY_TOKEN", "RELAY_SOCKET"})
@@ -54,6 +55,14 @@ class Loaded:
     settings: tuple[Setting, ...]  # those in effect; empty without `config`
     path: Path | None
     contracts: ContractCatalogue  # what it was checked against
+    layers: Layers | None = None  # where each setting stands
+
+    def placed(self, issue: Issue) -> Issue:
+        """Return an issue that points into the configuration with its key as people write it, and where it stands."""
+        if self.layers is None or not issue.path:
+            return issue
+        path = tuple(int(key) if key.isdigit() else key for key in keys_of(issue.path))
+        return issue_at(path, (issue.message, issue.remedy), self.layers, warning=issue.warning, shown=False)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -103,7 +112,7 @@ def load(
     issues.sort(key=lambda issue: _order(issue, str(path)))
     if config is None or any(not issue.warning for issue in issues):
         return Loaded(None, tuple(issues), (), path, contracts)
-    return Loaded(config, tuple(issues), effective(config, layers), path, contracts)
+    return Loaded(config, tuple(issues), effective(config, layers), path, contracts, layers)
 
 
 def _order(issue: Issue, file: str) -> tuple[bool, str, int]:

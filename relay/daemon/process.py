@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.api.services import Reload
+from relay.api.reloads import Reload
 from relay.config import Config, Loaded, load, render_issues
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token

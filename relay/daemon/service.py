@@ -22,14 +22,16 @@ from relay.api.auth import Authenticator
 from relay.api.condition import few_descriptors
 from relay.api.listen import Listeners
 from relay.api.readiness import admission
+from relay.api.reloads import Reload, Reloads
 from relay.api.routes import routes
 from relay.api.server import build_app, serve
-from relay.api.services import Reload, Services
+from relay.api.services import Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.core.access import Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
-from relay.core.errors import Conflict, RelayError, StoreDamaged
+from relay.core.errors import ConfigError, Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
+from relay.core.issues import InvalidConfig, Issue
 from relay.core.netguard import Address, Guard
 from relay.core.own import OwnAddresses
 from relay.delivery.courier import Courier, CourierSettings
@@ -40,6 +42,7 @@ from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.queue.slots import IN_FLIGHT
 from relay.registry import Registrar, TokenTable
+from relay.registry.vanished import vanished
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -50,6 +53,8 @@ Reread = Callable[[], Loaded]
 OpenStore = Callable[[StoreSettings, Clock], Awaitable[SqliteStore]]
 OpenCourier = Callable[[DeliveryConfig, Guard, Clock, contextlib.AsyncExitStack], Awaitable[Courier]]
 """Opens a courier; what it needs to close goes on the stack."""
+
+_BROKEN_OFF = Issue("", "a mistake of relay's own ended the reload", "The log has its traceback; please report it.")
 
 
 class Relay:
@@ -78,6 +83,7 @@ class Relay:
         self.config: Config = loaded.config
         self.config_path: Path | None = loaded.path
         self.stopping = False
+        self.reloads = Reloads()
         self.clock = clock or SystemClock()
         self.started: Now = self.clock.now()
         self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -164,6 +170,7 @@ class Relay:
             min_free_disk_bytes=self.config.storage.min_free_disk_bytes,
         )
         await self.registrar.apply(self.config)
+        self._look_for_vanished()
         await self.housekeeping.watch_once()
 
     async def _open_courier(self) -> Courier:
@@ -267,20 +274,20 @@ class Relay:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)
 
     async def reload(self) -> Reload:
-        """Read the configuration anew and take it over whole, or change nothing and say why.
-
-        A mistake in it is an answer; what only the database knows, an id that is taken, raises ConfigError.
-        """
+        """Read the configuration anew and take it over whole, or change nothing and say why."""
         async with self._reloading:
             if self.stopping:
                 raise Conflict("stopping", "the relay is stopping", remedy="It reads its configuration when it starts.")
-            applied = False
+            result = Reload(applied=False, issues=(_BROKEN_OFF,))
             try:
                 result = await self._reload(self._reread())
-                applied = result.applied
-                return result
+            except RelayError as error:
+                result = Reload(applied=False, issues=(Issue("", error.detail, error.remedy),))
+                raise
             finally:
-                self.metrics.reloaded(successful=applied)
+                self.metrics.reloaded(successful=result.applied)
+                self.reloads = self.reloads.after(result, self.clock.wall_ms())
+            return result
 
     async def _reload(self, loaded: Loaded) -> Reload:
         if loaded.config is None:
@@ -294,13 +301,26 @@ class Relay:
             }
         )
         tokens = _tokens(config, self._extra_tokens)
-        TokenTable(tokens)  # refuses doubled secrets before anything changes
         contracts = self.registrar.current.contracts.differing(loaded.contracts)
-        await self.registrar.apply(config, loaded.contracts)
+        try:
+            TokenTable(tokens)  # refuses doubled secrets before anything changes
+            await self.registrar.apply(config, loaded.contracts)
+        except InvalidConfig as refused:
+            return Reload(applied=False, issues=tuple(map(loaded.placed, refused.issues)))
+        except ConfigError as refused:
+            return Reload(applied=False, issues=(Issue("", refused.detail, refused.remedy),))
         self._tokens.replace(tokens)
         await self._put_in_force(config)
         changed = (*plan.changed, *(f"contract[{name}]" for name in contracts))
-        return Reload(True, changed, tuple(plan.needs_restart), loaded.issues)
+        return Reload(True, changed, tuple(plan.needs_restart), (*loaded.issues, *self._look_for_vanished()))
+
+    def _look_for_vanished(self) -> list[Issue]:
+        """Log what is no longer in the file, and return it as warnings."""
+        gone = vanished(self.registrar.current, self.store.due_count)
+        for one in gone:
+            facts = {"kind": one.kind, "id": one.id, "application": one.application}
+            self._log.warning(log.CONFIG_VANISHED, **facts, due=one.due, renamed_to=one.renamed_to)
+        return [one.to_issue() for one in gone]
 
     async def _put_in_force(self, config: Config) -> None:
         old, self.config = self.config.delivery, config
