@@ -571,7 +571,7 @@ def _bad_certificates(authority: trustme.CA) -> Iterator[trustme.LeafCert]:
     [
         (0, "expired"),
         (1, "mismatch"),
-        (2, "unable to get local issuer certificate: its authority is none that this host"),
+        (2, "unable to get local issuer certificate: its authority is none that is trusted"),
     ],
 )
 async def test_bad_certificates_are_refused(courier: Courier, authority: trustme.CA, number: int, why: str) -> None:

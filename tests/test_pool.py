@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import trustme
 from relay.core.model import Failure
 from relay.core.netguard import Guard
 from relay.delivery.courier import Courier
-from relay.delivery.dial import HEAD_START_S, strict_tls
+from relay.delivery.dial import HEAD_START_S
 from relay.delivery.exchange import Connection
 from relay.delivery.pool import AGE_S, IDLE_S, LINGERING_MAX, Pool
 from tests.support import hostile
@@ -333,42 +332,3 @@ async def test_a_connection_that_ends_before_its_first_request(
         outcome = await courier.attempt(post(receiver.url))
     assert (outcome.failure, outcome.detail) == (Failure.BROKEN_RESPONSE, "the connection ended before an answer")
     assert open_connections(courier) == 0
-
-
-# What TLS refuses (W6)
-
-
-def _demand_certificate(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Refuse one client in TLS; asyncio's own server would drop the connection without the alert."""
-    accepted, _ = listener.accept()
-    with context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as secured:
-        with contextlib.suppress(OSError):
-            secured.do_handshake()
-        with contextlib.suppress(OSError):
-            while os.read(secured.fileno(), 65536):  # to close with bytes unread would reset the connection
-                pass
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_wanted_client_certificate_is_named(
-    courier: Courier, authority: trustme.CA, version: ssl.TLSVersion
-) -> None:
-    """W6: a receiver that wants a client certificate is a TLS failure that says so."""
-    context = serving(authority.issue_cert("localhost"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.minimum_version = context.maximum_version = version
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        refusing = asyncio.create_task(asyncio.to_thread(_demand_certificate, listener, context))
-        outcome = await courier.attempt(post(f"https://localhost:{listener.getsockname()[1]}/"))
-        await refusing
-    assert outcome.failure is Failure.TLS
-    assert "client certificate" in outcome.detail
-
-
-async def test_a_private_authority_is_named(authority: trustme.CA) -> None:
-    """W6: a certificate from an authority that this host does not know is refused with what to do about it."""
-    context = serving(authority.issue_cert("localhost"))
-    async with running_courier(tls=strict_tls()) as courier, Receiver(tls=context) as receiver:
-        outcome = await courier.attempt(post(receiver.url))
-    assert outcome.failure is Failure.TLS
-    assert "its authority is none that this host trusts; add it to the host's certificates" in outcome.detail

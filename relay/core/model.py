@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from relay.core.netguard import Networks
+from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import Rate
 
 
@@ -166,6 +167,7 @@ class Endpoint:
     updated_at_ms: int
     secrets: tuple[Secret, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    tls: TlsIdentity | None = None  # None: as `[delivery]` says
     rate: Rate | None = None
     description: str = ""
     state: EndpointState = EndpointState.ENABLED
@@ -348,6 +350,7 @@ class Outcome(NamedTuple):
     retry_after_ms: int | None = None  # from the response, already a duration; None when absent or nonsense
     control: str | None = None  # the response's `webhook-delivery` header: "abort-message" or "disable"
     trace: Trace | None = None
+    certificate: Certificate | None = None  # that the receiver showed
     response_headers: tuple[HeaderPair, ...] = ()
     response_body: bytes = b""  # at most 16 KiB
     ours: bool = False  # it failed in a way that this host causes: name servers, network, clock

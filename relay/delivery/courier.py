@@ -15,10 +15,12 @@ from typing import NamedTuple
 from relay.core.clock import Clock
 from relay.core.model import Failure, Outcome, shown_without
 from relay.core.netguard import Guard, Networks
+from relay.core.tls import DEFAULT, TlsIdentity
 from relay.core.urls import Target
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
-from relay.delivery.dial import Dialler, Names, strict_tls
-from relay.delivery.exchange import Connection, Dropped
+from relay.delivery.contexts import Contexts
+from relay.delivery.dial import Dialler, Names
+from relay.delivery.exchange import Connection, Dropped, Late
 from relay.delivery.failures import explain, is_ours
 from relay.delivery.pool import Origin, Pool
 from relay.delivery.remedies import explain_status
@@ -35,6 +37,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]  # signatures, and what the endpoint authenticates with
     body: bytes
     timeout_ms: int
+    tls: TlsIdentity | None = None  # None: the courier's own
     excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
     allow_networks: Networks = ()  # may be dialled for it, beside those that are open to every request
 
@@ -48,27 +51,20 @@ class CourierSettings:
 
     connect_timeout_ms: int = 5_000
     user_agent: str = "relay"
+    tls: TlsIdentity = DEFAULT
     idle_max: int = 512  # connections that wait for their next request, over all receivers
 
 
 class Courier:
     """Makes attempts over connections of its own."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        guard: Guard,
-        names: Names,
-        settings: CourierSettings,
-        *,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """`tls` takes the place of the system's certificate authorities. The resolver is its maker's to close."""
+    def __init__(self, clock: Clock, guard: Guard, names: Names, settings: CourierSettings) -> None:
+        """The resolver is its maker's to close."""
         self._clock = clock
         self._guard = guard
         self._names = names
         self._settings = settings
-        self._tls = tls
+        self._contexts = Contexts(settings.tls)
         self._lay_out = functools.lru_cache(LAYOUTS_MAX)(functools.partial(lay_out, user_agent=settings.user_agent))
         self._loop: asyncio.AbstractEventLoop
         self._dialler: Dialler | None = None
@@ -79,9 +75,9 @@ class Courier:
 
     async def start(self) -> None:
         """Load the certificate authorities and prepare the pool of connections."""
-        tls = await asyncio.to_thread(strict_tls) if self._tls is None else self._tls
+        await self._contexts.get(None)
         self._loop = asyncio.get_running_loop()
-        self._dialler = Dialler(self._guard, self._names, tls, self._settings.connect_timeout_ms / 1000)
+        self._dialler = Dialler(self._guard, self._names, self._settings.connect_timeout_ms / 1000)
         self._pool = Pool(self._loop, self._settings.idle_max)
 
     async def close(self) -> None:
@@ -121,8 +117,8 @@ class Courier:
         deadline = self._loop.time() + request.timeout_ms / 1000
         layout = self._lay_out(request.url, tuple(request.headers))
         data = layout.fill(request.headers.values(), request.body)
-        opened = request.allow_networks
-        connection = self._kept((*layout.target[:3], opened))
+        origin = (*layout.target[:3], request.allow_networks, request.tls)
+        connection = self._kept(origin)
         if connection is not None:
             trail.send_over(connection, reused=True)
             try:
@@ -131,7 +127,7 @@ class Courier:
                 if dropped.begun:
                     raise
             trail.repeat()  # Q17
-        connection = await self._connect(layout.target, deadline, opened, trail)
+        connection = await self._connect(layout.target, origin, deadline, trail)
         trail.send_over(connection, reused=False)
         return await connection.post(data, deadline, excerpt=request.excerpt)
 
@@ -141,18 +137,31 @@ class Courier:
             pass
         return connection
 
-    async def _connect(self, target: Target, deadline: float, opened: Networks, trail: Trail) -> Connection:
+    async def _connect(self, target: Target, origin: Origin, deadline: float, trail: Trail) -> Connection:
         assert self._dialler is not None
         assert self._pool is not None
+        *_, opened, identity = origin
         make = functools.partial(Connection, self._loop, self._pool, self._clock.mono_ms)
-        connection = await self._dialler.connect(target, deadline, make, trail, opened)
+        tls = await self._context(identity, deadline) if target.scheme == "https" else None
+        connection = await self._dialler.connect(target, tls, deadline, make, trail, opened)
         try:
             if not connection.is_closed:  # it may have ended before this task had its turn
-                self._pool.add((*target[:3], opened), connection)
+                self._pool.add(origin, connection)
         except BaseException:
             connection.abort()
             raise
         return connection
+
+    async def _context(self, identity: TlsIdentity | None, deadline: float) -> ssl.SSLContext:
+        """Return the context of an identity; it is rarely made, and not on the time of connecting."""
+        context = self._contexts.kept(identity)
+        if context is not None:
+            return context
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._contexts.get(identity)
+        except TimeoutError:
+            raise Late from None
 
     def _answered(self, trail: Trail, answer: Answer, request: Request) -> Outcome:
         duration_ms, trace = trail.end()
@@ -167,6 +176,7 @@ class Courier:
             retry_after_ms=retry_after(answer.fields, self._clock.wall_ms()),
             control=control(answer.fields),
             trace=trace,
+            certificate=trail.certificate,
             response_headers=kept_headers(answer.fields) if excerpt else (),
             response_body=bytes(answer.body) if excerpt else b"",
         )
@@ -181,4 +191,5 @@ class Courier:
             address=trail.address,
             trace=trace,
             ours=ours,
+            certificate=trail.certificate,
         )

@@ -47,20 +47,26 @@ class Names(Protocol):
 class Dialler:
     """Opens connections. Owns nothing but what is under way."""
 
-    def __init__(self, guard: Guard, names: Names, tls: ssl.SSLContext, timeout_s: float) -> None:
+    def __init__(self, guard: Guard, names: Names, timeout_s: float) -> None:
         self._guard = guard
         self._names = names
-        self._tls = tls
         self._timeout_s = timeout_s
         self._limits: set[asyncio.Timeout] = set()
 
     async def connect(
-        self, target: Target, deadline: float, make: Callable[[str], Made], trail: Trail, opened: Networks = ()
+        self,
+        target: Target,
+        tls: ssl.SSLContext | None,
+        deadline: float,
+        make: Callable[[str], Made],
+        trail: Trail,
+        opened: Networks = (),
     ) -> Made:
         """Return a protocol, made for the address, whose connection is open; `NotConnected` when none comes about.
 
         The deadline is in the loop's time; the dialler has a limit of its own for all that happens here. The trail enters
-        each stage. `opened` are networks that may be dialled for this target, beside those open to every target.
+        each stage. Without a context there is no TLS. `opened` are networks that may be dialled for this target, beside
+        those open to every target.
         """
         address = host_address(target.host)
         loop = asyncio.get_running_loop()
@@ -71,7 +77,7 @@ class Dialler:
                 places = [_place(address)] if address else await self._resolve(target.host, trail, opened)
                 trail.enter(Stage.CONNECTING)
                 connected, chosen = await self._first_of(places, target.port, opened)
-                return await self._secure(connected, target, lambda: make(chosen), trail)
+                return await self._secure(connected, target, tls, lambda: make(chosen), trail)
         except (OSError, ForbiddenAddress) as error:  # all else is a mistake of our own
             raise NotConnected(trail.stage, literal=address is not None) from error
         finally:
@@ -123,30 +129,23 @@ class Dialler:
             raise
         return made
 
-    async def _secure(self, opened: socket.socket, target: Target, make: Callable[[], Made], trail: Trail) -> Made:
+    async def _secure(
+        self, opened: socket.socket, target: Target, tls: ssl.SSLContext | None, make: Callable[[], Made], trail: Trail
+    ) -> Made:
         """Put a protocol, and for https a TLS session, over a connected socket."""
-        is_https = target.scheme == "https"
-        if is_https:
+        if tls is not None:
             trail.enter(Stage.SECURING)
         try:
             _, protocol = await asyncio.get_running_loop().create_connection(
                 make,
                 sock=opened,
-                ssl=self._tls if is_https else None,
-                server_hostname=target.host.rstrip(".") if is_https else None,
+                ssl=tls,
+                server_hostname=None if tls is None else target.host.rstrip("."),
             )
         except BaseException:
             opened.close()
             raise
         return protocol
-
-
-def strict_tls() -> ssl.SSLContext:
-    """Return a context that verifies certificate and host name and speaks TLS 1.2 or later."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _place(address: Address) -> Place:

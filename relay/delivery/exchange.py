@@ -10,6 +10,7 @@ from typing import Protocol
 
 import httptools
 
+from relay.core.tls import Certificate, peer_certificate
 from relay.delivery.answer import HEAD_BYTES, READ_BYTES, Answer, Field, NotHTTP, announced_length, read_odd_head
 
 LINGER_S = 1.0
@@ -23,9 +24,10 @@ INTERIM_MAX = 32
 class Dropped(Exception):
     """The connection ended before the head of an answer was complete; the cause says how, where it is known."""
 
-    def __init__(self, *, begun: bool) -> None:
+    def __init__(self, *, begun: bool, unproven: bool = False) -> None:
         super().__init__()
         self.begun = begun  # a byte of the answer had come
+        self.unproven = unproven  # over TLS 1.3, whose handshake is over before the receiver has judged who calls
 
 
 class Late(Exception):
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.address = address
         self.tls_version = ""  # such as "TLSv1.3"; empty without TLS
+        self.certificate: Certificate | None = None  # the receiver's
         self.begun_ms: float | None = None  # when the first byte of the present answer came
         self.opened_at = loop.time()
         self.kept_at = 0.0
@@ -114,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are of no asyncio class
         session = transport.get_extra_info("ssl_object")
         if session is not None:
-            self.tls_version = session.version()
+            self.tls_version, self.certificate = session.version(), peer_certificate(session)
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
@@ -142,7 +145,8 @@ class Connection(asyncio.Protocol):
         if answer is not None and answer.status:
             self._end(answer)
         elif answer is not None:
-            dropped = Dropped(begun=self.begun_ms is not None)
+            unproven = self.tls_version == "TLSv1.3" and not self.kept_at and self.begun_ms is None
+            dropped = Dropped(begun=self.begun_ms is not None, unproven=unproven)
             dropped.__cause__ = error
             self._fail(dropped)
         del self._parser  # it holds this object

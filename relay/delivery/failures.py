@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 
 from relay.core.model import Failure
 from relay.core.netguard import OTHER_SERVICE, ForbiddenAddress, why_refused
@@ -36,11 +37,51 @@ _NO_WAY_OUT = frozenset(
 
 _OUT_OF_TIME = frozenset({9, 10})  # X509_V_ERR: not yet valid, expired; on many hosts at once it is our clock
 
-NOT_TRUSTED = frozenset({18, 19, 20, 21})  # X509_V_ERR: self-signed, or no way to an authority that is known
-_PRIVATE_CA = "its authority is none that this host trusts; add it to the host's certificates"
-_WANTS_CERTIFICATE = "the receiver wants a client certificate, and the relay has none to show"
-_REFUSED_WITHOUT = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_CERTIFICATE_REQUIRED"})
-_PERHAPS_WITHOUT = "SSLV3_ALERT_HANDSHAKE_FAILURE"  # what TLS 1.2 says instead, and for other reasons too
+_AUTHORITY = (
+    "its authority is none that is trusted here; name a private one, as PEM, in the endpoint's `tls.ca`, or for every "
+    "endpoint in `delivery.tls.ca_file`"
+)
+_CLOCK = "look at this host's clock (NTP) first, then at the receiver's certificate"
+_HOST = "the host in the URL must be one of the names in the receiver's certificate"
+
+_REMEDIES: Mapping[int, str] = {  # X509_V_ERR: what to do about a receiver's certificate that is refused
+    9: _CLOCK,  # not valid yet
+    10: "it must be renewed there, unless this host's clock is wrong",  # expired
+    **dict.fromkeys((18, 19, 20, 21), _AUTHORITY),  # self-signed, or no way to an authority that is trusted
+    **dict.fromkeys((62, 64), _HOST),  # another host name, another address
+    **dict.fromkeys((66, 67, 68), "the receiver needs one with a longer key or a newer digest"),
+}
+
+_WANTS_CERTIFICATE = (
+    "the receiver wants a client certificate, and relay has none to show: set `tls.client_cert` and `tls.client_key` of "
+    "the endpoint, or those of `delivery.tls`"
+)
+_PERHAPS = "perhaps the receiver wants a client certificate (`tls.client_cert`)"
+_REFUSES_CERTIFICATE = "the receiver refuses the client certificate of relay: look at `tls.client_cert`"
+_TOO_OLD = "the receiver speaks no version of TLS from `tls.min_version` on"
+_NO_TLS = "what answers there speaks no TLS: look at scheme and port of the URL"
+_OWN_SIDE = "relay cannot use what it was given for TLS: look at `tls.ca`, `tls.client_cert` and `tls.client_key`"
+
+_REASONS: Mapping[str, str] = {  # OpenSSL's words, and what they mean for whoever reads a timeline
+    **dict.fromkeys(("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_CERTIFICATE_REQUIRED"), _WANTS_CERTIFICATE),
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "perhaps " + _WANTS_CERTIFICATE,  # TLS 1.2 has no word of its own for that
+    **dict.fromkeys(
+        (
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            "SSLV3_ALERT_CERTIFICATE_REVOKED",
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+            "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+            "TLSV1_ALERT_ACCESS_DENIED",
+            "TLSV1_ALERT_UNKNOWN_CA",
+        ),
+        _REFUSES_CERTIFICATE,
+    ),
+    **dict.fromkeys(("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION"), _TOO_OLD),
+    **dict.fromkeys(
+        ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"), _NO_TLS
+    ),
+}
 
 
 def explain(error: Exception) -> Explained | None:
@@ -52,8 +93,12 @@ def explain(error: Exception) -> Explained | None:
             return Failure.TIMEOUT, "no answer came in time"
         case Dropped(__cause__=ssl.SSLError() as cause):
             return Failure.TLS, _tls_reason(cause)
+        case Dropped(unproven=True):
+            return Failure.BROKEN_RESPONSE, f"the connection ended before an answer; {_PERHAPS}"
         case Dropped():
             return Failure.BROKEN_RESPONSE, "the connection ended before an answer"
+        case ssl.SSLError():
+            return Failure.TLS, f"{_OWN_SIDE} ({_reason(error)})"
         case NotHTTP():
             return Failure.BROKEN_RESPONSE, "the answer is not HTTP, or its head is too large"
         case Unsendable():
@@ -98,12 +143,15 @@ def _not_connected(error: NotConnected) -> Explained:
         case socket.gaierror():
             return Failure.DNS, f"the name does not resolve: {_reason(cause)}"
         case ssl.SSLCertVerificationError():
-            advice = f": {_PRIVATE_CA}" if cause.verify_code in NOT_TRUSTED else ""
-            return Failure.TLS, f"certificate refused: {_reason(cause)}{advice}"
+            remedy = _REMEDIES.get(cause.verify_code)
+            return Failure.TLS, f"certificate refused: {_reason(cause)}" + (f": {remedy}" if remedy else "")
         case ssl.SSLError():
             return Failure.TLS, _tls_reason(cause)
         case OSError() if is_securing:
-            return Failure.TLS, "the peer ended the TLS handshake"
+            return (
+                Failure.TLS,
+                f"the peer ended the TLS handshake; {_PERHAPS}, or speaks no version of TLS from `tls.min_version` on",
+            )
         case _:
             assert isinstance(cause, OSError)
             return Failure.CONNECT, f"no connection: {_reason(cause)}"
@@ -118,10 +166,8 @@ def _blocked(reason: str, *, literal: bool) -> Explained:
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
-    if error.reason in _REFUSED_WITHOUT:
-        return _WANTS_CERTIFICATE
-    perhaps = "; perhaps it wants a client certificate" if error.reason == _PERHAPS_WITHOUT else ""
-    return f"TLS failed: {_reason(error)}{perhaps}"
+    meaning = _REASONS.get(error.reason or "")
+    return f"TLS failed: {_reason(error)}" + (f"; {meaning}" if meaning else "")
 
 
 def _reason(error: OSError) -> str:

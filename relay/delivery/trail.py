@@ -4,6 +4,7 @@ from enum import IntEnum
 
 from relay.core.clock import Clock
 from relay.core.model import Trace
+from relay.core.tls import Certificate
 from relay.delivery.exchange import Connection
 
 REPEATED = "the kept-alive connection had ended; the request was repeated at once on a fresh one"
@@ -57,6 +58,11 @@ class Trail:
     def address(self) -> str | None:
         """The address that was dialled; None while no connection was made."""
         return None if self.connection is None else self.connection.address
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the receiver showed; None without TLS."""
+        return None if self.connection is None else self.connection.certificate
 
     def end(self) -> tuple[float, Trace]:
         """Return how many milliseconds the attempt took, and how it went."""

@@ -196,6 +196,7 @@ class Attempts:
             headers,
             event.body,
             endpoint.timeout_ms,
+            tls=endpoint.tls,
             allow_networks=endpoint.application.allow_networks,
         )
 

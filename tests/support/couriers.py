@@ -6,13 +6,15 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
+from typing import Any
 
 import trustme
 
 from relay.core.clock import Clock, SystemClock
 from relay.core.netguard import Guard, Networks
+from relay.core.tls import DEFAULT, TlsIdentity
 from relay.delivery.courier import Courier, CourierSettings, Request
-from relay.delivery.dial import Names, Place, strict_tls
+from relay.delivery.dial import Names, Place
 from relay.delivery.resolver import Resolver
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
@@ -41,7 +43,7 @@ async def running_courier(
     guard: Guard | None = None,
     names: Names | None = None,
     connect_timeout_ms: int = 5_000,
-    tls: ssl.SSLContext | None = None,
+    tls: TlsIdentity | None = None,
     idle_max: int = 512,
     clock: Clock | None = None,
 ) -> AsyncIterator[Courier]:
@@ -49,8 +51,8 @@ async def running_courier(
     guard = guard or Guard(LOOPBACK)
     clock = clock or SystemClock()
     resolver = Resolver(guard, clock)
-    settings = CourierSettings(connect_timeout_ms, "relay/test", idle_max)
-    courier = Courier(clock, guard, names or resolver, settings, tls=tls)
+    settings = CourierSettings(connect_timeout_ms, "relay/test", tls or DEFAULT, idle_max)
+    courier = Courier(clock, guard, names or resolver, settings)
     await courier.start()
     try:
         yield courier
@@ -59,11 +61,16 @@ async def running_courier(
         await resolver.close()
 
 
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a courier speaks that trusts one authority."""
-    context = strict_tls()
-    authority.configure_trust(context)
-    return context
+def trusting(authority: trustme.CA, **changes: Any) -> TlsIdentity:
+    """How a courier speaks TLS that trusts one authority and no other."""
+    return TlsIdentity(authority.cert_pem.bytes().decode(), system=False, **changes)
+
+
+def showing(authority: trustme.CA, certificate: trustme.LeafCert, **changes: Any) -> TlsIdentity:
+    """How a courier speaks TLS that also has a client certificate to show."""
+    chain = "".join(pem.bytes().decode() for pem in certificate.cert_chain_pems)
+    key = certificate.private_key_pem.bytes().decode()
+    return trusting(authority, client_cert=chain, client_key=key, **changes)
 
 
 def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
@@ -74,10 +81,16 @@ def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 def post(
-    url: str, body: bytes = b'{"a": 1}', timeout_ms: int = 5_000, *, excerpt: bool = True, **headers: str
+    url: str,
+    body: bytes = b'{"a": 1}',
+    timeout_ms: int = 5_000,
+    *,
+    tls: TlsIdentity | None = None,
+    excerpt: bool = True,
+    **headers: str,
 ) -> Request:
     """A request as the dispatcher makes them."""
-    return Request(url, {"content-type": "application/json", **headers}, body, timeout_ms, excerpt)
+    return Request(url, {"content-type": "application/json", **headers}, body, timeout_ms, tls, excerpt)
 
 
 def open_connections(courier: Courier) -> int:
