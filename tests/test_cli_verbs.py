@@ -387,6 +387,43 @@ def test_endpoint_add(api: ApiStub) -> None:
     }
 
 
+def test_endpoint_tls_is_read_from_files_here(api: ApiStub, tmp_path: Path) -> None:
+    """W6: certificates and keys are named as files of whoever calls; their texts go to the relay."""
+    api.answer("POST", ENDPOINTS, ENDPOINT | {"secret": None}, 201)
+    for name in ("ca", "client_cert", "client_key"):
+        (tmp_path / name).write_text(f"the {name}\n")
+    files = [
+        "--ca",
+        tmp_path / "ca",
+        "--client-cert",
+        tmp_path / "client_cert",
+        "--client-key",
+        tmp_path / "client_key",
+    ]
+    run("endpoint", "add", "https://example.com", *map(str, files), "--min-tls", "1.3")
+    assert api.asked[0].json["tls"] == {
+        "ca": "the ca\n",
+        "client_cert": "the client_cert\n",
+        "client_key": "the client_key\n",
+        "min_version": "1.3",
+    }
+    missing = run("endpoint", "update", "ep_1", "--ca", str(tmp_path / "none"))
+    assert missing.exit_code == Exit.USAGE
+
+
+def test_endpoint_show_names_certificates(api: ApiStub) -> None:
+    """What is trusted and shown is named, and the certificate of the receiver with its end."""
+    certificate = {"subject": "hooks.example", "issuer": "A CA", "not_after": "2027-01-31T00:00:00.000Z"}
+    own = certificate | {"subject": "relay.example"}
+    tls = {"ca": ["Private CA"], "client_cert": own, "client_key": "***", "min_version": "1.3"}
+    api.answer("GET", f"{ENDPOINTS}/ep_1", ENDPOINT | {"tls": tls, "certificate": certificate})
+    stdout = run("endpoint", "show", "ep_1").stdout
+    assert "1.3 or newer" in stdout
+    assert "Private CA" in stdout
+    assert "relay.example, from A CA, until 2027-01-31 00:00:00Z" in stdout
+    assert "hooks.example, from A CA, until 2027-01-31 00:00:00Z" in stdout
+
+
 def test_endpoint_update_is_a_merge_patch(api: ApiStub) -> None:
     """Only what is named is sent; --reset and a header without value become null (RFC 7396)."""
     api.answer("PATCH", f"{ENDPOINTS}/ep_1", ENDPOINT)

@@ -41,7 +41,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"telemetry"}),
-    "cryptography": frozenset({"contracts"}),
+    "cryptography": frozenset({"contracts", "config"}),
     "jsonschema_rs": frozenset({"contracts"}),
 }
 """Which rooms may know an outside technology."""

@@ -8,6 +8,7 @@ import trustme
 
 from relay.core.clock import Now, SystemClock
 from relay.core.model import Failure, Trace
+from relay.core.netguard import Networks
 from relay.delivery.courier import Courier
 from relay.delivery.dial import Place
 from relay.delivery.trail import Stage, Trail
@@ -106,7 +107,7 @@ async def test_a_failure_says_how_far_it_came(courier: Courier) -> None:
 class NoNames:
     """A resolver that knows no name."""
 
-    async def resolve(self, host: str) -> Sequence[Place]:
+    async def resolve(self, host: str, opened: Networks = ()) -> Sequence[Place]:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
 

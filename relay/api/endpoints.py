@@ -11,6 +11,7 @@ from aiohttp import web
 from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
+from relay.api.certificates import write_certificate
 from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
 from relay.api.problems import Refused
@@ -18,7 +19,7 @@ from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.api.written import read_overlap_ms
-from relay.config.admission import warn_endpoint
+from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
@@ -168,7 +169,9 @@ class Endpoints:
 
     def _warnings(self, endpoint: Endpoint) -> Json:
         contract = self._registrar.current.contract(endpoint.application)
-        return render.warnings(warn_endpoint(endpoint.url, endpoint.event_types, contract))
+        now_ms, tls = self._services.clock.wall_ms(), self._registrar.current.entries[endpoint.ref].definition.tls
+        found = [*warn_endpoint(endpoint.url, endpoint.event_types, contract), *warn_tls(tls, now_ms)]
+        return render.warnings(found)
 
     async def probe(self, request: web.Request) -> web.Response:
         """Make the oldest delivery that is due go out now, past cool-down and `Retry-After`, as a retry by hand does."""
@@ -208,7 +211,8 @@ class Endpoints:
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
         work = write_work(look_at(self._services, endpoint))
-        return written | work | {"health": health_for(principal, work["health"])}
+        shown = write_certificate(self._services, endpoint)
+        return written | shown | work | {"health": health_for(principal, work["health"])}
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)

@@ -6,8 +6,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from relay.config.tls import authorities_of, certificate_of
 from relay.core.issues import Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Outcome, RetryPolicy, Trace
+from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import format_duration, format_rate, format_time
 from relay.core.urls import masked
 from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView
@@ -151,6 +153,7 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "headers": {name: text if plain else MASK for name, text in value.headers},
         "concurrency": value.concurrency,
         "rate_limit": None if value.rate is None else format_rate(value.rate),
+        "tls": None if value.tls is None else tls(value.tls),
         "timeout": format_duration(value.timeout_ms),
         "retry": _retry(value.retry),
         "max_age": format_duration(value.retry.max_age_ms),
@@ -162,6 +165,28 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "present": value.present and value.application.present,
         "created_at": moment(value.created_at_ms),
         "updated_at": moment(value.updated_at_ms),
+    }
+
+
+def tls(value: TlsIdentity) -> Json:
+    """Write how TLS is spoken to an endpoint: who is trusted and what is shown, by name; the key never."""
+    return {
+        "ca": None if value.system else list(authorities_of(value.ca)),
+        "client_cert": certificate(certificate_of(value.client_cert)),
+        "client_key": MASK if value.client_key else None,
+        "min_version": value.min_version,
+    }
+
+
+def certificate(value: Certificate | None) -> Json | None:
+    """Write one certificate."""
+    if value is None:
+        return None
+    return {
+        "subject": value.subject,
+        "issuer": value.issuer,
+        "not_before": moment(value.not_before_ms),
+        "not_after": moment(value.not_after_ms),
     }
 
 

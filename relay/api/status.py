@@ -7,6 +7,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from relay import __version__
+from relay.api import certificates
 from relay.api.auth import PRINCIPAL
 from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
 from relay.api.problems import Refused
@@ -105,12 +106,14 @@ class Status:
 
     def _warnings(self) -> list[str]:
         daemon, applications = self._services.daemon, self._services.registrar.current.applications.values()
-        return warnings(
+        settings = warnings(
             daemon.config,
             daemon.clock_watch.state,
             descriptors=daemon.descriptors,
             applications=[entry.application for entry in applications],
         )
+        ending = certificates.warnings_of(certificates.known(self._services), self._services.clock.wall_ms())
+        return settings + ending
 
     def _facts(self) -> Json:
         store, daemon = self._services.store, self._services.daemon
@@ -153,6 +156,9 @@ class Status:
             log_lines_dropped=daemon.log_lines_dropped,
             endpoint_states={line.endpoint.id: line.word for line in lines},
             endpoints=count_states(lines),
+            certificates_end_s=[
+                (one.endpoint, one.side, one.certificate.not_after_ms / 1_000) for one in certificates.known(services)
+            ],
         )
 
     def _oldest_due_s(self) -> float:

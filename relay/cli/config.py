@@ -172,8 +172,9 @@ def _create(path: Path, contents: str) -> None:
 def _load(config_file: Path | None) -> "Loaded":
     from relay.config import load
     from relay.config.places import find_config_file
+    from relay.core.clock import SystemClock
 
-    return load(find_config_file(config_file, os.environ), os.environ, {})
+    return load(find_config_file(config_file, os.environ), os.environ, {}, now_ms=SystemClock().wall_ms())
 
 
 def _say_issues(loaded: "Loaded") -> None:

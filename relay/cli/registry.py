@@ -27,6 +27,7 @@ from relay.cli.output import (
     state,
     yes_option,
 )
+from relay.cli.tls import tls_members, tls_options, tls_rows
 
 ENDPOINTS = "/v1/webhook-endpoints"
 
@@ -56,6 +57,7 @@ endpoint_options = options(
     click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Fixed header; repeatable."),
     click.option("--concurrency", type=click.IntRange(1), help="Most attempts at once."),
     click.option("--rate-limit", help="Most attempts in a while, such as 50/s."),
+    tls_options,
     retry_options,
 )
 endpoint_argument = click.argument("endpoint_id", metavar="ID")
@@ -209,6 +211,7 @@ def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "limits", f"{one['concurrency']} at once, {one['rate_limit'] or 'any rate'}, time-out {one['timeout']}"
     yield "retry", f"{', '.join(one['retry']['schedule'])} (jitter {one['retry']['jitter']}), for {one['max_age']}"
     yield "secrets", one["secrets"]
+    yield from tls_rows(one)
     yield "from", "the configuration file" if one["origin"] == "file" else "the API"
     yield "deliveries", f"{one['due']} due, {one['dead']} dead"
     yield "waits for", one["waits_for"]
@@ -249,6 +252,7 @@ def definition(given: Json) -> Json:
         "event_types": list(given.get("event_types", ())),
         "headers": dict(map(_header, given.get("headers", ()))),
         "retry": {name: value for name, value in retry.items() if value is not None},
+        "tls": tls_members(given),
     }
     plain = {name: given[name] for name in _PLAIN if given.get(name) is not None}
     return {name: value for name, value in members.items() if value} | plain

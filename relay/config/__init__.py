@@ -10,6 +10,7 @@ from relay.config.definitions import (
     ApplicationDefinition,
     EndpointConfig,
     EndpointDefinition,
+    EndpointTls,
     Section,
 )
 from relay.config.explain import reload_changes, render_issues, severity, source_and_line
@@ -24,6 +25,7 @@ __all__ = [
     "DeliveryConfig",
     "EndpointConfig",
     "EndpointDefinition",
+    "EndpointTls",
     "Loaded",
     "Section",
     "ServerConfig",

@@ -8,8 +8,9 @@ definition, and its message is a sentence with what to do after the last semicol
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition
+from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
 from relay.config.model import Config
+from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.grammars import check_header
 from relay.core.issues import Issue, did_you_mean, pointer
@@ -61,6 +62,7 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
         if wrong:
             yield Issue(pointer("event_types", index), wrong)
     yield from _check_headers(endpoint, contract)
+    yield from _check_tls(endpoint)
     yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
     yield from _check_max_age(endpoint, rules.config)
 
@@ -111,6 +113,24 @@ def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> I
         if fault:
             yield Issue(pointer("headers", name), fault)
         seen.add(name.lower())
+
+
+def _check_tls(endpoint: EndpointDefinition) -> Iterator[Issue]:
+    if endpoint.tls is None:
+        return
+    if endpoint.url.lower().startswith("http:"):
+        yield Issue("/tls", "the URL is http, so nothing of this is used; write https, or remove it")
+    texts = (endpoint.tls.ca, endpoint.tls.client_cert, endpoint.tls.client_key)
+    for key, sentence in faults_of(*(text.get_secret_value() if text else "" for text in texts)):
+        yield Issue(pointer("tls", key), sentence)
+
+
+def warn_tls(tls: EndpointTls | None, now_ms: int) -> Iterator[Issue]:
+    """Yield what should be thought over about how TLS is spoken to an endpoint: a client certificate that ends soon."""
+    if tls is not None and tls.client_cert is not None:
+        warning = expiry_warning(certificate_of(tls.client_cert.get_secret_value()), now_ms)
+        if warning:
+            yield Issue("/tls/client_cert", warning, warning=True)
 
 
 def _check_concurrency(endpoint: EndpointDefinition, slots: int) -> Iterator[Issue]:

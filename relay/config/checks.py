@@ -7,10 +7,11 @@ them was already refused, the finding is dropped, for it would rest on a default
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from relay.config.admission import Rules, check_application, check_endpoint, warn_endpoint
+from relay.config.admission import Rules, check_application, check_endpoint, warn_endpoint, warn_tls
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
 from relay.config.fields import is_local
 from relay.config.model import Config
+from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import Issue, did_you_mean, keys_of
 from relay.core.locate import KeyPath
@@ -45,6 +46,7 @@ class Subject(NamedTuple):
     config: Config
     contracts: ContractCatalogue
     dev: bool  # `serve --dev`
+    now_ms: int | None = None  # None: nothing is judged by the time
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -85,6 +87,18 @@ def _durations(subject: Subject) -> Iterator[Finding]:
     yield from _check_length(cool_down, cool_down_max)
     yield from _check_length(max_age, events)  # what may still be retried must still be there (Q14)
     yield from _check_length(events, idempotency, ": a request repeated late would make a second event")
+
+
+def _tls(subject: Subject) -> Iterator[Finding]:
+    tls, path = subject.config.delivery.tls, ("delivery", "tls")
+    texts = (tls.ca_file, tls.client_cert, tls.client_key)
+    faults = list(faults_of(*(text.get_secret_value() for text in texts)))
+    for key, sentence in faults:
+        yield Finding((*path, "ca_file" if key == "ca" else key), *_sentence(sentence))
+    if subject.now_ms is not None and not faults:
+        warning = expiry_warning(certificate_of(tls.client_cert.get_secret_value()), subject.now_ms)
+        if warning:
+            yield Finding((*path, "client_cert"), *_sentence(warning), warning=True)
 
 
 def _tokens(subject: Subject) -> Iterator[Finding]:
@@ -151,7 +165,10 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
                 *(() if issue.message in always else (_contract_of(path), *_ALLOWANCES, (*path[:2], "allow_networks"))),
             )
         wrong = {issue.path for issue in faults}
-        for issue in warn_endpoint(endpoint.url, endpoint.event_types, contract):
+        warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, contract)]
+        if subject.now_ms is not None:
+            warnings += warn_tls(endpoint.tls, subject.now_ms)
+        for issue in warnings:
             if issue.path not in wrong and not (subject.dev and issue.path == "/url"):
                 yield _finding(path, issue, _contract_of(path))
 
@@ -206,6 +223,7 @@ def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) ->
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _listeners,
     _durations,
+    _tls,
     _tokens,
     _identities,
     _definitions,

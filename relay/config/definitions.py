@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.config.fields import Filled, Id, Network, RateLimit, SecretField, duration, whole
+from relay.config.fields import KEPT, Filled, Id, Network, Pem, RateLimit, SecretField, TlsVersion, duration, whole
 
 SECRETS_MAX = 10
 """Secrets that may sign for one endpoint at a time (Standard Webhooks)."""
@@ -61,12 +61,21 @@ class Definition(Section):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps: everything that is not left to the levels above, with units."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, context=KEPT)
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:
         """Read what `to_json` returned."""
         return cls.model_validate(written, by_alias=True, by_name=False, context="written")
+
+
+class EndpointTls(Section):
+    """How TLS is spoken to one endpoint; what is left out is as `[delivery.tls]` says."""
+
+    ca: Pem | None = None
+    client_cert: Pem | None = None
+    client_key: Pem | None = None
+    min_version: TlsVersion | None = None
 
 
 class EndpointDefinition(Definition):
@@ -78,6 +87,7 @@ class EndpointDefinition(Definition):
     headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
     rate: RateLimit | None = Field(None, alias="rate_limit")
+    tls: EndpointTls | None = None
 
 
 class ApplicationDefinition(Definition):

@@ -25,7 +25,7 @@ MASK = "********"
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"(?:env|file|cred):.*")
-_SECRET_KEYS = frozenset({"secret", "secrets", "headers"})
+_SECRET_KEYS = frozenset({"secret", "secrets", "headers", "client_key"})
 _LABELS = ("id", "name")
 _PLACE = re.compile(r"(.+?)(?::(\d+))?")
 
@@ -98,7 +98,7 @@ def hidden(path: KeyPath, value: Any) -> Any:
     """Mask what must not be shown: secrets that are no references, header values, credentials in URLs."""
     if path[-1] == "url":
         return masked(value) if isinstance(value, str) and "://" in value else MASK
-    if _SECRET_KEYS.isdisjoint(path):
+    if _SECRET_KEYS.isdisjoint(path) or value == "":
         return value
     if isinstance(value, list | tuple):
         return [hidden(path, inner) for inner in value]

@@ -8,13 +8,22 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    SerializationInfo,
+    ValidationInfo,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-from relay.config.secrets import Secrets, SecretText, Wrong
+from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_text
 from relay.core.netguard import as_dialled
 from relay.core.units import (
     Rate,
@@ -126,6 +135,42 @@ def _read_secret(value: Any, info: ValidationInfo) -> SecretStr:
     return info.context.resolve(value) if isinstance(info.context, Secrets) else SecretText(value)
 
 
+KEPT = "kept"
+"""The context of a serialization that the database keeps: PEM texts are written in clear, as they will be needed."""
+
+
+def _read_pem(value: Any, info: ValidationInfo) -> SecretStr:
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("PEM is text in quotes", "It begins with -----BEGIN.")
+    if value.startswith("/"):
+        raise Wrong("is the name of a file, not what it holds", f'In the configuration file write "file:{value}".')
+    is_file = isinstance(info.context, Secrets)
+    if not is_file and value.startswith(("file:", "cred:", "env:")):
+        raise Wrong("files and variables of this host are for the configuration file", "Give the PEM text itself.")
+    if len(value) > PEM.bytes_max:
+        raise Wrong(f"is larger than {PEM.bytes_max} bytes", "Give only the PEM blocks that are needed here.")
+    return info.context.resolve(value, PEM) if isinstance(info.context, Secrets) and value else SecretText(value)
+
+
+def _write_pem(pem: SecretStr, info: SerializationInfo) -> str:
+    return pem.get_secret_value() if info.context == KEPT or not pem else _write_secret(pem)
+
+
+def _read_authorities(value: Any) -> SecretStr:
+    """Read the file that is named; empty for none."""
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("the name of a file is written in quotes", 'Write it like "/etc/relay/ca.pem".')
+    if not value:
+        return SecretText("")
+    if not value.startswith("/"):
+        raise Wrong("the path of a file must be absolute", 'Write it like "/etc/relay/ca.pem".')
+    return SecretText(read_text(Path(value), AUTHORITIES), value)
+
+
 def _write_secret(secret: SecretStr) -> str:
     """A reference is shown as it is; a literal never."""
     return getattr(secret, "source", "") or "********"
@@ -235,6 +280,9 @@ HostAddress = Annotated[
 ]
 RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
+Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_pem, when_used="json")]
+Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_pem, when_used="json")]
+TlsVersion = Literal["1.2", "1.3"]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
 Filled = AfterValidator(_check_filled)
 Listen = Annotated[tuple[Annotated[str, AfterValidator(check_listen)], ...], BeforeValidator(_read_listen), Filled]

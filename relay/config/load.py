@@ -90,11 +90,13 @@ def load(
     flags: Mapping[str, object],
     *,
     contracts: ContractCatalogue | None = None,
+    now_ms: int | None = None,
 ) -> Loaded:
     """Read the file, lay environment and flags over it, and check the whole.
 
     `flags` maps dotted keys to values; the key `dev` stands for all that `serve --dev` allows. Without `contracts` they
-    are read too: the built-in ones and those of the folder beside the file.
+    are read too: the built-in ones and those of the folder beside the file. Without `now_ms` nothing is judged by the
+    time: no certificate ends.
     """
     if contracts is None:
         contracts = ContractCatalogue.beside(path)
@@ -106,7 +108,7 @@ def load(
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
     secrets = Secrets(env)
-    config, issues = _examine(layers, secrets, contracts, dev=bool(flags.get(laying.DEV)))
+    config, issues = _examine(layers, secrets, contracts, dev=bool(flags.get(laying.DEV)), now_ms=now_ms)
     issues += contracts.issues
     issues += _unknown_variables(name for name in unknown if name not in secrets.variables_read)
     issues.sort(key=lambda issue: _order(issue, str(path)))
@@ -122,7 +124,7 @@ def _order(issue: Issue, file: str) -> tuple[bool, str, int]:
 
 
 def _examine(
-    layers: Layers, secrets: Secrets, contracts: ContractCatalogue, *, dev: bool
+    layers: Layers, secrets: Secrets, contracts: ContractCatalogue, *, dev: bool, now_ms: int | None
 ) -> tuple[Config | None, list[Issue]]:
     """Validate, repair what is wrong so that the rest can be checked too, and check."""
     issues: list[Issue] = []
@@ -136,7 +138,7 @@ def _examine(
         config, removed = repaired(layers.document, [error["loc"] for error in errors], secrets)
     if config is None:
         return None, issues
-    for finding in check(Subject(config, contracts, dev)):
+    for finding in check(Subject(config, contracts, dev, now_ms)):
         if not any(rests_on(path, removed) for path in (finding.path, *finding.rests_on)):
             issues.append(from_finding(finding, layers))
     return config, issues + _literal_secrets(config, removed, layers)
@@ -197,6 +199,8 @@ def _literal_secrets(config: Config, removed: Sequence[KeyPath], layers: Layers)
 def _secrets(config: Config) -> Iterable[tuple[KeyPath, object]]:
     for index, token in enumerate(config.tokens):
         yield ("token", index, "secret"), token.secret
+    if config.delivery.tls.client_key:
+        yield ("delivery", "tls", "client_key"), config.delivery.tls.client_key
     for place, application in enumerate(config.applications):
         for index, endpoint in enumerate(application.endpoints):
             path: KeyPath = ("application", place, "endpoint", index)
@@ -204,6 +208,8 @@ def _secrets(config: Config) -> Iterable[tuple[KeyPath, object]]:
                 yield (*path, "secret"), endpoint.secret
             for number, secret in enumerate(endpoint.secrets or ()):
                 yield (*path, "secrets", number), secret
+            if endpoint.tls is not None and endpoint.tls.client_key is not None:
+                yield (*path, "tls", "client_key"), endpoint.tls.client_key
 
 
 def _readable_by_others(file: Path) -> bool:

@@ -14,16 +14,20 @@ from pydantic.fields import FieldInfo
 from relay.config.definitions import Age, ApplicationConfig, Delays, Jitter, Section, Timeout
 from relay.config.fields import (
     AbsolutePath,
+    Authorities,
     Filled,
     HostAddress,
     Id,
     Listen,
     Network,
+    Pem,
     SecretField,
+    TlsVersion,
     duration,
     size,
     whole,
 )
+from relay.config.secrets import SecretText
 from relay.core.locate import KeyPath
 from relay.core.units import parse_duration_ms as ms
 from relay.core.units import parse_size_bytes as nbytes
@@ -79,6 +83,15 @@ class HealthConfig(Section):
     disable_after_ms: Age = Field(ms("5d"), alias="disable_after")
 
 
+class TlsConfig(Section):
+    """How TLS is spoken to receivers, unless an endpoint says otherwise. Certificates are always verified."""
+
+    ca_file: Authorities = SecretText("")
+    client_cert: Pem = SecretText("")
+    client_key: Pem = SecretText("")
+    min_version: TlsVersion = "1.2"
+
+
 class DeliveryConfig(Section):
     """How deliveries are made, unless an application or an endpoint says otherwise."""
 
@@ -89,6 +102,7 @@ class DeliveryConfig(Section):
     retry: RetryConfig = RetryConfig()
     max_age_ms: Age = Field(ms("5d"), alias="max_age")
     health: HealthConfig = HealthConfig()
+    tls: TlsConfig = TlsConfig()
     allow_networks: tuple[Network, ...] = ()
     own_addresses: tuple[HostAddress, ...] = ()
     allow_http: Annotated[bool, Field(strict=True)] = False

@@ -1,15 +1,30 @@
-"""Secrets as the file names them: `env:NAME`, `file:/path`, `cred:name`, or the text itself."""
+"""Secrets and PEM texts as the file names them: `env:NAME`, `file:/path`, `cred:name`, or the text itself."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
 from relay.core.issues import did_you_mean
 
 SECRET_BYTES_MAX = 4096
+
+
+class Kind(NamedTuple):
+    """What a reference leads to."""
+
+    bytes_max: int
+    remedy: str  # what to put there
+
+
+SECRET = Kind(SECRET_BYTES_MAX, "Put the secret into it as one line of text.")
+PEM = Kind(64 * 1024, "Put only the PEM blocks into it that are needed here.")
+AUTHORITIES = Kind(
+    512 * 1024, "Put only the authorities into it that receivers need; those of this host are trusted too."
+)
 
 _REFERENCE = re.compile(r"([A-Za-z]+):(.*)", re.DOTALL)
 
@@ -41,19 +56,23 @@ class Secrets:
     env: Mapping[str, str]
     variables_read: set[str] = field(default_factory=set)
 
-    def resolve(self, text: str) -> SecretText:
-        """Return the secret that `text` names or is; Wrong says why it cannot be had."""
+    def resolve(self, text: str, kind: Kind = SECRET) -> SecretText:
+        """Return the secret, or what else of its kind, that `text` names or is; Wrong says why it cannot be had."""
         match = _REFERENCE.fullmatch(text)
         if match is None:
             return SecretText(text)
-        readers: dict[str, Callable[[str], str]] = {"env": self._env, "file": self._file, "cred": self._credential}
+        readers: dict[str, Callable[[str, Kind], str]] = {
+            "env": self._env,
+            "file": self._file,
+            "cred": self._credential,
+        }
         reader = readers.get(match[1])
         if reader is None:
             _refuse_mistyped(match[1], readers)
             return SecretText(text)
-        return SecretText(reader(match[2]), text)
+        return SecretText(reader(match[2], kind), text)
 
-    def _env(self, name: str) -> str:
+    def _env(self, name: str, kind: Kind) -> str:
         self.variables_read.add(name)
         value = self.env.get(name)
         if not value:
@@ -63,12 +82,12 @@ class Secrets:
             )
         return value
 
-    def _file(self, name: str) -> str:
+    def _file(self, name: str, kind: Kind) -> str:
         if not name.startswith("/"):
-            raise Wrong("the path of a secret's file must be absolute", 'Write it like "file:/etc/relay/token".')
-        return _read(Path(name))
+            raise Wrong("the path of a file must be absolute", 'Write it like "file:/etc/relay/token".')
+        return read_text(Path(name), kind)
 
-    def _credential(self, name: str) -> str:
+    def _credential(self, name: str, kind: Kind) -> str:
         folder = self.env.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise Wrong(
@@ -77,22 +96,23 @@ class Secrets:
             )
         if not name or "/" in name:
             raise Wrong("the name of a credential is a plain file name", 'Write it like "cred:acme-token".')
-        return _read(Path(folder) / name)
+        return read_text(Path(folder) / name, kind)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, kind: Kind) -> str:
+    """Return what a file holds, without the line ends behind it; Wrong when it cannot be had, is empty or too large."""
     try:
         with path.open("rb") as file:
-            content = file.read(SECRET_BYTES_MAX + 1)
+            content = file.read(kind.bytes_max + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:
         reason = (error.strerror or "it cannot be read").lower()
         raise Wrong(f"{path}: {reason}", "Create the file, readable by the daemon's user only.") from None
     except UnicodeDecodeError:
-        raise Wrong(f"{path} does not hold text", "Put the secret into it as one line of text.") from None
-    if not text or len(content) > SECRET_BYTES_MAX:
-        size = "empty" if not text else f"larger than {SECRET_BYTES_MAX} bytes"
-        raise Wrong(f"{path} is {size}", "Put the secret into it as one line of text.")
+        raise Wrong(f"{path} does not hold text", kind.remedy) from None
+    if not text or len(content) > kind.bytes_max:
+        size = "empty" if not text else f"larger than {kind.bytes_max} bytes"
+        raise Wrong(f"{path} is {size}", kind.remedy)
     return text
 
 

@@ -5,7 +5,8 @@ Certificates and host names are always verified; there is no switch.
 
 import os
 import ssl
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 MIN_VERSION = "1.2"
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -51,7 +52,7 @@ def context_of(identity: TlsIdentity) -> ssl.SSLContext:
     if identity.system:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if identity.ca:
-        context.load_verify_locations(cadata=identity.ca)
+        context.load_verify_locations(cadata=identity.ca.encode("ascii", "ignore").decode())  # comments may not be
     if identity.client_cert:
         _load_pair(context, identity)
     return context
@@ -79,19 +80,22 @@ def peer_certificate(session: ssl.SSLObject) -> Certificate | None:
     if not shown:
         return None
     return Certificate(
-        subject=_name(shown.get("subject")),
-        issuer=_name(shown.get("issuer")),
+        subject=printed_name(_pairs(shown.get("subject"))),
+        issuer=printed_name(_pairs(shown.get("issuer"))),
         not_before_ms=_moment_ms(shown.get("notBefore")),
         not_after_ms=_moment_ms(shown.get("notAfter")),
     )
 
 
-def _name(written: object) -> str:
+def printed_name(pairs: Sequence[tuple[str, str]]) -> str:
     """Write a distinguished name by its common name, or by all that it has."""
-    pairs = [pair for group in written for pair in group] if isinstance(written, tuple) else []
-    common = [value for key, value in pairs if key == "commonName"]
+    common = [value for key, value in pairs if key in ("commonName", "CN")]
     text = common[0] if common else ", ".join(f"{key}={value}" for key, value in pairs)
     return "".join(character if character.isprintable() else " " for character in text)[:NAME_CHARACTERS_MAX]
+
+
+def _pairs(written: Any) -> list[tuple[str, str]]:
+    return [pair for group in written or () for pair in group]
 
 
 def _moment_ms(written: object) -> int:

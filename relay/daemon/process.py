@@ -51,7 +51,7 @@ def run(
     path = find_config_file(config_path, env)
 
     def reread() -> Loaded:
-        return load(path, env, flags)
+        return load(path, env, flags, now_ms=SystemClock().wall_ms())
 
     loaded = reread()
     if loaded.config is None:

@@ -41,7 +41,7 @@ from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.queue.slots import IN_FLIGHT
-from relay.registry import Registrar, TokenTable
+from relay.registry import Registrar, TokenTable, default_tls
 from relay.registry.vanished import vanished
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
@@ -418,7 +418,10 @@ async def open_http_courier(
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
     settings = CourierSettings(
-        delivery.connect_timeout_ms, f"relay/{__version__}", idle_max=IN_FLIGHT * delivery.concurrency
+        delivery.connect_timeout_ms,
+        f"relay/{__version__}",
+        tls=default_tls(delivery),
+        idle_max=IN_FLIGHT * delivery.concurrency,
     )
     courier = Courier(clock, guard, resolver, settings)
     await courier.start()
@@ -428,7 +431,7 @@ async def open_http_courier(
 
 def _reach(delivery: DeliveryConfig) -> tuple[object, ...]:
     """Return what a courier is made for: another one takes its place when this changes."""
-    return delivery.allow_networks, delivery.own_addresses, delivery.connect_timeout_ms
+    return delivery.allow_networks, delivery.own_addresses, delivery.connect_timeout_ms, delivery.tls
 
 
 def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:

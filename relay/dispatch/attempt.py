@@ -132,6 +132,7 @@ class Attempts:
         request = self._request(endpoint, event, 1)._replace(excerpt=True)
         outcome = await self.courier.attempt(request)
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
+        self._standing.note_certificate(endpoint, outcome)
         return outcome
 
     # -- up to the decision: a mistake of ours stays with this endpoint ------------------------------------------------

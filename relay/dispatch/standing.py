@@ -12,6 +12,7 @@ import structlog
 from relay.core.clock import Clock, ClockWatch
 from relay.core.errors import NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Outcome
+from relay.core.tls import Certificate
 from relay.core.urls import host_of
 from relay.queue.health import is_refusing, should_disable
 from relay.queue.reachability import Reachability, Sighting, is_us
@@ -34,12 +35,17 @@ class Standing:
         self._cooling: dict[int, int] = {}  # ref → the cool-down step that was last logged
         self._refusing: set[int] = set()  # refs that were last logged as refusing
         self._disabling: set[int] = set()  # refs
+        self._certificates: dict[int, Certificate] = {}  # ref → what its receiver showed at the latest handshake
         self._log = structlog.get_logger("relay.dispatch")
         self._undisabled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
 
     def blocked(self, ref: int) -> bool:
         """Whether an endpoint's latest attempt was refused because its address may not be dialled."""
         return self._reachability.blocked(ref)
+
+    def certificate(self, ref: int) -> Certificate | None:
+        """Return the certificate that an endpoint's receiver showed; None where none was shown since the start."""
+        return self._certificates.get(ref)
 
     def local_trouble(self) -> bool:
         """Whether hosts of several applications are out of reach for a reason of ours (Q9). O(endpoints)"""
@@ -57,16 +63,24 @@ class Standing:
         self._reachability.forget(ref)
         self._cooling.pop(ref, None)
         self._refusing.discard(ref)
+        self._certificates.pop(ref, None)
 
     def loaded(self, ref: int, health: Health) -> None:
         """Take the health that an endpoint starts with, or was given by an edit."""
         self._cooling[ref] = health.cool_down_ms
         if not is_refusing(health, self._clock.wall_ms()):
             self._refusing.discard(ref)
+        self._certificates.pop(ref, None)  # its address may be another one
 
     def note(self, endpoint: Endpoint, outcome: Outcome, mono_ms: float) -> None:
         """Note how far an attempt came."""
         self._reachability.note(endpoint.ref, outcome, mono_ms)
+        self.note_certificate(endpoint, outcome)
+
+    def note_certificate(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        """Remember which certificate the receiver showed."""
+        if outcome.certificate is not None:
+            self._certificates[endpoint.ref] = outcome.certificate
 
     async def follow(self, endpoint: Endpoint, health: Health | None, classification: Classification) -> None:
         """Log what a changed health means, and disable the endpoint if it asked for it or is lost."""

@@ -2,6 +2,7 @@
 
 from relay.registry.registrar import ApplicationDraft, Change, KeyDraft, Made, Registrar
 from relay.registry.registry import ApplicationEntry, Match, Registry
+from relay.registry.resolving import default_tls
 from relay.registry.tokens import TokenTable
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "Registrar",
     "Registry",
     "TokenTable",
+    "default_tls",
 ]

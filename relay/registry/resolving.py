@@ -3,8 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from relay.config import ApplicationConfig, ApplicationDefinition, Config, EndpointConfig, EndpointDefinition
+from relay.config import (
+    ApplicationConfig,
+    ApplicationDefinition,
+    Config,
+    DeliveryConfig,
+    EndpointConfig,
+    EndpointDefinition,
+    EndpointTls,
+)
 from relay.core.model import Application, Endpoint, HealthPolicy, Origin, RetryPolicy, Secret, Validation
+from relay.core.tls import TlsIdentity
 from relay.store import ApplicationRow, EndpointRow
 
 V = TypeVar("V")
@@ -100,6 +109,7 @@ def resolve_endpoint(
         secrets=in_file.secrets_of(row),
         concurrency=min(definition.concurrency or CONCURRENCY, max(1, config.delivery.concurrency // 4)),
         rate=definition.rate,
+        tls=resolve_tls(definition.tls, config.delivery),
         timeout_ms=_first(*(level.timeout_ms for level in levels)),
         retry=RetryPolicy(
             schedule_ms=_first(*(level.schedule_ms for level in levels)),
@@ -119,6 +129,30 @@ def resolve_endpoint(
         updated_at_ms=row.updated_at_ms,
         present=row.origin is Origin.API or row.id in in_file.endpoints,
     )
+
+
+def default_tls(delivery: DeliveryConfig) -> TlsIdentity:
+    """Return how TLS is spoken to endpoints that say nothing of it: the authorities of the file beside this host's."""
+    tls = delivery.tls
+    return TlsIdentity(
+        ca=tls.ca_file.get_secret_value(),
+        client_cert=tls.client_cert.get_secret_value(),
+        client_key=tls.client_key.get_secret_value(),
+        min_version=tls.min_version,
+    )
+
+
+def resolve_tls(own: EndpointTls | None, delivery: DeliveryConfig) -> TlsIdentity | None:
+    """Return how TLS is spoken to an endpoint, None for the default; its own authorities are trusted instead of all others."""
+    if own is None:
+        return None
+    identity = default_tls(delivery)
+    if own.ca is not None:
+        identity = identity._replace(ca=own.ca.get_secret_value(), system=False)
+    if own.client_cert is not None and own.client_key is not None:
+        pair = own.client_cert.get_secret_value(), own.client_key.get_secret_value()
+        identity = identity._replace(client_cert=pair[0], client_key=pair[1])
+    return identity._replace(min_version=own.min_version or identity.min_version)
 
 
 def _first(*values: V | None) -> V:

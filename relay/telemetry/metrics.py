@@ -6,7 +6,7 @@ numbers become metric families only when somebody asks for them.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -47,6 +47,7 @@ class Readings:
     log_lines_dropped: int = 0
     endpoint_states: Mapping[str, str] = field(default_factory=dict)  # by id, the one word for how it stands
     endpoints: Mapping[str, int] = field(default_factory=dict)  # how many there are, by that word
+    certificates_end_s: Sequence[tuple[str, str, float]] = ()  # endpoint, whose, unix time
 
 
 class Histogram:
@@ -243,6 +244,10 @@ class Metrics:
         yield _gauge("disk_free_bytes", "Free space beside the database.", readings.disk_free_bytes)
         yield _gauge("config_last_reload_successful", "Whether the last reload was taken.", not self._reload_failed)
         yield _counter("log_lines_dropped", "Log lines lost to a stuck stream.", readings.log_lines_dropped)
+        ends = self._certificates(readings)
+        yield _gauges(
+            "certificate_not_after_seconds", "When a certificate ends, unix time.", ("endpoint", "side"), ends
+        )
         if readings.oldest_due_s is not None:
             yield _gauge("oldest_due_seconds", "How long the oldest due delivery has been due.", readings.oldest_due_s)
         if readings.loop_lag_s is not None:
@@ -250,6 +255,14 @@ class Metrics:
 
     def _states(self, readings: Readings) -> Mapping[Labels, float]:
         return Counter((self._labels.shown(endpoint), state) for endpoint, state in readings.endpoint_states.items())
+
+    def _certificates(self, readings: Readings) -> Mapping[Labels, float]:
+        """The earliest end for each label."""
+        ends: dict[Labels, float] = {}
+        for endpoint, side, end_s in readings.certificates_end_s:
+            key = self._labels.shown(endpoint) if endpoint else "", side
+            ends[key] = min(end_s, ends.get(key, end_s))
+        return ends
 
     def _finished_as(self, state: DeliveryState) -> int:
         now = sum(count for (_, outcome), count in self._finished.items() if outcome == state)
