@@ -417,12 +417,8 @@ async def open_http_courier(
     """Open the courier that makes real attempts, with a resolver of its own."""
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
-    settings = CourierSettings(
-        delivery.connect_timeout_ms,
-        f"relay/{__version__}",
-        tls=default_tls(delivery),
-        idle_max=IN_FLIGHT * delivery.concurrency,
-    )
+    agent, idle_max = f"relay/{__version__}", IN_FLIGHT * delivery.concurrency
+    settings = CourierSettings(delivery.connect_timeout_ms, agent, default_tls(delivery), idle_max)
     courier = Courier(clock, guard, resolver, settings)
     await courier.start()
     opened.push_async_callback(courier.close)
