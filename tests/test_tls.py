@@ -202,6 +202,14 @@ async def test_a_version_that_is_too_old_is_named(courier: Courier, authority: t
     assert usual.trace.tls_version == "TLSv1.2"
 
 
+async def test_a_certificate_of_a_hundred_kilobytes_is_refused(courier: Courier, authority: trustme.CA) -> None:
+    """A receiver whose certificate has no end costs what OpenSSL reads of it, and is a TLS failure like any other."""
+    huge = authority.issue_cert("localhost", *(f"n{number}.example" for number in range(9_000)))
+    async with Receiver(default=200, tls=serving(huge)) as receiver:
+        outcome = await courier.attempt(post(receiver.url))
+    assert (outcome.failure, receiver.received) == (Failure.TLS, [])
+
+
 async def test_a_port_without_tls_is_named(courier: Courier) -> None:
     """An http port behind an https URL: the timeline says to look at scheme and port."""
 

@@ -294,6 +294,33 @@ async def test_an_authority_that_changes_on_disk_is_read_at_a_reload(tmp_path: P
     assert (reload["changed"], nothing["changed"]) == (["delivery.tls.ca_file"], [])
 
 
+async def test_a_new_application_says_that_the_certificate_of_its_endpoint_ends(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    """The endpoint that comes with an application is judged like any other."""
+    chain, key = ending(authority, NOW_MS, 2)
+    endpoint = {"url": "https://example.com/", "tls": {"client_cert": chain, "client_key": key}}
+    async with Api(tmp_path) as api:
+        answer = await api.call("POST", "/v1/applications", {"id": "newcomer", "endpoint": endpoint})
+    assert [found["pointer"] for found in answer.json["warnings"]] == ["/endpoint/tls/client_cert"]
+    assert "PRIVATE" not in answer.text.decode()
+
+
+async def test_a_reload_with_a_broken_certificate_changes_nothing(tmp_path: Path, authority: trustme.CA) -> None:
+    """A file that holds no certificate any more refuses the reload; deliveries go on with what was read before."""
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    async with (
+        Receiver(default=204, tls=serving(authority.issue_cert("localhost"))) as receiver,
+        Stack(tmp_path, endpoints={"a": receiver.url}, delivery=f'tls = {{ ca_file = "{bundle}" }}') as stack,
+    ):
+        bundle.write_text("gone")
+        status, problem = await stack.call("POST", "/v1/reload")
+        _, test = await stack.call("POST", f"{ENDPOINTS}/a/test")
+    assert (status, test["status"]) == (422, 204)
+    assert "holds no certificate" in json.dumps(problem)
+
+
 @pytest.mark.parametrize("of", ["delivery", "endpoint"])
 async def test_a_client_certificate_of_the_file_is_shown(
     tmp_path: Path, authority: trustme.CA, pair: tuple[str, str], of: str

@@ -11,7 +11,7 @@ from relay.api.body import read_object
 from relay.api.query import page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
-from relay.config.admission import warn_endpoint
+from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
 from relay.core.views import Page
 from relay.registry import Made
@@ -113,7 +113,11 @@ class Applications:
         if made.endpoint is not None:
             contract = self._registrar.current.contract(made.application)
             extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
-            found = warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract)
+            tls = self._registrar.current.entries[made.endpoint.ref].definition.tls
+            found = [
+                *warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract),
+                *warn_tls(tls, self._services.clock.wall_ms()),
+            ]
             extras |= render.warnings(found, where="/endpoint")
         if made.key is not None:
             extras["key"] = self._key(made.key) | {"token": made.token}
