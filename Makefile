@@ -16,13 +16,14 @@ COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench shape crash clean
+.PHONY: help demo check lint types cover test bench shape crash hostile clean
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
 	@echo "make check               all that must hold: lint, types, branch coverage, tests"
 	@echo "make test [ARGS=...]     the tests alone; JOBS=n: in so many processes"
 	@echo "make crash [N=500]       kill -9 under load, N times"
+	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline"
 	@echo "make shape [ARGS=...]    sizes of the code, and what one delivery passes"
 
@@ -61,6 +62,12 @@ test: $(STAMP) $(NODE_STAMP)
 
 crash: $(STAMP)
 	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
+
+# Facts on every event loop with every parser, and 20,000 generated addresses; then the figures, each of which is judged.
+hostile: $(STAMP)
+	HOSTILE=1 $(PYTEST) --hypothesis-profile=hostile --timeout 600 tests/test_hostile.py tests/test_guard.py
+	@missed=0; for figures in hostile_receivers slow_loris; do \
+	  $(BIN)/python -m bench.$$figures $(ARGS) || missed=1; done; exit $$missed
 
 shape: $(STAMP)
 	@$(BIN)/python bench/shape.py $(ARGS)

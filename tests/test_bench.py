@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +13,18 @@ from aioresponses import aioresponses
 
 from bench import bare
 from bench.contracts import example_event
+from bench.hostile_receivers import Figures as FaultFigures
+from bench.isolation import SCENARIOS, Waits, figures_of, medians, row
 from bench.load import Load, padded_event, request_bytes
+from bench.process import Memory
 from bench.receiver import split
 from bench.run import Drain, Run, Work, compare, drain_backlog, report_drain, report_pairs, run_bare, run_relay
 from bench.sinks import open_sink
+from bench.slow_loris import Row as SiegeRow
 from relay.contracts import ContractCatalogue, Payload
 from tests.support import aioresponses_shim
 from tests.support.waiting import quiet, until
+from tests.support.watched import ALL_SIDES
 
 
 def test_messages_are_split_by_length() -> None:
@@ -119,3 +126,42 @@ async def test_the_bare_pipeline_settles_what_a_receiver_took(status: int, settl
 def test_shim_is_still_needed() -> None:
     """When this fails aioresponses can do without us: delete tests/support/aioresponses_shim.py and its uses."""
     assert aioresponses_shim.needed()
+
+
+def test_a_row_of_isolation_says_whether_it_holds() -> None:
+    """The ratio is taken within a run, figures are medians over the runs, and a row that misses says so."""
+    runs = [figures_of(Waits([5.0] * 99 + [worst], [worst / 2]), []) for worst in (8.0, 10.0, 90.0)]
+    found = medians(runs)
+    assert (found.p50_ms, found.p99_ms, found.ratio, found.longest_ms) == (5.0, 10.0, 2.0, 10.0)
+    assert row(SCENARIOS[0], found).endswith(f"| {SCENARIOS[0].must} | NO |")
+    assert row(SCENARIOS[0], found._replace(ratio=1.5)).endswith("| yes |")
+    assert not SCENARIOS[0].holds(found._replace(ratio=1.5, longest_ms=101.0))
+
+
+def test_what_hostile_receivers_cost_is_judged() -> None:
+    """Each figure of a fault is held against its own requirement."""
+    sound = FaultFigures(longest_ms=1_500, growth_mib=8, ratios=[0.9, 1.2, 3.0])
+    assert sound.missed() == []
+    assert replace(sound, longest_ms=1_501).missed() == ["time"]
+    assert replace(sound, growth_mib=8.1).missed() == ["memory"]
+    assert replace(sound, ratios=[1.0, 1.21, 1.3]).missed() == ["p99 of others"]
+
+
+def test_what_lingering_connections_cost_is_judged() -> None:
+    """Each figure of a siege is held against its own requirement."""
+    sound = SiegeRow(ALL_SIDES[0], 15.0, 0, 10.0, 20.0, 100, 0)
+    assert sound.missed() == []
+    wrong = sound._replace(longest_s=15.1, refused=1, beside_ms=20.1, growth_mib=101, descriptors=1)
+    assert [missed.split()[0] for missed in wrong.missed()] == ["closed", "refused", "p99", "memory", "descriptors"]
+
+
+def test_the_memory_of_a_process_has_a_peak() -> None:
+    """What was resident once and is not any more is in the peak, until it is forgotten."""
+    memory = Memory(os.getpid())
+    before_mib = memory.forget_peak()
+    held = bytearray(64 * 1024 * 1024)
+    held[::4096] = b"x" * len(held[::4096])
+    del held
+    assert memory.peak_mib() >= before_mib + 60
+    assert memory.forget_peak() < before_mib + 60
+    assert memory.descriptors() > 0

@@ -1,71 +1,41 @@
-"""A real relay among hostile parties (reliability T8, T11): what becomes of each attempt, and whom it connects to.
+"""A real relay among hostile parties (T8, T11, T14): what becomes of each attempt, whom it connects to, and who stays.
 
-The short form; `make hostile` runs all combinations of loops and parsers, and judges figures (`bench/hostile.py`).
+The short form: `make hostile` runs it on every loop with every parser, and judges the figures of `bench/hostile_receivers.py`
+and `bench/slow_loris.py`.
 """
 
 import os
+import select
+import socket
+import sys
+from asyncio import sslproto
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
 import pytest
 
 from relay.cli.client import Refused
 from relay.core.netguard import Address, as_dialled
+from relay.daemon import process
 from tests.support.addresses import PUBLIC, corpus, inside
-from tests.support.daemon import PRODUCER_TOKEN, Daemon, config_text
+from tests.support.daemon import PRODUCER_TOKEN, config_text
 from tests.support.faults import Faults, Place
+from tests.support.watched import ALL_SIDES, Side, Watched
 
 WHOLE = bool(os.environ.get("HOSTILE"))
 """Whether all combinations run, and not only those in which loop and parser both differ."""
 
 
-class Side(NamedTuple):
-    """On which loop a relay runs, and which of aiohttp's parsers reads what it is sent."""
-
-    loop: str
-    parser: str
-
-
-SIDES = [Side("uvloop", "C"), Side("asyncio", "Python")]
-SIDES += [Side("uvloop", "Python"), Side("asyncio", "C")] if WHOLE else []
+SIDES = ALL_SIDES if WHOLE else ALL_SIDES[:2]
 sides = pytest.mark.parametrize("side", SIDES, ids=lambda side: f"{side.loop}-{side.parser}")
 
 
-class Watched(Daemon):
-    """A relay whose connects are written down."""
-
-    def __init__(self, folder: Path, config: str, side: Side, *, ca_file: Path | None = None, **stage: Any) -> None:
-        self._connects = folder / "connects"
-        staged = stage | {"loop": side.loop, "connects": str(self._connects)}
-        env = {"WATCHED": orjson.dumps(staged).decode()}
-        env |= {"AIOHTTP_NO_EXTENSIONS": "1"} if side.parser == "Python" else {}
-        env |= {"SSL_CERT_FILE": str(ca_file)} if ca_file else {}
-        super().__init__(folder, config, module="tests.support.watched", env=env)
-
-    def connects(self) -> list[tuple[str, int]]:
-        """Every address and port that it connected to, or would have."""
-        lines = [line.split() for line in self._connects.read_text().splitlines()]
-        return [(address, int(port)) for address, port in lines]
-
-    def deliver(self, event_type: str) -> list[dict[str, Any]]:
-        """Post an event; return its deliveries when each has ended."""
-        event = self.api_as(PRODUCER_TOKEN).post("/v1/events", {"type": event_type, "data": {}})["id"]
-        while self.api.get("/v1/status")["due"]:
-            pass
-        return list(self.api.pages(f"/v1/events/{event}/deliveries"))
-
-    def attempts(self, event_type: str) -> dict[str, dict[str, Any]]:
-        """Post an event; return the one attempt of each delivery by its endpoint, when all have ended."""
-        rows = self.deliver(event_type)
-        return {row["endpoint"]: self.api.get(f"/v1/deliveries/{row['id']}")["timeline"][0] for row in rows}
-
-
 ONCE = """
-timeout = "1s"
-connect_timeout = "500ms"
+timeout = "3s"
+connect_timeout = "2s"
 retry = { schedule = [], jitter = 0.0 }
 """
 """Every delivery has one attempt, and ends with it."""
@@ -191,3 +161,70 @@ def test_no_literal_inside_is_registered(tmp_path: Path) -> None:
                 pass
         made = relay.api.post("/v1/webhook-endpoints", {"application": "acme", "url": "https://93.184.216.34/"})
     assert (taken, made["state"]) == ([], "enabled")
+
+
+# Connections that only stay (T14)
+
+HEAD = b"POST /v1/events HTTP/1.1\r\nHost: relay.example\r\nX-Slow: " + b"y" * 4_000
+CROWD = 200
+
+
+@contextmanager
+def besieged(folder: Path, side: Side, head_timeout: str) -> Iterator[tuple[Watched, list[socket.socket]]]:
+    """Run a relay with as many connections that say nothing as such that drip a head."""
+    config = config_text(folder).replace("[server]", f'[server]\nhead_timeout = "{head_timeout}"')
+    with Watched(folder, config, side) as relay, ExitStack() as opened:
+        address = ("127.0.0.1", relay.port)
+        yield relay, [opened.enter_context(socket.create_connection(address)) for _ in range(CROWD)]
+
+
+def drip(connections: Sequence[socket.socket], at: int) -> None:
+    """Send one more byte of a head on every other connection."""
+    for connection in connections[::2]:
+        with suppress(OSError):
+            connection.send(HEAD[at : at + 1])
+
+
+def closed(connections: Sequence[socket.socket], patience_s: float = 0) -> list[socket.socket]:
+    """Those whose other end says something, or has closed."""
+    watch = select.poll()
+    for connection in connections:
+        watch.register(connection, select.POLLIN)
+    named = {connection.fileno(): connection for connection in connections}
+    return [named[number] for number, _ in watch.poll(patience_s * 1_000)]
+
+
+@pytest.mark.slow
+@sides
+def test_connections_that_only_stay_end_and_refuse_nobody(tmp_path: Path, side: Side) -> None:
+    """T14: the relay ends 100 idle and 100 dripping connections, and takes every event that comes meanwhile."""
+    with besieged(tmp_path, side, "1s") as (relay, staying):
+        producer, posted = relay.api_as(PRODUCER_TOKEN), 0
+        while staying:
+            drip(staying, posted)
+            producer.post("/v1/events", {"type": "render.completed", "data": {"n": posted}})
+            posted += 1
+            for connection in closed(staying):
+                with suppress(ConnectionResetError):
+                    assert not connection.recv(65_536).startswith(b"HTTP/1.1 2")
+                staying.remove(connection)
+        assert len(list(relay.api.pages("/v1/events"))) == posted
+        assert relay.stop() == 0
+
+
+def test_the_siege_finds_a_listener_without_deadline(tmp_path: Path) -> None:
+    """Negative control: where a head may take a minute, no connection has ended when all would have."""
+    with besieged(tmp_path, SIDES[0], "1m") as (relay, staying):
+        relay.api.get("/v1/status")
+        assert closed(staying, patience_s=2.5) == []
+
+
+# Memory
+
+
+def test_without_uvloop_a_tls_connection_reads_one_record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T8: asyncio's own loop would keep 256 KiB for each connection, and 500 that never end 125 MiB."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", sslproto.SSLProtocol.max_size)
+    assert process._loop_factory() is None
+    assert sslproto.SSLProtocol.max_size == process.TLS_READ_BYTES == 16_384

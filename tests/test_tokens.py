@@ -57,9 +57,9 @@ def test_a_reload_replaces_all_tokens_or_none() -> None:
     ("role", "rights"),
     [
         (Role.PRODUCER, {Right.POST_EVENTS, Right.READ_EVENTS}),
-        (Role.APPLICATION, {Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE}),
-        (Role.READER, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS}),
-        (Role.OPERATOR, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE}),
+        (Role.APPLICATION, {Right.READ_EVENTS, Right.READ, Right.OPERATE, Right.CHANGE, Right.SEE_CREDENTIALS}),
+        (Role.READER, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.SEE_NETWORK}),
+        (Role.OPERATOR, {Right.READ_EVENTS, Right.READ, Right.READ_STATUS, Right.OPERATE, Right.SEE_NETWORK}),
         (Role.ADMIN, set(Right)),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import resource
 import secrets
 import sys
+from asyncio import sslproto
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -28,6 +29,8 @@ ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADMIN_TOKEN_BYTES = 32
 
 STATUS_EVERY_MS = 1_000
+TLS_READ_BYTES = 16 * 1024
+"""What asyncio's own loop reads of a TLS connection at once, the size of a record; it would keep 256 KiB for each."""
 GC_THRESHOLDS = (20_000, 20, 100)
 """Every attempt makes a few hundred objects and hardly a cycle: the default (700) spends a sixth of the time looking."""
 
@@ -262,5 +265,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
+        sslproto.SSLProtocol.max_size = TLS_READ_BYTES
         return None
     return uvloop.new_event_loop

@@ -103,6 +103,13 @@ async def _drop_when_reused(wire: Wire) -> None:
     await wire.reset()
 
 
+async def _fat_head(wire: Wire) -> None:
+    """Send nearly all of the largest head that is read, and keep it open."""
+    await wire.request()
+    await wire.send(OK + b"X-Fat: " + b"y" * 63_000)
+    await wire.until_closed()
+
+
 async def _set_cookie(wire: Wire) -> None:
     """Answer with a cookie, and refuse whoever brings it back."""
     while True:
@@ -127,6 +134,7 @@ BEHAVIOURS: dict[str, tuple[Behaviour, int | str]] = {
     "reset-in-body": (hostile.reset_in_body, 200),
     "close-after-request": (hostile.close_after_request, Failure.BROKEN_RESPONSE),
     "never-read": (hostile.Wire.ignore, Failure.TIMEOUT),
+    "fat-head": (_fat_head, Failure.TIMEOUT),
     "drip-head": (_dripping(OK + b"X-Slow: ", b"y"), Failure.TIMEOUT),
     "drip-headers": (_dripping(OK, b"X-Slow: y\r\n"), Failure.TIMEOUT),
     "drip-body": (_dripping(OK + b"Content-Length: 10000\r\n\r\n", b"y"), 200),

@@ -30,11 +30,11 @@ class Wire:
 
     async def send(self, data: bytes) -> None:
         """Send bytes; `ConnectionError` when the peer is gone."""
+        if self._writer.is_closing():  # asyncio would drop it and say so in its log, uvloop raise what it likes
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
         await asyncio.sleep(0)  # `drain` gives nobody else a turn while the peer takes everything
-        if self._writer.is_closing():  # asyncio drops what is written from here on, and says so in its log each time
-            raise ConnectionResetError
 
     async def reset(self) -> None:
         """End the connection with RST."""
