@@ -10,11 +10,11 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import problems
+from relay.api.answer import JSON
 from relay.api.problems import Problem, Refused
 from relay.config import ServerConfig
 from relay.core.issues import Issue, pointer
 
-JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -42,7 +42,7 @@ async def read(request: web.Request) -> bytes:
     """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400)."""
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
-            return await request.read()
+            return _bounded(request.content.read_nowait(), request.app[CONFIG].max_body_bytes)
         async with asyncio.timeout(request.app[CONFIG].body_timeout_ms / 1000):
             return await request.read()
     except TimeoutError:
@@ -51,6 +51,12 @@ async def read(request: web.Request) -> bytes:
         raise Refused(problems.body_too_large(request.app[CONFIG].max_body_bytes)) from None
     except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
+
+
+def _bounded(text: bytes, most_bytes: int) -> bytes:
+    if len(text) > most_bytes:
+        raise Refused(problems.body_too_large(most_bytes))
+    return text
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

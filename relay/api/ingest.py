@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from relay.api import body, problems, render
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.problems import Refused
 from relay.core.errors import RelayError
@@ -21,19 +21,19 @@ class Ingest:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
-    async def post_event(self, request: web.Request) -> web.Response:
+    async def post_event(self, request: web.Request) -> Answer:
         """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
         key = request.headers.get(IDEMPOTENCY_KEY)
         receipt = await self._intake.accept_one(request[PRINCIPAL], await body.read(request), key)
-        return _response(status_of(receipt), describe(receipt), {"Location": f"/v1/events/{receipt.event_id}"})
+        return Answer(describe(receipt), status_of(receipt), {"Location": f"/v1/events/{receipt.event_id}"})
 
-    async def post_batch(self, request: web.Request) -> web.Response:
+    async def post_batch(self, request: web.Request) -> Answer:
         """Take several events, each with an answer of its own."""
         if IDEMPOTENCY_KEY in request.headers:
             detail = 'A batch takes no Idempotency-Key header. Give each event its own "idempotency_key".'
             raise Refused(problems.bad_request(detail))
         items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))
-        return _response(200, {"results": [result(item) for item in items]})
+        return Answer({"results": [result(item) for item in items]})
 
 
 def status_of(receipt: Receipt) -> int:
@@ -66,7 +66,3 @@ def result(of: Receipt | RelayError) -> dict[str, Any]:
         problem = problems.from_error(of)
         return {"status": problem.status, "problem": problem.to_json()}
     return {"status": status_of(of), "body": describe(of)}
-
-
-def _response(status: int, answer: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(answer), content_type=body.JSON, headers=headers)
