@@ -7,10 +7,10 @@ TYPE_MAX = 256
 DEFAULT_GRAMMAR = r"[a-zA-Z0-9_]+(?:\.[a-zA-Z0-9_]+)*"
 """Parts of letters, digits and `_`, joined by dots."""
 
-Grammar = str | re.Pattern[str]
+_DEFAULT = re.compile(DEFAULT_GRAMMAR)
 
 
-def check_type(name: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
+def check_type(name: str, grammar: re.Pattern[str] = _DEFAULT, form: str = "") -> str | None:
     """Say what is wrong with the name of an event type; None if the grammar takes it, whole.
 
     `form` says the grammar in words, for the message.
@@ -19,12 +19,12 @@ def check_type(name: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") ->
         return 'an event type cannot be empty; name what happened, such as "render.completed"'
     if len(name) > TYPE_MAX:
         return f"an event type has at most {TYPE_MAX} characters, this one has {len(name)}; shorten it"
-    if not re.fullmatch(grammar, name):
+    if not grammar.fullmatch(name):
         return f"{name!r} is not an event type here; use {form or _form(grammar)}"
     return None
 
 
-def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR, form: str = "") -> str | None:
+def check_subscription(pattern: str, grammar: re.Pattern[str] = _DEFAULT, form: str = "") -> str | None:
     """Say what is wrong with a subscription; it is `*`, an exact type, or `prefix.*`."""
     if pattern == "*":
         return None
@@ -32,7 +32,7 @@ def check_subscription(pattern: str, grammar: Grammar = DEFAULT_GRAMMAR, form: s
     if "*" in prefix:
         return f'{pattern!r} has a * in a place where none is taken; write "*", "prefix.*" or an exact type'
     # A grammar may take "a.b" and not "a", or the other way round: either makes `a` a prefix.
-    if prefix != pattern and re.fullmatch(grammar, f"{prefix}.x"):
+    if prefix != pattern and grammar.fullmatch(f"{prefix}.x"):
         return None
     return check_type(prefix, grammar, form)
 
@@ -56,11 +56,10 @@ def patterns_covering(event_type: str) -> Iterator[str]:
         dot = event_type.find(".", dot + 1)
 
 
-def _form(grammar: Grammar) -> str:
-    text = grammar if isinstance(grammar, str) else grammar.pattern
-    if text == DEFAULT_GRAMMAR:
+def _form(grammar: re.Pattern[str]) -> str:
+    if grammar.pattern == DEFAULT_GRAMMAR:
         return "parts of letters, digits and _, joined by dots"
-    return f"the form {text}"
+    return f"the form {grammar.pattern}"
 
 
 NAME_MAX = 64

@@ -26,6 +26,9 @@ V = TypeVar("V")
 NAMED_MAX = 20
 """Applications that an error lists by name."""
 
+MATCHES_MAX = 1_000
+"""Types, of all applications, whose endpoints a registry remembers; then it begins anew."""
+
 
 def without(mapping: Mapping[K, V], keys: Iterable[K]) -> Mapping[K, V]:
     """Copy a mapping without some of its keys."""
@@ -128,6 +131,7 @@ class Registry:
     present: tuple[str, ...] = ()  # ids of the applications that take events, sorted
     retired: frozenset[str] = frozenset()  # ids of deleted applications: none is given twice
     moving: frozenset[str] = frozenset()  # ids of applications whose contract is being replaced
+    _matches: dict[tuple[str, str], Match] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # -- looking up ------------------------------------------------------------------------------------------------
 
@@ -190,19 +194,27 @@ class Registry:
         return ", ".join(self.present[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
     def match(self, application: Application, event_type: str, /) -> Match:
-        """Say which endpoints an event goes to. O(parts of the type, and endpoints that subscribe).
+        """Say which endpoints an event goes to. O(1) for a type that came of late, else O(its parts, and what subscribes).
 
         It happens once, when an event is accepted (Q11), and in one step with handing it to the store. What only
         disabled endpoints subscribe to is `skipped` (Q9). StoreUnavailable for an event that was frozen under a contract
         that the application has no longer, or is about to lose: repeated, it is made under the new one.
         """
         entry = self.applications.get(application.id)
+        if entry is not None and (application.id in self.moving or entry.application.contract != application.contract):
+            sentence = f"the contract of application {application.id!r} is being changed"
+            raise StoreUnavailable(sentence, remedy="Repeat the request.")
+        match = self._matches.get((application.id, event_type))
+        if match is None:
+            if len(self._matches) >= MATCHES_MAX:
+                self._matches.clear()
+            match = self._matches[application.id, event_type] = self._match(entry, event_type)
+        return match
+
+    def _match(self, entry: ApplicationEntry | None, event_type: str) -> Match:
         subscribed: dict[int, Endpoint] = {}
         if entry is not None:
-            if application.id in self.moving or entry.application.contract != application.contract:
-                sentence = f"the contract of application {application.id!r} is being changed"
-                raise StoreUnavailable(sentence, remedy="Repeat the request.")
-            covers = self.contract(application).covers
+            covers = self.contract(entry.application).covers
             for pattern in patterns_covering(event_type):
                 bucket = entry.subscriptions.get(pattern)
                 if bucket is not None and covers(pattern, event_type):
