@@ -5,6 +5,7 @@ used again. What it refuses in a body ends the body: the answer stands.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -73,8 +74,9 @@ class Connection(asyncio.Protocol):
         self._interim = 0
         self._reusable = False
         self._is_large = False  # the request
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle
+        self._deadline = math.inf  # of what is awaited
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     async def post(self, request: bytes, deadline: float, *, excerpt: bool) -> Answer:
         """Send a request and return its answer when the head is complete; with `excerpt` when its body has been read.
@@ -87,8 +89,7 @@ class Connection(asyncio.Protocol):
         self._answer = answer = Answer()
         self.begun_ms = None
         self._head = self._loop.create_future()
-        self._deadline = deadline
-        self._timer = self._loop.call_at(deadline, self._on_deadline)
+        self._await_until(deadline)
         try:
             self._send(request)
             await self._head
@@ -150,6 +151,7 @@ class Connection(asyncio.Protocol):
             dropped.__cause__ = error
             self._fail(dropped)
         del self._parser  # it holds this object
+        self._stop_timer()
         self._keeper.forget(self)
 
     # -- what the parser calls -------------------------------------------------------------------------------------
@@ -235,21 +237,36 @@ class Connection(asyncio.Protocol):
         if not self._head.done():
             self._head.set_result(None)
             self._raw = b""
-            self._timer.cancel()
             if not answer.ended:
                 self._linger()
 
     def _linger(self) -> None:
         """Read the rest of the body for a while, whether anybody waits for it or not."""
-        until = min(self._loop.time() + LINGER_S, self._deadline)
-        self._timer = self._loop.call_at(until, self._on_deadline)
+        self._await_until(min(self._loop.time() + LINGER_S, self._deadline))
         self._keeper.linger(self)
 
-    def _on_deadline(self) -> None:
+    def _await_until(self, deadline: float) -> None:
+        """Set the deadline. The timer goes on from one exchange to the next, and is set anew only if it would be late."""
+        self._deadline = deadline
+        if deadline < self._timer_at:
+            self._stop_timer()
+            self._timer_at, self._timer = deadline, self._loop.call_at(deadline, self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at, self._timer = math.inf, None
+
+    def _on_timer(self) -> None:
+        self._stop_timer()
         answer = self._answer
-        if answer is not None and answer.status:
+        if answer is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._await_until(self._deadline)
+        elif answer.status:
             self._end(answer)
-        elif answer is not None:
+        else:
             self._fail(Late())
 
     def _end(self, answer: Answer) -> None:
@@ -257,7 +274,6 @@ class Connection(asyncio.Protocol):
         if not answer.ended:
             answer.ended, self._reusable = True, False
         self._answer = None
-        self._timer.cancel()
         if self._reusable and not self.is_closed and (answer.is_success or not self._is_large):
             self._interim = 0
             self._keeper.keep(self)
@@ -268,7 +284,6 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._answer = None
-        self._timer.cancel()
         if not self._head.done():
             self._head.set_exception(error)
         if not self.is_closed:
@@ -278,7 +293,6 @@ class Connection(asyncio.Protocol):
         """End the connection for a mistake of our own, which whoever waits for the answer raises; else the loop logs it."""
         waiting = self._head if not self._head.done() else answer.rest
         self._answer = None
-        self._timer.cancel()
         self.abort()
         if waiting is None or waiting.done():
             answer.ended = True
