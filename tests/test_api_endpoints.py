@@ -179,7 +179,7 @@ async def test_a_patch_with_mistakes_changes_nothing(tmp_path: Path) -> None:
         patched = await api.call("PATCH", f"{PATH}/{endpoint['id']}", {"event_types": ["a b"]}, by="acme-app")
         shown = await api.get(f"{PATH}/{endpoint['id']}", by="acme-app")
     assert answer.status == patched.status == 422
-    assert pointers(answer.json) == ["/application", "/colour", "/url"]
+    assert pointers(answer.json) == ["/application", "/colour", "/event_types/0", "/url"]
     assert pointers(patched.json) == ["/event_types/0"]
     assert shown == {name: value for name, value in endpoint.items() if name != "secret"}
 

@@ -455,3 +455,115 @@ async def test_settings_that_wait_for_a_restart_stand_in_status(tmp_path: Path) 
     assert told["reload"]["needs_restart"] == ["storage.max_backlog"]
     assert "These settings wait for a restart: storage.max_backlog." in told["warnings"]
     assert after["reload"]["needs_restart"] == []
+
+
+# -- every mistake in one answer -----------------------------------------------------------------------------------------
+
+TEN_MISTAKES = {
+    "url": "http://user:pw@localhost:22/#x y",
+    "event_types": ["a b", "fine", 5],
+    "headers": {"webhook-id": "x", "X-Number": 5},
+    "concurrency": 9999,
+    "rate_limit": "x",
+    "timeout": 5,
+    "retry": {"schedule": ["5s", "x"], "jitter": 7},
+    "max_age": "9000d",
+    "nonsense": 1,
+    "description": 7,
+}
+PLACES = {
+    "/url",
+    "/event_types/0",
+    "/event_types/2",
+    "/headers/webhook-id",
+    "/headers/X-Number",
+    "/concurrency",
+    "/rate_limit",
+    "/timeout",
+    "/retry/schedule/1",
+    "/retry/jitter",
+    "/max_age",
+    "/nonsense",
+    "/description",
+}
+
+
+def counted(answer: Any, below: str = "") -> dict[str, int]:
+    places = [
+        error["pointer"].removeprefix(below) for error in answer.json["errors"] if error["pointer"].startswith(below)
+    ]
+    return {place: places.count(place) for place in dict.fromkeys(places)}
+
+
+@pytest.mark.parametrize("way", ["new", "patch", "first", "whose"])
+async def test_one_answer_has_every_mistake_of_an_endpoint(tmp_path: Path, way: str) -> None:
+    """T8: form, URL, headers, subscriptions and rules of admission come together, however the endpoint is written."""
+    strict = {"delivery": {}, "application": [{"id": "acme"}]}
+    path, call = "/v1/webhook-endpoints", "POST"
+    async with Api(tmp_path, strict) as api:
+        body: Any = TEN_MISTAKES
+        if way == "patch":
+            made = await api.call("POST", path, {"url": "https://made.example/"})
+            path, call = f"{path}/{made.json['id']}", "PATCH"
+        elif way == "first":
+            path, body = (
+                "/v1/applications",
+                {"id": "a b", "endpoint": TEN_MISTAKES, "key": {"name": 5, "expires_at": "x"}},
+            )
+        elif way == "whose":
+            body = TEN_MISTAKES | {"application": 5}
+        answer = await api.call(call, path, body)
+    assert (answer.status, answer.json["type"]) == (422, "invalid_request")
+    found = counted(answer, "/endpoint" if way == "first" else "")
+    judged = PLACES - ({"/event_types/0"} if way == "whose" else set())  # nobody knows under which contract
+    assert judged <= found.keys()
+    assert found["/url"] >= (3 if way == "whose" else 5)
+    if way == "first":
+        assert {"/id", "/key/name", "/key/expires_at"} <= counted(answer).keys()
+    if way == "whose":
+        assert found["/application"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "least"),
+    [
+        ("ftp://u:p@10.0.0.1:99999/%zz#a", 6),
+        ("ftp://localhost:0/", 3),
+        ("https://[::1/ #x", 3),
+        ("http://-x-.example:22/", 3),
+    ],
+)
+async def test_one_answer_has_every_mistake_of_a_url(tmp_path: Path, url: str, least: int) -> None:
+    """T8: no mistake of a URL hides another: scheme, port, credentials, host, escapes and fragment are all named."""
+    async with Api(tmp_path, {"delivery": {}, "application": [{"id": "acme"}]}) as api:
+        answer = await api.call("POST", "/v1/webhook-endpoints", {"url": url})
+    sentences = [error["message"] for error in answer.json["errors"]]
+    assert len(set(sentences)) >= least, sentences
+
+
+async def test_a_wrong_member_does_not_make_others_wrong(tmp_path: Path) -> None:
+    """T8: what is judged by something that is wrong itself is left out: no mistake comes of a placeholder."""
+    async with Api(tmp_path, {"delivery": {}, "application": [{"id": "acme"}]}) as api:
+        no_url = await api.call("POST", "/v1/webhook-endpoints", {"event_types": "cut.*"})
+        no_contract = await api.call("POST", "/v1/applications", {"contract": 5, "features": {"drafts": True}})
+    assert counted(no_url) == {"/url": 1, "/event_types": 1}
+    assert counted(no_contract) == {"/contract": 1}
+
+
+async def test_one_answer_has_every_mistake_of_an_event(tmp_path: Path) -> None:
+    """T8: envelope and data are judged together."""
+    posted = {
+        "type": "a b",
+        "data": 5,
+        "id": "a b",
+        "timestamp": "gestern",
+        "deliver_at": "x",
+        "expires_at": "y",
+        "metadata": [],
+        "ordering_key": 5,
+        "oops": 1,
+    }
+    async with Api(tmp_path) as api:
+        answer = await api.call("POST", "/v1/events", posted, by="acme-producer")
+    assert answer.status == 422
+    assert {f"/{member}" for member in posted} - {"/data"} <= counted(answer).keys()

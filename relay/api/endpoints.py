@@ -22,7 +22,7 @@ from relay.api.written import read_overlap_ms
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound
-from relay.core.issues import Issue
+from relay.core.issues import Invalid, Issue
 from relay.core.model import Application, Endpoint, EndpointState
 from relay.intake.parse import screen
 from relay.store import delivery_id
@@ -43,7 +43,11 @@ class Endpoints:
         """Make an endpoint; its secret is in this answer only."""
         principal = request[PRINCIPAL]
         written = await read_object(request)
-        application = self._registrar.current.application_for(principal, _take_application(written))
+        named = written.pop("application", None)  # whose endpoint it is, rather than how it is
+        if named is not None and not isinstance(named, str):
+            wrong = Issue("/application", "must be the id of an application")
+            raise Invalid([wrong, *self._services.reader(principal).endpoint_mistakes(written)])
+        application = self._registrar.current.application_for(principal, named)
         self._refuse_self_service(principal, application)
         definition = self._services.reader(principal).endpoint(written, application)
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
@@ -216,11 +220,3 @@ class Endpoints:
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)
-
-
-def _take_application(written: Json) -> str | None:
-    """Take the one member out that says whose endpoint it is, rather than how it is."""
-    named = written.pop("application", None)
-    if named is not None and not isinstance(named, str):
-        raise Refused(problems.invalid([Issue("/application", "must be the id of an application")]))
-    return named

@@ -24,6 +24,7 @@ from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
 
 M = TypeVar("M", bound=BaseModel)
+A = TypeVar("A", bound=ApplicationDefinition)
 
 OVERLAP_MS = 24 * 3_600_000
 """How long an old secret signs beside the new one, unless the caller says otherwise."""
@@ -51,6 +52,47 @@ class NewKey(Section):
     expires_at: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Read(Generic[M]):
+    """One thing as it was read: with mistakes of form, what is left of it, so that all its other mistakes are found too."""
+
+    sound: M | None  # never to be used while there are issues; None where nothing can be made of it
+    issues: list[Issue]
+
+    def is_wrong(self, path: str) -> bool:
+        """Whether what stands at a pointer, within it or around it has a mistake of form."""
+        return any(_is_within(path, issue.path) or _is_within(issue.path, path) for issue in self.issues)
+
+    def including(self, others: Iterable[Issue]) -> list[Issue]:
+        """Return the mistakes of form and those of `others` that do not rest on them."""
+        return [*self.issues, *(issue for issue in others if not self.is_wrong(issue.path))]
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+_FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"}
+"""What stands where something is missing or wrong while the rest is looked at: nothing is wrong with these."""
+
+
+def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    """Take what is wrong out of its object; in a list it is replaced or the list goes, for pointers count places."""
+    repaired = dict(written)
+    for place in places:
+        name, inner = str(place[0]), place[1:2]
+        value = repaired.get(name)
+        if inner and isinstance(value, Mapping):
+            repaired[name] = {key: each for key, each in value.items() if key != inner[0]}
+        elif inner and isinstance(value, list) and isinstance(inner[0], int) and name in _FILLERS:
+            repaired[name] = [*value[: inner[0]], _FILLERS[name], *value[inner[0] + 1 :]]
+        else:
+            repaired.pop(name, None)
+            if name == "url":
+                repaired[name] = _FILLERS[name]
+    return repaired
+
+
 class Form(Generic[M]):
     """Reads one kind of thing."""
 
@@ -59,13 +101,21 @@ class Form(Generic[M]):
         self._names = [field.alias or name for name, field in model.model_fields.items()]
         self._unknown = f"is not a field of {noun}; it has {', '.join(self._names)}"
 
-    def read(self, written: Mapping[str, Any]) -> tuple[M | None, list[Issue]]:
-        """Return what was written, or None with everything that is wrong with its form."""
+    def read(self, written: Mapping[str, Any]) -> "Read[M]":
+        """Return what was written, or as much of it as is sound, with everything that is wrong with its form."""
         try:
-            found = self._model.model_validate(written, by_alias=True, by_name=False, context="written by a person")
+            return Read(self._validate(written), [])
         except ValidationError as error:
-            return None, [self._issue(one) for one in error.errors(include_url=False, include_input=False)]
-        return found, []
+            found = error.errors(include_url=False, include_input=False)
+        issues = [self._issue(one) for one in found]
+        try:
+            sound = self._validate(_repaired(written, [one["loc"] for one in found]))
+        except ValidationError:
+            sound = None
+        return Read(sound, issues)
+
+    def _validate(self, written: Mapping[str, Any]) -> M:
+        return self._model.model_validate(written, by_alias=True, by_name=False, context="written by a person")
 
     def touched(self, patch: Mapping[str, Any], issues: Iterable[Issue]) -> list[Issue]:
         """Return the mistakes that a merge patch answers for: in its members, and members that there are not."""
@@ -108,36 +158,43 @@ class Reader:
 
     def endpoint(self, written: Mapping[str, Any], owner: Owner) -> EndpointDefinition:
         """Read a new endpoint of an application."""
-        endpoint, issues = self._endpoint(written, owner)
-        return _sound(endpoint, issues)
+        return _sound(*self._endpoint(written, owner))
+
+    def endpoint_mistakes(self, written: Mapping[str, Any]) -> list[Issue]:
+        """List what is wrong with a new endpoint whoever owns it."""
+        return self._endpoint(written, None)[1]
 
     def revised_endpoint(
         self, present: EndpointDefinition, patch: Mapping[str, Any], owner: Owner
     ) -> EndpointDefinition:
         """Apply a merge patch to an endpoint."""
         endpoint, issues = self._endpoint(merged(present.to_json(), patch), owner)
-        touched = _ENDPOINT.touched(patch, issues)
-        return _sound(endpoint, touched if endpoint is not None else touched or issues)
+        return _sound(endpoint, _ENDPOINT.touched(patch, issues) or ([] if endpoint else issues))
 
-    def _endpoint(self, written: Mapping[str, Any], owner: Owner) -> tuple[EndpointDefinition | None, list[Issue]]:
-        endpoint, issues = _ENDPOINT.read(written)
-        if endpoint is None:
-            return None, issues
-        contract = self.contracts.get(owner.contract)
-        rules = Rules(contract, self.config, self.own, owner.allow_networks, for_tenant=self.for_tenant)
-        return endpoint, list(check_endpoint(endpoint, rules))
+    def _endpoint(
+        self, written: Mapping[str, Any], owner: Owner | None
+    ) -> tuple[EndpointDefinition | None, list[Issue]]:
+        read = _ENDPOINT.read(written)
+        if read.sound is None:
+            return None, read.issues
+        contract = None if owner is None else self.contracts.get(owner.contract)
+        networks = () if owner is None else owner.allow_networks
+        rules = Rules(contract, self.config, self.own, networks, for_tenant=self.for_tenant)
+        return None if read.issues else read.sound, read.including(check_endpoint(read.sound, rules))
 
     # -- applications ----------------------------------------------------------------------------------------------
 
     def application(self, written: Mapping[str, Any]) -> ApplicationDraft:
         """Read a new application with its first endpoint and key."""
-        found, issues = _NEW_APPLICATION.read(written)
+        read = _NEW_APPLICATION.read(written)
+        found = read.sound
         if found is None:
-            raise Invalid(issues)
-        issues += check_application(found, self.contracts, self.config)
+            raise Invalid(read.issues)
+        issues = self._application_mistakes(read)
+        owner = None if read.is_wrong("/contract") or self.contracts.get(found.contract) is None else found
         endpoint, key = None, None
-        if found.endpoint is not None and self.contracts.get(found.contract) is not None:
-            endpoint, wrong = self._endpoint(found.endpoint, found)
+        if found.endpoint is not None:
+            endpoint, wrong = self._endpoint(found.endpoint, owner)
             issues += _within("/endpoint", wrong)
         if found.key is not None:
             key, wrong = self._key(found.key)
@@ -146,12 +203,19 @@ class Reader:
 
     def revised_application(self, present: ApplicationDefinition, patch: Mapping[str, Any]) -> ApplicationDefinition:
         """Apply a merge patch to an application; its features are judged anew where its contract changes."""
-        found, issues = _APPLICATION.read(merged(present.to_json(), patch))
-        if found is not None:
-            issues = list(check_application(found, self.contracts, self.config))
-            if "contract" not in patch:
-                issues = _APPLICATION.touched(patch, issues)
-        return _sound(found, issues)
+        read = _APPLICATION.read(merged(present.to_json(), patch))
+        issues = self._application_mistakes(read)
+        if not read.issues and "contract" not in patch:
+            issues = _APPLICATION.touched(patch, issues)
+        return _sound(read.sound, issues)
+
+    def _application_mistakes(self, read: Read[A]) -> list[Issue]:
+        """List what is wrong with an application but its endpoint and key; of features nobody knows without a contract."""
+        if read.sound is None:
+            return read.issues
+        found = check_application(read.sound, self.contracts, self.config)
+        unknown = read.is_wrong("/contract")
+        return read.including(issue for issue in found if not (unknown and _is_within(issue.path, "/features")))
 
     # -- keys ------------------------------------------------------------------------------------------------------
 
@@ -160,17 +224,22 @@ class Reader:
         return _sound(*self._key(written))
 
     def _key(self, written: Mapping[str, Any]) -> tuple[KeyDraft | None, list[Issue]]:
-        found, issues = _KEY.read(written)
+        read = _KEY.read(written)
+        found = read.sound
         if found is None or found.expires_at is None:
-            return None if found is None else KeyDraft(found.name), issues
+            return None if found is None else KeyDraft(found.name), read.issues
+        expires_at_ms, wrong = self._end_of_key(found.expires_at)
+        return KeyDraft(found.name, expires_at_ms), read.including(wrong)
+
+    def _end_of_key(self, written: str) -> tuple[int | None, list[Issue]]:
         try:
-            expires_at_ms = parse_time_ms(found.expires_at)
+            expires_at_ms = parse_time_ms(written)
         except ValueError:
             message = 'must be a time with its offset from UTC, like "2027-01-31T00:00:00Z"'
             return None, [Issue("/expires_at", message)]
         if expires_at_ms <= self.now_ms:
-            issues = [Issue("/expires_at", "is over already; name a time to come, or leave it out")]
-        return KeyDraft(found.name, expires_at_ms), issues
+            return None, [Issue("/expires_at", "is over already; name a time to come, or leave it out")]
+        return expires_at_ms, []
 
 
 def read_overlap_ms(written: Mapping[str, Any]) -> int:

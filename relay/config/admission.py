@@ -51,7 +51,7 @@ def check_application(
 def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
     """Yield everything that is wrong with an endpoint."""
     contract = rules.contract
-    registration = contract.registration if contract else Registration()
+    registration = contract.registration if contract else Registration(https=False, public=False)
     for fault in address_faults(endpoint.url, registration, rules):
         yield Issue("/url", fault)
     if registration.subscription_required and "event_types" not in endpoint.model_fields_set:

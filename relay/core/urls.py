@@ -67,17 +67,21 @@ def check_url(
     No sentence repeats the URL: it may hold a credential.
     """
     faults = list(_text_faults(url))
-    parts = _split(url)
-    if parts is None:
-        return tuple(faults) or ('it cannot be read as a URL; write it like "https://example.com/hooks"',)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return (*faults, 'it cannot be read as a URL; write it like "https://example.com/hooks"')
+    port = _port(parts)
+    if port == 0:
+        faults.append("the port is no number from 1 to 65535; correct it, or leave it out")
     faults += _parts_faults(parts, allow_http=allow_http, for_tenant=for_tenant)
     host = parts.hostname or ""
-    if parts.scheme in _DEFAULT_PORTS and host and not _UNSAFE.search(host):
-        address, place = host_address(host), _Place(host, parts.port, for_tenant)
+    if host and not _UNSAFE.search(host):
+        address, place = host_address(host), _Place(host, port or None, for_tenant)
         if address is None:
             faults += _name_faults(place, allow_private=allow_private)
         elif not allow_private:
-            faults += _address_faults(place, guard.forbidden(str(address), parts.port, opened))
+            faults += _address_faults(place, guard.forbidden(str(address), port or None, opened))
     return tuple(faults)
 
 
@@ -142,9 +146,17 @@ def host_address(host: str) -> Address | None:
 def _split(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
-        return None if parts.port == 0 else parts
-    except ValueError:  # the port is looked at here because reading it may fail
+    except ValueError:
         return None
+    return None if _port(parts) == 0 else parts
+
+
+def _port(parts: SplitResult) -> int | None:
+    """Return the port of a URL; None where it names none, 0 where it is no port."""
+    try:
+        return parts.port
+    except ValueError:
+        return 0
 
 
 def _text_faults(url: str) -> Iterator[str]:
