@@ -11,7 +11,7 @@ import pytest
 
 from relay.config import Config
 from relay.core.model import Failure
-from relay.core.netguard import OTHER_SERVICE, Guard, Networks, is_port_of_receivers
+from relay.core.netguard import OTHER_SERVICE, Guard, Networks, Reach, is_port_of_receivers
 from relay.delivery.courier import Request
 from relay.delivery.dial import Place
 from relay.delivery.resolver import Resolver
@@ -27,7 +27,7 @@ EVERYTHING = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 def allowed(request: Request, networks: Networks) -> Request:
-    return request._replace(allow_networks=networks)
+    return request._replace(reach=Reach(networks))
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 110, 465, 587, 1023, 2049, 6000, 6667, 10080])
@@ -103,7 +103,7 @@ async def test_an_application_of_the_api_has_networks_of_its_own(tmp_path: Path)
         assert "allow_networks of inside lets" in str((await api.get("/v1/status"))["warnings"])
         assert (await made(api, f"http://{PUBLIC}:22/", "inside")).status == 422
         await api.delivery_of(await api.post_event(application="inside"), "delivered")
-        assert [request.allow_networks for request in api.courier.requests] == [(ip_network("10.0.0.0/8"),)]
+        assert [request.reach.networks for request in api.courier.requests] == [(ip_network("10.0.0.0/8"),)]
         answer = await api.call("PATCH", "/v1/applications/inside", {"allow_networks": None})
         assert (answer.status, answer.json["allow_networks"]) == (200, [])
         assert (await made(api, "http://10.0.0.2/", "inside")).status == 422

@@ -200,6 +200,7 @@ def application(owner: ApplicationEntry, promised: Iterable[str]) -> Json:
         "features": {name: bool(value.features.get(name)) for name in sorted(promised)},
         "validation": value.validation,
         "allow_networks": list(map(str, value.allow_networks)),
+        "source_addresses": None if value.reach.sources is None else list(map(str, value.reach.sources)),
         "timeout": written.get("timeout"),
         "retry": written.get("retry"),
         "max_age": written.get("max_age"),

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from relay.api.body import unknown_members
 from relay.config import ApplicationDefinition, Config, EndpointDefinition, Section
-from relay.config.admission import Rules, check_application, check_endpoint
+from relay.config.admission import Rules, check_application, check_endpoint, check_sources
 from relay.config.fields import Id
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
@@ -213,7 +213,10 @@ class Reader:
         """List what is wrong with an application but its endpoint and key; of features nobody knows without a contract."""
         if read.sound is None:
             return read.issues
-        found = check_application(read.sound, self.contracts, self.config)
+        found = [
+            *check_application(read.sound, self.contracts, self.config),
+            *check_sources(read.sound.source_addresses or (), self.own),
+        ]
         unknown = read.is_wrong("/contract")
         return read.including(issue for issue in found if not (unknown and _is_within(issue.path, "/features")))
 

@@ -5,15 +5,15 @@ definition, and its message is a sentence with what to do after the last semicol
 `allow_networks`, of `[delivery]` or an application, are the operator's word and override what a contract demands.
 """
 
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
 from relay.config.model import Config
 from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.grammars import check_header
-from relay.core.issues import Issue, did_you_mean, pointer
+from relay.core.issues import InvalidConfig, Issue, did_you_mean, pointer
 from relay.core.netguard import Address, Guard, Networks
 from relay.core.units import format_duration
 from relay.core.urls import check_url, literal_address
@@ -28,6 +28,27 @@ class Rules:
     own: Container[Address] = ()  # the addresses of this host, where they can be known
     allow_networks: Networks = ()  # what is open to the application, beside what is open to all
     for_tenant: bool = False  # the sentences are read by one: nothing of our network, no setting that is not his
+
+
+def check_sources(sources: Iterable[Address], own: Container[Address]) -> Iterator[Issue]:
+    """Yield each address that no delivery can come from, for this host does not have it; where that can be known."""
+    for index, address in enumerate(sources):
+        if address.is_unspecified or address not in own:
+            sentence = f"{address} is no address of this host; list those that it has (`ip address` shows them)"
+            yield Issue(pointer("source_addresses", index), sentence)
+
+
+def refuse_foreign_sources(config: Config, own: Container[Address]) -> None:
+    """Raise InvalidConfig for each address to deliver from that this host does not have."""
+    tables = {"delivery": config.delivery.source_addresses}
+    tables |= {f"application[{owner.id}]": owner.source_addresses or () for owner in config.applications}
+    issues = [
+        replace(issue, path=f"{table}.source_addresses", message=f"{table}.source_addresses: {issue.message}")
+        for table, sources in tables.items()
+        for issue in check_sources(sources, own)
+    ]
+    if issues:
+        raise InvalidConfig(issues)
 
 
 def check_application(

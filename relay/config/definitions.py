@@ -10,10 +10,25 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.config.fields import KEPT, Filled, Id, Network, Pem, RateLimit, SecretField, TlsVersion, duration, whole
+from relay.config.fields import (
+    KEPT,
+    Filled,
+    HostAddress,
+    Id,
+    Network,
+    Pem,
+    RateLimit,
+    SecretField,
+    TlsVersion,
+    duration,
+    whole,
+)
 
 SECRETS_MAX = 10
 """Secrets that may sign for one endpoint at a time (Standard Webhooks)."""
+
+SOURCES_MAX = 100
+"""Addresses of this host that deliveries may come from."""
 
 NETWORKS_MAX = 100
 """Networks that may be open to one application beside those of `[delivery]`."""
@@ -98,6 +113,7 @@ class ApplicationDefinition(Definition):
     features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
     validation: Literal["strict", "warn", "off"] = "strict"
     allow_networks: Annotated[tuple[Network, ...], Field(max_length=NETWORKS_MAX)] = ()
+    source_addresses: Annotated[tuple[HostAddress, ...], Field(max_length=SOURCES_MAX)] | None = None
 
 
 class Identified(Section):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from relay.config.definitions import Age, ApplicationConfig, Delays, Jitter, Section, Timeout
+from relay.config.definitions import SOURCES_MAX, Age, ApplicationConfig, Delays, Jitter, Section, Timeout
 from relay.config.fields import (
     AbsolutePath,
     Authorities,
@@ -105,7 +105,14 @@ class DeliveryConfig(Section):
     tls: TlsConfig = TlsConfig()
     allow_networks: tuple[Network, ...] = ()
     own_addresses: tuple[HostAddress, ...] = ()
+    source_addresses: Annotated[tuple[HostAddress, ...], Field(max_length=SOURCES_MAX)] = ()
     allow_http: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def reach(self) -> tuple[object, ...]:
+        """What a courier is made for: another one takes its place when this changes."""
+        addresses = self.allow_networks, self.own_addresses, self.source_addresses
+        return *addresses, self.connect_timeout_ms, self.tls
 
     @property
     def schedule_ms(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from relay.core.netguard import Networks
+from relay.core.netguard import PUBLIC_ONLY, Networks, Reach
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import Rate
 
@@ -146,7 +146,12 @@ class Application:
     features: Mapping[str, bool] = field(default_factory=dict)
     validation: Validation = Validation.STRICT
     name: str = ""  # for people
-    allow_networks: Networks = ()  # its endpoints may be in these, beside those of `[delivery]`
+    reach: Reach = PUBLIC_ONLY  # where its deliveries may go, and come from
+
+    @property
+    def allow_networks(self) -> Networks:
+        """Return the networks that its endpoints may be in, beside those of `[delivery]`."""
+        return self.reach.networks
 
 
 @dataclass(frozen=True, slots=True)

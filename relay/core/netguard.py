@@ -8,10 +8,24 @@ version.
 import socket
 from collections.abc import Callable, Collection, Container, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Networks = tuple[Network, ...]
+Sources = tuple[Address, ...]
+
+
+class Reach(NamedTuple):
+    """Where the requests of one application may go beyond public addresses, and which of ours they come from."""
+
+    networks: Networks = ()  # beside those that are open to everybody
+    sources: Sources | None = None  # None: as for everybody
+
+
+PUBLIC_ONLY = Reach()
+"""The reach of who has none of his own."""
+
 Listener = tuple[Address, int]
 """An address and a port that something of ours is bound to."""
 

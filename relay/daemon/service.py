@@ -27,6 +27,7 @@ from relay.api.routes import routes
 from relay.api.server import build_app, serve
 from relay.api.services import Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
+from relay.config.admission import refuse_foreign_sources
 from relay.core.access import Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import ConfigError, Conflict, RelayError, StoreDamaged
@@ -128,6 +129,7 @@ class Relay:
         if few is not None:
             self._log.warning(log.FEW_DESCRIPTORS, detail=few)
         self.own = self._ask_kernel() if self._own is None else self._own
+        refuse_foreign_sources(self.config, self.own)
         await self._open_store()
         await self._open_delivery()
 
@@ -300,6 +302,7 @@ class Relay:
                 "log": self.config.log,
             }
         )
+        refuse_foreign_sources(config, self.own)
         tokens = _tokens(config, self._extra_tokens)
         contracts = self.registrar.current.contracts.differing(loaded.contracts)
         try:
@@ -327,7 +330,7 @@ class Relay:
         new = config.delivery
         self.housekeeping.retention = config.storage.retention
         self.dispatch.lanes.set_concurrency(new.concurrency)
-        if _reach(old) != _reach(new):
+        if old.reach != new.reach:
             await self._replace_courier()
         self.dispatch.kick()
 
@@ -418,16 +421,12 @@ async def open_http_courier(
     resolver = Resolver(guard, clock)
     opened.push_async_callback(resolver.close)
     agent, idle_max = f"relay/{__version__}", IN_FLIGHT * delivery.concurrency
-    settings = CourierSettings(delivery.connect_timeout_ms, agent, default_tls(delivery), idle_max)
+    connect_ms, tls, sources = delivery.connect_timeout_ms, default_tls(delivery), delivery.source_addresses
+    settings = CourierSettings(connect_ms, agent, tls, idle_max, sources)
     courier = Courier(clock, guard, resolver, settings)
     await courier.start()
     opened.push_async_callback(courier.close)
     return courier
-
-
-def _reach(delivery: DeliveryConfig) -> tuple[object, ...]:
-    """Return what a courier is made for: another one takes its place when this changes."""
-    return delivery.allow_networks, delivery.own_addresses, delivery.connect_timeout_ms, delivery.tls
 
 
 def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:

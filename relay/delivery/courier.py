@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from relay.core.clock import Clock
 from relay.core.model import Failure, Outcome, shown_without
-from relay.core.netguard import Guard, Networks
+from relay.core.netguard import PUBLIC_ONLY, Guard, Reach, Sources
 from relay.core.tls import DEFAULT, TlsIdentity
 from relay.core.urls import Target
 from relay.delivery.answer import Answer, control, kept_headers, retry_after
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     timeout_ms: int
     tls: TlsIdentity | None = None  # None: the courier's own
     excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
-    allow_networks: Networks = ()  # may be dialled for it, beside those that are open to every request
+    reach: Reach = PUBLIC_ONLY  # where it may go, and comes from
 
     def __repr__(self) -> str:
         return shown_without(self, "headers", "body")
@@ -53,6 +53,7 @@ class CourierSettings:
     user_agent: str = "relay"
     tls: TlsIdentity = DEFAULT
     idle_max: int = 512  # connections that wait for their next request, over all receivers
+    source_addresses: Sources = ()  # of requests whose reach names none; empty: as the routes say
 
 
 class Courier:
@@ -77,7 +78,8 @@ class Courier:
         """Load the certificate authorities and prepare the pool of connections."""
         await self._contexts.get(None)
         self._loop = asyncio.get_running_loop()
-        self._dialler = Dialler(self._guard, self._names, self._settings.connect_timeout_ms / 1000)
+        sources, timeout_s = self._settings.source_addresses, self._settings.connect_timeout_ms / 1000
+        self._dialler = Dialler(self._guard, self._names, timeout_s, sources)
         self._pool = Pool(self._loop, self._settings.idle_max)
 
     async def close(self) -> None:
@@ -117,7 +119,7 @@ class Courier:
         deadline = self._loop.time() + request.timeout_ms / 1000
         layout = self._lay_out(request.url, tuple(request.headers))
         data = layout.fill(request.headers.values(), request.body)
-        origin = (*layout.target[:3], request.allow_networks, request.tls)
+        origin = (*layout.target[:3], request.reach, request.tls)
         connection = self._kept(origin)
         if connection is not None:
             trail.send_over(connection, reused=True)
@@ -140,10 +142,10 @@ class Courier:
     async def _connect(self, target: Target, origin: Origin, deadline: float, trail: Trail) -> Connection:
         assert self._dialler is not None
         assert self._pool is not None
-        *_, opened, identity = origin
+        *_, reach, identity = origin
         make = functools.partial(Connection, self._loop, self._pool, self._clock.mono_ms)
         tls = await self._context(identity, deadline) if target.scheme == "https" else None
-        connection = await self._dialler.connect(target, tls, deadline, make, trail, opened)
+        connection = await self._dialler.connect(target, tls, deadline, make, trail, reach)
         try:
             if not connection.is_closed:  # it may have ended before this task had its turn
                 self._pool.add(origin, connection)

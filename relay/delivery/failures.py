@@ -10,7 +10,7 @@ from relay.core.model import Failure
 from relay.core.netguard import OTHER_SERVICE, ForbiddenAddress, why_refused
 from relay.core.terminal import printable
 from relay.delivery.answer import NotHTTP
-from relay.delivery.dial import NotConnected
+from relay.delivery.dial import NoSource, NotConnected
 from relay.delivery.exchange import Dropped, Late
 from relay.delivery.request import Unsendable
 from relay.delivery.resolver import NO_DESCRIPTORS
@@ -140,6 +140,8 @@ def _not_connected(error: NotConnected) -> Explained:
             return Failure.CONNECT, "no connection was made in time"
         case OSError(errno=number) if number in NO_DESCRIPTORS:
             return Failure.NO_DESCRIPTORS, "relay has no file descriptor left; raise its limit (LimitNOFILE, ulimit -n)"
+        case NoSource():
+            return Failure.CONNECT, str(cause)
         case socket.gaierror():
             return Failure.DNS, f"the name does not resolve: {_reason(cause)}"
         case ssl.SSLCertVerificationError():

@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict, deque
 
-from relay.core.netguard import Networks
+from relay.core.netguard import Reach
 from relay.core.tls import TlsIdentity
 from relay.delivery.exchange import Connection
 
@@ -14,9 +14,9 @@ AGE_S = 300.0
 LINGERING_MAX = 64
 """How many connections may still read the rest of a body that nobody waits for."""
 
-Origin = tuple[str, str, int, Networks, TlsIdentity | None]
-"""Scheme, host, port, what else was open to whoever dialled, and how TLS is spoken there: nobody gets a connection that he
-could not have made, or that was made with another's certificate."""
+Origin = tuple[str, str, int, Reach, TlsIdentity | None]
+"""Scheme, host, port, the reach of whoever dialled, and how TLS is spoken there: nobody gets a connection that he could not
+have made, or that was made with another's certificate."""
 
 
 class Pool:

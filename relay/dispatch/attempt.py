@@ -198,7 +198,7 @@ class Attempts:
             event.body,
             endpoint.timeout_ms,
             tls=endpoint.tls,
-            allow_networks=endpoint.application.allow_networks,
+            reach=endpoint.application.reach,
         )
 
     # -- the three ends of an attempt: a mistake here stops the process ------------------------------------------------

@@ -13,6 +13,7 @@ from relay.config import (
     EndpointTls,
 )
 from relay.core.model import Application, Endpoint, HealthPolicy, Origin, RetryPolicy, Secret, Validation
+from relay.core.netguard import Reach
 from relay.core.tls import TlsIdentity
 from relay.store import ApplicationRow, EndpointRow
 
@@ -82,7 +83,7 @@ def resolve_application(row: ApplicationRow, in_file: InFile) -> tuple[Applicati
         features=definition.features,
         validation=Validation(definition.validation),
         name=definition.name,
-        allow_networks=definition.allow_networks,
+        reach=Reach(definition.allow_networks, definition.source_addresses),
     )
 
 
