@@ -41,7 +41,6 @@ ONCE = f'timeout = "{TIMEOUT_MS}ms"\nconnect_timeout = "700ms"\nretry = {{ sched
 LATE_MS_MAX = 500
 GROWTH_MIB_MAX = 8
 P99_RATIO_MAX = 1.2
-ROUNDS_MAX = 4
 
 IN_FLIGHT = 500
 CROWDS = 5
@@ -164,6 +163,7 @@ async def all_faults(
     async with scene(folder, faults, side, application("hostile", places)) as here:
         for place in places:
             await measure(here, place, found[place.name])
+            print(f"  {row(place.name, found[place.name])}", file=sys.stderr, flush=True)
 
 
 # Many at once
@@ -194,20 +194,24 @@ async def in_flight(folder: Path, faults: Faults, side: Side, kind: str) -> tupl
 # The table
 
 
+def row(name: str, each: Figures) -> str:
+    return f"| {name} | {each.longest_ms:,} | {each.growth_mib:.1f} | {each.ratio:.2f} | {len(each.ratios)} |"
+
+
 def report(found: dict[str, Figures]) -> list[str]:
     """Print what was measured of each fault; return what was missed."""
     print(f"\n| fault | longest attempt, ms (≤ {TIMEOUT_MS + LATE_MS_MAX}) | growth, MiB (≤ {GROWTH_MIB_MAX}) "
           f"| healthy p99 ÷ alone (≤ {P99_RATIO_MAX}) | pairs |\n|---|---|---|---|---|")  # fmt: skip
     for name, each in found.items():
-        print(f"| {name} | {each.longest_ms:,} | {each.growth_mib:.1f} | {each.ratio:.2f} | {len(each.ratios)} |")
+        print(row(name, each))
     return [f"{name}: {what}" for name, each in found.items() for what in each.missed()]
 
 
-def judge_faults(faults: Faults, sides: Sequence[Side], only: str) -> list[str]:
+def judge_faults(faults: Faults, sides: Sequence[Side], only: str, rounds: int) -> list[str]:
     """Measure each fault, those that miss the p99 again, and print it; return what was missed."""
     found: dict[str, Figures] = defaultdict(Figures)
     wanted = [place for place in faults.places if only in place.name]
-    for number in range(ROUNDS_MAX):
+    for number in range(rounds):
         for side in sides if wanted else ():
             print(f"round {number + 1}, {side.loop}, {side.parser} parser: {len(wanted)} faults", file=sys.stderr)
             with tempfile.TemporaryDirectory() as folder:
@@ -233,10 +237,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one loop and one parser")
     parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--rounds", type=int, default=4, help="how often a fault that misses the p99 is measured")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Faults(Path(folder)) as faults:
         sides = ALL_SIDES[:1] if arguments.quick else ALL_SIDES
-        missed = judge_crowd(faults, sides) + judge_faults(faults, sides, arguments.only)
+        missed = judge_crowd(faults, sides) + judge_faults(faults, sides, arguments.only, arguments.rounds)
     print("\nmissed: " + ("; ".join(missed) or "nothing"))
     sys.exit(bool(missed))
 

@@ -51,17 +51,17 @@ def test_a_mark_becomes_a_number() -> None:
 
 @pytest.mark.parametrize("name", ["rotor", "roughy", "videoaiditor", "wochit", "editframe"])
 def test_the_event_of_a_contract_is_lawful(name: str) -> None:
-    """The event that a contract is measured with passes its schema with a number in it; its key is the number's."""
+    """The event that a contract is measured with passes its schema; where its key is derived, it is the number's."""
     text, mark = example_event(name)
     contract = ContractCatalogue.load().get(name)
     assert contract is not None
     keys = set()
     for number in ("00000001", "00000002"):
-        event = json.loads(text.replace(mark, number))
+        event = json.loads(text.replace(mark, number) if mark else text)
         data = json.dumps(event["data"]).encode()
         assert contract.check_data(event["type"], Payload(data)) == []
         keys.add(contract.idempotency_key(event["type"], Payload(data)))
-    assert len(keys) == 2
+    assert len(keys) == (2 if mark else 1)
 
 
 def test_ratios_are_taken_within_a_pair() -> None:
