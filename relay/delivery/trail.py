@@ -20,8 +20,13 @@ class Stage(IntEnum):
     WAITING = 4  # the request is on its way, for the first byte of an answer
 
 
+_NOTHING: tuple[float | None, ...] = (None,) * len(Stage)
+
+
 class Trail:
     """One attempt while it runs. Reads the clock once for each stage that it enters."""
+
+    __slots__ = ("_clock", "_reused", "_since_ms", "_took_ms", "connection", "note", "stage", "started")
 
     def __init__(self, clock: Clock) -> None:
         self.started = clock.now()
@@ -30,7 +35,7 @@ class Trail:
         self.note = ""
         self._clock = clock
         self._since_ms = self.started.mono_ms
-        self._took_ms: list[float | None] = [None] * len(Stage)
+        self._took_ms = [*_NOTHING]  # by stage
         self._reused = False
 
     def enter(self, stage: Stage) -> None:
