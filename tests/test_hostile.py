@@ -25,6 +25,8 @@ from tests.support.daemon import PRODUCER_TOKEN, config_text
 from tests.support.faults import Faults, Place
 from tests.support.watched import ALL_SIDES, Side, Watched
 
+pytestmark = pytest.mark.timeout(240)  # processes of several kinds share a busy machine
+
 WHOLE = bool(os.environ.get("HOSTILE"))
 """Whether all combinations run, and not only those in which loop and parser both differ."""
 
