@@ -19,6 +19,12 @@ from relay.intake import BatchTooLarge, Malformed
 
 CONTENT_TYPE = "application/problem+json"
 
+MISTAKES_MAX = 20
+"""Mistakes that one answer lists; the rest are counted."""
+
+TEXT_CHARACTERS_MAX = 500
+"""Characters of a pointer or sentence in an answer; what is longer is cut."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -40,7 +46,9 @@ class Problem:
             "detail": self.detail,
         }
         if self.errors:
-            document["errors"] = [mistake.to_json() for mistake in self.errors]
+            document["errors"] = [_shown(mistake) for mistake in self.errors[:MISTAKES_MAX]]
+        if len(self.errors) > MISTAKES_MAX:
+            document["errors_omitted"] = len(self.errors) - MISTAKES_MAX
         return document
 
     def body(self) -> bytes:
@@ -50,6 +58,15 @@ class Problem:
     def response(self) -> web.Response:
         """Return the answer that carries this problem."""
         return web.Response(status=self.status, body=self.body(), content_type=CONTENT_TYPE, headers=self.headers)
+
+
+def _shown(mistake: Issue) -> dict[str, str]:
+    """Write a mistake in bounds: what a client names may be as long as its request."""
+    return {name: _cut(text) for name, text in mistake.to_json().items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS_MAX else f"{text[:TEXT_CHARACTERS_MAX]}…"
 
 
 class Refused(Exception):
@@ -72,8 +89,12 @@ def invalid(mistakes: Iterable[Issue]) -> Problem:
     """Every mistake at once; the detail is the first one, so that a reader of one line learns something."""
     errors = tuple(mistakes)
     first = f"{errors[0].path}: {errors[0].message}" if errors[0].path else errors[0].message
-    more = f" ({len(errors) - 1} more in `errors`)" if len(errors) > 1 else ""
-    return Problem("invalid_request", "The request has mistakes", 422, first + more, errors)
+    more = f" ({len(errors) - 1} more{_where(len(errors))})" if len(errors) > 1 else ""
+    return Problem("invalid_request", "The request has mistakes", 422, _cut(first) + more, errors)
+
+
+def _where(count: int) -> str:
+    return " in `errors`" if count <= MISTAKES_MAX else f"; `errors` has the first {MISTAKES_MAX}"
 
 
 def lossy_number(mistake: Issue) -> Problem:

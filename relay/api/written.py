@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.api.body import unknown_members
+from relay.api.problems import MISTAKES_MAX
 from relay.config import ApplicationDefinition, Config, EndpointDefinition, Section
 from relay.config.admission import Rules, check_application, check_endpoint, check_sources
 from relay.config.fields import Id
@@ -102,9 +103,17 @@ class Form(Generic[M]):
         self._unknown = f"is not a field of {noun}; it has {', '.join(self._names)}"
 
     def read(self, written: Mapping[str, Any]) -> "Read[M]":
-        """Return what was written, or as much of it as is sound, with everything that is wrong with its form."""
+        """Return what was written, or as much of it as is sound, with everything that is wrong with its form.
+
+        Of very many unknown members only the first are looked at; the others are mistakes all the same.
+        """
+        unknown = [name for name in written if name not in self._names]
+        others = [Issue(pointer(name), self._unknown) for name in unknown[MISTAKES_MAX:]]
+        if others:
+            known = (*self._names, *unknown[:MISTAKES_MAX])
+            written = {name: written[name] for name in known if name in written}
         try:
-            return Read(self._validate(written), [])
+            return Read(self._validate(written), others)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
         issues = [self._issue(one) for one in found]
@@ -112,7 +121,7 @@ class Form(Generic[M]):
             sound = self._validate(_repaired(written, [one["loc"] for one in found]))
         except ValidationError:
             sound = None
-        return Read(sound, issues)
+        return Read(sound, issues + others)
 
     def _validate(self, written: Mapping[str, Any]) -> M:
         return self._model.model_validate(written, by_alias=True, by_name=False, context="written by a person")

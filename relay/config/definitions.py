@@ -20,6 +20,7 @@ from relay.config.fields import (
     RateLimit,
     SecretField,
     TlsVersion,
+    at_most,
     duration,
     whole,
 )
@@ -33,7 +34,7 @@ SOURCES_MAX = 100
 NETWORKS_MAX = 100
 """Networks that may be open to one application beside those of `[delivery]`."""
 
-Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], Field(max_length=100)]
+Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], at_most(100)]
 Jitter = Annotated[float, Field(strict=True, ge=0.0, le=1.0, allow_inf_nan=False)]
 Timeout = Annotated[int, duration("1ms", "10m")]
 Age = Annotated[int, duration("1s")]
@@ -98,8 +99,8 @@ class EndpointDefinition(Definition):
 
     url: str
     description: Annotated[str, Field(max_length=1000)] = ""
-    event_types: Annotated[tuple[str, ...], Filled, Field(max_length=1000)] = ("*",)
-    headers: Annotated[Mapping[str, str], Field(max_length=50)] = Field(default_factory=dict)
+    event_types: Annotated[tuple[str, ...], Filled, at_most(1000)] = ("*",)
+    headers: Annotated[Mapping[str, str], at_most(50)] = Field(default_factory=dict)
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
     rate: RateLimit | None = Field(None, alias="rate_limit")
     tls: EndpointTls | None = None
@@ -110,7 +111,7 @@ class ApplicationDefinition(Definition):
 
     name: Annotated[str, Field(max_length=200)] = ""
     contract: str = "standard"
-    features: Mapping[str, Annotated[bool, Field(strict=True)]] = Field(default_factory=dict)
+    features: Annotated[Mapping[str, Annotated[bool, Field(strict=True)]], at_most(100)] = Field(default_factory=dict)
     validation: Literal["strict", "warn", "off"] = "strict"
     allow_networks: Annotated[tuple[Network, ...], Field(max_length=NETWORKS_MAX)] = ()
     source_addresses: Annotated[tuple[HostAddress, ...], Field(max_length=SOURCES_MAX)] | None = None
@@ -126,7 +127,7 @@ class EndpointConfig(EndpointDefinition, Identified):
     """An endpoint of the file: its definition, with the secrets that the API makes itself."""
 
     secret: SecretField | None = None
-    secrets: Annotated[tuple[SecretField, ...], Filled, Field(max_length=SECRETS_MAX)] | None = None
+    secrets: Annotated[tuple[SecretField, ...], Filled, at_most(SECRETS_MAX)] | None = None
 
     @property
     def secret_values(self) -> tuple[str, ...]:

@@ -86,6 +86,17 @@ def size(smallest: str, largest: str) -> Measure:
     return Measure("size", "1MiB", parse_size_bytes, format_size, parse_size_bytes(smallest), parse_size_bytes(largest))
 
 
+def at_most(count: int) -> BeforeValidator:
+    """Limit how many entries a list or table has, before any of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | tuple | dict) and len(value) > count:
+            raise Wrong(f"has {len(value):,} entries; there may be {count:,}", "Shorten it.")
+        return value
+
+    return BeforeValidator(check)
+
+
 def whole(least: int, most: int) -> FieldInfo:
     """Make a field of a whole number."""
     field: FieldInfo = Field(strict=True, ge=least, le=most)
