@@ -8,12 +8,11 @@ from aiohttp import web
 from relay.api import render
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_object
-from relay.api.query import page_of, page_response
+from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
-from relay.core.views import Page
 from relay.registry import Made
 from relay.store import KeyRow
 from relay.telemetry import log
@@ -49,7 +48,7 @@ class Applications:
         query.check()
         known = (entry.application for entry in reversed(tuple(self._registrar.current.applications.values())))
         wanted = (application for application in known if cursor is None or application.ref < cursor)
-        return page_response(request, page_of(wanted, limit), self._detail)
+        return page_response(request, page_of(wanted, limit, lambda one: str(one.ref)), self._detail)
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one application."""
@@ -75,9 +74,12 @@ class Applications:
 
     async def list_keys(self, request: web.Request) -> web.Response:
         """List the keys of an application, newest first; never their tokens."""
-        self._services.query(request).check()
-        keys = self._registrar.current.application(self._find(request).id).keys
-        return page_response(request, Page(tuple(reversed(list(keys.values()))), None), self._key)
+        query = self._services.query(request)
+        limit, cursor = query.limit(), query.text("cursor")
+        query.check()
+        keys = reversed(tuple(self._registrar.current.application(self._find(request).id).keys.values()))
+        page = page_of(behind(cursor, keys, _cursor), limit, _cursor)
+        return page_response(request, page, self._key)
 
     async def create_key(self, request: web.Request) -> web.Response:
         """Make a key; the token is in this answer only."""
@@ -125,3 +127,7 @@ class Applications:
 
     def _said(self, event: str, by: str, application: Application, **facts: Any) -> None:
         self._log.info(event, application=application.id, by=by, **facts)
+
+
+def _cursor(key: KeyRow) -> str:
+    return key.id

@@ -11,13 +11,22 @@ from relay.api.body import read_nothing, read_object, unknown_members
 from relay.api.condition import why_delivery_waits
 from relay.api.disclosure import sight_of
 from relay.api.problems import Refused
-from relay.api.query import application_of, delivery_filter, event_filter, page_response, seen, within
+from relay.api.query import (
+    application_of,
+    behind,
+    delivery_filter,
+    event_filter,
+    page_of,
+    page_response,
+    seen,
+    within,
+)
 from relay.api.render import Json, json_response, moment
 from relay.api.services import Services
 from relay.core.access import Principal
 from relay.core.issues import Issue
 from relay.core.model import DeadReason, DeliveryState
-from relay.core.views import DeliveryView, EventView
+from relay.core.views import DeadGroup, DeliveryView, EventView
 from relay.telemetry import log
 
 
@@ -40,12 +49,14 @@ class Events:
         return json_response(render.event_detail(await self._find(request, request[PRINCIPAL])))
 
     async def deliveries(self, request: web.Request) -> web.Response:
-        """List the deliveries of one event; there is one for each endpoint, so there are no pages."""
+        """List the deliveries of one event, by endpoint."""
+        query = self._services.query(request)
+        limit, cursor = query.limit(), query.text("cursor")
+        query.check()
         view = await self._find(request, request[PRINCIPAL])
-        deliveries = await self._services.store.deliveries_of(view.id)
-        return json_response(
-            {"data": [write_delivery(self._services, delivery) for delivery in deliveries], "next": None}
-        )
+        deliveries = await self._services.store.deliveries_of(view.id, cursor, limit + 1)
+        page = page_of(deliveries, limit, lambda delivery: delivery.id)
+        return page_response(request, page, lambda delivery: write_delivery(self._services, delivery))
 
     async def _find(self, request: web.Request, principal: Principal) -> EventView:
         event_id = request.match_info["id"]
@@ -115,14 +126,16 @@ class Deliveries:
         principal = request[PRINCIPAL]
         query = self._services.query(request)
         named, endpoint, reason = query.text("application"), query.text("endpoint"), query.word("reason", DeadReason)
+        limit, cursor = query.limit(), query.text("cursor")
         query.check()
         application = application_of(named, principal, self._services.registrar.current)
-        groups = [
-            render.dead_group(group)
+        groups = (
+            group
             for group in await self._services.store.dead_groups(application)
             if endpoint in (None, group.endpoint) and reason in (None, group.reason)
-        ]
-        return json_response({"data": groups, "next": None})
+        )
+        page = page_of(behind(cursor, groups, _place), limit, _place)
+        return page_response(request, page, render.dead_group)
 
     async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
         delivery_id = request.match_info["id"]
@@ -142,6 +155,10 @@ class Deliveries:
         lane = None if endpoint is None else services.lane(endpoint)
         wait = why_delivery_waits(view, endpoint, lane, services.clock.wall_ms())
         return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
+
+
+def _place(group: DeadGroup) -> str:
+    return f"{group.endpoint}.{group.reason}"
 
 
 async def _read_force(request: web.Request) -> bool:

@@ -3,21 +3,22 @@
 Things of other applications do not exist for a caller.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import TypeVar
 
+import orjson
 from aiohttp import web
 
 from relay.api import problems
 from relay.api.problems import Refused
 from relay.api.render import Json, json_response
 from relay.core.access import Principal
-from relay.core.errors import NotFound
+from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
-from relay.core.model import Application, DeadReason, DeliveryState, Endpoint, NoDelivery
+from relay.core.model import DeadReason, DeliveryState, NoDelivery
 from relay.core.units import parse_duration_ms, parse_time_ms
 from relay.core.views import DeliveryView, EventView, Page
 from relay.registry import Registry
@@ -26,13 +27,15 @@ from relay.store import DeliveryFilter, EventFilter
 LIMIT = 50
 LIMIT_MAX = 250
 
+PAGE_BYTES_MAX = 1 << 20
+"""Bytes of the entries of one page, unless a single one is larger."""
+
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 
 _MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
-Owned = TypeVar("Owned", Application, Endpoint)
 View = TypeVar("View", EventView, DeliveryView)
 Filter = TypeVar("Filter", EventFilter, DeliveryFilter)
 
@@ -154,19 +157,42 @@ def seen(view: View | None, principal: Principal, noun: str, view_id: str) -> Vi
     return view
 
 
-def page_of(newest_first: Iterator[Owned], limit: int) -> Page[Owned]:
-    """Take one page; the next one starts below the handle of the last entry."""
+def behind(cursor: str | None, entries: Iterable[T], cursor_of: Callable[[T], str]) -> Iterable[T]:
+    """Skip a short list up to the entry that a cursor names; Conflict `invalid_cursor` when it is there no more."""
+    if cursor is None:
+        return entries
+    rest = list(dropwhile(lambda entry: cursor_of(entry) != cursor, entries))
+    if not rest:
+        raise Conflict("invalid_cursor", "what this cursor names is gone", remedy="Start again without it.")
+    return rest[1:]
+
+
+def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]) -> Page[T]:
+    """Take one page; the next one starts behind the cursor of the last entry."""
     found = tuple(islice(newest_first, limit + 1))
-    return Page(found[:limit], str(found[limit - 1].ref) if len(found) > limit else None)
+    cursors = [cursor_of(entry) for entry in found]
+    return Page(found[:limit], cursors[limit - 1] if len(found) > limit else None, cursors)
 
 
 def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.Response:
-    """Answer with one page, and where the next one is (RFC 8288)."""
-    data = {"data": [write(entry) for entry in page.data], "next": page.next}
-    if page.next is None:
+    """Answer with one page, and where the next one is (RFC 8288).
+
+    A page ends before its limit where it would grow beyond `PAGE_BYTES_MAX`; one entry is always there.
+    """
+    written: list[orjson.Fragment] = []
+    following, length = page.next, 0
+    for entry in page.data:
+        text = orjson.dumps(write(entry))
+        length += len(text)
+        if written and length > PAGE_BYTES_MAX:
+            following = page.cursors[len(written) - 1]
+            break
+        written.append(orjson.Fragment(text))
+    data = {"data": written, "next": following}
+    if following is None:
         return json_response(data)
-    following = request.rel_url.update_query(cursor=page.next)
-    return json_response(data, headers={"Link": f'<{following}>; rel="next"'})
+    link = request.rel_url.update_query(cursor=following)
+    return json_response(data, headers={"Link": f'<{link}>; rel="next"'})
 
 
 def _moment_ms(text: str, now_ms: int) -> int | None:

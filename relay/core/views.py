@@ -3,7 +3,7 @@
 Times are unix milliseconds (`_ms`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -88,7 +88,11 @@ class DeadGroup:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """One page of a list, newest first; `next` names where the following page starts."""
+    """One page of a list, newest first; `next` names where the following page starts.
+
+    `cursors` says the same for each entry, for a page that ends behind it.
+    """
 
     data: tuple[T, ...]
     next: str | None
+    cursors: Sequence[str] = ()

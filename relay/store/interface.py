@@ -143,8 +143,10 @@ class Store(Protocol):
     async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int, /) -> Page[EventView]:
         """List events, newest first. A page may be short although more follow: `next` decides. Bounded work a page."""
 
-    async def deliveries_of(self, event_id: str, /) -> list[DeliveryView]:
-        """Read the deliveries of an event; O(deliveries)."""
+    async def deliveries_of(
+        self, event_id: str, after: str | None = None, limit: int = 10_000, /
+    ) -> list[DeliveryView]:
+        """Read deliveries of an event, by endpoint, those behind the delivery `after`; O(limit). Conflict for no id."""
 
     async def find_delivery(self, delivery_id: str, /) -> DeliveryView | None:
         """Read a delivery with its attempts, oldest first; O(attempts + log n)."""

@@ -129,8 +129,8 @@ async def list_events(
     joins = "CROSS JOIN application a ON a.ref = e.application"
     rows = await reader.fetch(_select(EVENT_COLUMNS, _EVENTS, joins, conditions, "", limit + 1), conditions.parameters)
     shown = rows[:limit]
-    following = _following(len(rows) > limit, [Place(row[4], row[0]) for row in shown], end)
-    return Page(tuple(await event_views(reader, shown)), following)
+    cursors = [Place(row[4], row[0]).write() for row in shown]
+    return Page(tuple(await event_views(reader, shown)), _following(len(rows) > limit, cursors, end), cursors)
 
 
 async def event_views(reader: Reader, rows: Sequence[Row]) -> list[EventView]:
@@ -170,8 +170,8 @@ async def list_deliveries(
         _select(DELIVERY_COLUMNS, walk, DELIVERY_JOINS, conditions, order, limit + 1), conditions.parameters
     )
     shown = rows[:limit]
-    following = _following(len(rows) > limit, [Place(row[11], row[0], row[1]) for row in shown], end)
-    return Page(tuple(delivery_view(row) for row in shown), following)
+    cursors = [Place(row[11], row[0], row[1]).write() for row in shown]
+    return Page(tuple(map(delivery_view, shown)), _following(len(rows) > limit, cursors, end), cursors)
 
 
 def _walk(wanted: DeliveryFilter, few: Collection[DeliveryState]) -> Walk:
@@ -206,8 +206,8 @@ def _select(columns: str, walk: Walk, joins: str, conditions: Conditions, order:
     )
 
 
-def _following(full: bool, places: list[Place], end: Place | None) -> str | None:
+def _following(full: bool, cursors: Sequence[str], end: Place | None) -> str | None:
     """Say where the next page starts: behind the last row shown, or behind the last one looked at."""
     if full:
-        return places[-1].write()
+        return cursors[-1]
     return None if end is None else end.write()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from zlib import crc32
 
+from relay.core.errors import Conflict
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
 from relay.store.sqlite import lists
@@ -54,7 +55,7 @@ _EVENT = f"SELECT {EVENT_COLUMNS}, e.body FROM event e JOIN application a ON a.r
 
 _DELIVERIES = f"""
     SELECT {DELIVERY_COLUMNS} FROM event e CROSS JOIN delivery d ON d.event = e.ordinal {DELIVERY_JOINS}
-    WHERE e.id = ? ORDER BY d.endpoint LIMIT {FAN_OUT_MAX}"""
+    WHERE e.id = ? AND d.endpoint > ? ORDER BY d.endpoint LIMIT ?"""
 
 _DELIVERY = f"""
     SELECT {DELIVERY_COLUMNS} FROM delivery d CROSS JOIN event e ON e.ordinal = d.event {DELIVERY_JOINS}
@@ -125,8 +126,14 @@ class Reads:
     async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int) -> Page[EventView]:
         return await lists.list_events(self._search, wanted, cursor, limit)
 
-    async def deliveries_of(self, event_id: str) -> list[DeliveryView]:
-        return [delivery_view(row) for row in await self._people.fetch(_DELIVERIES, (event_id,))]
+    async def deliveries_of(
+        self, event_id: str, after: str | None = None, limit: int = FAN_OUT_MAX
+    ) -> list[DeliveryView]:
+        key = None if after is None else delivery_key(after)
+        if after is not None and key is None:
+            raise Conflict("invalid_cursor", "this cursor is none of ours", remedy="Start again without it.")
+        rows = await self._people.fetch(_DELIVERIES, (event_id, 0 if key is None else key.endpoint, limit))
+        return [delivery_view(row) for row in rows]
 
     async def find_delivery(self, text: str, /) -> DeliveryView | None:
         key = delivery_key(text)
