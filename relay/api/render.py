@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from relay.api.problems import MISTAKES_MAX
 from relay.config.tls import authorities_of, certificate_of
 from relay.core.issues import Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Outcome, RetryPolicy, Trace
@@ -36,8 +37,10 @@ def moment(unix_ms: float | None) -> str | None:
 
 def warnings(found: Iterable[Issue], where: str = "") -> Json:
     """Write what is odd about something that is taken all the same, if anything is; `where` is what it is part of."""
-    written = [issue.to_json() | {"pointer": where + issue.path} for issue in found]
-    return {"warnings": written} if written else {}
+    issues = tuple(found)
+    written = [issue.to_json() | {"pointer": where + issue.path} for issue in issues[:MISTAKES_MAX]]
+    more = {"warnings_omitted": len(issues) - MISTAKES_MAX} if len(issues) > MISTAKES_MAX else {}
+    return {"warnings": written} | more if written else {}
 
 
 def event(view: EventView) -> Json:

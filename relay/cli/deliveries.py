@@ -70,7 +70,7 @@ def list_events(daemon: Daemon, as_json: bool, **query: Any) -> None:
 def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
     """Show an event and its deliveries; with --json also its payload."""
     event = daemon.get(f"/v1/events/{event_id}")
-    owed = list(daemon.pages(f"/v1/events/{event_id}/deliveries", limit=PAGE_MAX))
+    owed = list(daemon.pages(f"/v1/events/{event_id}/deliveries"))
     if as_json:
         echo_json(event | {"delivery_list": owed})
         return
@@ -235,7 +235,7 @@ def dead() -> None:
 @asks_daemon
 def list_groups(daemon: Daemon, as_json: bool, **query: str | None) -> None:
     """List dead letters, grouped by endpoint and reason."""
-    groups = {"data": list(daemon.pages("/v1/dead-letters", limit=PAGE_MAX, **query)), "next": None}
+    groups = {"data": list(daemon.pages("/v1/dead-letters", **query)), "next": None}
     show_page(groups, as_json, DEAD_GROUPS)
     if groups["data"] and not as_json:
         say(

@@ -246,7 +246,7 @@ def follow(daemon: Daemon, accepted: Json, wait_s: float, as_json: bool) -> None
 def _decided(daemon: Daemon, path: str, wait_s: float) -> list[Json]:
     deadline_s, pause_s = time.monotonic() + wait_s, PAUSE_S
     while True:
-        owed: list[Json] = list(daemon.pages(path, limit=PAGE_MAX))
+        owed: list[Json] = list(daemon.pages(path))
         if all(map(_is_decided, owed)) or time.monotonic() >= deadline_s:
             return owed
         time.sleep(pause_s)

@@ -113,8 +113,8 @@ class ApplicationDefinition(Definition):
     contract: str = "standard"
     features: Annotated[Mapping[str, Annotated[bool, Field(strict=True)]], at_most(100)] = Field(default_factory=dict)
     validation: Literal["strict", "warn", "off"] = "strict"
-    allow_networks: Annotated[tuple[Network, ...], Field(max_length=NETWORKS_MAX)] = ()
-    source_addresses: Annotated[tuple[HostAddress, ...], Field(max_length=SOURCES_MAX)] | None = None
+    allow_networks: Annotated[tuple[Network, ...], at_most(NETWORKS_MAX)] = ()
+    source_addresses: Annotated[tuple[HostAddress, ...], at_most(SOURCES_MAX)] | None = None
 
 
 class Identified(Section):

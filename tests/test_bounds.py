@@ -1,0 +1,103 @@
+"""What the API answers is bounded: mistakes are counted where they are very many, lists end a page by its bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
+from relay.api.query import PAGE_BYTES_MAX
+from relay.contracts import Payload
+from relay.contracts.schema import VALUES_MAX, Schema
+from relay.core.model import Validation
+from tests.support.api import Api
+from tests.support.desk import Desk
+
+URL = "https://acme.example/hooks"
+ANSWER_BYTES_MAX = 32 << 10
+ITEM = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+LIST = Schema.compile({"type": "object", "properties": {"list": {"type": "array", "items": ITEM}}})
+
+
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [
+        ({"retry": {"schedule": ["x"] * 100_000}}, 1),
+        ({"event_types": [7] * 100_000}, 1),
+        ({"headers": {f"X-{number}": "" for number in range(30_000)}}, 1),
+        ({"features": {f"f{number}": 1 for number in range(30_000)}}, 1),
+        ({f"unknown{number}": 1 for number in range(30_000)}, MISTAKES_MAX),
+        ({"x" * 900_000: 1}, 1),
+    ],
+)
+async def test_very_many_mistakes_are_a_short_answer(tmp_path: Path, written: dict[str, Any], listed: int) -> None:
+    """I7: a definition with tens of thousands of mistakes is 422 with the first 20 and the number of the rest."""
+    async with Api(tmp_path) as api:
+        answer = await api.call("POST", "/v1/webhook-endpoints", {"application": "acme", "url": URL} | written)
+    assert answer.status == 422
+    assert len(answer.text) < ANSWER_BYTES_MAX
+    assert len(answer.json["errors"]) >= min(listed, MISTAKES_MAX)
+    assert len(answer.json["errors"]) <= MISTAKES_MAX
+    assert all(len(error["pointer"]) <= TEXT_CHARACTERS_MAX + 1 for error in answer.json["errors"])
+
+
+async def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
+    """I7: 20 mistakes are all listed; of 21 one is counted, and the detail says so."""
+    async with Api(tmp_path) as api:
+        for count, omitted in ((MISTAKES_MAX, None), (MISTAKES_MAX + 1, 1), (5_000, 5_000 - MISTAKES_MAX)):
+            unknown = {f"u{number}": 1 for number in range(count)}
+            answer = await api.call("POST", "/v1/webhook-endpoints", {"application": "acme", "url": URL} | unknown)
+            assert len(answer.json["errors"]) == MISTAKES_MAX
+            assert answer.json.get("errors_omitted") == omitted
+            assert f"{count - 1} more" in answer.json["detail"]
+
+
+async def test_a_batch_of_wrong_events_is_bounded() -> None:
+    """I7: every item of a batch is answered, and none with more than its share of mistakes."""
+    desk = Desk(contract="roughy")
+    wrong = {"type": "cut.completed", "data": {f"u{number}": 1 for number in range(500)}}
+    results = await desk.batch([wrong] * 50)
+    assert [result["status"] for result in results] == [422] * 50
+    assert all(len(result["problem"]["errors"]) <= MISTAKES_MAX for result in results)
+
+
+async def test_warnings_are_bounded_too() -> None:
+    """I7: under `warn` an event with very many mistakes is taken, and its warnings are as few as errors would be."""
+    desk = Desk(contract="roughy", validation=Validation.WARN)
+    answer = await desk.post(json.dumps({"type": "cut.completed", "data": {f"u{number}": 1 for number in range(500)}}))
+    assert answer.status == 202
+    assert len(answer.body["warnings"]) <= MISTAKES_MAX
+
+
+def test_mistakes_are_looked_for_in_the_beginning_of_a_large_payload() -> None:
+    """I7: of 100,000 wrong items a few are named; those that are named are wrong."""
+    found = LIST.issues(Payload(b'{"list":[' + b",".join([b'{"x":1}'] * 100_000) + b"]}"), allow_extra=False)
+    assert {found[0].path, found[1].path} == {"/list/0/a", "/list/0/x"}
+    assert {issue.message for issue in found} == {"is missing", "is not known here; leave it out"}
+
+
+def test_a_mistake_behind_the_beginning_is_found() -> None:
+    """I7: a payload whose only mistake comes late is refused with it, and nothing that is right is called wrong."""
+    right = [b'{"a":"x"}'] * (2 * VALUES_MAX)
+    found = LIST.issues(Payload(b'{"list":[' + b",".join([*right, b'{"a":1}']) + b"]}"), allow_extra=False)
+    assert [(issue.path, issue.message) for issue in found] == [(f"/list/{2 * VALUES_MAX}/a", "must be a string")]
+    assert LIST.issues(Payload(b'{"list":[' + b",".join(right) + b"]}"), allow_extra=False) == []
+
+
+async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
+    """I6: endpoints with long headers come in pages of a bounded size, and all of them come, each once."""
+    headers = {f"X-{number}": "v" * 4_000 for number in range(50)}
+    async with Api(tmp_path) as api:
+        for number in range(8):
+            written = {"application": "acme", "url": f"{URL}/{number}", "headers": headers}
+            assert (await api.call("POST", "/v1/webhook-endpoints", written)).status == 201
+        seen, cursor, pages = [], "", 0
+        while cursor is not None:
+            answer = await api.call("GET", f"/v1/webhook-endpoints?limit=250{cursor}")
+            assert len(answer.text) <= PAGE_BYTES_MAX + 1_000
+            seen += [endpoint["id"] for endpoint in answer.json["data"]]
+            pages += 1
+            cursor = None if answer.json["next"] is None else f"&cursor={answer.json['next']}"
+    assert len(seen) == len(set(seen)) == 9
+    assert pages == 2
