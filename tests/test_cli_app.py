@@ -215,4 +215,4 @@ def test_the_whole_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (folder / "ours.toml").write_text('extends = "standrad"\n')
         checked = CliRunner().invoke(main, ["check-config", "--config", str(daemon.config_path)])
         assert checked.exit_code == Exit.CONFIGURATION
-        assert "ours.toml: error: extends" in checked.stdout
+        assert "ours.toml:1: error: extends" in checked.stdout
