@@ -20,6 +20,8 @@ APPLICATION: dict[str, Any] = {
     "contract": "wochit",
     "features": {"drafts": True, "failures": False},
     "validation": "strict",
+    "allow_networks": ["10.0.0.0/8"],
+    "source_addresses": None,
     "timeout": None,
     "retry": {"schedule": ["5s", "5m"]},
     "max_age": "1d",
@@ -70,6 +72,7 @@ def test_add_sends_what_the_options_say(api: ApiStub) -> None:
         *("add", "acme", "--name", "Acme", "--contract", "wochit", "--feature", "drafts", "--feature", "failures=off"),
         *("--validation", "warn", "--timeout", "3s", "--retry", "1s, 1m", "--jitter", "0", "--max-age", "1d"),
         *("--endpoint", "http://a.example/", "--type", "draft.*", "--key-expires", "2027-01-31T00:00:00Z"),
+        *("--allow-network", "10.0.0.0/8", "--allow-network", "fd00::/8", "--source-address", "203.0.113.7"),
     )
     assert api.asked[0].json == {
         "id": "acme",
@@ -77,6 +80,8 @@ def test_add_sends_what_the_options_say(api: ApiStub) -> None:
         "contract": "wochit",
         "features": {"drafts": True, "failures": False},
         "validation": "warn",
+        "allow_networks": ["10.0.0.0/8", "fd00::/8"],
+        "source_addresses": ["203.0.113.7"],
         "timeout": "3s",
         "retry": {"schedule": ["1s", "1m"], "jitter": 0.0},
         "max_age": "1d",

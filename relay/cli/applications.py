@@ -30,6 +30,8 @@ app_options = options(
     click.option("--name", help="A name for people."),
     click.option("--contract", help="What its receivers are promised, such as standard."),
     click.option("--feature", "features", multiple=True, metavar="NAME[=off]", help="Switch a feature on; repeatable."),
+    click.option("--allow-network", "allow_networks", multiple=True, help="Network open to it alone; repeatable."),
+    click.option("--source-address", "source_addresses", multiple=True, help="Its deliveries come from; repeatable."),
     click.option(
         "--validation",
         type=click.Choice(["strict", "warn", "off"]),
@@ -175,6 +177,8 @@ def _app_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "contract", one["contract"]
     yield "features", [f"{name}: {'on' if on else 'off'}" for name, on in one["features"].items()] or None
     yield "validation", one["validation"]
+    yield "networks", one["allow_networks"] or None
+    yield "sources", one["source_addresses"]
     retry = one["retry"] or {}
     yield "timeout", one["timeout"]
     yield "retry", ", ".join(retry["schedule"]) if "schedule" in retry else None

@@ -249,7 +249,7 @@ def definition(given: Json) -> Json:
     retry = {"schedule": _split(given["schedule"]), "jitter": given["jitter"]}
     members = {
         "features": dict(map(feature_of, given.get("features", ()))),
-        "event_types": list(given.get("event_types", ())),
+        **{name: list(given.get(name, ())) for name in ("event_types", "allow_networks", "source_addresses")},
         "headers": dict(map(_header, given.get("headers", ()))),
         "retry": {name: value for name, value in retry.items() if value is not None},
         "tls": tls_members(given),
