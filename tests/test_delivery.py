@@ -354,8 +354,9 @@ async def test_what_overflows_is_counted_and_logged(tmp_path: Path) -> None:
         async with house:
             assert (await house.call("POST", "/v1/webhook-endpoints/full/pause"))[0] == 200
             with capture_logs() as lines:
-                for _ in range(3):
-                    await house.post()
+                answers = [await house.post() for _ in range(3)]
+            assert [answer.get("reason") for answer in answers] == [None, "overflow", "overflow"]
+            assert "can be replayed" in answers[1]["reason_detail"]
             _, metrics = await house.call("GET", "/metrics")
             assert '\nrelay_dead_letters_total{reason="overflow"} 2.0\n' in metrics
             (line,) = [line for line in lines if line["event"] == log.OVERFLOWED]

@@ -390,6 +390,37 @@ def test_a_reload_does_not_forget_the_rate() -> None:
 # Whether at all
 
 
+def test_probes_are_by_turns_the_oldest_and_the_newest_delivery() -> None:
+    """One poisonous event, the oldest, does not keep an endpoint down: the next probe is the newest that is due (Q5)."""
+    road = Road()
+    road.lane(health=replace(COOLED, cool_until_ms=WALL_MS))
+    road.offer(due(1), due(2), due(3), due(4, due_ms=WALL_MS + 3_600_000))
+    assert road.take() == [1]
+    road.finish(1, FAILURE)
+    road.settle(1, due(1)._replace(attempts=1))
+    road.pass_time(60_000)
+    assert road.take() == [3]  # 4 is not due yet
+    road.end(3)
+    assert road.take() == [1, 2]  # it is over
+
+
+def test_probes_of_a_suspended_endpoint_are_by_turns_the_oldest_and_the_newest() -> None:
+    """An event at which relay itself fails holds up the others for one round, not for ever."""
+    road = Road()
+    road.lane()
+    road.offer(due(1))
+    assert road.take() == [1]
+    assert road.suspend(1) is not None
+    road.offer(due(2), due(3))
+    road.pass_time(SUSPENSION_MS)
+    assert road.take() == [1]
+    assert road.suspend(1) is not None
+    road.pass_time(2 * SUSPENSION_MS)
+    assert road.take() == [3]
+    road.end(3)
+    assert road.take() == [1, 2]
+
+
 def test_a_cool_down_ends_with_one_probe_the_oldest_delivery() -> None:
     """After it one attempt runs at a time, the oldest due delivery, and it says so (Q5)."""
     road = Road()
@@ -453,7 +484,9 @@ def test_retry_after_holds_back_the_endpoint() -> None:
     road.lane()
     road.offer(due(1), due(2), due(3))
     assert road.take() == [1, 2]
-    assert road.finish(1, throttled(30_000)) == replace(WELL, not_before_ms=WALL_MS + 30_000)
+    health = road.finish(1, throttled(30_000))
+    assert health is not None
+    assert (health.not_before_ms, health.failures, health.answered) == (WALL_MS + 30_000, 0, True)
     assert road.finish(2) is None
     assert road.take() == []
     assert road.view().why_waiting == "asked to wait by Retry-After"

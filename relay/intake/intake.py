@@ -20,7 +20,7 @@ from relay.core.clock import Clock
 from relay.core.errors import RelayError, spoken
 from relay.core.ids import IdFactory
 from relay.core.issues import Invalid, Issue
-from relay.core.model import Accepted, Application, Duplicate, Idempotency, NewEvent, NoDelivery
+from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.core.units import format_time, unix_us
 from relay.intake.parse import Posted, check, given_bytes, given_ms, read, read_batch, screen
 from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
@@ -55,7 +55,7 @@ class Receipt(NamedTuple):
     warnings: Sequence[Issue] = ()
     duplicate: bool = False
     differs: bool = False  # a repetition with other data
-    reason: NoDelivery | None = None  # why there are no deliveries
+    reason: NoDelivery | DeadReason | None = None  # why there are no deliveries; DeadReason: all there are, are dead
     reason_detail: str = ""
 
 
@@ -284,7 +284,12 @@ def _invalid(issues: Sequence[Issue], found: Sequence[Issue] = ()) -> Invalid:
     return Invalid([*by_pointer.values(), *(issue for issue in dict.fromkeys(found) if issue.path not in by_pointer)])
 
 
+_OVERFLOW = "the backlog of each endpoint it goes to is full; its deliveries are dead letters, which can be replayed"
+
+
 def _receipt(draft: _Draft, result: Accepted) -> Receipt:
+    reason, detail = result.reason, result.reason_detail
+    overflow = result.overflowed and not result.deliveries
     return Receipt(
         event_id=draft.event.id,
         type=draft.event.type,
@@ -292,8 +297,8 @@ def _receipt(draft: _Draft, result: Accepted) -> Receipt:
         created_at_ms=draft.event.created_at_ms,
         deliveries=result.deliveries,
         warnings=draft.warnings,
-        reason=result.reason,
-        reason_detail=result.reason_detail,
+        reason=DeadReason.OVERFLOW if overflow else reason,
+        reason_detail=_OVERFLOW if overflow else detail,
     )
 
 

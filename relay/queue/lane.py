@@ -146,6 +146,7 @@ class Lane:
 
     __slots__ = (
         "_hanging",
+        "_newest_next",
         "_quick",
         "_round",
         "application",
@@ -184,6 +185,7 @@ class Lane:
         self.health = Health()
         self.cooling = False
         self.opens_ms = 0  # of `health`: the wall time before which nothing scheduled starts
+        self._newest_next = False  # the next probe is the newest delivery that is due, not the oldest
         self.probe: int | None = None  # the event whose attempt is the probe
         self.suspension: Suspension | None = None  # while a mistake of our own stands in the way
 
@@ -230,7 +232,12 @@ class Lane:
         oldest = self.memory.scheduled.first()
         if oldest is None or now.wall_ms < oldest.due_ms or now.wall_ms < self.opens_ms or self.probing:
             return None
-        return oldest
+        return self.memory.scheduled.last_due(now.wall_ms) if self._newest_next and self._tries_out else oldest
+
+    @property
+    def _tries_out(self) -> bool:
+        """Whether what starts is a probe: by turns the oldest and the newest, for one event may be to blame (Q5)."""
+        return self.cooling or self.suspension is not None
 
     def waits_until(self, now: Now, limit: int) -> tuple[float | None, float | None]:
         """Return the wall or the monotonic time at which to ask `next_start` again.
@@ -286,6 +293,8 @@ class Lane:
         probe = self.cooling and not delivery.manual
         if probe:
             self.probe = delivery.event
+        if not delivery.manual:
+            self._newest_next = self._tries_out and not self._newest_next
         if self.rate is not None:
             self.rate.choose(delivery.event)
         self.memory.reserve(delivery)

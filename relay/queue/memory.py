@@ -47,6 +47,11 @@ class SortedDeliveries:
         """Return the delivery with the smallest key."""
         return self.by_event[self.order[0][1]] if self.order else None
 
+    def last_due(self, now_ms: int) -> DueDelivery | None:
+        """Return the delivery with the largest key that is due."""
+        place = bisect_left(self.order, (now_ms + 1, 0))
+        return self.by_event[self.order[place - 1][1]] if place else None
+
     def add(self, delivery: DueDelivery) -> None:
         """Put in a delivery whose event is not here yet."""
         insort(self.order, (delivery.due_ms, delivery.event))
