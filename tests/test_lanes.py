@@ -479,7 +479,7 @@ def test_a_probe_that_is_not_sent_makes_room_for_the_next() -> None:
 
 
 def test_retry_after_holds_back_the_endpoint() -> None:
-    """Nothing scheduled starts before `not_before`; health stays as it is (outcome table)."""
+    """Nothing scheduled starts before `not_before`; no failure is counted (outcome table)."""
     road = Road()
     road.lane()
     road.offer(due(1), due(2), due(3))
@@ -487,7 +487,7 @@ def test_retry_after_holds_back_the_endpoint() -> None:
     health = road.finish(1, throttled(30_000))
     assert health is not None
     assert (health.not_before_ms, health.failures, health.answered) == (WALL_MS + 30_000, 0, True)
-    assert road.finish(2) is None
+    assert road.finish(2) == replace(WELL, not_before_ms=WALL_MS + 30_000)  # a success takes the wish back no more
     assert road.take() == []
     assert road.view().why_waiting == "asked to wait by Retry-After"
     assert road.lanes.next_wake(road.now) == 30_000
