@@ -208,6 +208,26 @@ async def test_the_cache_keeps_only_what_starts_soon(tmp_path: Path) -> None:
         assert len(cache) == 1  # the delayed one was refilled too, and stays out
 
 
+@pytest.mark.parametrize("contract", ["standard", "editframe"])
+async def test_a_paused_endpoint_keeps_nothing_in_memory(tmp_path: Path, contract: str) -> None:
+    """I18: what is due to a paused endpoint is in the database alone, under every contract; one that runs is the control."""
+    text = config("first").replace('id = "acme"\n', f'id = "acme"\ncontract = "{contract}"\n', 1)
+    async with engine(tmp_path, text) as house:
+        ref, dispatch = house.endpoint("first").ref, house.dispatch
+        await house.registrar.pause("first")
+        for _ in range(50):
+            await house.post("render.created")
+        held = dispatch.lanes.snapshot(ref, house.clock.now())
+        assert held is not None
+        assert (house.store.due_count(ref), held.waiting, held.reserved, len(dispatch._cache)) == (50, 0, 0, 0)
+        await house.registrar.resume("first")
+        for refill in iter(lambda: dispatch.lanes.next_refill(house.clock.now()), None):
+            await dispatch._refill(refill)
+        awake = dispatch.lanes.snapshot(ref, house.clock.now())
+        assert awake is not None
+        assert (awake.waiting, len(dispatch._cache)) == (50, 50)
+
+
 def test_the_cache_keeps_nothing_larger_than_itself() -> None:
     """One huge body does not push everything else out; the same event twice counts once."""
     cache = EventCache(1_000)

@@ -1,6 +1,7 @@
 """How the daemon starts, reloads and stops: a tested contract (invariant 12)."""
 
 import asyncio
+import ctypes
 import os
 import shutil
 import signal
@@ -622,3 +623,33 @@ def test_without_tokens_one_is_made_and_kept(tmp_path: Path) -> None:
         assert path.read_text().strip() == token
         assert daemon.api_as(token).get("/v1/status")["ready"] is True
     assert sorted(file.name for file in path.parent.iterdir()) == ["admin-token"]
+
+
+BUFFERS = """
+import ctypes, sys
+from relay.daemon import process
+
+class Facts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Facts
+if sys.argv[1] == "returned":
+    process.return_large_buffers()
+for _ in range(3):
+    bytes(30_000_000)  # after which glibc would take anything smaller from its heap
+before = mallinfo().hblkhd
+body = bytes(900_000)
+print(mallinfo().hblkhd - before >= 900_000)
+"""
+"""Says whether a body of 900 kB has a mapping of its own, which goes when the body goes."""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc can say what it mapped")
+@pytest.mark.parametrize("how", ["returned", "kept"])
+def test_memory_of_large_bodies_is_given_back(how: str) -> None:
+    """S7: a large body is mapped by itself, whatever was freed before; negative control: glibc alone takes its heap."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUFFERS, how], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+    )
+    assert done.stdout.strip() == str(how == "returned")
