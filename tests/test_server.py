@@ -17,6 +17,7 @@ from aiohttp import ClientSession, UnixConnector, web
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
 from relay.api.listen import Listeners, bind_unix, split_address
+from relay.api.pace import Paces
 from relay.api.problems import Problem
 from relay.api.routes import intake_routes
 from relay.api.server import Route, build_app, serve
@@ -67,12 +68,14 @@ class House:
             metrics=Metrics("test"),
         )
         tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])
+        paces = Paces(SystemClock().mono_ms)
         app = build_app(
-            [*intake_routes(intake), *self._routes()],
+            [*intake_routes(intake, paces), *self._routes()],
             Authenticator(tokens, self.own_uid),
             lambda: self.closed,
             self.limits,
             self._on_unexpected,
+            paces=paces,
         )
         self.listeners = await serve(app, self.limits.model_copy(update={"listen": addresses}), self._on_unexpected)
 

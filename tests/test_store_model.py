@@ -40,7 +40,7 @@ from relay.core.model import (
     Settlement,
 )
 from relay.store import DeliveryFilter, delivery_id
-from relay.store.sqlite import SqliteStore, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings, owed
 from relay.store.sqlite.writer import Job, Stage, Writer
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay, application
@@ -49,6 +49,11 @@ from tests.support.stores import key as claim_on
 T = TypeVar("T")
 
 BACKLOG = 6
+FULL_COUNT = """
+    SELECT application, sum(due), sum(length(body)) FROM (
+      SELECT e.application, count(*) AS due, e.body FROM event e JOIN delivery d ON d.event = e.ordinal AND d.state = 0
+      GROUP BY e.ordinal)
+    GROUP BY application"""
 KEYS = st.none() | st.sampled_from(["a", "b", "c"])
 ORDERS = st.none() | st.sampled_from(["x", "y"])
 PICK = st.integers(min_value=0, max_value=1_000)
@@ -450,6 +455,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.dead_count(ref) == self.model.count(ref, DeliveryState.DEAD)
         assert self.runner.run(self.all_due()) == [self.model.due(ref) for ref in getattr(self, "refs", ())]
 
+    @invariant()
+    def what_is_owed_is_what_a_full_count_finds(self) -> None:
+        """I8: deliveries and bytes of an application, in memory and on the disk, are those of the rows that are due."""
+        if not hasattr(self, "refs"):
+            return
+        counted = self.run(self.store._people.fetch(FULL_COUNT, ()))
+        kept = self.run(self.store._people.fetch("SELECT application, bytes FROM owed WHERE bytes != 0", ()))
+        assert dict(kept) == {application: size for application, _, size in counted}
+        acme = self.relay.application
+        due, size = next(((due, size) for ref, due, size in counted if ref == acme), (0, 0))
+        assert self.store.usage(acme) == (due, size)
+
     async def all_due(self) -> list[list[DueDelivery]]:
         return [(await self.store.refill(ref, 0, 0, 1_000)).rows for ref in getattr(self, "refs", ())]
 
@@ -488,6 +505,15 @@ class Forgetful(Writer):
 
 class ForgetfulMachine(StoreMachine):
     writer = Forgetful
+
+
+@pytest.mark.timeout(120)
+def test_a_store_that_takes_nothing_off_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of I8: bytes that stay owed after their last delivery ended do not go unnoticed."""
+    monkeypatch.setattr(owed, "ended", lambda connection, events: owed.NOTHING)
+    hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(StoreMachine, settings=hurried)
 
 
 @pytest.mark.timeout(120)

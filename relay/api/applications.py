@@ -7,13 +7,13 @@ from aiohttp import web
 
 from relay.api import render
 from relay.api.auth import PRINCIPAL
-from relay.api.body import read_object
+from relay.api.body import parse_object, read, read_object, refuse_large
 from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
-from relay.registry import Made
+from relay.registry import Made, resolve_limits
 from relay.store import KeyRow
 from relay.telemetry import log
 
@@ -31,7 +31,9 @@ class Applications:
     async def create(self, request: web.Request) -> web.Response:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = request[PRINCIPAL]
-        draft = self._services.reader(principal).application(await read_object(request))
+        text = await read(request)
+        refuse_large(text, resolve_limits(None, self._services.daemon.config.limits))
+        draft = self._services.reader(principal).application(parse_object(text))
         made = await self._registrar.create_application(draft)
         self._said(log.APPLICATION_CREATED, principal.name, made.application)
         if made.endpoint is not None:
@@ -57,9 +59,12 @@ class Applications:
     async def update(self, request: web.Request) -> web.Response:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
-        patch, reader = await read_object(request), self._services.reader(principal)
+        text, reader = await read(request), self._services.reader(principal)
+        found = self._find(request)
+        refuse_large(text, found.limits)
+        patch = parse_object(text)
         application = await self._registrar.update_application(
-            self._find(request).id, lambda present: reader.revised_application(present, patch)
+            found.id, lambda present: reader.revised_application(present, patch, found.limits)
         )
         self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
         return json_response(self._detail(application))
@@ -104,7 +109,9 @@ class Applications:
     def _detail(self, application: Application) -> Json:
         entry = self._registrar.current.application(application.id)
         promised = self._registrar.current.contract(application).features
-        return render.application(entry, promised) | {"endpoints": len(entry.endpoints), "keys": len(entry.keys)}
+        usage = self._services.store.usage(application.ref)._asdict()
+        counts = {"endpoints": len(entry.endpoints), "keys": len(entry.keys), "usage": usage}
+        return render.application(entry, promised) | counts
 
     def _key(self, key: KeyRow) -> Json:
         return render.key(key, self._services.clock.wall_ms())

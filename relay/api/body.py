@@ -14,6 +14,7 @@ from relay.api.answer import JSON
 from relay.api.problems import Problem, Refused
 from relay.config import ServerConfig
 from relay.core.issues import Issue, pointer
+from relay.core.model import Limits
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -75,6 +76,12 @@ def parse_object(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused(problems.invalid([Issue("", "must be a JSON object")]))
     return value
+
+
+def refuse_large(text: bytes, limits: Limits) -> None:
+    """Refuse (413) what somebody writes about an application or an endpoint, when it is too long to be looked at."""
+    if len(text) > limits.definition_bytes:
+        raise Refused(problems.definition_too_large(limits.definition_bytes))
 
 
 async def read_nothing(request: web.Request) -> None:

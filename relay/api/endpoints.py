@@ -10,7 +10,7 @@ from aiohttp import web
 
 from relay.api import body, problems, render, sampling
 from relay.api.auth import PRINCIPAL
-from relay.api.body import read_nothing, read_object
+from relay.api.body import parse_object, read_nothing, read_object, refuse_large
 from relay.api.certificates import write_certificate
 from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
@@ -18,6 +18,7 @@ from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json, json_response
 from relay.api.services import Services
+from relay.api.testing import TestCalls, for_client
 from relay.api.written import read_overlap_ms
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
@@ -25,6 +26,7 @@ from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Application, Endpoint, EndpointState
 from relay.intake.parse import screen
+from relay.registry import resolve_limits
 from relay.store import delivery_id
 from relay.telemetry import log
 
@@ -37,17 +39,21 @@ class Endpoints:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._registrar = services.registrar
+        self._tests = TestCalls(services.clock.mono_ms)
         self._log = structlog.get_logger("relay.api")
 
     async def create(self, request: web.Request) -> web.Response:
         """Make an endpoint; its secret is in this answer only."""
         principal = request[PRINCIPAL]
-        written = await read_object(request)
+        text = await body.read(request)
+        written = parse_object(text)
         named = written.pop("application", None)  # whose endpoint it is, rather than how it is
         if named is not None and not isinstance(named, str):
+            refuse_large(text, resolve_limits(None, self._services.daemon.config.limits))
             wrong = Issue("/application", "must be the id of an application")
             raise Invalid([wrong, *self._services.reader(principal).endpoint_mistakes(written)])
         application = self._registrar.current.application_for(principal, named)
+        refuse_large(text, application.limits)
         self._refuse_self_service(principal, application)
         definition = self._services.reader(principal).endpoint(written, application)
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
@@ -89,7 +95,9 @@ class Endpoints:
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application)
-        patch = await read_object(request)
+        text = await body.read(request)
+        refuse_large(text, endpoint.application.limits)
+        patch = parse_object(text)
         reader, owner = self._services.reader(principal), endpoint.application
         endpoint = await self._registrar.update_endpoint(
             endpoint.id, lambda present: reader.revised_endpoint(present, patch, owner)
@@ -147,11 +155,12 @@ class Endpoints:
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
-        began_ms = self._services.clock.mono_ms()
-        outcome = await self._services.dispatch.attempts.test(endpoint, event)
         sight = sight_of(principal, self._registrar.current, endpoint.id)
-        if is_behind_a_name(outcome.failure) and not sight.network:
-            await self._wait_for_step(began_ms)
+        with self._tests.admitted(application):
+            began_ms = self._services.clock.mono_ms()
+            outcome = await for_client(request, self._services.dispatch.attempts.test(endpoint, event))
+            if is_behind_a_name(outcome.failure) and not sight.network:
+                await for_client(request, self._wait_for_step(began_ms))
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
         return json_response(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
 

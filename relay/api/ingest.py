@@ -7,6 +7,7 @@ from aiohttp import web
 from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.pace import Paces
 from relay.api.problems import Refused
 from relay.core.errors import RelayError
 from relay.core.units import format_time
@@ -18,8 +19,9 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 class Ingest:
     """The calls that bring events in."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, paces: Paces) -> None:
         self._intake = intake
+        self._paces = paces
 
     async def post_event(self, request: web.Request) -> Answer:
         """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
@@ -33,6 +35,7 @@ class Ingest:
             detail = 'A batch takes no Idempotency-Key header. Give each event its own "idempotency_key".'
             raise Refused(problems.bad_request(detail))
         items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))
+        self._paces.spend(request[PRINCIPAL], len(items) - 1, 0)
         return Answer({"results": [result(item) for item in items]})
 
 

@@ -15,7 +15,7 @@ from relay.contracts import Unrenderable
 from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable, spoken
 from relay.core.issues import Invalid, Issue
 from relay.core.units import format_size
-from relay.intake import BatchTooLarge, Malformed
+from relay.intake import ApplicationFull, BatchTooLarge, Malformed
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -161,6 +161,28 @@ def backlog_full(backlog: int, max_backlog: int) -> Problem:
     return _unavailable("backlog_full", "The backlog is full", detail, retry_after_s=30)
 
 
+def application_backlog_full(detail: str) -> Problem:
+    """One application has as much due as it may have; the others go on (Q10)."""
+    return _unavailable("application_backlog_full", "The application's backlog is full", detail, retry_after_s=30)
+
+
+def rate_limited(wait_s: int) -> Problem:
+    """A token is used faster than its rate allows."""
+    detail = f"This token is used faster than it may be (rate, bytes_rate). Go on in {wait_s} s, and more slowly."
+    return _too_many("rate_limited", "Too many requests", detail, retry_after_s=wait_s)
+
+
+def too_many_tests(said: str, wait_s: int) -> Problem:
+    """An application has as many tests as it may have."""
+    detail = f"An application may have {said} tests made. Try again in {wait_s} s."
+    return _too_many("too_many_tests", "Too many tests", detail, retry_after_s=wait_s)
+
+
+def definition_too_large(max_bytes: int) -> Problem:
+    detail = f"A definition may have {format_size(max_bytes)} (limits.definition). Leave out what it does not need."
+    return Problem("definition_too_large", "The definition is too large", 413, detail)
+
+
 def disk_low(free_bytes: int, min_free_bytes: int) -> Problem:
     """The disk has less free space than `storage.min_free_disk` (Q10)."""
     detail = (
@@ -208,6 +230,8 @@ def from_error(error: RelayError) -> Problem:
             return lossy_number(error.issues[0])
         case Invalid():
             return invalid(error.issues)
+        case ApplicationFull():
+            return application_backlog_full(spoken(error))
         case Malformed():
             return malformed_json(spoken(error))
         case BatchTooLarge():
@@ -235,6 +259,10 @@ def from_http(error: web.HTTPException) -> Problem:
             return expectation_failed()
         case _:
             return Problem(f"http_{error.status}", error.reason, error.status, f"{error.reason}.")
+
+
+def _too_many(slug: str, title: str, detail: str, *, retry_after_s: int) -> Problem:
+    return Problem(slug, title, 429, detail, headers={"Retry-After": str(retry_after_s)})
 
 
 def _unavailable(slug: str, title: str, detail: str, *, retry_after_s: int, status: int = 503) -> Problem:

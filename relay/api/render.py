@@ -9,9 +9,9 @@ from aiohttp import web
 from relay.api.problems import MISTAKES_MAX
 from relay.config.tls import authorities_of, certificate_of
 from relay.core.issues import Issue
-from relay.core.model import Endpoint, HeaderPair, Health, Outcome, RetryPolicy, Trace
+from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, RetryPolicy, Trace
 from relay.core.tls import Certificate, TlsIdentity
-from relay.core.units import format_duration, format_rate, format_time
+from relay.core.units import format_duration, format_rate, format_size, format_time
 from relay.core.urls import masked
 from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView
 from relay.queue import Suspension
@@ -204,6 +204,7 @@ def application(owner: ApplicationEntry, promised: Iterable[str]) -> Json:
         "validation": value.validation,
         "allow_networks": list(map(str, value.allow_networks)),
         "source_addresses": None if value.reach.sources is None else list(map(str, value.reach.sources)),
+        "limits": limits(value.limits),
         "timeout": written.get("timeout"),
         "retry": written.get("retry"),
         "max_age": written.get("max_age"),
@@ -211,6 +212,17 @@ def application(owner: ApplicationEntry, promised: Iterable[str]) -> Json:
         "present": value.present,
         "created_at": moment(owner.row.created_at_ms),
         "updated_at": moment(owner.row.updated_at_ms),
+    }
+
+
+def limits(of: Limits) -> Json:
+    """Write the limits of an application, its own and those of all."""
+    return {
+        "endpoints": of.endpoints,
+        "backlog": of.backlog,
+        "bytes": format_size(of.bytes),
+        "tests": {"at_once": of.tests_at_once, "per_minute": of.tests_per_minute},
+        "definition": format_size(of.definition_bytes),
     }
 
 

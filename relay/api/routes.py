@@ -8,6 +8,7 @@ from relay.api.endpoints import Endpoints
 from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
 from relay.api.ingest import Ingest
+from relay.api.pace import Paces
 from relay.api.server import Route
 from relay.api.services import Services
 from relay.api.status import Status
@@ -17,12 +18,12 @@ from relay.intake import Intake
 
 def routes(services: Services, intake: Intake) -> list[Route]:
     """Return every call there is; a right of None needs no token."""
-    return [*intake_routes(intake), *_events(services), *_registry(services), *_daemon(services)]
+    return [*intake_routes(intake, services.paces), *_events(services), *_registry(services), *_daemon(services)]
 
 
-def intake_routes(intake: Intake) -> list[Route]:
+def intake_routes(intake: Intake, paces: Paces) -> list[Route]:
     """Return the calls that bring events in."""
-    calls = Ingest(intake)
+    calls = Ingest(intake, paces)
     return [
         Route("POST", "/v1/events", Right.POST_EVENTS, calls.post_event),
         Route("POST", "/v1/events/batch", Right.POST_EVENTS, calls.post_batch),

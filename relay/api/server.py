@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator, peer_uid, refusal
 from relay.api.listen import Listeners
+from relay.api.pace import Paces
 from relay.api.problems import Problem
 from relay.config import ServerConfig
 from relay.core.access import Right
@@ -65,7 +66,9 @@ class FrontDoor:
         config: ServerConfig,
         on_unexpected: OnUnexpected,
         on_event_refused: OnEventRefused,
+        paces: Paces,
     ) -> None:
+        self._paces = paces
         self._public = {route.path for route in routes if route.right is None}
         self._rights = {route.handler: route.right for route in routes}
         self._authenticator = authenticator
@@ -80,7 +83,7 @@ class FrontDoor:
         try:
             problem = self.examine(request)
             if problem is None:
-                return await handler(request)
+                return await self._handle(request, handler)
         except ConnectionError:
             raise  # the client has gone: nobody is left to answer
         except Exception as error:  # the boundary of a request
@@ -94,6 +97,18 @@ class FrontDoor:
             self._on_event_refused(problem)
         return problem.response()
 
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        caller = request.get(PRINCIPAL)
+        if caller is None or caller.pace is None:
+            return await handler(request)
+        announced = request.content_length or 0
+        self._paces.spend(caller, 1, announced)
+        try:
+            return await handler(request)
+        finally:
+            if request.content_length is None:
+                self._paces.spend(caller, 0, request.content.total_bytes)
+
     def examine(self, request: web.Request) -> Problem | None:
         """Return why `request` goes no further; otherwise its principal is set."""
         if request.path in self._public:
@@ -101,6 +116,8 @@ class FrontDoor:
         caller = self._authenticator.identify(request)  # before it is known whether there is such a call
         if isinstance(caller, Problem):
             return caller
+        if caller.pace is not None and (wait_s := self._paces.wait_s(caller)):
+            return problems.rate_limited(wait_s)
         right = self._right(request)
         request[PRINCIPAL] = caller
         if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
@@ -131,9 +148,11 @@ def build_app(
     config: ServerConfig,
     on_unexpected: OnUnexpected,
     on_event_refused: OnEventRefused = lambda problem: None,
+    *,
+    paces: Paces,
 ) -> web.Application:
     """Return the application that answers `routes`, each behind the front door."""
-    door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused)
+    door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused, paces)
     app = web.Application(middlewares=[door.answer], client_max_size=config.max_body_bytes)
     app[body.CONFIG] = config
     for route in routes:
@@ -176,12 +195,13 @@ def _connections(runner: web.AppRunner, config: ServerConfig, on_unexpected: OnU
 class Connection(web.RequestHandler):
     """aiohttp's protocol, which also knows its peer and answers every error with a problem."""
 
-    __slots__ = ("_gone", "_on_unexpected", "peer_uid")
+    __slots__ = ("_gone", "_on_unexpected", "on_lost", "peer_uid")
 
     def __init__(self, *args: Any, on_unexpected: OnUnexpected, gone: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._on_unexpected = on_unexpected
         self._gone = gone
+        self.on_lost: Callable[[], object] | None = None  # what a handler wants to hear of the end
         self.peer_uid: int | None = None  # set on a Unix socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -192,6 +212,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._gone()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def handle_error(
         self,

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from relay.api.pace import Paces
 from relay.api.query import Query
 from relay.api.reloads import Reload, Reloads
 from relay.api.written import Reader
@@ -77,6 +78,7 @@ class Services:
     housekeeping: Housekeeping
     metrics: Metrics
     daemon: Daemon
+    paces: Paces
 
     def query(self, request: web.Request) -> Query:
         """Read what stands behind the `?` of a request."""

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -19,9 +20,9 @@ from relay.config.fields import Id
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import Invalid, Issue, pointer
-from relay.core.model import Application
+from relay.core.model import Application, Limits
 from relay.core.netguard import Address
-from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
+from relay.core.units import format_duration, format_size, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
 
 M = TypeVar("M", bound=BaseModel)
@@ -174,10 +175,12 @@ class Reader:
         return self._endpoint(written, None)[1]
 
     def revised_endpoint(
-        self, present: EndpointDefinition, patch: Mapping[str, Any], owner: Owner
+        self, present: EndpointDefinition, patch: Mapping[str, Any], owner: Application
     ) -> EndpointDefinition:
         """Apply a merge patch to an endpoint."""
-        endpoint, issues = self._endpoint(merged(present.to_json(), patch), owner)
+        whole = merged(present.to_json(), patch)
+        _refuse_grown(whole, owner.limits)
+        endpoint, issues = self._endpoint(whole, owner)
         return _sound(endpoint, _ENDPOINT.touched(patch, issues) or ([] if endpoint else issues))
 
     def _endpoint(
@@ -210,9 +213,13 @@ class Reader:
             issues += _within("/key", wrong)
         return _sound(ApplicationDraft(found, found.id, endpoint, key), issues)
 
-    def revised_application(self, present: ApplicationDefinition, patch: Mapping[str, Any]) -> ApplicationDefinition:
+    def revised_application(
+        self, present: ApplicationDefinition, patch: Mapping[str, Any], limits: Limits
+    ) -> ApplicationDefinition:
         """Apply a merge patch to an application; its features are judged anew where its contract changes."""
-        read = _APPLICATION.read(merged(present.to_json(), patch))
+        whole = merged(present.to_json(), patch)
+        _refuse_grown(whole, limits)
+        read = _APPLICATION.read(whole)
         issues = self._application_mistakes(read)
         if not read.issues and "contract" not in patch:
             issues = _APPLICATION.touched(patch, issues)
@@ -276,6 +283,14 @@ def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
         else:
             result[name] = value
     return result
+
+
+def _refuse_grown(whole: Mapping[str, Any], limits: Limits) -> None:
+    """Raise Invalid for a definition that one patch after the other has made too large."""
+    size, most = len(orjson.dumps(whole)), limits.definition_bytes
+    if size > most:
+        message = f"would make a definition of {size} bytes; it may have {format_size(most)} (limits.definition)"
+        raise Invalid([Issue("", message)])
 
 
 T = TypeVar("T")

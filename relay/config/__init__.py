@@ -11,11 +11,12 @@ from relay.config.definitions import (
     EndpointConfig,
     EndpointDefinition,
     EndpointTls,
+    LimitsOverride,
     Section,
 )
 from relay.config.explain import reload_changes, render_issues, severity, source_and_line
 from relay.config.load import Loaded, load
-from relay.config.model import Config, DeliveryConfig, ServerConfig, TokenConfig
+from relay.config.model import Config, DeliveryConfig, LimitsConfig, ServerConfig, TokenConfig
 
 __all__ = [
     "SECRETS_MAX",
@@ -26,6 +27,8 @@ __all__ = [
     "EndpointConfig",
     "EndpointDefinition",
     "EndpointTls",
+    "LimitsConfig",
+    "LimitsOverride",
     "Loaded",
     "Section",
     "ServerConfig",

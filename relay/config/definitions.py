@@ -22,6 +22,7 @@ from relay.config.fields import (
     TlsVersion,
     at_most,
     duration,
+    size,
     whole,
 )
 
@@ -38,6 +39,14 @@ Delays = Annotated[tuple[Annotated[int, duration("0s")], ...], at_most(100)]
 Jitter = Annotated[float, Field(strict=True, ge=0.0, le=1.0, allow_inf_nan=False)]
 Timeout = Annotated[int, duration("1ms", "10m")]
 Age = Annotated[int, duration("1s")]
+
+
+Endpoints = Annotated[int, whole(0, 1_000_000)]
+Backlog = Annotated[int, whole(1, 10**12)]
+OwedBytes = Annotated[int, size("1KiB", "1000000GB")]
+DefinitionBytes = Annotated[int, size("1KiB", "1MiB")]
+TestsAtOnce = Annotated[int, whole(0, 1_000)]
+TestsPerMinute = Annotated[int, whole(0, 10_000)]
 
 
 class Section(BaseModel):
@@ -58,6 +67,23 @@ class RetryOverride(Section):
 
     schedule_ms: Delays | None = Field(None, alias="schedule")
     jitter: Jitter | None = None
+
+
+class TestsOverride(Section):
+    """The limits of tests that an application sets for itself."""
+
+    at_once: TestsAtOnce | None = None
+    per_minute: TestsPerMinute | None = None
+
+
+class LimitsOverride(Section):
+    """The limits that an application sets for itself, in place of those of `[limits]`."""
+
+    endpoints: Endpoints | None = None
+    backlog: Backlog | None = None
+    bytes_max: OwedBytes | None = Field(None, alias="bytes")
+    tests: TestsOverride = TestsOverride()
+    definition_bytes: DefinitionBytes | None = Field(None, alias="definition")
 
 
 class Definition(Section):
@@ -115,6 +141,7 @@ class ApplicationDefinition(Definition):
     validation: Literal["strict", "warn", "off"] = "strict"
     allow_networks: Annotated[tuple[Network, ...], at_most(NETWORKS_MAX)] = ()
     source_addresses: Annotated[tuple[HostAddress, ...], at_most(SOURCES_MAX)] | None = None
+    limits: LimitsOverride | None = None
 
 
 class Identified(Section):

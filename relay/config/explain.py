@@ -118,7 +118,9 @@ def _value(path: KeyPath, document: Any) -> str | None:
 
 def _default(path: KeyPath) -> str:
     """What to write when nothing better can be said."""
-    document: Any = Config().model_dump(mode="json", by_alias=True, include={"server", "storage", "delivery", "log"})
+    document: Any = Config().model_dump(
+        mode="json", by_alias=True, include={"server", "storage", "delivery", "limits", "log"}
+    )
     for key in path:
         document = _below(document, key)
     return "Change it, or remove the key." if document is None else f"The default is {_written(document)}."

@@ -26,10 +26,13 @@ from pydantic_core import CoreSchema, core_schema
 from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_text
 from relay.core.netguard import as_dialled
 from relay.core.units import (
+    UNLIMITED,
     Rate,
+    format_bytes_rate,
     format_duration,
     format_rate,
     format_size,
+    parse_bytes_rate,
     parse_duration_ms,
     parse_rate,
     parse_size_bytes,
@@ -109,6 +112,17 @@ def _read_rate(value: Any) -> Rate:
     if not isinstance(value, str):
         raise Wrong("a rate is written in quotes, with a period", 'Write it like "50/s".')
     return _parsed(parse_rate, value)
+
+
+def _pace(parse: Callable[[str], Rate], example: str) -> PlainValidator:
+    def read(value: Any) -> Rate:
+        if isinstance(value, Rate):
+            return value
+        if not isinstance(value, str):
+            raise Wrong("a rate is written in quotes, with a period", f'Write it like "{example}"; "" is no limit.')
+        return _parsed(parse, value) if value else UNLIMITED
+
+    return PlainValidator(read)
 
 
 def _read_network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -290,6 +304,14 @@ HostAddress = Annotated[
     ipaddress.IPv4Address | ipaddress.IPv6Address, PlainValidator(_read_address), PlainSerializer(str)
 ]
 RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
+Pace = Annotated[
+    Rate, _pace(parse_rate, "50/s"), PlainSerializer(lambda rate: format_rate(rate) if rate.starts else "")
+]
+BytesPace = Annotated[
+    Rate,
+    _pace(parse_bytes_rate, "10MiB/s"),
+    PlainSerializer(lambda rate: format_bytes_rate(rate) if rate.starts else ""),
+]
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_pem, when_used="json")]
 Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_pem, when_used="json")]

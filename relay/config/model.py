@@ -11,15 +11,31 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from relay.config.definitions import SOURCES_MAX, Age, ApplicationConfig, Delays, Jitter, Section, Timeout
+from relay.config.definitions import (
+    SOURCES_MAX,
+    Age,
+    ApplicationConfig,
+    Backlog,
+    DefinitionBytes,
+    Delays,
+    Endpoints,
+    Jitter,
+    OwedBytes,
+    Section,
+    TestsAtOnce,
+    TestsPerMinute,
+    Timeout,
+)
 from relay.config.fields import (
     AbsolutePath,
     Authorities,
+    BytesPace,
     Filled,
     HostAddress,
     Id,
     Listen,
     Network,
+    Pace,
     Pem,
     SecretField,
     TlsVersion,
@@ -29,6 +45,7 @@ from relay.config.fields import (
 )
 from relay.config.secrets import SecretText
 from relay.core.locate import KeyPath
+from relay.core.units import UNLIMITED, Rate
 from relay.core.units import parse_duration_ms as ms
 from relay.core.units import parse_size_bytes as nbytes
 
@@ -123,6 +140,25 @@ class DeliveryConfig(Section):
         return self.retry.jitter
 
 
+class TestsConfig(Section):
+    """How many tests of its endpoints one application may have made."""
+
+    at_once: TestsAtOnce = 4
+    per_minute: TestsPerMinute = 60
+
+
+class LimitsConfig(Section):
+    """How much one application, or one token, may take, unless it was given limits of its own (Q10)."""
+
+    endpoints: Endpoints = 1_000
+    backlog: Backlog = 1_000_000
+    bytes_max: OwedBytes = Field(nbytes("1GiB"), alias="bytes")
+    tests: TestsConfig = TestsConfig()
+    definition_bytes: DefinitionBytes = Field(nbytes("64KiB"), alias="definition")
+    rate: Pace = UNLIMITED
+    bytes_rate: BytesPace = UNLIMITED
+
+
 class LogConfig(Section):
     """What is logged, and in which form."""
 
@@ -138,6 +174,13 @@ class TokenConfig(Section):
     role: Literal["producer", "application", "reader", "operator", "admin"]
     application: Id | None = None
     secret: SecretField
+    rate: Pace | None = None
+    bytes_rate: BytesPace | None = None
+
+    def paces(self, limits: LimitsConfig) -> tuple[Rate, Rate]:
+        """Return how fast it may be used: its requests and events, and their bytes."""
+        rate = limits.rate if self.rate is None else self.rate
+        return rate, limits.bytes_rate if self.bytes_rate is None else self.bytes_rate
 
 
 class Config(Section):
@@ -146,6 +189,7 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     storage: StorageConfig = StorageConfig()
     delivery: DeliveryConfig = DeliveryConfig()
+    limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
     tokens: tuple[TokenConfig, ...] = Field((), alias="token")
     applications: Annotated[tuple[ApplicationConfig, ...], Filled] = Field(

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
+from typing import NamedTuple
+
+from relay.core.units import Rate
 
 
 class Role(StrEnum):
@@ -38,6 +41,18 @@ RIGHTS: Mapping[Role, frozenset[Right]] = {
 }
 
 
+class Pace(NamedTuple):
+    """How fast a token may be used; a rate of 0 is no limit."""
+
+    events: Rate  # requests, and events beyond the first of each
+    bytes: Rate  # of their bodies
+
+    @classmethod
+    def of(cls, events: Rate, bytes_rate: Rate) -> "Pace | None":
+        """Put two rates together; None where neither is a limit."""
+        return cls(events, bytes_rate) if events.starts or bytes_rate.starts else None
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A caller whose identity is established."""
@@ -45,6 +60,7 @@ class Principal:
     name: str
     role: Role
     application: str | None = None  # id of the one application it is bound to; None: not bound
+    pace: Pace | None = None  # None: unlimited
 
     def may(self, right: Right) -> bool:
         """Whether its role includes `right`."""
@@ -63,3 +79,4 @@ class Token:
     role: Role
     application: str | None
     secret: str = field(repr=False)
+    pace: Pace | None = None

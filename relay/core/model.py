@@ -134,6 +134,19 @@ class Secret:
     expires_at_ms: int | None = None  # the end of its overlap after a rotation
 
 
+class Limits(NamedTuple):
+    """How much of the relay one application may take (Q10). What may be alone is without the limits of all."""
+
+    endpoints: int = 1_000  # made through the API
+    backlog: int = 1_000_000  # due deliveries
+    bytes: int = 1 << 30  # of bodies that are due
+    own_backlog: int | None = None  # what the application was given itself, which holds where it is alone too
+    own_bytes: int | None = None
+    tests_at_once: int = 4
+    tests_per_minute: int = 60
+    definition_bytes: int = 64 << 10
+
+
 @dataclass(frozen=True, slots=True)
 class Application:
     """Whoever owns endpoints."""
@@ -147,6 +160,7 @@ class Application:
     validation: Validation = Validation.STRICT
     name: str = ""  # for people
     reach: Reach = PUBLIC_ONLY  # where its deliveries may go, and come from
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def allow_networks(self) -> Networks:

@@ -70,6 +70,24 @@ def format_rate(rate: Rate) -> str:
     return f"{rate.starts}/{unit}"
 
 
+UNLIMITED = Rate(0, 1000)
+"""No limit at all."""
+
+
+def parse_bytes_rate(text: str) -> Rate:
+    """Read bytes in a period, such as `10MiB/s`; ValueError says how one is written."""
+    amount, slash, unit = text.rpartition("/")
+    size_bytes = parse_size_bytes(amount) if slash and unit in ("s", "m", "h") else 0
+    if size_bytes < 1:
+        raise ValueError('bytes in a second, minute or hour are written like "10MiB/s"')
+    return Rate(size_bytes, _DURATION_UNITS_MS[unit])
+
+
+def format_bytes_rate(rate: Rate) -> str:
+    """Write a rate as `parse_bytes_rate` reads it."""
+    return f"{format_size(rate.starts)}/{format_rate(rate).rpartition('/')[2]}"
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)

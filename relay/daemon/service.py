@@ -21,6 +21,7 @@ from relay import __version__
 from relay.api.auth import Authenticator
 from relay.api.condition import few_descriptors
 from relay.api.listen import Listeners
+from relay.api.pace import Paces
 from relay.api.readiness import admission
 from relay.api.reloads import Reload, Reloads
 from relay.api.routes import routes
@@ -28,7 +29,7 @@ from relay.api.server import build_app, serve
 from relay.api.services import Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.config.admission import refuse_foreign_sources
-from relay.core.access import Role, Token
+from relay.core.access import Pace, Role, Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import ConfigError, Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
@@ -211,7 +212,11 @@ class Relay:
             ids=self._ids,
             on_accepted=self.dispatch.hand_over,
             metrics=self.metrics,
-            limits=IntakeLimits(max_depth=server.max_depth, max_batch=server.max_batch),
+            limits=IntakeLimits(
+                max_depth=server.max_depth,
+                max_batch=server.max_batch,
+                max_backlog=self.config.storage.max_backlog,
+            ),
         )
         self.services = Services(
             clock=self.clock,
@@ -222,6 +227,7 @@ class Relay:
             housekeeping=self.housekeeping,
             metrics=self.metrics,
             daemon=self,
+            paces=Paces(self.clock.mono_ms),
         )
         self.routes = routes(self.services, self.intake)
         app = build_app(
@@ -231,6 +237,7 @@ class Relay:
             server,
             self._unexpected,
             on_event_refused=lambda problem: self.metrics.rejected(problem.type),
+            paces=self.services.paces,
         )
         self._listeners = await serve(app, server, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
@@ -431,7 +438,13 @@ async def open_http_courier(
 
 def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
     configured = [
-        Token(token.name, Role(token.role), token.application, token.secret.get_secret_value())
+        Token(
+            token.name,
+            Role(token.role),
+            token.application,
+            token.secret.get_secret_value(),
+            Pace.of(*token.paces(config.limits)),
+        )
         for token in config.tokens
     ]
     return [*configured, *extra]

@@ -22,10 +22,11 @@ from relay.core.ids import IdFactory
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.core.units import format_time, unix_us
+from relay.intake.fullness import ApplicationFull, Room, refuse_full
 from relay.intake.parse import Posted, check, given_bytes, given_ms, read, read_batch, screen
 from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
 from relay.registry import Registrar
-from relay.store import AcceptResult, Store
+from relay.store import AcceptResult, Store, Usage
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 
@@ -42,6 +43,7 @@ class IntakeLimits:
 
     max_depth: int = 200
     max_batch: int = 1000
+    max_backlog: int = 10_000_000
 
 
 class Receipt(NamedTuple):
@@ -141,6 +143,7 @@ class Intake:
             application = self._registrar.current.application_for(principal, posted.application)
         except RelayError as error:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
+        refuse_full(application, self._store.usage(application.ref), self._room())
         contract = self._registrar.current.contract(application)
         issues.extend(_misplaced(contract, posted))
         data = Payload(bytes(posted.data))
@@ -175,7 +178,33 @@ class Intake:
     async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Receipt | RelayError]:
         # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
         events = [self._seal(draft) for draft in drafts]
-        return await self._store.accept(events, partial(self._committed, drafts, self._clock.mono_ms()))
+        refused = self._crowded_out(drafts, events) if len(drafts) > 1 else {}
+        if not refused:
+            return await self._store.accept(events, partial(self._committed, drafts, self._clock.mono_ms()))
+        kept = [index for index in range(len(drafts)) if index not in refused]
+        follow = partial(self._committed, [drafts[index] for index in kept], self._clock.mono_ms())
+        receipts = iter(await self._store.accept([events[index] for index in kept], follow) if kept else ())
+        return [refused[index] if index in refused else next(receipts) for index in range(len(drafts))]
+
+    def _room(self) -> Room:
+        return Room(self.limits.max_backlog, self._store.backlog, len(self._registrar.current.present) == 1)
+
+    def _crowded_out(self, drafts: Sequence[_Draft], events: Sequence[NewEvent]) -> dict[int, ApplicationFull]:
+        """Find what the events before it in the same batch leave no room for, by its place."""
+        room, refused = self._room(), {}
+        added: dict[int, Usage] = {}
+        for index, (draft, event) in enumerate(zip(drafts, events, strict=True)):
+            stored, mine = self._store.usage(event.application), added.get(event.application, Usage(0, 0))
+            usage = Usage(stored.due + mine.due, stored.bytes + mine.bytes)
+            try:
+                refuse_full(draft.application, usage, room)
+            except ApplicationFull as error:
+                refused[index] = error
+                continue
+            due = len(event.targets)
+            added[event.application] = Usage(mine.due + due, mine.bytes + (len(event.body) if due else 0))
+            room = room._replace(backlog=room.backlog + due)
+        return refused
 
     def _committed(
         self, drafts: Sequence[_Draft], began_ms: float, results: Sequence[AcceptResult]

@@ -2,7 +2,7 @@
 
 from relay.registry.registrar import ApplicationDraft, Change, KeyDraft, Made, Registrar
 from relay.registry.registry import ApplicationEntry, Match, Registry
-from relay.registry.resolving import default_tls
+from relay.registry.resolving import default_tls, resolve_limits
 from relay.registry.tokens import TokenTable
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Registry",
     "TokenTable",
     "default_tls",
+    "resolve_limits",
 ]

@@ -88,7 +88,15 @@ def refuse_in_use(owner: ApplicationEntry) -> None:
 
 
 def refuse_more(owner: ApplicationEntry, contract: Contract) -> None:
-    """Raise Conflict for an application that has all the endpoints its contract allows."""
+    """Raise Conflict for an application that has all the endpoints its contract or its limits allow."""
+    made = sum(endpoint.origin is Origin.API for endpoint in owner.endpoints.values())
+    most = owner.application.limits.endpoints
+    if made >= most:
+        raise Conflict(
+            "too_many_endpoints",
+            f"application {owner.row.id!r} has {made} endpoints made through the API, and may have {most}",
+            remedy="Delete those that nobody needs, or ask the operator for more (limits.endpoints).",
+        )
     present = sum(endpoint.present for endpoint in owner.endpoints.values())
     if not contract.registration.allows(present + 1):
         raise Conflict(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from relay.config import ApplicationDefinition, Config, EndpointDefinition
 from relay.contracts import Contract, ContractCatalogue
-from relay.core.access import Principal, Role
+from relay.core.access import Pace, Principal, Role
 from relay.core.clock import Clock
 from relay.core.errors import CommitUnknown, Conflict, NotFound, StoreUnavailable
 from relay.core.ids import IdFactory
@@ -396,5 +396,8 @@ class Registrar:
                     listener(change)
 
     def _admit(self, keys: Iterable[KeyRow]) -> None:
+        limits = self.current.config.limits
+        pace = Pace.of(limits.rate, limits.bytes_rate)
         for key in keys:
-            self._tokens.admit(key.digest, Principal(key.id, Role.APPLICATION, key.application), key.expires_at_ms)
+            holder = Principal(key.id, Role.APPLICATION, key.application, pace)
+            self._tokens.admit(key.digest, holder, key.expires_at_ms)

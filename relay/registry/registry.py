@@ -283,7 +283,7 @@ class Registry:
         return replace(self, applications={**self.applications, key.application: owner})
 
     def _entry(self, row: ApplicationRow, before: ApplicationEntry | None) -> ApplicationEntry:
-        definition, application = resolve_application(row, self.in_file)
+        definition, application = resolve_application(row, self.in_file, self.config.limits)
         if before is None:
             return ApplicationEntry(row, definition, application)
         return replace(before, row=row, definition=definition, application=application)

@@ -11,8 +11,10 @@ from relay.config import (
     EndpointConfig,
     EndpointDefinition,
     EndpointTls,
+    LimitsConfig,
+    LimitsOverride,
 )
-from relay.core.model import Application, Endpoint, HealthPolicy, Origin, RetryPolicy, Secret, Validation
+from relay.core.model import Application, Endpoint, HealthPolicy, Limits, Origin, RetryPolicy, Secret, Validation
 from relay.core.netguard import Reach
 from relay.core.tls import TlsIdentity
 from relay.store import ApplicationRow, EndpointRow
@@ -69,7 +71,24 @@ class Level(Protocol):
     def max_age_ms(self) -> int | None: ...
 
 
-def resolve_application(row: ApplicationRow, in_file: InFile) -> tuple[ApplicationDefinition, Application]:
+def resolve_limits(written: LimitsOverride | None, shared: LimitsConfig) -> Limits:
+    """Return the limits of an application: its own, and `[limits]` for what it leaves open."""
+    own = written or LimitsOverride()
+    return Limits(
+        endpoints=_first(own.endpoints, shared.endpoints),
+        backlog=_first(own.backlog, shared.backlog),
+        bytes=_first(own.bytes_max, shared.bytes_max),
+        own_backlog=own.backlog,
+        own_bytes=own.bytes_max,
+        tests_at_once=_first(own.tests.at_once, shared.tests.at_once),
+        tests_per_minute=_first(own.tests.per_minute, shared.tests.per_minute),
+        definition_bytes=_first(own.definition_bytes, shared.definition_bytes),
+    )
+
+
+def resolve_application(
+    row: ApplicationRow, in_file: InFile, shared: LimitsConfig
+) -> tuple[ApplicationDefinition, Application]:
     """Return what was written about an application, and what that makes it; what vanished from the file is held."""
     written = in_file.applications.get(row.id) if row.definition is None else None
     present = row.definition is not None or written is not None
@@ -84,6 +103,7 @@ def resolve_application(row: ApplicationRow, in_file: InFile) -> tuple[Applicati
         validation=Validation(definition.validation),
         name=definition.name,
         reach=Reach(definition.allow_networks, definition.source_addresses),
+        limits=resolve_limits(definition.limits, shared),
     )
 
 

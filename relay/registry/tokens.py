@@ -78,5 +78,5 @@ def _by_digest(tokens: Iterable[Token]) -> dict[bytes, Known]:
             raise ConfigError(
                 f'Tokens "{other.name}" and "{token.name}" have the same secret.', remedy="Give each its own."
             )
-        found[digest] = Known(digest, Principal(token.name, token.role, token.application))
+        found[digest] = Known(digest, Principal(token.name, token.role, token.application, token.pace))
     return found

@@ -23,6 +23,7 @@ from relay.store.values import (
     RegistryChange,
     RegistryRows,
     Retention,
+    Usage,
 )
 
 T = TypeVar("T")
@@ -87,6 +88,9 @@ class Store(Protocol):
 
     def due_count(self, ref: int, /) -> int:
         """Due deliveries of an endpoint; O(1)."""
+
+    def usage(self, application: int, /) -> Usage:
+        """What an application, by its ref, has due, what is being stored included; O(1)."""
 
     def dead_count(self, ref: int, /) -> int:
         """Dead letters of an endpoint; O(1)."""

@@ -107,6 +107,13 @@ class StillOwed(RelayError):
         self.due = due
 
 
+class Usage(NamedTuple):
+    """What an application has due, and how large the bodies of these events are, each counted once."""
+
+    due: int
+    bytes: int
+
+
 class RefillResult(NamedTuple):
     """Due deliveries in order, and those of their events whose body is small enough to ride along."""
 

@@ -11,7 +11,7 @@ from relay.core.model import Accepted, DueDelivery, FrozenEvent, NewEvent, Origi
 from relay.registry import Registry
 from relay.registry.planning import new_endpoint
 from relay.registry.resolving import InFile
-from relay.store import AcceptResult, ApplicationRow, EndpointRow, RegistryRows, Store
+from relay.store import AcceptResult, ApplicationRow, EndpointRow, RegistryRows, Store, Usage
 from tests.support.config import CONTRACTS, WHSEC
 
 
@@ -58,6 +58,12 @@ class NotingStore:
         self.failure: Exception | None = None
         self.fatal: list[BaseException] = []
         self._behind = behind
+
+    backlog = 0
+
+    def usage(self, application: int) -> Usage:
+        """Nothing is ever due here."""
+        return Usage(0, 0)
 
     def accept(self, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], Any]) -> Awaitable[Any]:
         """Do what a store promises: `follow` is called for every commit, whoever still waits, and an error in it is fatal."""

@@ -26,6 +26,7 @@ from relay.core.model import (
     NewEvent,
     NoDelivery,
 )
+from relay.store.sqlite import owed
 from relay.store.sqlite.order import waiting_for_predecessors
 from relay.store.sqlite.rows import CODES, Row, execute_values
 from relay.store.values import AcceptResult
@@ -256,7 +257,12 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
         )
     execute_values(connection, _INSERT_EVENT, event_rows)
     execute_values(connection, _INSERT_DELIVERY, delivery_rows)
+    owed.add(connection, owed.totals([_size(entry) for entry in entries if stored[entry.ordinal].deliveries]))
     return stored
+
+
+def _size(entry: Entry) -> tuple[int, int]:
+    return entry.event.application, len(entry.event.body)
 
 
 def _delivery_row(ordinal: int, event: NewEvent, ref: int, *, dead: bool, waits: bool) -> Row:

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent
+from relay.store.sqlite import owed
 from relay.store.sqlite.accept import Batch
-from relay.store.values import AcceptResult
+from relay.store.sqlite.owed import NOTHING, Owed
+from relay.store.values import AcceptResult, Usage
 
 T = TypeVar("T")
 
@@ -33,6 +35,7 @@ class Change(NamedTuple, Generic[T]):
     moves: Sequence[Move] = ()
     promoted: Sequence[DueDelivery] = ()  # their turn has come
     deleted: Sequence[int] = ()  # endpoints
+    owed: Owed = NOTHING
 
 
 class Stored(NamedTuple):
@@ -40,6 +43,8 @@ class Stored(NamedTuple):
 
     due: Mapping[int, int]
     dead: Mapping[tuple[int, str], int]  # by reason as well
+    owners: Mapping[int, int]  # the application of each endpoint
+    owed: Owed  # bytes of bodies that are due, by application
 
 
 def count(connection: sqlite3.Connection) -> Stored:
@@ -49,7 +54,8 @@ def count(connection: sqlite3.Connection) -> Stored:
     each million, in which the writer does nothing else.
     """
     dead = {(ref, reason): dead for ref, reason, dead in connection.execute(_DEAD)}
-    return Stored(dict(connection.execute(_DUE)), dead)
+    owners = dict(connection.execute("SELECT ref, application FROM endpoint").fetchall())
+    return Stored(dict(connection.execute(_DUE)), dead, owners, owed.stored(connection))
 
 
 class Counts:
@@ -57,7 +63,9 @@ class Counts:
 
     def __init__(self) -> None:
         self._reserved: Counter[int] = Counter()
-        self.reset(Stored({}, {}))
+        self._reserved_bytes: Counter[int] = Counter()  # by application
+        self._reserved_of: Counter[int] = Counter()  # deliveries, by application
+        self.reset(Stored({}, {}, {}, {}))
 
     def reset(self, stored: Stored) -> None:
         """Take what was counted in the database; what is reserved still stands. O(endpoints)"""
@@ -68,10 +76,22 @@ class Counts:
             self.dead[ref] += dead
         self.all_dead = sum(stored.dead.values())
         self.backlog = sum(self._due.values()) + sum(self._reserved.values())
+        self._owners = dict(stored.owners)
+        self._owed = Counter(stored.owed)
+        self._due_of: Counter[int] = Counter()
+        for ref, due in stored.due.items():
+            self._due_of[self._owners[ref]] += due
 
     def due(self, ref: int) -> int:
         """Due deliveries of an endpoint, those included that are being stored."""
         return self._due[ref] + self._reserved[ref]
+
+    def usage(self, application: int) -> Usage:
+        """What an application has due, that included which is being stored; O(1)."""
+        return Usage(
+            self._due_of[application] + self._reserved_of[application],
+            self._owed[application] + self._reserved_bytes[application],
+        )
 
     def reserve(self, events: Sequence[NewEvent], limit: int) -> Batch:
         """Count new deliveries as due from their submission on; those beyond an endpoint's backlog are dead (Q10)."""
@@ -83,9 +103,16 @@ class Counts:
                     overflowed.append(ref)
                 else:
                     self._reserved[ref] += 1
-                    self.backlog += 1
+                    self._owners[ref] = event.application
+            self._hold(event, len(event.targets) - len(overflowed), 1)
             batch.append((event, frozenset(overflowed)))
         return batch
+
+    def _hold(self, event: NewEvent, deliveries: int, sign: int) -> None:
+        if deliveries:
+            self.backlog += sign * deliveries
+            self._reserved_of[event.application] += sign * deliveries
+            self._reserved_bytes[event.application] += sign * len(event.body)
 
     def release(self, batch: Batch) -> None:
         """Take back what `reserve` counted: the batch is answered, or nothing of it was stored."""
@@ -93,21 +120,26 @@ class Counts:
             for ref in event.targets:
                 if ref not in overflowed:
                     self._reserved[ref] -= 1
-                    self.backlog -= 1
+            self._hold(event, len(event.targets) - len(overflowed), -1)
 
     def accepted(self, batch: Batch, results: Sequence[AcceptResult]) -> None:
         """Count what was stored, in place of what was reserved for it."""
         self.release(batch)
         for (event, overflowed), result in zip(batch, results, strict=True):
             if isinstance(result, Accepted) and result.reason is None:  # not a repeat, nor held back after all
+                if result.deliveries:
+                    self._owed[event.application] += len(event.body)
                 self.apply(
                     [(ref, 0, 1, _OVERFLOW) if ref in overflowed else (ref, 1, 0, None) for ref in event.targets]
                 )
 
-    def apply(self, moves: Iterable[Move]) -> None:
+    def apply(self, moves: Iterable[Move], owed: Owed | None = None) -> None:
         """Follow what a commit changed."""
+        for application, size in (owed or {}).items():
+            self._owed[application] += size
         for ref, due, dead, reason in moves:
             self._due[ref] += due
+            self._due_of[self._owners[ref]] += due
             self.backlog += due
             if reason is not None:
                 self.dead[ref] += dead

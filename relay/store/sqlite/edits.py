@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
+from relay.store.sqlite import owed
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import leave_head, promote
 from relay.store.sqlite.rows import DUE_COLUMNS, STATES, due_delivery, may_become
@@ -95,7 +96,8 @@ def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int
         )
     row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
     more_due, more_dead = found.state is not DeliveryState.DUE, -(found.state is DeliveryState.DEAD)
-    return Change(due_delivery(row), [(found.key.endpoint, more_due, more_dead, found.reason)])
+    moves = [(found.key.endpoint, more_due, more_dead, found.reason)]
+    return Change(due_delivery(row), moves, owed=owed.begun(connection, *found.key) if more_due else owed.NOTHING)
 
 
 def cancel_delivery(
@@ -111,19 +113,20 @@ def cancel_delivery(
             "not_due", f"the delivery is {found.state.value} already", remedy="Only a due one can be cancelled."
         )
     connection.execute(_CANCEL, (now_ms, by, *found.key))
-    moves = [(found.key.endpoint, -1, 0, None)]
+    moves, over = [(found.key.endpoint, -1, 0, None)], owed.ended(connection, [found.key.event])
     if found.ordering_key is None:
-        return Change(found.key, moves)
+        return Change(found.key, moves, owed=over)
     runs = under_way is not None and (found.series, found.attempts) == (under_way.series, under_way.attempts)
     if runs and found.blocking:
         leave_head(connection, found.key, found.ordering_key)
-    return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]))
+    return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]), owed=over)
 
 
 def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> Change[int]:
     """Cancel some due deliveries of a deleted endpoint; the answer is how many, 0 when none are left."""
-    cancelled = len(connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall())
-    return Change(cancelled, [(ref, -cancelled, 0, None)])
+    rows = connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall()
+    over = owed.ended(connection, [event for event, _ in rows])
+    return Change(len(rows), [(ref, -len(rows), 0, None)], owed=over)
 
 
 def end_held(
@@ -150,7 +153,8 @@ def end_held(
             ended[why] = [DeliveryKey(*row[:2]) for row in rows]
             passed += [row[1:] for row in rows if row[2] is not None]
     moves = [(ref, -len(keys), len(keys), why.value) for why, keys in ended.items()]
-    return Change(ended, moves, promote(connection, passed))
+    over = owed.ended(connection, [key.event for keys in ended.values() for key in keys])
+    return Change(ended, moves, promote(connection, passed), owed=over)
 
 
 def pull_forward(

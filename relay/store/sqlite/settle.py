@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
+from relay.store.sqlite import owed
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import first_in_line, promote, release_head
 from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, execute_values, may_become, packed
@@ -123,6 +124,9 @@ def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]
     execute_values(connection, _INSERT_ATTEMPT, attempts)
     for settlement, number in responses:
         _keep_response(connection, settlement, number)
+    over = owed.ended(connection, [row[0] for row in rows if row[2] is None])
+    if over:
+        results[0] = results[0]._replace(owed=over)
     return results
 
 

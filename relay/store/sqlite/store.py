@@ -35,6 +35,7 @@ from relay.store.values import (
     RegistryChange,
     RegistryRows,
     Retention,
+    Usage,
 )
 
 P = ParamSpec("P")
@@ -212,6 +213,9 @@ class SqliteStore(Reads):
     def due_count(self, ref: int) -> int:
         return self._counts.due(ref)
 
+    def usage(self, application: int) -> Usage:
+        return self._counts.usage(application)
+
     def dead_count(self, ref: int) -> int:
         return self._counts.dead[ref]
 
@@ -325,7 +329,7 @@ class SqliteStore(Reads):
 
     def _follow(self, change: Change[T]) -> T:
         """Let memory follow what a commit changed."""
-        self._counts.apply(change.moves)
+        self._counts.apply(change.moves, change.owed)
         if change.deleted:
             self._deletions.add(change.deleted)
         if change.promoted:
