@@ -18,12 +18,11 @@ Owed = Mapping[int, int]
 NOTHING: Owed = MappingProxyType({})
 
 _SIZES = """
-    SELECT e.application, sum(length(e.body)) FROM json_each(?) j CROSS JOIN event e ON e.ordinal = j.value
-    WHERE {} (SELECT 1 FROM delivery d WHERE d.event = e.ordinal AND d.state = 0{})
-    GROUP BY e.application"""
+    SELECT e.application, length(e.body) FROM json_each(?) CROSS JOIN event e ON e.ordinal = json_each.value
+    WHERE {} (SELECT 1 FROM delivery d WHERE d.event = e.ordinal AND d.state = 0{})"""
 
-_ENDED = _SIZES.format("NOT EXISTS", "")
-_BEGUN = _SIZES.format("NOT EXISTS", " AND d.endpoint != ?2")
+ENDED = _SIZES.format("NOT EXISTS", "")
+BEGUN = _SIZES.format("NOT EXISTS", " AND d.endpoint != ?2")
 
 _ADD = """
     ON CONFLICT (application) DO UPDATE SET bytes = bytes + excluded.bytes"""
@@ -42,13 +41,13 @@ def ended(connection: sqlite3.Connection, events: Collection[int]) -> Owed:
     """
     if not events:
         return NOTHING
-    rows = connection.execute(_ENDED, (json.dumps(list(set(events))),)).fetchall()
-    return add(connection, {application: -size for application, size in rows})
+    rows = connection.execute(ENDED, (json.dumps(list(set(events))),)).fetchall()
+    return add(connection, {application: -size for application, size in totals(rows).items()})
 
 
 def begun(connection: sqlite3.Connection, event: int, endpoint: int) -> Owed:
     """Put an event back of which nothing else was due; its delivery to `endpoint` has just become due again."""
-    return add(connection, dict(connection.execute(_BEGUN, (json.dumps([event]), endpoint)).fetchall()))
+    return add(connection, dict(connection.execute(BEGUN, (json.dumps([event]), endpoint)).fetchall()))
 
 
 def stored(connection: sqlite3.Connection) -> Owed:
