@@ -169,13 +169,13 @@ def application_backlog_full(detail: str) -> Problem:
 def rate_limited(wait_s: int) -> Problem:
     """A token is used faster than its rate allows."""
     detail = f"This token is used faster than it may be (rate, bytes_rate). Go on in {wait_s} s, and more slowly."
-    return _too_many("rate_limited", "Too many requests", detail, retry_after_s=wait_s)
+    return Problem("rate_limited", "Too many requests", 429, detail, headers={"Retry-After": str(wait_s)})
 
 
 def too_many_tests(said: str, wait_s: int) -> Problem:
     """An application has as many tests as it may have."""
     detail = f"An application may have {said} tests made. Try again in {wait_s} s."
-    return _too_many("too_many_tests", "Too many tests", detail, retry_after_s=wait_s)
+    return Problem("too_many_tests", "Too many tests", 429, detail, headers={"Retry-After": str(wait_s)})
 
 
 def definition_too_large(max_bytes: int) -> Problem:
@@ -259,10 +259,6 @@ def from_http(error: web.HTTPException) -> Problem:
             return expectation_failed()
         case _:
             return Problem(f"http_{error.status}", error.reason, error.status, f"{error.reason}.")
-
-
-def _too_many(slug: str, title: str, detail: str, *, retry_after_s: int) -> Problem:
-    return Problem(slug, title, 429, detail, headers={"Retry-After": str(retry_after_s)})
 
 
 def _unavailable(slug: str, title: str, detail: str, *, retry_after_s: int, status: int = 503) -> Problem:

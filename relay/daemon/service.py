@@ -29,7 +29,7 @@ from relay.api.server import build_app, serve
 from relay.api.services import Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.config.admission import refuse_foreign_sources
-from relay.core.access import Pace, Role, Token
+from relay.core.access import Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import ConfigError, Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
@@ -43,7 +43,7 @@ from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.queue.slots import IN_FLIGHT
-from relay.registry import Registrar, TokenTable, default_tls
+from relay.registry import Registrar, TokenTable, default_tls, tokens_of
 from relay.registry.vanished import vanished
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
@@ -98,7 +98,7 @@ class Relay:
         self._dropped_lines = dropped_lines
         self._store_opener = open_store
         self._courier_opener = open_courier or open_http_courier
-        self._tokens = TokenTable(_tokens(self.config, extra_tokens), self.clock.wall_ms)
+        self._tokens = TokenTable([*tokens_of(self.config), *extra_tokens], self.clock.wall_ms)
         self._ids = IdFactory(self.clock.wall_ms, self._rng.getrandbits)
         self._opened = contextlib.AsyncExitStack()
         self._listeners: Listeners | None = None
@@ -310,7 +310,7 @@ class Relay:
             }
         )
         refuse_foreign_sources(config, self.own)
-        tokens = _tokens(config, self._extra_tokens)
+        tokens = [*tokens_of(config), *self._extra_tokens]
         contracts = self.registrar.current.contracts.differing(loaded.contracts)
         try:
             TokenTable(tokens)  # refuses doubled secrets before anything changes
@@ -434,20 +434,6 @@ async def open_http_courier(
     await courier.start()
     opened.push_async_callback(courier.close)
     return courier
-
-
-def _tokens(config: Config, extra: tuple[Token, ...]) -> list[Token]:
-    configured = [
-        Token(
-            token.name,
-            Role(token.role),
-            token.application,
-            token.secret.get_secret_value(),
-            Pace.of(*token.paces(config.limits)),
-        )
-        for token in config.tokens
-    ]
-    return [*configured, *extra]
 
 
 def _reloadable_storage(old: Config, new: Config) -> Any:

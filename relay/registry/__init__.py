@@ -3,7 +3,7 @@
 from relay.registry.registrar import ApplicationDraft, Change, KeyDraft, Made, Registrar
 from relay.registry.registry import ApplicationEntry, Match, Registry
 from relay.registry.resolving import default_tls, resolve_limits
-from relay.registry.tokens import TokenTable
+from relay.registry.tokens import TokenTable, tokens_of
 
 __all__ = [
     "ApplicationDraft",
@@ -17,4 +17,5 @@ __all__ = [
     "TokenTable",
     "default_tls",
     "resolve_limits",
+    "tokens_of",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from relay.core.access import Principal, Token
+from relay.config import Config
+from relay.core.access import Pace, Principal, Role, Token
 from relay.core.errors import ConfigError
 
 
@@ -57,6 +58,20 @@ class TokenTable:
             return None
         expired = known.expires_at_ms is not None and known.expires_at_ms <= self._wall_ms()
         return None if expired else known.principal
+
+
+def tokens_of(config: Config) -> list[Token]:
+    """Return the tokens of a configuration, each with the rates that hold for it."""
+    return [
+        Token(
+            token.name,
+            Role(token.role),
+            token.application,
+            token.secret.get_secret_value(),
+            Pace.of(*token.paces(config.limits)),
+        )
+        for token in config.tokens
+    ]
 
 
 def digest_of(secret: str) -> bytes:
