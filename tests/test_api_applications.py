@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.errors import ConfigError, StoreUnavailable
+from relay.core.units import format_time
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.store.sqlite.background import CANCEL_STEP
 from tests.support.api import CONFIG, Api
@@ -399,3 +400,22 @@ async def test_two_edits_do_not_overwrite_each_other(tmp_path: Path) -> None:
         await asyncio.gather(*(api.call("PATCH", f"{PATH}/initech", patch) for patch in patches))
         shown = await api.get(f"{PATH}/initech")
     assert (shown["name"], shown["timeout"], shown["max_age"], shown["validation"]) == ("n", "3s", "1d", "off")
+
+
+@pytest.mark.parametrize("expires_at", ["9999-12-31T23:59:59.999999-23:59", "0001-01-01T00:00:00+23:59"])
+async def test_a_time_no_calendar_holds_is_refused(tmp_path: Path, expires_at: str) -> None:
+    """I12: an offset that leads out of the years 1 to 9999 is a mistake; nothing is stored, and the list still answers."""
+    async with Api(tmp_path) as api:
+        await made(api, id="initech")
+        answer = await api.call("POST", f"{PATH}/initech/keys", {"name": "k", "expires_at": expires_at})
+        assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/expires_at")
+        assert (await api.get(f"{PATH}/initech/keys"))["data"] == []
+        assert (await api.call("GET", f"/v1/events?since={expires_at.replace('+', '%2B')}")).status == 422
+
+
+@pytest.mark.parametrize(
+    ("stored_ms", "written"), [(10**18, "9999-12-31T23:59:59.999Z"), (-(10**18), "0001-01-01T00:00:00.000Z")]
+)
+def test_a_stored_time_no_calendar_holds_breaks_no_list(stored_ms: int, written: str) -> None:
+    """I12: it is written as the last or the first moment that can be."""
+    assert format_time(stored_ms) == written

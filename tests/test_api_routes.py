@@ -111,7 +111,7 @@ async def matrix(
     folder: Path, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[MatrixApi, Things, Things]]:
     """Run a relay with two applications; the peer of its Unix socket is whom the caller says."""
-    monkeypatch.setattr("relay.api.server.peer_uid", lambda sock: caller.peer_uid)
+    monkeypatch.setattr("relay.api.connections.peer_uid", lambda sock: caller.peer_uid)
     config = {
         "server": {"listen": ["127.0.0.1:0", f"unix:{folder}/relay.sock"]},
         "storage": {"path": str(folder / "relay.db"), "min_free_disk": "1MiB"},

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -146,6 +147,35 @@ async def test_a_drain_waits_for_what_runs(tmp_path: Path) -> None:
             assert delivered["attempts"] == 1
             assert (await stack.deliveries(waiting["id"]))[0]["attempts"] == 0
         assert len(receiver.received) == 1
+
+
+async def test_a_drain_says_so_until_it_ends(tmp_path: Path) -> None:
+    """W8: old and new connections hear 503 `draining` while attempts end; liveness holds, readiness does not."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async with Receiver(lambda _: answer) as receiver:
+        stack = Stack(tmp_path, clock=FakeClock(), endpoints={"primary": receiver.url})
+        await stack.start()
+        event = await stack.post()
+        await receiver.wait_for(1)
+        stopping = asyncio.create_task(stack.relay.stop())
+        await until(lambda: stack.relay.stopping)
+        await stack.quiet()
+        for method, path, body in (("POST", "/v1/events", EVENT), ("GET", "/v1/status", None)):
+            async with stack.http.request(method, stack.url + path, json=body) as refused:
+                problem = await refused.json(content_type=None)
+                assert (refused.status, problem["type"]) == (503, "draining")
+                assert refused.headers["Connection"] == "close"
+                assert "Retry-After" in refused.headers
+        assert (await stack.call("GET", "/healthz"))[0] == 200
+        assert (await stack.call("GET", "/readyz"))[0] == 503
+        answer.set_result(Answer(204))
+        await stopping
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await stack.call("GET", "/healthz")
+        await stack.stop()
+
+        async with stack:
+            await stack.settled(event["id"], "delivered")
 
 
 async def test_what_is_cut_off_stays_due_and_costs_no_attempt(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
+from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
@@ -32,12 +33,22 @@ from relay.telemetry.metrics import Metrics
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.fakes import FixedRegistrar, NotingStore, registry_of
 from tests.support.stack import Stack
+from tests.support.waiting import until
 
 PRODUCER = "producer-secret-0123"
 READER = "reader-secret-012345"
 EVENT = b'{"type": "a.b", "data": 1}'
 JSON_HEADERS = {"Authorization": f"Bearer {PRODUCER}", "Content-Type": "application/json"}
-BOTH_LOOPS = frozenset({"test_one_connection_too_many_is_told_so"})
+BIG = b"x" * (1 << 20)
+BOTH_LOOPS = frozenset(
+    {
+        "test_the_oldest_connection_without_a_name_gives_way",
+        "test_an_idle_connection_gives_way_and_one_at_work_does_not",
+        "test_whoever_does_not_read_is_ended",
+        "test_unread_answers_are_bounded_over_all",
+        "test_malformed_requests_are_never_our_error",
+    }
+)
 """The daemon runs on uvloop where it is there, and on asyncio elsewhere."""
 
 FAST = ServerConfig().model_copy(
@@ -123,6 +134,9 @@ class House:
         async def moved(request: web.Request) -> web.Response:
             raise web.HTTPFound("/healthz")
 
+        async def big(request: web.Request) -> web.Response:
+            return web.Response(body=BIG)
+
         async def echo(request: web.Request) -> web.Response:
             return web.Response(body=await body.read(request))
 
@@ -133,6 +147,7 @@ class House:
             Route("GET", "/late", Right.READ_EVENTS, late),
             Route("GET", "/missing", Right.READ_EVENTS, missing),
             Route("GET", "/moved", Right.READ_EVENTS, moved),
+            Route("GET", "/big", Right.READ_EVENTS, big),
             Route("POST", "/echo", Right.READ_EVENTS, echo),
         ]
 
@@ -326,7 +341,7 @@ async def test_another_uid_is_a_producer_on_the_unix_socket(
     open_house: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any other peer may post events and no more, unless it sends a token."""
-    monkeypatch.setattr("relay.api.server.peer_uid", lambda sock: 12345)
+    monkeypatch.setattr("relay.api.connections.peer_uid", lambda sock: 12345)
     await open_house(f"unix:{tmp_path}/relay.sock")
     assert await unix_call(tmp_path / "relay.sock") == (200, {"name": "uid:12345", "role": "producer"})
 
@@ -527,15 +542,24 @@ MALFORMED = [
     "GET /whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer é\r\n\r\n".encode(),
     head("Idempotency-Key: \xff", f"Content-Length: {len(EVENT)}") + EVENT,
     head("Content-Length: 2", "Content-Type: application/json;;;=") + b"{}",
+    head(path="/v1/events?\xff=1"), head(path="/v1/\xffevents"), head(path="http://\xff/"), head(path="/?\xc3\xa9"),
+    head(path="http://xn--zz--/"), head("X\xff: y"), head("Cookie: \xff=\xff"), head("Accept: \xff"), head("Expect: \xff"),
 ]  # fmt: skip
 
 
+@pytest.fixture(params=[HttpRequestParserC, HttpRequestParserPy], ids=["c", "python"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of aiohttp's parsers: which one runs depends on how it was built."""
+    monkeypatch.setattr("aiohttp.web_protocol.HttpRequestParser", request.param)
+
+
+@pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("sent", MALFORMED)
 async def test_malformed_requests_are_never_our_error(open_house: Opener, sent: bytes) -> None:
-    """No broken request is a 5xx, an unforeseen error, a traceback or an echo of itself (reliability T12, §7.22)."""
+    """I14: no broken request is a 5xx of ours, an unforeseen error, a traceback or an echo of itself, by either parser."""
     house = await open_house(limits=FAST)
     answer = await raw(house, sent)
-    assert answer[9:10] in (b"", b"4") or answer.startswith(b"HTTP/1.1 200"), answer
+    assert answer[9:10] in (b"", b"4") or answer[9:12] == b"505" or answer.startswith(b"HTTP/1.1 200"), answer
     assert b"Traceback" not in answer
     assert b"aaaaa" not in answer
     assert house.store.transactions == []
@@ -547,6 +571,42 @@ async def test_a_malformed_head_is_answered_as_a_problem(house: House) -> None:
     answer = await raw(house, b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
     assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
     assert b'"bad_request"' in answer
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+async def test_other_versions_of_http_are_refused(house: House, version: str) -> None:
+    """I21: a request line of HTTP/0.9 or HTTP/2.0 is a problem, in HTTP/1.1."""
+    answer = await raw(house, f"GET /healthz HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 505 ")
+    assert b'"http_505"' in answer
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    "double", ["Idempotency-Key: a", f"Authorization: Bearer {PRODUCER}", "Content-Type: application/json", "Host: x"]
+)
+async def test_headers_that_stand_once_are_refused_twice(house: House, double: str) -> None:
+    """I21: of two such headers one reader would believe the first and another the last."""
+    twice = (double, double) if double.startswith("Idem") else (double,)
+    answer = await raw(house, head(*twice, f"Content-Length: {len(EVENT)}", "Connection: close") + EVENT)
+    assert answer[9:12] == b"400"
+    assert house.store.transactions == []
+
+
+@pytest.mark.parametrize("path", ["/healthz?x=1", "/whoami?%ff=1"])
+async def test_a_call_without_parameters_takes_none(house: House, path: str) -> None:
+    """I21: a parameter that nobody reads is a mistake, on single things as on lists."""
+    status, _, answer = await call(house, "GET", path, headers={"Authorization": f"Bearer {READER}"})
+    assert (status, answer["type"]) == (422, "invalid_request")
+
+
+async def test_no_answer_names_the_versions_behind_it(house: House) -> None:
+    """I21: neither an answer nor a refusal tells a stranger what it runs on."""
+    for sent in (b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"nonsense\r\n\r\n"):
+        answer = await raw(house, sent)
+        assert b"aiohttp" not in answer
+        assert b"Python" not in answer
 
 
 async def test_random_bytes_are_never_our_error(open_house: Opener) -> None:
@@ -584,23 +644,111 @@ async def test_connections_are_kept_for_producers(house: House) -> None:
         await reader.readexactly(length)
 
 
-async def test_one_connection_too_many_is_told_so(open_house: Opener, tmp_path: Path) -> None:
-    """Beyond the limit a connection gets 503 and is closed; a place is free again when another ends (T14, I9)."""
-    patient = ServerConfig(max_connections=2)
-    house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=patient)
-    held = [await house.connect() for _ in range(2)]
-    for reader, writer in held:  # an answer proves that the server has the connection
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        await reader.readuntil(b"ok")
+def with_token(secret: str, path: str = "/whoami") -> bytes:
+    """Write a whole request without a body."""
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n\r\n".encode()
+
+
+async def ask(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], sent: bytes) -> bytes:
+    """Send a request and read its answer; the connection stays open."""
+    reader, writer = connection
+    writer.write(sent)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length: "))
+    return head + await reader.readexactly(length)
+
+
+def connections(house: House) -> int:
+    """Return how many connections the server has open."""
+    server = house.listeners._runner.server
+    return 0 if server is None else len(server.connections)
+
+
+async def test_the_oldest_connection_without_a_name_gives_way(open_house: Opener, tmp_path: Path) -> None:
+    """I9, I11: while nameless connections drip heads and hold every place, a producer's new one is served, and kept.
+
+    The oldest of them learns why; listeners are counted apart.
+    """
+    house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock", limits=ServerConfig(max_connections=3))
+    dripping = [await house.connect() for _ in range(3)]
+    for _, writer in dripping:
+        writer.write(b"POST /v1/ev")
+    producer = await house.connect()
+    assert (await ask(producer, with_token(PRODUCER))).startswith(b"HTTP/1.1 200 ")
+    refused = await dripping[0][0].read()
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in refused
+    assert b"server.max_connections" in refused
+    for _ in range(5):
+        await house.connect()
+    assert (await ask(producer, with_token(PRODUCER))).startswith(b"HTTP/1.1 200 ")
+    assert (await unix_call(tmp_path / "relay.sock"))[0] == 200
+    assert house.unexpected == []
+
+
+async def test_an_idle_connection_gives_way_and_one_at_work_does_not(open_house: Opener) -> None:
+    """I9: where every place is a caller's, one that idles is given to a new connection; none that is at work is."""
+    house = await open_house(limits=ServerConfig(max_connections=2))
+    idle, working = await house.connect(), await house.connect()
+    await ask(idle, with_token(READER))
+    working[1].write(head("Content-Length: 2", "Expect: 100-continue", path="/echo"))
+    await working[0].readuntil(b"100 Continue\r\n\r\n")
+    newer = await house.connect()
+    newer[1].write(head("Content-Length: 2", "Expect: 100-continue", path="/echo"))
+    await newer[0].readuntil(b"100 Continue\r\n\r\n")
+    assert b"too_many_connections" in await idle[0].read()
     answer = await raw(house, b"")
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 1" in answer
-    assert b"server.max_connections" in answer
-    assert (await unix_call(tmp_path / "relay.sock"))[0] == 200  # listeners are counted apart
-    held[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    await held[0][0].read()
-    while (await raw(house, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[9:12] != b"200":
-        pass  # the server may learn of the end a moment after we do
+    for reader, writer in (working, newer):
+        writer.write(b"{}")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert house.unexpected == []
+
+
+async def test_one_caller_holds_three_quarters_at_most(open_house: Opener) -> None:
+    """I11: what one token has open keeps no other token out."""
+    house = await open_house(limits=ServerConfig(max_connections=4))
+    held = [await house.connect() for _ in range(3)]
+    for connection in held:
+        await ask(connection, with_token(PRODUCER))
+    refused = await raw(house, with_token(PRODUCER))
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"This token has 3 connections open" in refused
+    assert (await ask(await house.connect(), with_token(READER))).startswith(b"HTTP/1.1 200 ")
+    assert (await ask(held[0], with_token(PRODUCER))).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", ["/big", "/whoami"])
+async def test_whoever_does_not_read_is_ended(open_house: Opener, path: str) -> None:
+    """I6, I10: a client that asks again and again and never reads is ended by the write deadline."""
+    quick = ServerConfig().model_copy(update={"write_timeout_ms": 100, "head_timeout_ms": 200})
+    house = await open_house(limits=quick)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    with sock:
+        await asyncio.get_running_loop().sock_connect(sock, house.address)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.get_running_loop().sock_sendall(sock, with_token(READER, path) * 200)
+        await until(lambda: connections(house) == 1)
+        await until(lambda: connections(house) == 0)
+    assert house.unexpected == []
+
+
+async def test_unread_answers_are_bounded_over_all(open_house: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I6: where unread answers fill what they may, the client that has not read for longest is ended."""
+    monkeypatch.setattr("relay.api.connections.UNREAD_BYTES_MAX", 30 << 20)
+    house = await open_house()
+    asked = [await house.connect() for _ in range(4)]
+    for _, writer in asked:
+        writer.write(with_token(READER, "/big") * 30)
+    await until(lambda: connections(house) == 4)
+    monkeypatch.setattr("relay.api.connections.UNREAD_BYTES_MAX", 0)
+    last = await house.connect()
+    last[1].write(with_token(READER, "/big") * 30)
+    await until(lambda: connections(house) == 0)
+    assert house.unexpected == []
 
 
 # -- listening -----------------------------------------------------------------------------------------------------

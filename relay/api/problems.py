@@ -85,6 +85,12 @@ def bad_request(detail: str) -> Problem:
     return Problem("bad_request", "The request cannot be read", 400, detail)
 
 
+def unknown_version() -> Problem:
+    return Problem(
+        "http_505", "Another HTTP version", 505, "This server speaks HTTP/1.1 and HTTP/1.0. Use one of them."
+    )
+
+
 def invalid(mistakes: Iterable[Issue]) -> Problem:
     """Every mistake at once; the detail is the first one, so that a reader of one line learns something."""
     errors = tuple(mistakes)
@@ -208,6 +214,15 @@ def outcome_unknown() -> Problem:
 
 def too_many_connections(max_connections: int) -> Problem:
     detail = f"{max_connections} connections are open (server.max_connections). Keep connections and reuse them."
+    return _unavailable("too_many_connections", "Too many connections", detail, retry_after_s=1)
+
+
+def too_many_of_one_caller(share: int) -> Problem:
+    """One caller holds its share of a listener's connections."""
+    detail = (
+        f"This token has {share} connections open, three quarters of what may be (server.max_connections). "
+        "Keep connections and reuse them."
+    )
     return _unavailable("too_many_connections", "Too many connections", detail, retry_after_s=1)
 
 

@@ -33,16 +33,16 @@ def intake_routes(intake: Intake, paces: Paces) -> list[Route]:
 def _events(services: Services) -> list[Route]:
     events, deliveries, types = Events(services), Deliveries(services), EventTypes(services)
     return [
-        Route("GET", "/v1/events", Right.READ_EVENTS, events.search),
+        Route("GET", "/v1/events", Right.READ_EVENTS, events.search, takes_query=True),
         Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
-        Route("GET", "/v1/events/{id}/deliveries", Right.READ, events.deliveries),
-        Route("GET", EVENT_TYPES, Right.READ_EVENTS, types.list_all),
+        Route("GET", "/v1/events/{id}/deliveries", Right.READ, events.deliveries, takes_query=True),
+        Route("GET", EVENT_TYPES, Right.READ_EVENTS, types.list_all, takes_query=True),
         Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show),  # a grammar may have slashes in it
-        Route("GET", "/v1/deliveries", Right.READ, deliveries.search),
+        Route("GET", "/v1/deliveries", Right.READ, deliveries.search, takes_query=True),
         Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
         Route("POST", "/v1/deliveries/{id}/retry", Right.OPERATE, deliveries.retry),
         Route("POST", "/v1/deliveries/{id}/cancel", Right.OPERATE, deliveries.cancel),
-        Route("GET", "/v1/dead-letters", Right.READ, deliveries.dead_letters),
+        Route("GET", "/v1/dead-letters", Right.READ, deliveries.dead_letters, takes_query=True),
     ]
 
 
@@ -51,15 +51,15 @@ def _registry(services: Services) -> list[Route]:
     application, endpoint = APPLICATIONS + "/{id}", ENDPOINTS + "/{id}"
     return [
         Route("POST", APPLICATIONS, Right.ADMINISTER, applications.create),
-        Route("GET", APPLICATIONS, Right.ADMINISTER, applications.search),
+        Route("GET", APPLICATIONS, Right.ADMINISTER, applications.search, takes_query=True),
         Route("GET", application, Right.ADMINISTER, applications.show),
         Route("PATCH", application, Right.ADMINISTER, applications.update),
         Route("DELETE", application, Right.ADMINISTER, applications.delete),
-        Route("GET", application + "/keys", Right.ADMINISTER, applications.list_keys),
+        Route("GET", application + "/keys", Right.ADMINISTER, applications.list_keys, takes_query=True),
         Route("POST", application + "/keys", Right.ADMINISTER, applications.create_key),
         Route("DELETE", application + "/keys/{key}", Right.ADMINISTER, applications.revoke_key),
         Route("POST", ENDPOINTS, Right.CHANGE, endpoints.create),
-        Route("GET", ENDPOINTS, Right.READ, endpoints.search),
+        Route("GET", ENDPOINTS, Right.READ, endpoints.search, takes_query=True),
         Route("GET", endpoint, Right.READ, endpoints.show),
         Route("PATCH", endpoint, Right.CHANGE, endpoints.update),
         Route("DELETE", endpoint, Right.CHANGE, endpoints.delete),

@@ -60,6 +60,7 @@ class ServerConfig(Section):
     max_connections: Annotated[int, whole(1, 100_000)] = 1000
     head_timeout_ms: Annotated[int, duration("100ms", "10m")] = Field(ms("10s"), alias="head_timeout")
     body_timeout_ms: Annotated[int, duration("100ms", "10m")] = Field(ms("30s"), alias="body_timeout")
+    write_timeout_ms: Annotated[int, duration("100ms", "10m")] = Field(ms("30s"), alias="write_timeout")
 
 
 class RetentionConfig(Section):

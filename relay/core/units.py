@@ -91,12 +91,16 @@ def format_bytes_rate(rate: Rate) -> str:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST_MS = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 
 @lru_cache(maxsize=256)  # many events are accepted in one millisecond
 def format_time(time_ms: int) -> str:
-    """Write unix milliseconds as `2026-11-22T08:30:00.125Z`."""
-    return (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
+    """Write unix milliseconds as `2026-11-22T08:30:00.125Z`; what no calendar holds as its first or last moment."""
+    return (_EPOCH + min(max(time_ms, _FIRST_MS), _LAST_MS) * _MILLISECOND).isoformat(timespec="milliseconds")[
+        :-6
+    ] + "Z"
 
 
 def parse_time_ms(text: str) -> int:
@@ -107,7 +111,10 @@ def parse_time_ms(text: str) -> int:
         raise ValueError(f"{text!r} is no time") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} lacks its zone")
-    return unix_ms(moment)
+    time_ms = unix_ms(moment)
+    if not _FIRST_MS <= time_ms <= _LAST_MS:  # by its offset
+        raise ValueError(f"{text!r} is not in the years 1 to 9999 of UTC")
+    return time_ms
 
 
 def unix_ms(moment: datetime) -> int:

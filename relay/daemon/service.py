@@ -238,6 +238,7 @@ class Relay:
             self._unexpected,
             on_event_refused=lambda problem: self.metrics.rejected(problem.type),
             paces=self.services.paces,
+            is_stopping=lambda: self.stopping,
         )
         self._listeners = await serve(app, server, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
@@ -375,14 +376,13 @@ class Relay:
     async def _drain_and_close(self) -> None:
         async with self._reloading:
             pass  # one that was under way is over, and none follows
-        if self._listeners is not None:
-            await self._listeners.close()
-        self.dispatch.stop_starting()
         # What a damaged database will not record is not waited for: it stays due.
         damaged = isinstance(self.fatal, StoreDamaged)
         cut = await self.dispatch.drain(0 if damaged else self.config.delivery.drain_timeout_ms)
         if cut:
             self._log.warning(log.DRAIN_CUT, attempts=cut)
+        if self._listeners is not None:
+            await self._listeners.close()  # until here whoever asks hears that the relay is stopping
         await self._end_tasks()
         await self._opened.aclose()
         self._log.info(log.SERVICE_STOPPED, due=self.store.backlog)

@@ -1,0 +1,290 @@
+"""The connections of one listener: their deadlines, and who gives way when there are as many as may be.
+
+A connection has no name until a request on it has said who is calling. When the places are taken, a new connection gets
+the place of the oldest one without a name, else of the oldest that waits between two requests. So thousands that stay
+silent, or send a head byte by byte, keep no caller out: each can only hold a place until the next one comes, and a
+caller's request follows its connection at once.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from relay.api import problems
+from relay.api.auth import peer_uid
+from relay.api.problems import Problem
+
+OnUnexpected = Callable[[str, BaseException], None]
+"""Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
+
+UNREADABLE: web.RequestKey[Problem] = web.RequestKey("unreadable", Problem)
+"""Set for a request whose first line is not one of HTTP/1.1, and says why."""
+
+VERSIONS = (HttpVersion11, HttpVersion10)
+
+UNREAD_BYTES_MAX = 64 << 20
+"""Bytes of answers that may wait on one listener for clients that do not read them."""
+
+SERVER = "relay"
+"""What answers name as their server: no version tells a stranger which faults to try."""
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol, which also knows its peer, ends writes that take too long, and answers errors with problems."""
+
+    __slots__ = ("_deadline", "_make_request", "_on_unexpected", "_others", "name", "on_lost", "peer_uid")
+
+    def __init__(self, *args: Any, on_unexpected: OnUnexpected, others: "Connections", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_unexpected = on_unexpected
+        self._others = others
+        assert self._request_factory is not None
+        self._make_request: Callable[..., web.BaseRequest] = self._request_factory
+        self._request_factory = self._request_of
+        self._deadline: asyncio.TimerHandle | None = None  # of what the client has not read
+        self.name: str | None = None  # of the caller whose connection it is, once a request has said so
+        self.on_lost: Callable[[], object] | None = None  # what a handler wants to hear of the end
+        self.peer_uid: int | None = None  # set on a Unix socket
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        self.peer_uid = None if sock is None else peer_uid(sock)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._others.left(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        """Take note that the client does not read: from now on its time runs."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._end_in_time(self.transport)
+            self._others.paused(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._others.resumed(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    async def start(self) -> None:
+        """Answer requests until the connection ends; what the client has not read by then has a deadline, too."""
+        transport = self.transport
+        try:
+            await super().start()
+        except Exception as bug:  # aiohttp would leave the connection open for ever
+            self._on_unexpected("connection", bug)
+            self.force_close()
+        finally:
+            if transport is not None:
+                self._end_in_time(transport)
+
+    def force_close(self) -> None:
+        transport = self.transport
+        super().force_close()
+        if transport is not None:
+            self._end_in_time(transport)
+
+    def _end_in_time(self, transport: asyncio.Transport) -> None:
+        """A closed transport still waits, without end, for a client to read the rest."""
+        if self._deadline is None and transport.get_write_buffer_size() > 0:
+            self._deadline = self._loop.call_later(self._others.write_timeout_s, transport.abort)
+
+    def _request_of(self, message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+        """Make a request of a head that was parsed; one that cannot be read stands for itself as a problem.
+
+        The parsers let through what the other one refuses, and URLs that fail only when their host is looked at.
+        """
+        problem = _unreadable(message)
+        if problem is None:
+            try:
+                return self._make_request(message, *others)
+            except ValueError:
+                problem = problems.bad_request("The target of the request is no URL.")
+        readable = message._replace(path="/", url=URL("/"), version=HttpVersion11, should_close=True)
+        request = self._make_request(readable, *others)
+        request[UNREADABLE] = problem
+        return request
+
+    # -- giving way ------------------------------------------------------------------------------------------------
+
+    def belongs_to(self, name: str) -> Problem | None:
+        """Count the connection to a caller from its first request on; say why not when they hold too many."""
+        return None if self.name is not None else self._others.named(self, name)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of answers that its client has not read."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and everything that was answered has been read."""
+        return not self._request_in_progress and not self._messages and self.unread_bytes == 0
+
+    def give_way(self, refusal: bytes) -> None:
+        """End at once; a client that waits for no answer under way learns why."""
+        if self.transport is None:
+            return
+        if self.is_idle:
+            self.transport.write(refusal)
+            self.force_close()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """End at once, whatever is unread."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # -- errors ----------------------------------------------------------------------------------------------------
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never reached a handler. aiohttp's own answer repeats the input, and logs a traceback of it."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionError("the client has gone, or an answer is under way that cannot be taken back")
+        if status >= 500:
+            self._on_unexpected("connection", exc or TimeoutError("a handler timed out"))
+            response = problems.unexpected().response()
+        else:
+            response = problems.bad_request("This is not a request that HTTP/1.1 allows.").response()
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Hand over what aiohttp would log itself, but for what a client did to its own connection."""
+        error = kw.get("exc_info") or RuntimeError(args[0])
+        if not isinstance(error, ConnectionError | web.RequestPayloadError | HttpProcessingError):
+            self._on_unexpected("connection", error)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer; a refusal that aiohttp made before any middleware ran becomes a problem."""
+        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+            resp = problems.from_http(resp).response()
+        resp.headers.setdefault(hdrs.SERVER, SERVER)
+        return await super().finish_response(request, resp, start_time)
+
+
+class Connections:
+    """Makes the connections of one listener. Owner of their number, their order and their shares."""
+
+    def __init__(self, make: Callable[..., Connection], max_connections: int, write_timeout_s: float) -> None:
+        self.write_timeout_s = write_timeout_s
+        self._make = make
+        self._max_connections = max_connections
+        self._refusal = _as_http(problems.too_many_connections(max_connections))
+        self._share = max_connections - max_connections // 4  # of one caller
+        self._nameless: dict[Connection, None] = {}  # the oldest first
+        self._with_name: dict[Connection, None] = {}
+        self._held: Counter[str] = Counter()  # connections by their caller's name
+        self._paused: dict[Connection, None] = {}  # whose clients do not read, the longest first
+
+    @property
+    def open(self) -> int:
+        return len(self._nameless) + len(self._with_name)
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of a connection that was just accepted."""
+        if self.open >= self._max_connections and not self._make_room():
+            return _TurnedAway(self._refusal)
+        connection = self._make(others=self)
+        self._nameless[connection] = None
+        return connection
+
+    def named(self, connection: Connection, name: str) -> Problem | None:
+        """Put a connection under the name of its caller; say why not when the caller has its share already. O(1)."""
+        if self._held[name] >= self._share:
+            return problems.too_many_of_one_caller(self._share)
+        connection.name = name
+        self._nameless.pop(connection, None)
+        self._with_name[connection] = None
+        self._held[name] += 1
+        return None
+
+    def left(self, connection: Connection) -> None:
+        """Forget a connection that has ended, or was ended. Safe twice."""
+        self._paused.pop(connection, None)
+        self._nameless.pop(connection, None)
+        if connection in self._with_name and connection.name is not None:
+            del self._with_name[connection]
+            self._held[connection.name] -= 1
+            if not self._held[connection.name]:
+                del self._held[connection.name]
+
+    def paused(self, connection: Connection) -> None:
+        """Take note that a client does not read; beyond `UNREAD_BYTES_MAX` those that have not for longest are ended."""
+        self._paused[connection] = None
+        unread_bytes = sum(each.unread_bytes for each in self._paused)
+        for each in list(self._paused):
+            if unread_bytes <= UNREAD_BYTES_MAX:
+                break
+            unread_bytes -= each.unread_bytes
+            self.left(each)
+            each.abort()
+
+    def resumed(self, connection: Connection) -> None:
+        """Take note that a client has read."""
+        self._paused.pop(connection, None)
+
+    def _make_room(self) -> bool:
+        """End the connection that is missed least; False when every one of them is a caller's and at work."""
+        one = next(iter(self._nameless), None) or next((each for each in self._with_name if each.is_idle), None)
+        if one is None:
+            return False
+        self.left(one)
+        one.give_way(self._refusal)
+        return True
+
+
+class _TurnedAway(asyncio.Protocol):
+    """Says that there are too many connections, and closes."""
+
+    def __init__(self, refusal: bytes) -> None:
+        self._refusal = refusal
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(self._refusal)  # type: ignore[attr-defined]  # uvloop's transports are of no asyncio class
+        transport.close()
+
+
+def _unreadable(message: RawRequestMessage) -> Problem | None:
+    if message.version not in VERSIONS:
+        return problems.unknown_version()
+    if not message.path.isascii():
+        return problems.bad_request("The target of the request holds bytes that are not ASCII. Percent-encode them.")
+    return None
+
+
+def _as_http(problem: Problem) -> bytes:
+    body = problem.body()
+    head = (
+        f"HTTP/1.1 {problem.status} Service Unavailable",
+        f"Content-Type: {problems.CONTENT_TYPE}",
+        f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in problem.headers.items()),
+        "Connection: close",
+    )
+    return "\r\n".join((*head, "\r\n")).encode() + body
