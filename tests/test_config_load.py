@@ -346,3 +346,12 @@ def test_a_file_without_permission_is_a_problem(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "read_bytes", refuse)
     (problem,) = read(tmp_path, "").issues
     assert problem.message == "cannot be read: permission denied"
+
+
+def test_a_sound_file_is_not_searched_for_lines(tmp_path: Path) -> None:
+    """S5: where a value stands, and what is in effect, is found when somebody asks; a start with many endpoints does not."""
+    loaded = read(tmp_path, "[delivery]\nconcurrency = 9\n")
+    assert loaded.config is not None
+    assert "lines" not in vars(loaded.layers)
+    assert loaded.origins["delivery.concurrency"] == "file:2"
+    assert "lines" in vars(loaded.layers)

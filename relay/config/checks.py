@@ -157,7 +157,7 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
     for path, endpoint in _endpoints(subject):
         contract, opened = _contract_at(subject, path), _application_at(subject, path).allow_networks
         faults = list(check_endpoint(endpoint, Rules(contract, subject.config, allow_networks=opened)))
-        always = check_url(endpoint.url, allow_http=True, allow_private=True)
+        always = check_url(endpoint.url, allow_http=True, allow_private=True) if faults else ()
         for issue in faults:
             yield _finding(
                 path,

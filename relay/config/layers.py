@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,24 @@ class Source:
         return self.name if self.line is None else f"{self.name}:{self.line}"
 
 
-@dataclass(slots=True)
+@dataclass
 class Layers:
     """The document so far and the sources of what it holds. Owner of both; made for one reading."""
 
     file: Path | None = None
     document: Document = field(default_factory=dict)
-    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    text: str = ""  # of the file
     overlaid: dict[KeyPath, Source] = field(default_factory=dict)
 
     def read_file(self, text: str) -> None:
         """Lay down the file; TOMLDecodeError if it is not TOML."""
         self.document = tomllib.loads(text)
-        self.lines = locate(text)
+        self.text = text
+
+    @cached_property
+    def lines(self) -> Mapping[KeyPath, int]:
+        """Where each value of the file stands; found when it is first asked for, as it is of a mistake. O(text)"""
+        return locate(self.text)
 
     def set(self, path: tuple[str, ...], value: Any, source: Source) -> None:
         """Lay one value over what is there."""

@@ -52,17 +52,21 @@ class Loaded:
 
     config: Config | None
     issues: tuple[Issue, ...]
-    settings: tuple[Setting, ...]  # those in effect; empty without `config`
+    layers: Layers  # what it was made of: where each setting stands
     path: Path | None
     contracts: ContractCatalogue  # what it was checked against
-    layers: Layers | None = None  # where each setting stands
 
     def placed(self, issue: Issue) -> Issue:
         """Return an issue that points into the configuration with its key as people write it, and where it stands."""
-        if self.layers is None or not issue.path:
+        if not issue.path:
             return issue
         path = tuple(int(key) if key.isdigit() else key for key in keys_of(issue.path))
         return issue_at(path, (issue.message, issue.remedy), self.layers, warning=issue.warning, shown=False)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """List the settings in effect, none without `config`; O(all of them): for people, not for a start."""
+        return () if self.config is None else effective(self.config, self.layers)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -103,7 +107,7 @@ def load(
     layers = Layers(path)
     unreadable = _read_file(layers)
     if unreadable is not None:
-        return Loaded(None, (unreadable, *contracts.issues), (), path, contracts)
+        return Loaded(None, (unreadable, *contracts.issues), layers, path, contracts)
     laying.add_defaults(layers, env)
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
@@ -113,8 +117,8 @@ def load(
     issues += _unknown_variables(name for name in unknown if name not in secrets.variables_read)
     issues.sort(key=lambda issue: _order(issue, str(path)))
     if config is None or any(not issue.warning for issue in issues):
-        return Loaded(None, tuple(issues), (), path, contracts)
-    return Loaded(config, tuple(issues), effective(config, layers), path, contracts, layers)
+        return Loaded(None, tuple(issues), layers, path, contracts)
+    return Loaded(config, tuple(issues), layers, path, contracts)
 
 
 def _order(issue: Issue, file: str) -> tuple[bool, str, int]:

@@ -61,10 +61,10 @@ def run(
     def reread() -> Loaded:
         return load(path, env, flags, now_ms=SystemClock().wall_ms())
 
+    gc.set_threshold(*GC_THRESHOLDS)
     loaded = reread()
     if loaded.config is None:
         raise loaded.refusal()
-    gc.set_threshold(*GC_THRESHOLDS)
     return_large_buffers()
     _allow_many_files()
     logging = _configure_logging(loaded.config, env)

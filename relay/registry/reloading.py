@@ -99,12 +99,13 @@ class Replacement:
             application_id, _ = self.in_file.endpoints.get(row.id, (None, None))
             if application_id is None:
                 continue
-            where = self._place(application_id, "endpoint")
             if row.origin is Origin.API:
+                where = self._place(application_id, "endpoint")
                 yield _made_elsewhere(where, f"endpoint {row.id!r}", "`relay endpoint delete`")
             elif row.application != application_id:
                 message = f"endpoint {row.id!r} belonged to another application before"
-                yield Issue(where, message, "Give it a new id: its history stays with the application that owned it.")
+                remedy = "Give it a new id: its history stays with the application that owned it."
+                yield Issue(self._place(application_id, "endpoint"), message, remedy)
 
     def _misfits(self) -> Iterator[Issue]:
         """Refuse contracts under which what was made through the API cannot go on."""

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from relay.config import Config, Loaded
+from relay.config.layers import Layers
 from relay.contracts import Payload, Rendering
 from relay.core.access import Role, Token
 from relay.core.model import Accepted, NewEvent
@@ -78,7 +79,7 @@ class Api(House):
 
     def read(self) -> Loaded:
         """Take the configuration as it is: there is no file."""
-        return Loaded(self.config, (), (), self.config_path, CONTRACTS)
+        return Loaded(self.config, (), Layers(), self.config_path, CONTRACTS)
 
     def wire(self) -> Relay:
         """Put the relay together so that what nobody foresaw fails the test."""
