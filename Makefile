@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 NODE_STAMP := tests/node/node_modules/.installed
 PYTEST := $(BIN)/python -m pytest
 N ?= 50
+SOAK_MINUTES ?= 60
 # How many processes run the tests side by side; `make JOBS=0` is one, in this process.
 JOBS ?= auto
 
@@ -16,7 +17,7 @@ COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench shape crash hostile clean
+.PHONY: help demo check lint types cover test bench bench-all soak shape crash hostile clean
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
@@ -24,7 +25,9 @@ help:
 	@echo "make test [ARGS=...]     the tests alone; JOBS=n: in so many processes"
 	@echo "make crash [N=500]       kill -9 under load, N times"
 	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
-	@echo "make bench [ARGS=...]    measure against the bare pipeline"
+	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
+	@echo "make bench-all           all rows: 40 minutes"
+	@echo "make soak                an hour at half load; SOAK_MINUTES=n"
 	@echo "make shape [ARGS=...]    sizes of the code, and what one delivery passes"
 
 $(STAMP): pyproject.toml
@@ -73,7 +76,13 @@ shape: $(STAMP)
 	@$(BIN)/python bench/shape.py $(ARGS)
 
 bench: $(STAMP)
-	$(BIN)/python -m bench.run $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-all: $(STAMP)
+	@$(BIN)/python -m bench.run --all $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES)
 
 clean:
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/out

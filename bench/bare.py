@@ -2,7 +2,8 @@
 
 aiohttp server → one writer thread that commits whatever has queued up (WAL, synchronous FULL) → aiohttp client with one
 HMAC header → receiver, and the delivery's end written back by the same writer. No tokens, no matching, no limits, no
-retries, no guard, no idempotency, no lanes, no logs. The first line on stdout is the port.
+retries, no guard, no idempotency, no lanes, no logs. With `--lean` the relay's own courier stands in the client's place:
+what is left between that and the relay is everything but the exchange. The first line on stdout is the port.
 """
 
 import argparse
@@ -13,16 +14,26 @@ import hmac
 import queue
 import signal
 import sqlite3
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
 import uvloop
 from aiohttp import web
+
+from relay.core.clock import SystemClock
+from relay.core.netguard import Guard
+from relay.core.tls import TlsIdentity
+from relay.delivery.courier import Courier, CourierSettings, Request
+from relay.delivery.resolver import Resolver
 
 SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -79,21 +90,26 @@ class Writer(threading.Thread):
         connection.execute("COMMIT")
 
 
+Post = Callable[[str, bytes, dict[str, str]], Awaitable[int | None]]
+"""Sends a body with headers to a URL; the status of the answer."""
+
+
 class Pipeline:
     """Intake, hand-over and delivery in one loop."""
 
-    def __init__(self, path: str, urls: list[str]) -> None:
+    def __init__(self, path: str, urls: list[str], post: Post) -> None:
         self._urls = urls
+        self._post = post
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(path, len(urls), self._hand_back)
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._due: asyncio.Queue[tuple[Event, int]] = asyncio.Queue()
         self._next_id = 0
 
-    def start(self, session: aiohttp.ClientSession, concurrency: int) -> list[asyncio.Task[None]]:
+    def start(self, concurrency: int) -> list[asyncio.Task[None]]:
         """Start the writer and `concurrency` workers."""
         self._writer.start()
-        return [asyncio.create_task(self._deliver(session)) for _ in range(concurrency)]
+        return [asyncio.create_task(self._deliver()) for _ in range(concurrency)]
 
     async def accept(self, request: web.Request) -> web.Response:
         """Answer 202 after the commit."""
@@ -114,38 +130,68 @@ class Pipeline:
             for endpoint in range(len(self._urls)):
                 self._due.put_nowait((event, endpoint))
 
-    async def _deliver(self, session: aiohttp.ClientSession) -> None:
+    async def _deliver(self) -> None:
         while True:
             event, endpoint = await self._due.get()
             signature = base64.b64encode(hmac.digest(KEY, b"%d." % event.id + event.body, hashlib.sha256))
             headers = {"webhook-signature": "v1," + signature.decode(), "content-type": "application/json"}
-            async with session.post(self._urls[endpoint], data=event.body, headers=headers) as response:
-                await response.read()
-            if response.status == 204:
+            if await self._post(self._urls[endpoint], event.body, headers) == 204:
                 self._writer.queue.put((event.id, endpoint))
 
 
-async def main(arguments: argparse.Namespace) -> None:
-    sys.setswitchinterval(0.0001)
-    urls = [f"{arguments.receiver}/{number}" for number in range(arguments.fan_out)]
-    pipeline = Pipeline(arguments.database, urls)
+@asynccontextmanager
+async def aiohttp_client(ca: str) -> AsyncIterator[Post]:
+    """Post as most Python programs would, with what is known to make it fast."""
+    tls = ssl.create_default_context(cafile=ca) if ca else True
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=15),
         auto_decompress=False,
         read_bufsize=16384,
     )
-    tasks = pipeline.start(session, arguments.concurrency)
-    app = web.Application()
-    app.router.add_post("/v1/events", pipeline.accept)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(runner.addresses[0][1], flush=True)
-    await _until_told_to_stop(tasks)
-    await runner.cleanup()
-    await session.close()
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        async with session.post(url, data=body, headers=headers) as response:
+            await response.read()
+        return response.status
+
+    async with session:
+        yield post
+
+
+@asynccontextmanager
+async def relays_client(ca: str) -> AsyncIterator[Post]:
+    """Post over the relay's own courier, with its guard and its deadlines."""
+    clock, guard = SystemClock(), Guard([ip_network("127.0.0.0/8")])
+    resolver = Resolver(guard, clock)
+    tls = TlsIdentity(ca=await asyncio.to_thread(Path(ca).read_text) if ca else "")
+    courier = Courier(clock, guard, resolver, CourierSettings(tls=tls))
+    await courier.start()
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int | None:
+        return (await courier.attempt(Request(url, headers, body, 15_000))).status
+
+    yield post
+    await courier.close()
+    await resolver.close()
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    sys.setswitchinterval(0.0001)
+    urls = [f"{arguments.receiver}/{number}" for number in range(arguments.fan_out)]
+    client = relays_client if arguments.lean else aiohttp_client
+    async with client(arguments.ca) as post:
+        pipeline = Pipeline(arguments.database, urls, post)
+        tasks = pipeline.start(arguments.concurrency)
+        app = web.Application(client_max_size=2 << 20)
+        app.router.add_post("/v1/events", pipeline.accept)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        print(runner.addresses[0][1], flush=True)
+        await _until_told_to_stop(tasks)
+        await runner.cleanup()
 
 
 async def _until_told_to_stop(tasks: list[asyncio.Task[Any]]) -> None:
@@ -166,4 +212,6 @@ if __name__ == "__main__":
     parser.add_argument("--receiver", required=True)
     parser.add_argument("--fan-out", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--lean", action="store_true", help="deliver over the relay's own courier")
+    parser.add_argument("--ca", default="", help="who signs the receiver's certificate")
     uvloop.run(main(parser.parse_args()))

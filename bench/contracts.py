@@ -3,14 +3,12 @@
 import json
 import re
 
+from bench.load import MARK
 from relay.contracts import Contract, ContractCatalogue, Payload
 
-MARK = "98761234"
-"""Stands where the load puts a number; eight digits, so that ids keep their form."""
 
-
-def example_event(name: str) -> tuple[str, str]:
-    """Return the contract's first example as an event, and the mark in it that is to become a number, if it needs one.
+def example_event(name: str) -> str:
+    """Return the contract's first example as an event, with the load's mark where a number is to be, if it needs one.
 
     A contract that derives idempotency keys takes each entity once, so that entity's id has to differ from event to
     event.
@@ -19,13 +17,12 @@ def example_event(name: str) -> tuple[str, str]:
     event_type, listed = next(item for item in contract.types.items() if item[1].is_selectable)
     data = listed.example.decode()
     key = contract.idempotency_key(event_type, Payload(listed.example))
-    mark = ""
     if key is not None:
         entity = key.removeprefix(f"{event_type}:")
         if data.count(f'"{entity}"') != 1:
             raise SystemExit(f"bench: the example of {event_type} does not have the id {entity!r} exactly once")
-        data, mark = data.replace(f'"{entity}"', f'"{entity[:-8]}{MARK}"'), MARK
-    return f'{{"type":{json.dumps(event_type)},"data":{data}}}', mark
+        data = data.replace(f'"{entity}"', f'"{entity[:-8]}{MARK.decode()}"')
+    return f'{{"type":{json.dumps(event_type)},"data":{data}}}'
 
 
 def under_contract(config: str, name: str) -> str:

@@ -3,7 +3,6 @@
 Filling one through the API takes minutes for a million events, and what is measured afterwards is not how they came.
 """
 
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -63,24 +62,3 @@ def seed(path: Path, rows: Seed) -> None:
                 connection.execute(statement, values | within)
             connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def pretend_crash(path: Path) -> None:
-    """Mark a closed database as one whose relay was cut off."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
-
-
-def drop_caches(path: Path) -> bool:
-    """Make the disk be read anew; whether the kernel took it. The whole cache for root, else this file's part."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    except OSError:
-        return False
-    return True
