@@ -33,6 +33,10 @@ _ATTEMPTS = f"""
     SELECT i, d.endpoint, 1, 1, 0, :at, 3, iif(:state = 1, 204, 500), '', '127.0.0.1'
     FROM n CROSS JOIN delivery d ON d.event = n.i"""
 
+_OWED = """
+    INSERT INTO owed (application, bytes) VALUES (:application, :bytes)
+    ON CONFLICT (application) DO UPDATE SET bytes = bytes + excluded.bytes"""
+
 
 class Seed(NamedTuple):
     """Events of the first application, each with a delivery to each of its first `fan_out` endpoints."""
@@ -61,4 +65,6 @@ def seed(path: Path, rows: Seed) -> None:
             for statement in (_EVENTS, _DELIVERIES, *([] if rows.state == "due" else [_ATTEMPTS])):
                 connection.execute(statement, values | within)
             connection.execute("COMMIT")
+        if rows.state == "due":
+            connection.execute(_OWED, {"application": application, "bytes": rows.events * len(body)})
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
