@@ -1,5 +1,7 @@
 """The daemon itself: health, readiness, status, metrics, reload."""
 
+import asyncio
+import heapq
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -19,6 +21,9 @@ from relay.api.troubles import drift, headline, troubles
 from relay.registry.vanished import vanished
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
+
+LOOKED_AT_ONCE = 200
+"""Endpoints that a status looks at before it lets others have their turn."""
 
 LINES_MAX = 250
 """Endpoints that a status lists; those that fail or wait most come first."""
@@ -43,14 +48,17 @@ class Status:
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer Prometheus."""
         accept = request.headers.get(hdrs.ACCEPT, "")
-        text, content_type = self._services.metrics.exposition(self._readings(), accept)
+        readings = self._readings(await self._lines())
+        text, content_type = self._services.metrics.exposition(readings, accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def status(self, request: web.Request) -> web.Response:
         """Show how the relay is."""
         self._services.query(request).check()
-        lines = self._lines()
-        return json_response(self._summary(lines) | self._facts() | self._listed(lines))
+        lines = await self._lines()
+        summary = self._summary(lines) | self._facts()
+        await asyncio.sleep(0)
+        return json_response(summary | self._listed(lines))
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again and take it over whole, or change nothing."""
@@ -67,8 +75,14 @@ class Status:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _lines(self) -> list[Line]:
-        return [look_at(self._services, endpoint) for endpoint in self._services.registrar.current.endpoints.values()]
+    async def _lines(self) -> list[Line]:
+        """Look at every endpoint, in turns: with thousands of them nobody waits for the whole. O(endpoints)"""
+        lines: list[Line] = []
+        for endpoint in self._services.registrar.current.endpoints.values():
+            lines.append(look_at(self._services, endpoint))
+            if len(lines) % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return lines
 
     def _summary(self, lines: list[Line]) -> Json:
         services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
@@ -129,9 +143,11 @@ class Status:
         }
 
     def _listed(self, lines: list[Line]) -> Json:
-        first = sorted(
-            lines, key=lambda line: (line.lane.suspension is None, -line.failing, -line.due, line.endpoint.id)
-        )[:LINES_MAX]
+        first = heapq.nsmallest(
+            LINES_MAX,
+            lines,
+            key=lambda line: (line.lane.suspension is None, -line.failing, -line.due, line.endpoint.id),
+        )
         return {
             "endpoints_total": len(lines),
             "endpoint_states": count_states(lines),
@@ -139,9 +155,9 @@ class Status:
             "endpoints": [_written(line) for line in first],
         }
 
-    def _readings(self) -> Readings:
+    def _readings(self, lines: list[Line]) -> Readings:
         services, store, daemon = self._services, self._services.store, self._services.daemon
-        sizes, lines = store.sizes(), self._lines()
+        sizes = store.sizes()
         return Readings(
             due=store.backlog,
             dead=sum(line.dead for line in lines),
