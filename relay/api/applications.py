@@ -6,10 +6,11 @@ import structlog
 from aiohttp import web
 
 from relay.api import render
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_object, read, read_object, refuse_large
 from relay.api.query import behind, page_of, page_response
-from relay.api.render import Json, json_response
+from relay.api.render import Json
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
@@ -28,7 +29,7 @@ class Applications:
         self._registrar = services.registrar
         self._log = structlog.get_logger("relay.api")
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, request: web.Request) -> web.StreamResponse:
         """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
         principal = request[PRINCIPAL]
         text = await read(request)
@@ -41,9 +42,9 @@ class Applications:
         if made.key is not None:
             self._said(log.KEY_CREATED, principal.name, made.application, key=made.key.id)
         location = {"Location": f"{PATH}/{made.application.id}"}
-        return json_response(self._detail(made.application) | self._extras(made), status=201, headers=location)
+        return Answer(self._detail(made.application) | self._extras(made), status=201, headers=location)
 
-    async def search(self, request: web.Request) -> web.Response:
+    async def search(self, request: web.Request) -> web.StreamResponse:
         """List applications, newest first. O(those that are newer than the cursor, and the page)"""
         query = self._services.query(request)
         limit, cursor = query.limit(), query.number("cursor")
@@ -52,11 +53,11 @@ class Applications:
         wanted = (application for application in known if cursor is None or application.ref < cursor)
         return page_response(request, page_of(wanted, limit, lambda one: str(one.ref)), self._detail)
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one application."""
-        return json_response(self._detail(self._find(request)))
+        return Answer(self._detail(self._find(request)))
 
-    async def update(self, request: web.Request) -> web.Response:
+    async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
         text, reader = await read(request), self._services.reader(principal)
@@ -67,9 +68,9 @@ class Applications:
             found.id, lambda present: reader.revised_application(present, patch, found.limits)
         )
         self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
-        return json_response(self._detail(application))
+        return Answer(self._detail(application))
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an application with its endpoints and keys; what was due is cancelled."""
         principal = request[PRINCIPAL]
         application = self._find(request)
@@ -77,7 +78,7 @@ class Applications:
         self._said(log.APPLICATION_DELETED, principal.name, application)
         return web.Response(status=204)
 
-    async def list_keys(self, request: web.Request) -> web.Response:
+    async def list_keys(self, request: web.Request) -> web.StreamResponse:
         """List the keys of an application, newest first; never their tokens."""
         query = self._services.query(request)
         limit, cursor = query.limit(), query.text("cursor")
@@ -86,16 +87,16 @@ class Applications:
         page = page_of(behind(cursor, keys, _cursor), limit, _cursor)
         return page_response(request, page, self._key)
 
-    async def create_key(self, request: web.Request) -> web.Response:
+    async def create_key(self, request: web.Request) -> web.StreamResponse:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
         application = self._find(request)
         draft = self._services.reader(principal).key(await read_object(request))
         key, token = await self._registrar.create_key(application.id, draft)
         self._said(log.KEY_CREATED, principal.name, application, key=key.id)
-        return json_response(self._key(key) | {"token": token}, status=201)
+        return Answer(self._key(key) | {"token": token}, status=201)
 
-    async def revoke_key(self, request: web.Request) -> web.Response:
+    async def revoke_key(self, request: web.Request) -> web.StreamResponse:
         """Revoke a key: from now on nobody gets in with it."""
         principal = request[PRINCIPAL]
         application, key_id = self._find(request), request.match_info["key"]

@@ -6,6 +6,7 @@ import structlog
 from aiohttp import web
 
 from relay.api import problems, render
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
 from relay.api.condition import why_delivery_waits
@@ -21,7 +22,7 @@ from relay.api.query import (
     seen,
     within,
 )
-from relay.api.render import Json, json_response, moment
+from relay.api.render import Json, moment
 from relay.api.services import Services
 from relay.core.access import Principal
 from relay.core.issues import Issue
@@ -36,7 +37,7 @@ class Events:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def search(self, request: web.Request) -> web.Response:
+    async def search(self, request: web.Request) -> web.StreamResponse:
         """List events, newest first."""
         query = self._services.query(request)
         wanted, limit, cursor = event_filter(query), query.limit(), query.text("cursor")
@@ -44,11 +45,11 @@ class Events:
         wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
         return page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event with its payload as it is sent."""
-        return json_response(render.event_detail(await self._find(request, request[PRINCIPAL])))
+        return Answer(render.event_detail(await self._find(request, request[PRINCIPAL])))
 
-    async def deliveries(self, request: web.Request) -> web.Response:
+    async def deliveries(self, request: web.Request) -> web.StreamResponse:
         """List the deliveries of one event, by endpoint."""
         query = self._services.query(request)
         limit, cursor = query.limit(), query.text("cursor")
@@ -71,7 +72,7 @@ class Deliveries:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
-    async def search(self, request: web.Request) -> web.Response:
+    async def search(self, request: web.Request) -> web.StreamResponse:
         """List deliveries, newest first."""
         query = self._services.query(request)
         wanted, limit, cursor = delivery_filter(query), query.limit(), query.text("cursor")
@@ -80,12 +81,12 @@ class Deliveries:
         page = await self._services.store.list_deliveries(wanted, cursor, limit)
         return page_response(request, page, lambda view: write_delivery(self._services, view))
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one delivery with its attempts, and what the next one waits for."""
         view = await self._find(request, request[PRINCIPAL])
-        return json_response(self._detail(view, request[PRINCIPAL]))
+        return Answer(self._detail(view, request[PRINCIPAL]))
 
-    async def retry(self, request: web.Request) -> web.Response:
+    async def retry(self, request: web.Request) -> web.StreamResponse:
         """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended.
 
         An expired one is refused, unless the body says `{"force": true}`.
@@ -105,9 +106,9 @@ class Deliveries:
             due_ms=due.due_ms,
             series=due.series,
         )
-        return json_response(self._detail(fresh, principal), status=202)
+        return Answer(self._detail(fresh, principal), status=202)
 
-    async def cancel(self, request: web.Request) -> web.Response:
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a due delivery; an attempt under way may still deliver it (Q7)."""
         principal = request[PRINCIPAL]
         view = await self._find(request, principal)
@@ -119,9 +120,9 @@ class Deliveries:
         fresh = replace(
             view, state=DeliveryState.CANCELLED, due_ms=None, finished_at_ms=now_ms, cancelled_by=principal.name
         )
-        return json_response(self._detail(fresh, principal))
+        return Answer(self._detail(fresh, principal))
 
-    async def dead_letters(self, request: web.Request) -> web.Response:
+    async def dead_letters(self, request: web.Request) -> web.StreamResponse:
         """List dead letters grouped by endpoint and reason."""
         principal = request[PRINCIPAL]
         query = self._services.query(request)

@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from relay.api import body, problems, render, sampling
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_object, read_nothing, read_object, refuse_large
 from relay.api.certificates import write_certificate
@@ -16,7 +17,7 @@ from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
-from relay.api.render import Json, json_response
+from relay.api.render import Json
 from relay.api.services import Services
 from relay.api.testing import TestCalls, for_client
 from relay.api.written import read_overlap_ms
@@ -42,7 +43,7 @@ class Endpoints:
         self._tests = TestCalls(services.clock.mono_ms)
         self._log = structlog.get_logger("relay.api")
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, request: web.Request) -> web.StreamResponse:
         """Make an endpoint; its secret is in this answer only."""
         principal = request[PRINCIPAL]
         text = await body.read(request)
@@ -59,9 +60,9 @@ class Endpoints:
         endpoint, secret = await self._registrar.create_endpoint(application, definition)
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
-        return json_response(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
+        return Answer(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
 
-    async def search(self, request: web.Request) -> web.Response:
+    async def search(self, request: web.Request) -> web.StreamResponse:
         """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
         principal = request[PRINCIPAL]
         query = self._services.query(request)
@@ -85,12 +86,12 @@ class Endpoints:
         entry = registry.applications.get(application)
         return iter(()) if entry is None else reversed(tuple(entry.endpoints.values()))
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one endpoint."""
         principal = request[PRINCIPAL]
-        return json_response(self._detail(self._find(request, principal), principal))
+        return Answer(self._detail(self._find(request, principal), principal))
 
-    async def update(self, request: web.Request) -> web.Response:
+    async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an endpoint by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
@@ -103,9 +104,9 @@ class Endpoints:
             endpoint.id, lambda present: reader.revised_endpoint(present, patch, owner)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
-        return json_response(self._detail(endpoint, principal) | self._warnings(endpoint))
+        return Answer(self._detail(endpoint, principal) | self._warnings(endpoint))
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
@@ -114,32 +115,32 @@ class Endpoints:
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
 
-    async def pause(self, request: web.Request) -> web.Response:
+    async def pause(self, request: web.Request) -> web.StreamResponse:
         """Hold deliveries; new events go on to create them (Q9)."""
         return await self._move(request, self._registrar.pause, log.ENDPOINT_PAUSED)
 
-    async def resume(self, request: web.Request) -> web.Response:
+    async def resume(self, request: web.Request) -> web.StreamResponse:
         """End a pause."""
         return await self._move(request, self._registrar.resume, log.ENDPOINT_RESUMED)
 
-    async def enable(self, request: web.Request) -> web.Response:
+    async def enable(self, request: web.Request) -> web.StreamResponse:
         """End a disable."""
         return await self._move(request, self._registrar.enable, log.ENDPOINT_ENABLED)
 
-    async def disable(self, request: web.Request) -> web.Response:
+    async def disable(self, request: web.Request) -> web.StreamResponse:
         """Hold deliveries and let new events create none (Q9)."""
         return await self._move(request, self._registrar.disable, log.ENDPOINT_DISABLED)
 
-    async def rotate_secret(self, request: web.Request) -> web.Response:
+    async def rotate_secret(self, request: web.Request) -> web.StreamResponse:
         """Make a new secret; it is in this answer only. The old ones sign along for `overlap`."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
         overlap_ms = read_overlap_ms(await read_object(request))
         endpoint, secret = await self._registrar.rotate_secret(endpoint.id, overlap_ms)
         self._said(log.ENDPOINT_ROTATED, endpoint, principal)
-        return json_response(self._detail(endpoint, principal) | {"secret": secret})
+        return Answer(self._detail(endpoint, principal) | {"secret": secret})
 
-    async def test(self, request: web.Request) -> web.Response:
+    async def test(self, request: web.Request) -> web.StreamResponse:
         """Send one event to this endpoint alone, now, and answer with the outcome; nothing is stored or retried."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
@@ -162,7 +163,7 @@ class Endpoints:
             if is_behind_a_name(outcome.failure) and not sight.network:
                 await for_client(request, self._wait_for_step(began_ms))
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
-        return json_response(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
+        return Answer(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
 
     async def _wait_for_step(self, began_ms: float) -> None:
         """Let the time that an answer takes tell a tenant no more than the answer does."""
@@ -188,7 +189,7 @@ class Endpoints:
         found = [*warn_endpoint(endpoint.url, endpoint.event_types, contract), *warn_tls(tls, now_ms)]
         return render.warnings(found)
 
-    async def probe(self, request: web.Request) -> web.Response:
+    async def probe(self, request: web.Request) -> web.StreamResponse:
         """Make the oldest delivery that is due go out now, past cool-down and `Retry-After`, as a retry by hand does."""
         principal = request[PRINCIPAL]
         found = self._find(request, principal)
@@ -204,9 +205,11 @@ class Endpoints:
             or "Nothing is due to it. `relay endpoint test` sends a test event."
         )
         answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": said}
-        return json_response(self._detail(endpoint, principal) | answer)
+        return Answer(self._detail(endpoint, principal) | answer)
 
-    async def _move(self, request: web.Request, move: Callable[[str], Awaitable[bool]], event: str) -> web.Response:
+    async def _move(
+        self, request: web.Request, move: Callable[[str], Awaitable[bool]], event: str
+    ) -> web.StreamResponse:
         principal = request[PRINCIPAL]
         found = self._find(request, principal)
         await read_nothing(request)
@@ -215,7 +218,7 @@ class Endpoints:
         if changed:
             self._said(event, endpoint, principal)
         note = self._hindered(endpoint, principal) if not changed or endpoint.state is EndpointState.ENABLED else None
-        return json_response(self._detail(endpoint, principal) | {"changed": changed, "note": note})
+        return Answer(self._detail(endpoint, principal) | {"changed": changed, "note": note})
 
     def _hindered(self, endpoint: Endpoint, principal: Principal) -> str | None:
         line = look_at(self._services, endpoint)

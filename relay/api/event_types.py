@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
-from relay.api.render import json_response
 from relay.api.services import Services
 from relay.contracts import describe_catalogue, describe_type, why_unlisted
 from relay.core.errors import NotFound
@@ -18,20 +18,20 @@ class EventTypes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def list_all(self, request: web.Request) -> web.Response:
+    async def list_all(self, request: web.Request) -> web.StreamResponse:
         """List the catalogue in the order of its contract; it is one page."""
         application = self._application(request)
         contract = self._services.registrar.current.contract(application)
-        return json_response({"application": application.id} | describe_catalogue(contract))
+        return Answer({"application": application.id} | describe_catalogue(contract))
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event type; 404 names the nearest."""
         contract = self._services.registrar.current.contract(self._application(request))
         name = request.match_info["name"]
         listed = contract.types.get(name)
         if listed is None:
             raise NotFound(why_unlisted(contract, name))
-        return json_response(describe_type(name, listed))
+        return Answer(describe_type(name, listed))
 
     def _application(self, request: web.Request) -> Application:
         """Return whose catalogue is asked for: the token's own, the one that is named, or the only one."""

@@ -13,8 +13,9 @@ import orjson
 from aiohttp import web
 
 from relay.api import problems
+from relay.api.answer import Answer
 from relay.api.problems import Refused
-from relay.api.render import Json, json_response
+from relay.api.render import Json
 from relay.core.access import Principal
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
@@ -174,7 +175,7 @@ def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]
     return Page(found[:limit], cursors[limit - 1] if len(found) > limit else None, cursors)
 
 
-def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.Response:
+def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
     """Answer with one page, and where the next one is (RFC 8288).
 
     A page ends before its limit where it would grow beyond `PAGE_BYTES_MAX`; one entry is always there.
@@ -190,9 +191,9 @@ def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json
         written.append(orjson.Fragment(text))
     data = {"data": written, "next": following}
     if following is None:
-        return json_response(data)
+        return Answer(data)
     link = request.rel_url.update_query(cursor=following)
-    return json_response(data, headers={"Link": f'<{link}>; rel="next"'})
+    return Answer(data, headers={"Link": f'<{link}>; rel="next"'})
 
 
 def _moment_ms(text: str, now_ms: int) -> int | None:

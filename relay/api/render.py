@@ -1,10 +1,9 @@
 """How things are written in the API's answers: names, times, and JSON."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
-from aiohttp import web
 
 from relay.api.problems import MISTAKES_MAX
 from relay.config.tls import authorities_of, certificate_of
@@ -21,13 +20,6 @@ from relay.store import KeyRow
 Json = dict[str, Any]
 
 MASK = "***"
-
-
-def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Answer with JSON."""
-    return web.Response(
-        status=status, body=orjson.dumps(data), content_type="application/json", charset="utf-8", headers=headers
-    )
 
 
 def moment(unix_ms: float | None) -> str | None:

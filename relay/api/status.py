@@ -10,12 +10,13 @@ from aiohttp import hdrs, web
 
 from relay import __version__
 from relay.api import certificates
+from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.reloads import invalid_config, write_reload
-from relay.api.render import Json, json_response, moment
+from relay.api.render import Json, moment
 from relay.api.services import Services
 from relay.api.troubles import drift, headline, troubles
 from relay.registry.vanished import vanished
@@ -36,31 +37,31 @@ class Status:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
-    async def healthz(self, request: web.Request) -> web.Response:
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
         """Answer at all: the event loop is alive."""
-        return json_response({"status": "ok"})
+        return Answer({"status": "ok"})
 
-    async def readyz(self, request: web.Request) -> web.Response:
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
         """Say whether intake is open (200) or why not (503)."""
         readiness = _readiness(list(why_closed(self._services)))
-        return json_response(readiness, status=200 if readiness["ready"] else 503)
+        return Answer(readiness, status=200 if readiness["ready"] else 503)
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer Prometheus."""
         accept = request.headers.get(hdrs.ACCEPT, "")
         readings = self._readings(await self._lines())
         text, content_type = self._services.metrics.exposition(readings, accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def status(self, request: web.Request) -> web.StreamResponse:
         """Show how the relay is."""
         self._services.query(request).check()
         lines = await self._lines()
         summary = self._summary(lines) | self._facts()
         await asyncio.sleep(0)
-        return json_response(summary | self._listed(lines))
+        return Answer(summary | self._listed(lines))
 
-    async def reload(self, request: web.Request) -> web.Response:
+    async def reload(self, request: web.Request) -> web.StreamResponse:
         """Read the configuration again and take it over whole, or change nothing."""
         principal = request[PRINCIPAL]
         applied = False
@@ -71,7 +72,7 @@ class Status:
             self._log.info(log.RELOAD_ASKED, by=principal.name, applied=applied)
         if not reload.applied:
             raise Refused(invalid_config(reload.mistakes))
-        return json_response(write_reload(reload))
+        return Answer(write_reload(reload))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

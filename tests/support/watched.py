@@ -103,7 +103,7 @@ def play(names: dict[str, list[list[str] | None]]) -> None:
         ]
 
     resolver.FRESH_MS = 0
-    service.Resolver = functools.partial(resolver.Resolver, getaddrinfo=getaddrinfo)  # type: ignore[misc,assignment]
+    service.Resolver = functools.partial(resolver.Resolver, getaddrinfo=getaddrinfo)  # type: ignore[attr-defined,assignment]
 
 
 def leave_out(check: str) -> None:
@@ -113,7 +113,7 @@ def leave_out(check: str) -> None:
     def forbidden(guard: Guard, address: str, port: int | None = None, *opened: Any) -> str | None:
         return None if (port is None) == (check == "resolver") else ask(guard, address, port, *opened)
 
-    Guard.forbidden = forbidden  # type: ignore[method-assign]
+    Guard.forbidden = forbidden  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":
