@@ -23,16 +23,16 @@ LIST = Schema.compile({"type": "object", "properties": {"list": {"type": "array"
 @pytest.mark.parametrize(
     ("written", "listed"),
     [
-        ({"retry": {"schedule": ["x"] * 100_000}}, 1),
-        ({"event_types": [7] * 100_000}, 1),
-        ({"headers": {f"X-{number}": "" for number in range(30_000)}}, 1),
-        ({"features": {f"f{number}": 1 for number in range(30_000)}}, 1),
-        ({f"unknown{number}": 1 for number in range(30_000)}, MISTAKES_MAX),
-        ({"x" * 900_000: 1}, 1),
+        ({"retry": {"schedule": ["x"] * 10_000}}, 1),
+        ({"event_types": [7] * 10_000}, 1),
+        ({"headers": {f"X-{number}": "" for number in range(4_000)}}, 1),
+        ({"retry": {f"u{number}": 1 for number in range(4_000)}}, MISTAKES_MAX),
+        ({f"unknown{number}": 1 for number in range(3_000)}, MISTAKES_MAX),
+        ({"x" * 60_000: 1}, 1),
     ],
 )
 async def test_very_many_mistakes_are_a_short_answer(tmp_path: Path, written: dict[str, Any], listed: int) -> None:
-    """I7: a definition with tens of thousands of mistakes is 422 with the first 20 and the number of the rest."""
+    """I7: a definition with thousands of mistakes is 422 with the first 20 and the number of the rest."""
     async with Api(tmp_path) as api:
         answer = await api.call("POST", "/v1/webhook-endpoints", {"application": "acme", "url": URL} | written)
     assert answer.status == 422
@@ -45,7 +45,7 @@ async def test_very_many_mistakes_are_a_short_answer(tmp_path: Path, written: di
 async def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
     """I7: 20 mistakes are all listed; of 21 one is counted, and the detail says so."""
     async with Api(tmp_path) as api:
-        for count, omitted in ((MISTAKES_MAX, None), (MISTAKES_MAX + 1, 1), (5_000, 5_000 - MISTAKES_MAX)):
+        for count, omitted in ((MISTAKES_MAX, None), (MISTAKES_MAX + 1, 1), (3_000, 3_000 - MISTAKES_MAX)):
             unknown = {f"u{number}": 1 for number in range(count)}
             answer = await api.call("POST", "/v1/webhook-endpoints", {"application": "acme", "url": URL} | unknown)
             assert len(answer.json["errors"]) == MISTAKES_MAX
@@ -87,9 +87,9 @@ def test_a_mistake_behind_the_beginning_is_found() -> None:
 
 async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
     """I6: endpoints with long headers come in pages of a bounded size, and all of them come, each once."""
-    headers = {f"X-{number}": "v" * 4_000 for number in range(50)}
+    headers = {f"X-{number}": "v" * 4_000 for number in range(15)}
     async with Api(tmp_path) as api:
-        for number in range(8):
+        for number in range(20):
             written = {"application": "acme", "url": f"{URL}/{number}", "headers": headers}
             assert (await api.call("POST", "/v1/webhook-endpoints", written)).status == 201
         seen, cursor, pages = [], "", 0
@@ -99,5 +99,5 @@ async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
             seen += [endpoint["id"] for endpoint in answer.json["data"]]
             pages += 1
             cursor = None if answer.json["next"] is None else f"&cursor={answer.json['next']}"
-    assert len(seen) == len(set(seen)) == 9
+    assert len(seen) == len(set(seen)) == 21
     assert pages == 2

@@ -424,7 +424,7 @@ def test_a_hang_up_with_a_taken_id_changes_nothing(tmp_path: Path) -> None:
         daemon.config_path.write_text(config_text(tmp_path, endpoints={made["id"]: "http://127.0.0.1:9/"}))
         refuse_reload(daemon)
         refused = logged(daemon, log.CONFIG_REFUSED)
-        assert "made through the API" in refused["error"]
+        assert "made through the API" in refused["problems"]
         assert len(daemon.api.get("/v1/webhook-endpoints")["data"]) == 2
         assert "relay_config_last_reload_successful 0" in metrics(daemon)
         assert daemon.stop() == 0

@@ -223,7 +223,11 @@ async def test_an_endpoint_is_given_its_certificate_as_text(tmp_path: Path, ca: 
     assert reset["tls"] is None
 
 
-@pytest.mark.parametrize(("written", "key", "message"), [row[1:] for row in FAULTY], ids=[row[0] for row in FAULTY])
+FITTING = [row for row in FAULTY if row[0] != "large"]
+"""A request with the large one is refused as a whole: it is beyond `limits.definition`."""
+
+
+@pytest.mark.parametrize(("written", "key", "message"), [row[1:] for row in FITTING], ids=[row[0] for row in FITTING])
 async def test_mistakes_in_a_request_are_found(
     tmp_path: Path, authority: trustme.CA, pair: tuple[str, str], written: dict[str, str], key: str, message: str
 ) -> None:

@@ -5,12 +5,13 @@ events come, as it would in a store that trusts its memory.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.cli import main
 from relay.core.model import Accepted, FrozenEvent, NewEvent
 from relay.dispatch.loop import Dispatch
+from relay.store import AcceptResult
 from relay.store.sqlite import SqliteStore
 
 commit = SqliteStore.accept
@@ -26,7 +27,9 @@ def remember(dispatch: Dispatch, **parts: Any) -> None:
     dispatches.append(dispatch)
 
 
-def answer_early(store: SqliteStore, events: Sequence[NewEvent]) -> asyncio.Future[Any]:
+def answer_early(
+    store: SqliteStore, events: Sequence[NewEvent], follow: Callable[[list[AcceptResult]], Any] = list
+) -> asyncio.Future[Any]:
     """Answer as if the events were committed; commit those before them."""
     for earlier in trusted:
         task = asyncio.create_task(commit_late(store, earlier))
@@ -34,7 +37,7 @@ def answer_early(store: SqliteStore, events: Sequence[NewEvent]) -> asyncio.Futu
         task.add_done_callback(commits.discard)
     trusted[:] = [events]
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    answer.set_result([unproven(event) for event in events])
+    answer.set_result(follow([unproven(event) for event in events]))
     return answer
 
 
