@@ -45,9 +45,9 @@ def run(names: Sequence[str], bench: Bench) -> list[str]:
         try:
             text = ROWS[name](bench)
         except Exception as error:  # whatever it is, the other rows are worth having
-            traceback.print_exc()
+            print("".join(traceback.format_exception(error, limit=-3))[:2_000], file=sys.stderr, flush=True)
             failed.append(name)
-            text = f"**Not measured**: {type(error).__name__}: {str(error)[:500]}"
+            text = f"**Not measured**: {type(error).__name__}: {str(error)[:200]}"
         print(f"### {name}\n\n{text}\n", flush=True)
         print(f"    took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return failed

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from bench.sinks import open_sink
 from relay.cli import main
 from relay.cli.output import Exit
+from relay.daemon.process import WARNINGS_MAX
+from relay.telemetry import log
 from tests.support.daemon import PRODUCER_TOKEN, TOKEN, Daemon, config_text
 
 pytestmark = pytest.mark.slow
@@ -186,3 +188,12 @@ def wait_for(fact: Callable[[], object]) -> None:
         if fact():
             return
     raise AssertionError("it never came true")
+
+
+def test_a_start_logs_the_first_warnings_and_counts_the_rest(tmp_path: Path) -> None:
+    """S5: a file with thousands of things to think over does not hold up a start; `relay check-config` has them all."""
+    endpoints = {f"e{number}": f"http://127.0.0.1:9/{number}" for number in range(WARNINGS_MAX + 10)}
+    with Daemon(tmp_path, config_text(tmp_path, endpoints=endpoints)) as relay:
+        said = [line["problem"] for line in relay.log_records() if line["event"] == log.CONFIG_WARNING]
+    assert len(said) == WARNINGS_MAX + 1
+    assert "more like these; `relay check-config` lists them all" in said[-1]

@@ -29,6 +29,9 @@ from relay.telemetry.log import Logging
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADMIN_TOKEN_BYTES = 32
 
+WARNINGS_MAX = 20
+"""Warnings about the configuration that a start logs one by one; thousands of them would take seconds."""
+
 STATUS_EVERY_MS = 1_000
 TLS_READ_BYTES = 16 * 1024
 """What asyncio's own loop reads of a TLS connection at once, the size of a record; it would keep 256 KiB for each."""
@@ -205,8 +208,13 @@ class _Process:
     def _announce_start(self) -> None:
         where = self._loaded.path or "none: defaults and the environment"
         self._log.info(log.CONFIG_LOADED, path=str(where))
-        for issue in self._loaded.issues:
+        for issue in self._loaded.issues[:WARNINGS_MAX]:
             self._log.warning(log.CONFIG_WARNING, problem=render_issues([issue]))
+        more = len(self._loaded.issues) - WARNINGS_MAX
+        if more > 0:
+            self._log.warning(
+                log.CONFIG_WARNING, problem=f"{more} more like these; `relay check-config` lists them all"
+            )
 
     def _greet(self) -> None:
         if self._token is None:
