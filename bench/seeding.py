@@ -23,19 +23,16 @@ _EVENTS = f"""
     SELECT i, printf('evt_%026d', i), :application, 'bench.event', :at, :at, :checksum, :body FROM n"""
 
 _DELIVERIES = f"""
-    {_NUMBERS} INSERT INTO delivery (event, endpoint, state, due, attempts, series_attempts, budget_from, finished_at, reason)
+    {_NUMBERS} INSERT INTO delivery (event, endpoint, state, due, attempts, series_attempts, budget_from, finished_at, reason,
+                                             share)
     SELECT i, e.ref, :state, iif(:state = 0, :at, NULL), :state > 0, :state > 0, :at, iif(:state = 0, NULL, :at),
-           iif(:state = 2, 'exhausted', NULL)
+           iif(:state = 2, 'exhausted', NULL), (length(:body) + :fan_out - 1) / :fan_out
     FROM n CROSS JOIN (SELECT ref FROM endpoint WHERE deleted_at IS NULL ORDER BY ref LIMIT :fan_out) e"""
 
 _ATTEMPTS = f"""
     {_NUMBERS} INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, detail, address)
     SELECT i, d.endpoint, 1, 1, 0, :at, 3, iif(:state = 1, 204, 500), '', '127.0.0.1'
     FROM n CROSS JOIN delivery d ON d.event = n.i"""
-
-_OWED = """
-    INSERT INTO owed (application, bytes) VALUES (:application, :bytes)
-    ON CONFLICT (application) DO UPDATE SET bytes = bytes + excluded.bytes"""
 
 
 class Seed(NamedTuple):
@@ -65,6 +62,4 @@ def seed(path: Path, rows: Seed) -> None:
             for statement in (_EVENTS, _DELIVERIES, *([] if rows.state == "due" else [_ATTEMPTS])):
                 connection.execute(statement, values | within)
             connection.execute("COMMIT")
-        if rows.state == "due":
-            connection.execute(_OWED, {"application": application, "bytes": rows.events * len(body)})
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -22,7 +22,7 @@ from relay.core.model import (
     Recall,
     Settlement,
 )
-from relay.store import EventFilter
+from relay.store import EventFilter, Usage
 from relay.store.sqlite import SqliteStore, StoreSettings, migrate
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay, look
@@ -113,6 +113,22 @@ async def test_an_older_database_keeps_its_endpoints_and_keys(tmp_path: Path) ->
     ]
     await relay.store.close()
     assert look(tmp_path, "SELECT id FROM endpoint WHERE deleted_at IS NOT NULL") == [("ep_deleted",)]
+
+
+async def test_what_an_older_database_owes_is_charged(tmp_path: Path) -> None:
+    """I8: what was due before deliveries were charged counts with the bytes of its bodies, until it ends."""
+    relay = await open_older(tmp_path)
+    store = relay.store
+    sizes = look(
+        tmp_path,
+        "SELECT length(body), count(*) FROM event JOIN delivery ON event = ordinal WHERE state = 0 GROUP BY ordinal",
+    )
+    assert sum(due for _, due in sizes) == store.backlog
+    charged = store.usage(1).bytes + store.usage(2).bytes
+    assert sum(size for size, _ in sizes) <= charged < sum(size + due for size, due in sizes)
+    await store.cancel_delivery(IDS["delayed"], "test")
+    assert store.usage(1).bytes + store.usage(2).bytes < charged
+    await store.close()
 
 
 async def test_what_an_older_database_owes_is_delivered(tmp_path: Path) -> None:

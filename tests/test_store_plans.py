@@ -15,7 +15,7 @@ import pytest
 
 from relay.core.model import Accepted, DeadReason, DeliveryState, Idempotency, NewEvent, NoDelivery, Outcome, Settlement
 from relay.store import DeliveryFilter, EventFilter
-from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, opening, order, owed, prune, reads, settle
+from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, opening, order, prune, reads, settle
 
 T = TypeVar("T")
 
@@ -106,8 +106,6 @@ HOT: dict[str, tuple[str, Any]] = {
     "cancel of a deleted endpoint": (edits._CANCEL_SOME, (7, "x", 1, 5)),
     "held beyond its budget": (edits._END_SOME.format(chosen=edits._OVER_BUDGET), (7, "x", 1, "[]", 9, 9, 5)),
     "held and expired": (edits._END_SOME.format(chosen=edits._EXPIRED), (7, "x", 1, "[]", 9, 5)),
-    "owed no more": (owed.ENDED, ("[5]",)),
-    "owed again": (owed.BEGUN, ("[5]", 1)),
     "predecessor": (order.PREDECESSOR, (1, "k")),
     "first unfinished": (order.FIRST_UNFINISHED, (1, "k")),
     "first in line": (order.FIRST_IN_LINE, (5, 1)),

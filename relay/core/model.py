@@ -314,6 +314,11 @@ class NewEvent(NamedTuple):
     recall: Recall | None = None  # decided when it is stored, against what was stored before it
     remember: Remembered | None = None
 
+    @property
+    def share_bytes(self) -> int:
+        """Return what each delivery is charged of the body: its part, rounded up, so that all of them count it once."""
+        return -(-len(self.body) // (len(self.targets) or 1))
+
     def __repr__(self) -> str:
         return shown_without(self, "body", "metadata")
 

@@ -26,7 +26,6 @@ from relay.core.model import (
     NewEvent,
     NoDelivery,
 )
-from relay.store.sqlite import owed
 from relay.store.sqlite.order import waiting_for_predecessors
 from relay.store.sqlite.rows import CODES, Row, execute_values
 from relay.store.values import AcceptResult
@@ -47,7 +46,7 @@ _REST = attrgetter("timestamp_ms", "deliver_at_ms", "ordering_key", "reason", "r
 
 _INSERT_DELIVERY = """
     INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key,
-                          blocking)"""
+                          blocking, share)"""
 
 _INSERT_CLAIM = """
     INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
@@ -242,9 +241,9 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
     stored: dict[int, Accepted] = {}
     event_rows, delivery_rows = [], []
     for ordinal, event, overflowed in entries:
-        due = []
+        due, share = [], event.share_bytes
         for ref in event.targets:
-            row = _delivery_row(ordinal, event, ref, dead=ref in overflowed, waits=(ordinal, ref) in waiting)
+            row = _delivery_row(ordinal, event, ref, share, dead=ref in overflowed, waits=(ordinal, ref) in waiting)
             delivery_rows.append(row)
             due_ms, start_ms = row[3:5]
             if due_ms is not None:
@@ -257,20 +256,15 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
         )
     execute_values(connection, _INSERT_EVENT, event_rows)
     execute_values(connection, _INSERT_DELIVERY, delivery_rows)
-    owed.add(connection, owed.totals([_size(entry) for entry in entries if stored[entry.ordinal].deliveries]))
     return stored
 
 
-def _size(entry: Entry) -> tuple[int, int]:
-    return entry.event.application, len(entry.event.body)
-
-
-def _delivery_row(ordinal: int, event: NewEvent, ref: int, *, dead: bool, waits: bool) -> Row:
+def _delivery_row(ordinal: int, event: NewEvent, ref: int, share: int, *, dead: bool, waits: bool) -> Row:
     start_ms = max(event.created_at_ms, event.deliver_at_ms or 0)
     expires_ms, key = event.expires_at_ms, event.ordering_key
     if dead:
         state, reason = CODES[DeliveryState.DEAD], DeadReason.OVERFLOW.value
-        return (ordinal, ref, state, None, start_ms, event.created_at_ms, reason, expires_ms, key, 0)
+        return (ordinal, ref, state, None, start_ms, event.created_at_ms, reason, expires_ms, key, 0, share)
     blocking = 0 if key is None else 1 + event.order_strictly
     due_ms = None if waits else start_ms
-    return (ordinal, ref, CODES[DeliveryState.DUE], due_ms, start_ms, None, None, expires_ms, key, blocking)
+    return (ordinal, ref, CODES[DeliveryState.DUE], due_ms, start_ms, None, None, expires_ms, key, blocking, share)

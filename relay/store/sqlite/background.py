@@ -174,6 +174,6 @@ class Deletions:
 
     def _cancelled(self, ref: int, change: Change[int]) -> None:
         self._cancelling.discard(ref)
-        self._counts.apply(change.moves, change.owed)
+        self._counts.apply(change.moves)
         if change.answer:
             self._go_on(ref)

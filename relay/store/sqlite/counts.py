@@ -1,4 +1,4 @@
-"""How many deliveries are due and dead, by endpoint (and by reason): counted when the database is opened, kept in step since.
+"""How many deliveries are due (and the bytes they are charged) and dead, by endpoint (and by reason): counted when the database is opened, kept in step since.
 
 What was submitted and is not answered yet is counted apart, as reserved. So what is stored can be counted anew at any
 time, as it must be after a commit of which nobody knows whether it was kept.
@@ -10,22 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent
-from relay.store.sqlite import owed
 from relay.store.sqlite.accept import Batch
-from relay.store.sqlite.owed import NOTHING, Owed
 from relay.store.values import AcceptResult, Usage
 
 T = TypeVar("T")
 
-_DUE = "SELECT endpoint, count(*) FROM delivery INDEXED BY delivery_due WHERE state = 0 GROUP BY endpoint"
+_DUE = """
+    SELECT endpoint, count(*), sum(share) FROM delivery INDEXED BY delivery_due WHERE state = 0 GROUP BY endpoint"""
 _DEAD = """
     SELECT endpoint, reason, count(*) FROM delivery INDEXED BY delivery_dead_group WHERE state = 2
     GROUP BY endpoint, reason"""
 
 _OVERFLOW = DeadReason.OVERFLOW.value
 
-Move = tuple[int, int, int, str | None]
-"""An endpoint, how many more of its deliveries are due now, how many more are dead, and of what reason."""
+Move = tuple[int, int, int, int, str | None]
+"""An endpoint, how many more of its deliveries are due now, the bytes of their shares, how many more are dead, and of what
+reason."""
 
 
 class Change(NamedTuple, Generic[T]):
@@ -35,16 +35,14 @@ class Change(NamedTuple, Generic[T]):
     moves: Sequence[Move] = ()
     promoted: Sequence[DueDelivery] = ()  # their turn has come
     deleted: Sequence[int] = ()  # endpoints
-    owed: Owed = NOTHING
 
 
 class Stored(NamedTuple):
     """What the database holds, by endpoint."""
 
-    due: Mapping[int, int]
+    due: Mapping[int, tuple[int, int]]  # and the bytes of their shares
     dead: Mapping[tuple[int, str], int]  # by reason as well
     owners: Mapping[int, int]  # the application of each endpoint
-    owed: Owed  # bytes of bodies that are due, by application
 
 
 def count(connection: sqlite3.Connection) -> Stored:
@@ -55,7 +53,7 @@ def count(connection: sqlite3.Connection) -> Stored:
     """
     dead = {(ref, reason): dead for ref, reason, dead in connection.execute(_DEAD)}
     owners = dict(connection.execute("SELECT ref, application FROM endpoint").fetchall())
-    return Stored(dict(connection.execute(_DUE)), dead, owners, owed.stored(connection))
+    return Stored({ref: (due, size) for ref, due, size in connection.execute(_DUE)}, dead, owners)
 
 
 class Counts:
@@ -65,11 +63,11 @@ class Counts:
         self._reserved: Counter[int] = Counter()
         self._reserved_bytes: Counter[int] = Counter()  # by application
         self._reserved_of: Counter[int] = Counter()  # deliveries, by application
-        self.reset(Stored({}, {}, {}, {}))
+        self.reset(Stored({}, {}, {}))
 
     def reset(self, stored: Stored) -> None:
         """Take what was counted in the database; what is reserved still stands. O(endpoints)"""
-        self._due = Counter(stored.due)
+        self._due = Counter({ref: due for ref, (due, _) in stored.due.items()})
         self.dead: Counter[int] = Counter()
         self.dead_by_reason = Counter(stored.dead)
         for (ref, _), dead in stored.dead.items():
@@ -77,10 +75,11 @@ class Counts:
         self.all_dead = sum(stored.dead.values())
         self.backlog = sum(self._due.values()) + sum(self._reserved.values())
         self._owners = dict(stored.owners)
-        self._owed = Counter(stored.owed)
         self._due_of: Counter[int] = Counter()
-        for ref, due in stored.due.items():
+        self._bytes_of: Counter[int] = Counter()  # by application
+        for ref, (due, size) in stored.due.items():
             self._due_of[self._owners[ref]] += due
+            self._bytes_of[self._owners[ref]] += size
 
     def due(self, ref: int) -> int:
         """Due deliveries of an endpoint, those included that are being stored."""
@@ -90,7 +89,7 @@ class Counts:
         """What an application has due, that included which is being stored; O(1)."""
         return Usage(
             self._due_of[application] + self._reserved_of[application],
-            self._owed[application] + self._reserved_bytes[application],
+            self._bytes_of[application] + self._reserved_bytes[application],
         )
 
     def reserve(self, events: Sequence[NewEvent], limit: int) -> Batch:
@@ -112,7 +111,7 @@ class Counts:
         if deliveries:
             self.backlog += sign * deliveries
             self._reserved_of[event.application] += sign * deliveries
-            self._reserved_bytes[event.application] += sign * len(event.body)
+            self._reserved_bytes[event.application] += sign * deliveries * event.share_bytes
 
     def release(self, batch: Batch) -> None:
         """Take back what `reserve` counted: the batch is answered, or nothing of it was stored."""
@@ -127,19 +126,17 @@ class Counts:
         self.release(batch)
         for (event, overflowed), result in zip(batch, results, strict=True):
             if isinstance(result, Accepted) and result.reason is None:  # not a repeat, nor held back after all
-                if result.deliveries:
-                    self._owed[event.application] += len(event.body)
-                self.apply(
-                    [(ref, 0, 1, _OVERFLOW) if ref in overflowed else (ref, 1, 0, None) for ref in event.targets]
-                )
+                share = event.share_bytes
+                dead, due = (0, 0, 1, _OVERFLOW), (1, share, 0, None)
+                self.apply([(ref, *(dead if ref in overflowed else due)) for ref in event.targets])
 
-    def apply(self, moves: Iterable[Move], owed: Owed | None = None) -> None:
+    def apply(self, moves: Iterable[Move]) -> None:
         """Follow what a commit changed."""
-        for application, size in (owed or {}).items():
-            self._owed[application] += size
-        for ref, due, dead, reason in moves:
+        for ref, due, size, dead, reason in moves:
+            owner = self._owners[ref]
             self._due[ref] += due
-            self._due_of[self._owners[ref]] += due
+            self._due_of[owner] += due
+            self._bytes_of[owner] += size
             self.backlog += due
             if reason is not None:
                 self.dead[ref] += dead

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
-from relay.store.sqlite import owed
-from relay.store.sqlite.counts import Change
+from relay.store.sqlite.counts import Change, Move
 from relay.store.sqlite.order import leave_head, promote
 from relay.store.sqlite.rows import DUE_COLUMNS, STATES, due_delivery, may_become
 from relay.store.values import DueKey, PulledForward, delivery_key
@@ -24,23 +23,23 @@ _RETRY = f"""
       finished_at = NULL, cancelled_by = NULL, series = series + (state != 0),
       series_attempts = iif(state = 0, series_attempts, 0)
     WHERE event = ?2 AND endpoint = ?3 AND {may_become(DeliveryState.DUE)}
-    RETURNING {DUE_COLUMNS}"""
+    RETURNING {DUE_COLUMNS}, share"""
 
 _CANCEL = f"""
     UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
-    WHERE event = ? AND endpoint = ? AND {may_become(DeliveryState.CANCELLED)}"""
+    WHERE event = ? AND endpoint = ? AND {may_become(DeliveryState.CANCELLED)} RETURNING share"""
 
 _CANCEL_SOME = f"""
     UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
     WHERE (event, endpoint) IN (SELECT event, endpoint FROM delivery INDEXED BY delivery_due
                                 WHERE endpoint = ? AND state = 0 LIMIT ?)
       AND {may_become(DeliveryState.CANCELLED)}
-    RETURNING event, endpoint"""
+    RETURNING share"""
 
 _END_SOME = f"""
     UPDATE delivery SET state = 2, due = NULL, manual = 0, blocking = 0, finished_at = ?, reason = ?
     WHERE (event, endpoint) IN ({{chosen}}) AND {may_become(DeliveryState.DEAD)}
-    RETURNING event, endpoint, ordering_key"""
+    RETURNING event, endpoint, share, ordering_key"""
 
 _NOT_AMONG = "event NOT IN (SELECT value FROM json_each(?))"
 
@@ -96,8 +95,7 @@ def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int
         )
     row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
     more_due, more_dead = found.state is not DeliveryState.DUE, -(found.state is DeliveryState.DEAD)
-    moves = [(found.key.endpoint, more_due, more_dead, found.reason)]
-    return Change(due_delivery(row), moves, owed=owed.begun(connection, *found.key) if more_due else owed.NOTHING)
+    return Change(due_delivery(row), [(found.key.endpoint, more_due, row[8] * more_due, more_dead, found.reason)])
 
 
 def cancel_delivery(
@@ -112,21 +110,20 @@ def cancel_delivery(
         raise Conflict(
             "not_due", f"the delivery is {found.state.value} already", remedy="Only a due one can be cancelled."
         )
-    connection.execute(_CANCEL, (now_ms, by, *found.key))
-    moves, over = [(found.key.endpoint, -1, 0, None)], owed.ended(connection, [found.key.event])
+    (share,) = connection.execute(_CANCEL, (now_ms, by, *found.key)).fetchone()
+    moves = [(found.key.endpoint, -1, -share, 0, None)]
     if found.ordering_key is None:
-        return Change(found.key, moves, owed=over)
+        return Change(found.key, moves)
     runs = under_way is not None and (found.series, found.attempts) == (under_way.series, under_way.attempts)
     if runs and found.blocking:
         leave_head(connection, found.key, found.ordering_key)
-    return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]), owed=over)
+    return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]))
 
 
 def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> Change[int]:
     """Cancel some due deliveries of a deleted endpoint; the answer is how many, 0 when none are left."""
     rows = connection.execute(_CANCEL_SOME, (now_ms, DELETED_BY, ref, limit)).fetchall()
-    over = owed.ended(connection, [event for event, _ in rows])
-    return Change(len(rows), [(ref, -len(rows), 0, None)], owed=over)
+    return Change(len(rows), [(ref, -len(rows), -sum(share for (share,) in rows), 0, None)])
 
 
 def end_held(
@@ -142,6 +139,7 @@ def end_held(
     spared = json.dumps(list(reserved))
     ended: dict[DeadReason, list[DeliveryKey]] = {}
     passed: list[tuple[int, str]] = []
+    moves: list[Move] = []
     for why, chosen, bounds in (
         (DeadReason.EXPIRED, _EXPIRED, (now_ms,)),
         (reason, _OVER_BUDGET, (budget_before_ms, budget_before_ms)),
@@ -151,10 +149,9 @@ def end_held(
         rows = connection.execute(_END_SOME.format(chosen=chosen), parameters).fetchall()
         if rows:
             ended[why] = [DeliveryKey(*row[:2]) for row in rows]
-            passed += [row[1:] for row in rows if row[2] is not None]
-    moves = [(ref, -len(keys), len(keys), why.value) for why, keys in ended.items()]
-    over = owed.ended(connection, [key.event for keys in ended.values() for key in keys])
-    return Change(ended, moves, promote(connection, passed), owed=over)
+            passed += [(ref, row[3]) for row in rows if row[3] is not None]
+            moves.append((ref, -len(rows), -sum(row[2] for row in rows), len(rows), why.value))
+    return Change(ended, moves, promote(connection, passed))
 
 
 def pull_forward(

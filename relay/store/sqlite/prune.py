@@ -130,7 +130,7 @@ def _within(rows: Sequence[Row], limit: int) -> Sequence[Row]:
 def _remove_events(connection: sqlite3.Connection, ordinals: Sequence[int]) -> tuple[int, Sequence[Move]]:
     chosen = (json.dumps(ordinals),)
     moves = connection.execute(
-        f"SELECT endpoint, 0, -count(*), reason FROM delivery WHERE {_AMONG} AND state = 2 GROUP BY endpoint, reason",
+        f"SELECT endpoint, 0, 0, -count(*), reason FROM delivery WHERE {_AMONG} AND state = 2 GROUP BY endpoint, reason",
         chosen,
     ).fetchall()
     connection.execute(f"DELETE FROM response WHERE {_AMONG}", chosen)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Outcome, Settled, Settlement
-from relay.store.sqlite import owed
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.order import first_in_line, promote, release_head
 from relay.store.sqlite.rows import CODES, DUE_COLUMNS, STATES, Row, due_delivery, execute_values, may_become, packed
@@ -42,7 +41,7 @@ SETTLE = f""")
       AND (delivery.attempts <= s.attempts OR NOT EXISTS (
         SELECT 1 FROM attempt a WHERE a.event = s.event AND a.endpoint = s.endpoint AND a.number > s.attempts
           AND a.series = s.series AND a.started_at = s.started_at))
-    RETURNING {DUE_COLUMNS}, ordering_key, blocking"""
+    RETURNING {DUE_COLUMNS}, ordering_key, blocking, share"""
 
 _INSERT_ATTEMPT = """
     INSERT INTO attempt (event, endpoint, number, series, manual, started_at, duration, status, failure, detail,
@@ -124,9 +123,6 @@ def _settle_distinct(connection: sqlite3.Connection, works: Sequence[SettleWork]
     execute_values(connection, _INSERT_ATTEMPT, attempts)
     for settlement, number in responses:
         _keep_response(connection, settlement, number)
-    over = owed.ended(connection, [row[0] for row in rows if row[2] is None])
-    if over:
-        results[0] = results[0]._replace(owed=over)
     return results
 
 
@@ -160,9 +156,8 @@ def _moved(connection: sqlite3.Connection, settlement: Settlement, row: Row) -> 
     promoted = _passed(connection, row)
     if settlement.state is DeliveryState.DUE:
         return Change(Settled(True, due_delivery(row)), promoted=promoted)
-    return Change(
-        Settled(True, None), [(row[1], -1, settlement.state is DeliveryState.DEAD, settlement.reason)], promoted
-    )
+    died = settlement.state is DeliveryState.DEAD
+    return Change(Settled(True, None), [(row[1], -1, -row[10], died, settlement.reason)], promoted)
 
 
 def _passed(connection: sqlite3.Connection, row: Row) -> Sequence[DueDelivery]:

@@ -329,7 +329,7 @@ class SqliteStore(Reads):
 
     def _follow(self, change: Change[T]) -> T:
         """Let memory follow what a commit changed."""
-        self._counts.apply(change.moves, change.owed)
+        self._counts.apply(change.moves)
         if change.deleted:
             self._deletions.add(change.deleted)
         if change.promoted:
