@@ -22,7 +22,7 @@ from relay.core.model import (
     Recall,
     Settlement,
 )
-from relay.store import EventFilter, Usage
+from relay.store import EventFilter
 from relay.store.sqlite import SqliteStore, StoreSettings, migrate
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay, look
