@@ -169,7 +169,7 @@ async def test_large_heads_are_read(courier: Courier, head: bytes, tls: ssl.SSLC
 
 
 async def test_a_head_in_small_pieces_is_read(courier: Courier, tls: ssl.SSLContext | None) -> None:
-    """Sound and odd heads are read however they are cut."""
+    """W4: sound and odd heads, and interim answers before them, are read however they are cut."""
 
     async def drip(wire: Wire) -> None:
         await wire.request()
@@ -177,7 +177,7 @@ async def test_a_head_in_small_pieces_is_read(courier: Courier, tls: ssl.SSLCont
             await wire.send(answer[at : at + 1])
             await asyncio.sleep(0)  # a turn for each piece
 
-    for name in ("plain", "bare LF", "103 first", "two equal lengths", "chunks"):
+    for name in ("plain", "bare LF", "103 first", "103 first, then bare LF", "two equal lengths", "chunks"):
         answer = ANSWERS[name]
         async with Hostile(drip, tls=tls) as server:
             outcome = await courier.attempt(post(server.url))

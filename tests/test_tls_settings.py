@@ -159,6 +159,14 @@ def test_lines_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> N
     assert message in f"{issue.message} {issue.remedy}"
 
 
+def test_a_version_is_written_in_quotes(tmp_path: Path) -> None:
+    """W6: a number in the place of a version of TLS is told which texts there are, for all endpoints and for one."""
+    (common,) = read(tmp_path, "[delivery.tls]\nmin_version = 1.3\n").errors
+    (own,) = read(tmp_path, file_with(tmp_path, {}, {}).replace("tls = {", "tls = { min_version = 1.3")).errors
+    for issue in (common, own):
+        assert (issue.message, issue.remedy) == ('must be one of "1.2", "1.3"', 'Did you mean "1.3"?')
+
+
 def test_a_bundle_of_a_megabyte_is_refused(tmp_path: Path, ca: str) -> None:
     """A file of authorities has a largest size, above that of a whole system's; one below it is taken."""
     bundle = ca * (AUTHORITIES.bytes_max // len(ca))

@@ -71,12 +71,16 @@ def test_public_https_addresses_are_taken(url: str) -> None:
         "https://[::1%25lo]/",
         "https://[fe80::1%eth0]/",
         "https://[nonsense]/",
+        "https://[v1.example]/",
+        "https://a.example[2606:4700::1111]/",
+        "https://[2606:4700::1111]a.example:443/",
+        "https://a%41.example/",
         "https://" + "a." * 130 + "example/",
         "https://example.com/" + "a" * 2048,
     ],
 )
 def test_ambiguous_or_unfit_addresses_are_never_taken(url: str) -> None:
-    """What two parsers could read in two ways is refused even where http and private addresses are allowed."""
+    """W1: what two parsers could read in two ways is refused even where http and private addresses are allowed."""
     assert refusal(url, allow_http=True, allow_private=True)
 
 

@@ -173,7 +173,7 @@ def _choice(error: ErrorDetails) -> Words:
     field = schema.fields(table)[str(error["loc"][-1])] if table else None
     words = schema.choices(field.annotation) if field else ()
     given = error["input"]
-    hint = did_you_mean(given, words) if isinstance(given, str) else ""
+    hint = did_you_mean(str(given), words) if isinstance(given, str | float) else ""
     return f"must be one of {one_of(words)}", hint
 
 

@@ -256,5 +256,7 @@ def _tables(model: type[BaseModel], name: str, *, is_array: bool) -> Iterator[tu
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words of a `Literal`."""
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    """Return the words of a `Literal`, also of one that may be left out."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in choices(part))

@@ -30,6 +30,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PUBLIC_ONLY = Guard()
 _UNSAFE = re.compile(r"[^!-~]|[\"<>\\^`{|}]")
 _PATH = re.compile(r"[/?].*", re.DOTALL)
+_SOUND_BRACKETS = re.compile(r"\[[^\[\]]*:[^\[\]]*\](?::.*)?|[^\[\]]*")  # around an address, and nowhere else
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC_LABEL = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
@@ -180,6 +181,8 @@ def _parts_faults(parts: SplitResult, *, allow_http: bool, for_tenant: bool) -> 
         yield f"http would send payloads unprotected; use https{operators}"
     if "@" in parts.netloc:
         yield "a URL must not hold a user name or password; put the credential into a header of the endpoint"
+    if not _SOUND_BRACKETS.fullmatch(parts.netloc.rpartition("@")[2]):
+        yield "[ and ] stand around an IPv6 address, with at most a port behind them; correct the host"
     if parts.scheme in _DEFAULT_PORTS and not parts.hostname:
         yield 'the host is missing; write it like "https://example.com/hooks"'
 
@@ -220,7 +223,7 @@ def _address_faults(place: _Place, reason: str | None) -> Iterator[str]:
 
 def _name_fault(host: str) -> str | None:
     name = host.removesuffix(".")
-    if ":" in host or "%" in host:
+    if ":" in host:
         return "the address between [ and ] is not an IPv6 address without zone; correct it"
     if len(name) > HOST_MAX:
         return f"a host name has at most {HOST_MAX} characters, this one has {len(name)}; shorten it"

@@ -54,7 +54,8 @@ class Answer:
         return 200 <= self.status < 300
 
 
-_STATUS_LINE = re.compile(rb"HTTP/[0-9.]+[ \t]+([0-9]{3})(?:[ \t\r][^\n]*)?\n")
+_BLANK = rb"[ \t\v\f\r\x1c-\x1f\x85\xa0]"  # what C and Python take for one
+_STATUS_LINE = re.compile(rb"HTTP/[0-9.]+%b+([0-9]{3})(?:%b[^\n]*)?\n" % (_BLANK, _BLANK))
 _END_OF_HEAD = re.compile(rb"\n\r*\n")
 _FIELD = re.compile(rb"^([^:\r\n]+?)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r*$", re.MULTILINE)
 _LENGTH = re.compile(rb"[0-9]{1,9}")

@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None  # what is being read
         self._head: asyncio.Future[None]  # done when its head is complete
         self._fields: list[Field] = []
-        self._raw = b""  # of a head that is not complete
+        self._raw = b""  # of a head that is not complete, with the interim answers before it
         self._odd = False  # the parser refused the head
         self._interim = 0
         self._reusable = False
@@ -166,7 +166,6 @@ class Connection(asyncio.Protocol):
             self._reusable = False
         elif 100 <= status < 200 and status != 101:
             self._interim += 1
-            self._raw = b""
         else:
             answer.status, answer.fields = status, fields
 
