@@ -69,6 +69,7 @@ def read_odd_head(raw: bytes, *, final: bool = False) -> tuple[Answer, bytes] | 
     that nothing more comes, which ends a head of whole lines as well. `NotHTTP` when there is no status line.
     """
     while True:
+        raw = raw.lstrip(b"\r\n")  # empty lines first
         status = _STATUS_LINE.match(raw)
         if not status and (b"\n" in raw or raw[:5] != b"HTTP/"[: len(raw)]):
             raise NotHTTP

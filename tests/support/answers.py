@@ -51,6 +51,8 @@ ANSWERS: dict[str, bytes] = {
     "colon after the version": b"HTTP/1.1:200 OK\r\n" + TWO,
     "byte order mark": b"\xef\xbb\xbf" + OK + TWO,
     "empty lines first": b"\r\n\r\n" + OK + TWO,
+    "empty lines first, then bare LF": b"\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    "a carriage return first": b"\r" + OK + b"Transfer-Encoding:\r\n" + TWO,
     "a line feed first": b"\n" + OK + TWO,
     "another line first": b"junk\r\n" + OK + TWO,
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
