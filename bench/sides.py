@@ -21,6 +21,7 @@ from bench.watched import Usage, usage
 from tests.support.daemon import PRODUCER_TOKEN, Daemon, config_text
 
 DEADLINE_S = 900.0
+PATIENCE_S = 180.0
 CONNECTIONS = 64
 GLOBAL_CONCURRENCY = 256
 ENDPOINT_CONCURRENCY = 64
@@ -116,11 +117,22 @@ def variant(**changes: Any) -> Side:
 @contextmanager
 def serving(folder: Path, sink: Sink, work: Work) -> Iterator[Daemon]:
     """Run a relay that is set up for some work."""
-    with Daemon(folder, configuration(folder, sink, work)) as relay:
+    relay = Daemon(folder, configuration(folder, sink, work))
+    try:
+        started(relay)
         if not work.deliver:
             for number in range(work.fan_out):
                 relay.api.post(f"/v1/webhook-endpoints/bench-{number}/pause")
         yield relay
+    finally:
+        relay.kill()
+
+
+def started(relay: Daemon) -> Daemon:
+    """Start a relay, with more patience than tests have: the figures say whether it was fast."""
+    relay.launch()
+    relay.wait_for_notification("READY=1", PATIENCE_S)
+    return relay
 
 
 def configuration(folder: Path, sink: Sink, work: Work, *, storage: str = "", extra: str = "") -> str:

@@ -23,6 +23,7 @@ from bench.sides import (
     post,
     run_relay,
     serving,
+    started,
     target_of,
 )
 from bench.sinks import Sink, open_sink
@@ -44,8 +45,7 @@ def scratch(bench: Bench) -> Iterator[Path]:
 
 def seeded(folder: Path, config: str, rows: Seed, *, paused: bool = False) -> Daemon:
     """Let a relay make a database, stop it, and fill the file; the relay is not running."""
-    relay = Daemon(folder, config)
-    relay.start()
+    relay = started(Daemon(folder, config))
     if paused:
         relay.api.post("/v1/webhook-endpoints/bench-0/pause")
     expect(relay.stop() == 0, "the relay did not stop cleanly")
@@ -66,7 +66,7 @@ class Started(NamedTuple):
 def start(relay: Daemon, sink: Sink) -> Started:
     """Start a relay that has something due."""
     before, began = sink.received(), time.monotonic()
-    relay.start()
+    started(relay)
     ready_s = time.monotonic() - began
     while sink.received() == before:
         expect(time.monotonic() - began < 60, "nothing was delivered within a minute of the start")
@@ -225,7 +225,7 @@ def retention(bench: Bench) -> str:
             relay = (
                 Daemon(folder, config) if latencies else seeded(folder, config, Seed(events, "delivered", 20 * DAY_MS))
             )
-            stack.enter_context(_killed(relay.start()))
+            stack.enter_context(_killed(started(relay)))
             post(target_of(relay, work), Work(100, rate=RETENTION_RATE))
             latencies.append(post(target_of(relay, work), work))
             expect(relay.stop() == 0, "the relay did not stop cleanly")
@@ -299,7 +299,7 @@ def _beside(folder: Path, sink: Sink, kind: str, seconds: float) -> dict[str, fl
         blocks += _NEIGHBOUR.format(id=f"other-{number}", url=url, type="noise.a")
     config = configuration(folder, sink, Work(1), extra=blocks.replace('id = "town"', 'id = "app-0"'))
     well = Work(max(int(5 * seconds), 5), rate=5, connections=8, applications=1)
-    with Daemon(folder, config) as relay:
+    with _killed(started(Daemon(folder, config))) as relay:
         target = target_of(relay, well)
         post(target, well._replace(events=5), "--type", "well.a")
         noise = threading.Thread(
@@ -340,7 +340,7 @@ def _measured(folder: Path, sink: Sink, rows: Seed, bench: Bench) -> Mapping[str
     config = configuration(folder, sink, work)
     relay = seeded(folder, config, rows, paused=True)
     began = time.monotonic()
-    with _killed(relay.start()):
+    with _killed(started(relay)):
         ready_ms = (time.monotonic() - began) * 1000
         rss = usage(relay.pid).rss_mib
         asked = {

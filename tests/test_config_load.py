@@ -355,3 +355,14 @@ def test_a_sound_file_is_not_searched_for_lines(tmp_path: Path) -> None:
     assert "lines" not in vars(loaded.layers)
     assert loaded.origins["delivery.concurrency"] == "file:2"
     assert "lines" in vars(loaded.layers)
+
+
+def test_the_warning_about_secrets_names_some_and_counts_the_rest(tmp_path: Path) -> None:
+    """S5: with thousands of secrets in the file, the warning about them stays a line that can be read."""
+    tokens = "".join(
+        f'[[token]]\nname = "t{number}"\nrole = "reader"\nsecret = "a-token-of-its-own-{number:04}"\n'
+        for number in range(25)
+    )
+    (warning,) = [issue for issue in read(tmp_path, tokens).issues if "secrets" in issue.message]
+    assert "token[t19].secret and 5 more" in warning.message
+    assert "token[t20]" not in warning.message

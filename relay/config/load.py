@@ -40,6 +40,9 @@ from relay.core.locate import KeyPath
 OTHER_VARIABLES = frozenset({"RELAY_CONFIG", "RELAY_URL", "RELAY_TOKEN", "RELAY_SOCKET"})
 """Variables of the command line, which are no settings."""
 
+SECRETS_NAMED = 20
+"""Secrets in the file that the warning about them names."""
+
 ROUNDS_MAX = 4
 """A repaired document may show an error that another one hid; more than this has never been needed."""
 
@@ -189,7 +192,8 @@ def _literal_secrets(config: Config, removed: Sequence[KeyPath], layers: Layers)
     literal = [path for path in written if not rests_on(path, removed)]
     if not literal or layers.file is None:
         return []
-    keys = ", ".join(key_text(path, layers.document) for path in literal)
+    keys = ", ".join(key_text(path, layers.document) for path in literal[:SECRETS_NAMED])
+    keys += f" and {len(literal) - SECRETS_NAMED} more" if len(literal) > SECRETS_NAMED else ""
     message = f"the file holds secrets: {keys}"
     remedy = 'Prefer "env:NAME", "file:/path" or "cred:name".'
     if _readable_by_others(layers.file):
