@@ -140,6 +140,31 @@ async def test_a_mistake_has_its_pointer(tmp_path: Path, fields: dict[str, Any],
     assert (answer.status, pointers(answer.json)) == (422, [pointer])
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"retry": {"schedule": "5s"}}, "must be a list"),
+        ({"retry": {"jitter": 2}}, "must be at most 1.0"),
+        ({"retry": {"delay": "5s"}}, "is not a field of retry; it has schedule, jitter"),
+        ({"retry": "5s"}, "must be an object"),
+        ({"features": []}, "must be an object"),
+        ({"features": {"drafts": 1}}, "must be true or false"),
+        ({"validation": "maybe"}, "must be 'strict', 'warn' or 'off'"),
+        ({"name": "x" * 201}, "must have at most 200 characters"),
+        ({"limits": {"backlog": "x"}}, "must be a whole number"),
+        ({"limits": {"endpoints": -1}}, "must be at least 0"),
+        ({"limits": {"rate": "5/s"}}, "is not a field of limits; it has endpoints, backlog, bytes, tests, definition"),
+        ({"limits": {"tests": {"daily": 5}}}, "is not a field of tests; it has at_once, per_minute"),
+        ({"limits": 5}, "must be an object"),
+    ],
+)
+async def test_a_mistake_is_in_words_of_the_request(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    """T8: a mistake says what must stand there, in JSON's words, and names the fields of the object that it is in."""
+    async with Api(tmp_path) as api:
+        answer = await api.call("POST", PATH, fields)
+    assert [error["message"] for error in answer.json["errors"]] == [message]
+
+
 async def test_an_id_is_given_once(tmp_path: Path) -> None:
     """An id that the file, the API or a deleted application has is refused, and nothing else of the call is kept."""
     async with Api(tmp_path) as api:

@@ -155,6 +155,17 @@ async def test_an_admin_names_the_application(tmp_path: Path) -> None:
     assert (foreign.status, unknown.status) == (404, 404)
 
 
+@pytest.mark.parametrize("named", [{}, {"application": "initech"}, {"application": 5}])
+async def test_mistakes_are_told_whoever_owns_it(tmp_path: Path, named: dict[str, Any]) -> None:
+    """T8: with no application, or one that there is not, everything else that is wrong is in the same answer."""
+    async with Api(tmp_path) as api:
+        answer = await api.call(
+            "POST", PATH, named | {"url": "ftp://receiver.example/", "timeout": "soon", "colour": 1}
+        )
+    assert answer.status == 422
+    assert [error["pointer"] for error in answer.json["errors"]] == ["/application", "/timeout", "/colour", "/url"]
+
+
 async def test_a_patch_merges(tmp_path: Path) -> None:
     """PATCH is a JSON merge patch: what it names changes, null returns to the default, the rest stays (RFC 7396)."""
     async with Api(tmp_path) as api:

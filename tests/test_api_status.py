@@ -141,6 +141,14 @@ def answer_reloads(monkeypatch: pytest.MonkeyPatch, api: Api, answer: Reload) ->
     monkeypatch.setattr(api.relay, "reload", reload)
 
 
+async def test_a_reload_takes_no_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21: what a reload would ignore is refused, and nothing is reloaded."""
+    async with Api(tmp_path) as api:
+        answer_reloads(monkeypatch, api, Reload(False))
+        answer = await api.call("POST", "/v1/reload", {"config": "/etc/other.toml"})
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/config")
+
+
 async def test_a_reload_says_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload that was taken over names what changed, what needs a restart, and its warnings."""
     warning = Issue("server.listen", "is ignored", "Remove it.", "config.toml:3", warning=True)

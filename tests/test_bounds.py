@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from relay.api.body import unknown_members
 from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
 from relay.api.query import PAGE_BYTES_MAX
 from relay.contracts import Payload
@@ -60,6 +61,45 @@ async def test_a_batch_of_wrong_events_is_bounded() -> None:
     results = await desk.batch([wrong] * 50)
     assert [result["status"] for result in results] == [422] * 50
     assert all(len(result["problem"]["errors"]) <= MISTAKES_MAX for result in results)
+
+
+async def test_a_whole_batch_lists_what_one_answer_may() -> None:
+    """I7: of 1,000 wrong events each is told its first mistake and how many there are; the answer stays short."""
+    desk = Desk()
+    results = await desk.batch([{f"u{number}": 1 for number in range(50)}] * 1_000)
+    problems = [result["problem"] for result in results]
+    assert [len(problem["errors"]) for problem in problems] == [MISTAKES_MAX, *[1] * 999]
+    assert all(problem["errors"][0]["pointer"] == "/type" for problem in problems)
+    assert {problem["errors_omitted"] + len(problem["errors"]) for problem in problems} == {23}
+    assert len(json.dumps(results)) < 1_000 * 600
+
+
+async def test_a_few_wrong_events_of_a_batch_list_everything() -> None:
+    """T8: as long as a batch has few mistakes, each is listed where it is."""
+    results = await Desk().batch([{"type": "a b", "data": 1, "id": "x y", "typo": 1}] * 4)
+    assert [len(result["problem"]["errors"]) for result in results] == [3] * 4
+    assert all("errors_omitted" not in result["problem"] for result in results)
+
+
+async def test_warnings_of_a_batch_are_bounded_together() -> None:
+    """I7: under `warn` a batch of odd events has as few warnings as it would have errors."""
+    desk = Desk(contract="roughy", validation=Validation.WARN)
+    odd = {"type": "cut.completed", "data": {f"u{number}": 1 for number in range(30)}}
+    bodies = [result["body"] for result in await desk.batch([odd] * 10)]
+    assert [len(body["warnings"]) for body in bodies] == [MISTAKES_MAX, *[1] * 9]
+    assert all(body["warnings_omitted"] > 0 for body in bodies)
+
+
+@pytest.mark.parametrize("call", ["pause", "test", "rotate-secret"])
+async def test_unknown_members_that_nobody_is_shown_are_only_counted(tmp_path: Path, call: str) -> None:
+    """I7: of 60,000 members that a call does not have 20 are named; for the others no mistake is made."""
+    written = {f"u{number}": 1 for number in range(60_000)}
+    made = unknown_members(written, ["overlap"])
+    assert (len(made), len({id(issue) for issue in made})) == (60_000, MISTAKES_MAX)
+    async with Api(tmp_path) as api:
+        answer = await api.call("POST", f"/v1/webhook-endpoints/primary/{call}", written)
+    assert (answer.status, len(answer.json["errors"])) == (422, MISTAKES_MAX)
+    assert answer.json["errors_omitted"] == 60_000 - MISTAKES_MAX
 
 
 async def test_warnings_are_bounded_too() -> None:

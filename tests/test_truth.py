@@ -354,6 +354,25 @@ async def test_a_probe_goes_past_a_cool_down(tmp_path: Path) -> None:
     assert "`relay endpoint resume primary`" in held.json["note"]
 
 
+async def test_a_probe_with_nothing_due_says_so_first(tmp_path: Path) -> None:
+    """T3: where nothing is due to a refusing endpoint, no verb advises a probe that has nothing to send."""
+    clock = FakeClock()
+    async with (
+        Receiver(default=401) as receiver,
+        Stack(tmp_path, clock=clock, endpoints={"primary": receiver.url}, endpoint_settings=HOURS) as stack,
+    ):
+        event = (await stack.post())["id"]
+        await stack.attempted(event, 1)
+        clock.advance(TWO_MINUTES_MS)
+        (waiting,) = await stack.deliveries(event)
+        await stack.call("POST", f"/v1/deliveries/{waiting['id']}/cancel")
+        _, probed = await stack.call("POST", "/v1/webhook-endpoints/primary/probe")
+        _, enabled = await stack.call("POST", "/v1/webhook-endpoints/primary/enable")
+    assert (probed["changed"], probed["delivery"]) == (False, None)
+    assert probed["note"] == "Nothing is due to it. `relay endpoint test primary` sends a test event."
+    assert enabled["note"].endswith("then `relay endpoint test primary` sends it a test event.")
+
+
 # -- the file and what runs ---------------------------------------------------------------------------------------------
 
 SILENT = "https://silent.example/hooks"

@@ -1,7 +1,7 @@
 """Request bodies: what is refused by looking at the head, reading the rest in bounds, and the JSON object it is."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -101,11 +101,19 @@ def raw_member(text: bytes, name: str) -> bytes | None:
 def unknown_members(written: Mapping[str, Any], known: Iterable[str]) -> list[Issue]:
     """Return a mistake for each member that a call does not have."""
     names = sorted(known)
-    return [
-        Issue(pointer(name), f"is not a field of this call; it has {', '.join(names) or 'none'}")
-        for name in written
-        if name not in names
-    ]
+    return foreign(
+        [name for name in written if name not in names],
+        f"is not a field of this call; it has {', '.join(names) or 'none'}",
+    )
+
+
+def foreign(names: Sequence[str], message: str) -> list[Issue]:
+    """Return a mistake for each name; of very many, those that no answer lists are one and the same.
+
+    O(what an answer lists), and a reference for each of the others, which are only counted.
+    """
+    listed = [Issue(pointer(name), message) for name in names[: problems.MISTAKES_MAX]]
+    return listed + listed[-1:] * (len(names) - len(listed))
 
 
 def _is_json(media_type: str, method: str) -> bool:

@@ -91,6 +91,8 @@ def what_hinders(line: Line, last_failure: str, now_ms: int) -> str | None:
     if line.lane.suspension is not None:
         return f"{_capital(why_suspended(line.lane.suspension))}."
     probe = f"`relay endpoint probe {endpoint.id}` tries one delivery at once"
+    if line.due == 0:
+        probe = f"`relay endpoint test {endpoint.id}` sends it a test event"
     if health.cool_until_ms > now_ms:
         until, why = render.moment(health.cool_until_ms), f"{health.failures} failed attempts ({last_failure})"
         return f"It cools down until {until} after {why}; {probe}, and a new URL begins anew."

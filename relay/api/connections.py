@@ -32,6 +32,15 @@ VERSIONS = (HttpVersion11, HttpVersion10)
 UNREAD_BYTES_MAX = 64 << 20
 """Bytes of answers that may wait on one listener for clients that do not read them."""
 
+MAX_HEADERS = 64
+MAX_LINE_BYTES = 8190
+"""How long the request line and each header may be."""
+
+_NOT_TAKEN = (
+    "This is not a request that HTTP/1.1 allows, or its head is too large: mend it, or send at most "
+    f"{MAX_HEADERS} headers, each of them and the request line of at most {MAX_LINE_BYTES} bytes."
+)
+
 SERVER = "relay"
 """What answers name as their server: no version tells a stranger which faults to try."""
 
@@ -168,7 +177,7 @@ class Connection(web.RequestHandler):
             self._on_unexpected("connection", exc or TimeoutError("a handler timed out"))
             response = problems.unexpected().response()
         else:
-            response = problems.bad_request("This is not a request that HTTP/1.1 allows.").response()
+            response = problems.bad_request(_NOT_TAKEN).response()
         response.force_close()
         return response
 

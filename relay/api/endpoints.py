@@ -23,7 +23,7 @@ from relay.api.testing import TestCalls, for_client
 from relay.api.written import read_overlap_ms
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
-from relay.core.errors import Conflict, NotFound
+from relay.core.errors import Conflict, NotFound, RelayError, spoken
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Application, Endpoint, EndpointState
 from relay.intake.parse import screen
@@ -49,11 +49,13 @@ class Endpoints:
         text = await body.read(request)
         written = parse_object(text)
         named = written.pop("application", None)  # whose endpoint it is, rather than how it is
-        if named is not None and not isinstance(named, str):
+        try:
+            application = self._owner(principal, named)
+        except RelayError as refusal:
             refuse_large(text, resolve_limits(None, self._services.daemon.config.limits))
-            wrong = Issue("/application", "must be the id of an application")
-            raise Invalid([wrong, *self._services.reader(principal).endpoint_mistakes(written)])
-        application = self._registrar.current.application_for(principal, named)
+            others = self._services.reader(principal).endpoint_mistakes(written)
+            first = refusal.issues if isinstance(refusal, Invalid) else (Issue("/application", spoken(refusal)),)
+            raise Invalid([*first, *others]) if others else refusal from None
         refuse_large(text, application.limits)
         self._refuse_self_service(principal, application)
         definition = self._services.reader(principal).endpoint(written, application)
@@ -61,6 +63,12 @@ class Endpoints:
         self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
         return Answer(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
+
+    def _owner(self, principal: Principal, named: Any) -> Application:
+        """Return whose endpoint it will be; RelayError where that is not known."""
+        if named is not None and not isinstance(named, str):
+            raise Invalid([Issue("/application", "must be the id of an application")])
+        return self._registrar.current.application_for(principal, named)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
@@ -198,13 +206,9 @@ class Endpoints:
         probed = [delivery_id((await self._services.dispatch.retry(delivery_id(row.key))).key) for row in oldest]
         self._said(log.ENDPOINT_PROBED, found, principal, delivery=next(iter(probed), None))
         endpoint = self._find(request, principal)
-        said = (
-            None
-            if probed
-            else self._hindered(endpoint, principal)
-            or "Nothing is due to it. `relay endpoint test` sends a test event."
-        )
-        answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": said}
+        idle = f"Nothing is due to it. `relay endpoint test {endpoint.id}` sends a test event."
+        note = self._hindered(endpoint, principal) if endpoint.held else None if probed else idle
+        answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": note}
         return Answer(self._detail(endpoint, principal) | answer)
 
     async def _move(

@@ -1,5 +1,6 @@
 """The two doors for events, `POST /v1/events` and `POST /v1/events/batch`, and how their answers are written."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
@@ -8,7 +9,7 @@ from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.pace import Paces
-from relay.api.problems import Refused
+from relay.api.problems import MISTAKES_MAX, Refused
 from relay.core.errors import RelayError
 from relay.core.units import format_time
 from relay.intake import Intake, Receipt
@@ -36,7 +37,7 @@ class Ingest:
             raise Refused(problems.bad_request(detail))
         items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))
         self._paces.spend(request[PRINCIPAL], len(items) - 1, 0)
-        return Answer({"results": [result(item) for item in items]})
+        return Answer({"results": results(items)})
 
 
 def status_of(receipt: Receipt) -> int:
@@ -44,8 +45,8 @@ def status_of(receipt: Receipt) -> int:
     return 200 if receipt.duplicate else 202
 
 
-def describe(receipt: Receipt) -> dict[str, Any]:
-    """Write the answer for an event that was taken."""
+def describe(receipt: Receipt, listed: int = MISTAKES_MAX) -> dict[str, Any]:
+    """Write the answer for an event that was taken, with so many of its warnings at most."""
     described: dict[str, Any] = {
         "id": receipt.event_id,
         "type": receipt.type,
@@ -55,7 +56,7 @@ def describe(receipt: Receipt) -> dict[str, Any]:
         "duplicate": receipt.duplicate,
     }
     if receipt.warnings:
-        described |= render.warnings(receipt.warnings)
+        described |= render.warnings(receipt.warnings, listed=listed)
     if receipt.differs:
         described["differs"] = True
     if receipt.reason is not None:
@@ -63,9 +64,19 @@ def describe(receipt: Receipt) -> dict[str, Any]:
     return described
 
 
-def result(of: Receipt | RelayError) -> dict[str, Any]:
-    """Write the answer for one event of a batch."""
+def results(items: Iterable[Receipt | RelayError]) -> list[dict[str, Any]]:
+    """Write the answers for a batch: together they list what one answer may, but of each event the first mistake."""
+    written, left = [], MISTAKES_MAX
+    for item in items:
+        one, mistakes = _result(item, max(1, left))
+        written.append(one)
+        left -= mistakes
+    return written
+
+
+def _result(of: Receipt | RelayError, listed: int) -> tuple[dict[str, Any], int]:
+    """Write the answer for one event of a batch; also how many mistakes or warnings there are."""
     if isinstance(of, RelayError):
         problem = problems.from_error(of)
-        return {"status": problem.status, "problem": problem.to_json()}
-    return {"status": status_of(of), "body": describe(of)}
+        return {"status": problem.status, "problem": problem.to_json(listed)}, len(problem.errors)
+    return {"status": status_of(of), "body": describe(of, listed)}, len(of.warnings)

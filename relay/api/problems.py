@@ -37,8 +37,8 @@ class Problem:
     errors: tuple[Issue, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the members of the problem document."""
+    def to_json(self, listed: int = MISTAKES_MAX) -> dict[str, Any]:
+        """Return the members of the problem document, with so many of its mistakes at most."""
         document: dict[str, Any] = {
             "type": self.type,
             "title": self.title,
@@ -46,9 +46,9 @@ class Problem:
             "detail": self.detail,
         }
         if self.errors:
-            document["errors"] = [_shown(mistake) for mistake in self.errors[:MISTAKES_MAX]]
-        if len(self.errors) > MISTAKES_MAX:
-            document["errors_omitted"] = len(self.errors) - MISTAKES_MAX
+            document["errors"] = [_shown(mistake) for mistake in self.errors[:listed]]
+        if len(self.errors) > listed:
+            document["errors_omitted"] = len(self.errors) - listed
         return document
 
     def body(self) -> bytes:

@@ -27,11 +27,14 @@ def moment(unix_ms: float | None) -> str | None:
     return None if unix_ms is None else format_time(round(unix_ms))
 
 
-def warnings(found: Iterable[Issue], where: str = "") -> Json:
-    """Write what is odd about something that is taken all the same, if anything is; `where` is what it is part of."""
+def warnings(found: Iterable[Issue], where: str = "", listed: int = MISTAKES_MAX) -> Json:
+    """Write what is odd about something that is taken all the same, if anything is; `where` is what it is part of.
+
+    The first `listed` are written, the others counted.
+    """
     issues = tuple(found)
-    written = [issue.to_json() | {"pointer": where + issue.path} for issue in issues[:MISTAKES_MAX]]
-    more = {"warnings_omitted": len(issues) - MISTAKES_MAX} if len(issues) > MISTAKES_MAX else {}
+    written = [issue.to_json() | {"pointer": where + issue.path} for issue in issues[:listed]]
+    more = {"warnings_omitted": len(issues) - listed} if len(issues) > listed else {}
     return {"warnings": written} | more if written else {}
 
 

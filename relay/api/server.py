@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator, refusal
-from relay.api.connections import UNREADABLE, Connection, Connections, OnUnexpected
+from relay.api.connections import MAX_HEADERS, MAX_LINE_BYTES, UNREADABLE, Connection, Connections, OnUnexpected
 from relay.api.listen import Listeners
 from relay.api.pace import Paces
 from relay.api.problems import Problem
@@ -35,9 +35,6 @@ LINGERING_S = 1.0
 
 SHUTDOWN_TIMEOUT_S = 5.0
 """How long requests under way may take when listening ends."""
-
-MAX_HEADERS = 64
-MAX_LINE_BYTES = 8190
 
 SINGLE_HEADERS = ("Authorization", "Content-Type", "Host", "Idempotency-Key")
 """Headers that a request has once: of two, one reader believes the first and another the last."""

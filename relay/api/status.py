@@ -12,6 +12,7 @@ from relay import __version__
 from relay.api import certificates
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.body import read_nothing
 from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
@@ -64,6 +65,7 @@ class Status:
     async def reload(self, request: web.Request) -> web.StreamResponse:
         """Read the configuration again and take it over whole, or change nothing."""
         principal = request[PRINCIPAL]
+        await read_nothing(request)
         applied = False
         try:
             reload = await self._services.daemon.reload()

@@ -4,7 +4,7 @@ A change is a JSON merge patch (RFC 7396) of the present definition: null takes 
 patch does not touch is not judged again, for a rule that became stricter since must not block another edit.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -12,11 +12,12 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.api.body import unknown_members
+from relay.api.body import foreign, unknown_members
 from relay.api.problems import MISTAKES_MAX
 from relay.config import ApplicationDefinition, Config, EndpointDefinition, Section
 from relay.config.admission import Rules, check_application, check_endpoint, check_sources
 from relay.config.fields import Id
+from relay.config.model import fields, nested
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import Invalid, Issue, pointer
@@ -100,7 +101,7 @@ class Form(Generic[M]):
 
     def __init__(self, model: type[M], noun: str) -> None:
         self._model = model
-        self._names = [field.alias or name for name, field in model.model_fields.items()]
+        self._names = list(fields(model))
         self._unknown = f"is not a field of {noun}; it has {', '.join(self._names)}"
 
     def read(self, written: Mapping[str, Any]) -> "Read[M]":
@@ -109,7 +110,7 @@ class Form(Generic[M]):
         Of very many unknown members only the first are looked at; the others are mistakes all the same.
         """
         unknown = [name for name in written if name not in self._names]
-        others = [Issue(pointer(name), self._unknown) for name in unknown[MISTAKES_MAX:]]
+        others = foreign(unknown[MISTAKES_MAX:], self._unknown)
         if others:
             known = (*self._names, *unknown[:MISTAKES_MAX])
             written = {name: written[name] for name in known if name in written}
@@ -139,9 +140,42 @@ class Form(Generic[M]):
         if isinstance(wrong, Wrong):
             message = f"{wrong.message}. {wrong.remedy}".strip()
         else:
-            known = {"extra_forbidden": self._unknown, "missing": "is missing", "string_type": "must be text"}
-            message = known.get(found["type"], found["msg"].removeprefix("Value error, "))
+            say = _WORDS.get(found["type"])
+            message = say(found.get("ctx", {})) if say else found["msg"].removeprefix("Value error, ")
+        if found["type"] == "extra_forbidden":
+            message = self._unknown_in(found["loc"][:-1])
         return Issue(pointer(*found["loc"]), message)
+
+    def _unknown_in(self, path: tuple[int | str, ...]) -> str:
+        """Say what there is at a place, where something unknown stands."""
+        table: type[BaseModel] | None = self._model
+        for key in path:
+            field = fields(table).get(str(key)) if table else None
+            table = None if field is None else nested(field.annotation)
+        if not path or table is None:
+            return self._unknown
+        return f"is not a field of {path[-1]}; it has {', '.join(fields(table))}"
+
+
+def _plain(words: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda facts: words.format_map(facts)
+
+
+_WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": _plain("is missing"),
+    "string_type": _plain("must be text"),
+    "int_type": _plain("must be a whole number"),
+    "float_type": _plain("must be a number"),
+    "bool_type": _plain("must be true or false"),
+    "tuple_type": _plain("must be a list"),
+    "dict_type": _plain("must be an object"),
+    "model_type": _plain("must be an object"),
+    "literal_error": _plain("must be {expected}"),
+    "greater_than_equal": _plain("must be at least {ge}"),
+    "less_than_equal": _plain("must be at most {le}"),
+    "string_too_long": _plain("must have at most {max_length} characters"),
+}
+"""What pydantic's kinds of mistakes are called here."""
 
 
 _ENDPOINT = Form(EndpointDefinition, "an endpoint")

@@ -83,7 +83,7 @@ class Desk:
 
     async def post_batch(self, body: bytes) -> list[dict[str, Any]]:
         results = await self._refusing(self.intake.accept_batch(ACME, body))
-        return [ingest.result(result) for result in results]
+        return ingest.results(results)
 
     async def _refusing(self, accepting: Awaitable[T]) -> T:
         """Turn what is wrong with a request into the problem that the API makes of it."""
