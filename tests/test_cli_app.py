@@ -29,6 +29,14 @@ APPLICATION: dict[str, Any] = {
     "present": True,
     "created_at": "2026-11-22T08:00:00.000Z",
     "updated_at": "2026-11-22T08:00:00.000Z",
+    "limits": {
+        "endpoints": 1000,
+        "backlog": 50000,
+        "bytes": "1GiB",
+        "tests": {"at_once": 4, "per_minute": 60},
+        "definition": "64KiB",
+    },
+    "usage": {"due": 1200, "bytes": 345678},
     "endpoints": 2,
     "keys": 1,
 }
@@ -221,3 +229,29 @@ def test_the_whole_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         checked = CliRunner().invoke(main, ["check-config", "--config", str(daemon.config_path)])
         assert checked.exit_code == Exit.CONFIGURATION
         assert "ours.toml:1: error: extends" in checked.stdout
+
+
+def test_limits_are_shown_with_what_is_used(api: ApiStub) -> None:
+    """I8: `relay app show` says how much is due, in number and bytes, and how much may be."""
+    api.answer("GET", f"{PATH}/acme", APPLICATION)
+    shown = run("show", "acme").output
+    assert "1,200 of 50,000 deliveries, 345,678 bytes of 1GiB" in shown
+    assert "4 at once, 60 in a minute" in shown
+    assert "up to 64KiB each, 1,000 endpoints" in shown
+
+
+def test_limits_are_set_by_name(api: ApiStub) -> None:
+    """I8: `--limit` sets any limit that the API has, by its name; without a value it is that of `[limits]` again."""
+    api.answer("PATCH", f"{PATH}/acme", APPLICATION)
+    words = ["--limit", "backlog=50000", "--limit", "bytes=2GiB", "--limit", "tests.at_once=2", "--limit", "endpoints="]
+    assert run("update", "acme", *words).exit_code == 0
+    limits = {"backlog": 50000, "bytes": "2GiB", "tests": {"at_once": 2}, "endpoints": None}
+    assert api.asked[-1].json == {"limits": limits}
+
+
+@pytest.mark.parametrize("text", ["backlog", "size=3", "tests=3"])
+def test_a_limit_that_there_is_not_is_a_usage_error(text: str) -> None:
+    """I8: a wrong name of a limit is answered with those that there are."""
+    result = run("add", "acme", "--limit", text)
+    assert result.exit_code == Exit.USAGE
+    assert "tests.at_once" in result.output

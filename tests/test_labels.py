@@ -9,7 +9,7 @@ from relay.core.model import Outcome
 from relay.telemetry.labels import IDLE_TURNS, OTHER, EndpointLabels
 from relay.telemetry.metrics import Metrics
 from tests.support.api import Api
-from tests.test_metrics import readings
+from tests.test_metrics import readings, samples
 
 
 class Labels:
@@ -108,3 +108,19 @@ async def test_through_a_relay(tmp_path: Path) -> None:
         text = (await api.call("GET", "/metrics")).text.decode()
     assert made not in text
     assert 'endpoint="primary"' in text
+
+
+def test_applications_beyond_the_labels_are_counted_as_others() -> None:
+    """I8: the metrics of applications have a bound too, and a deleted application gives its label back."""
+    there = {"a", "b"}
+    metrics = Metrics("1", exists=there.__contains__, applications_max=1)
+    metrics.crowded_out("a")
+    metrics.crowded_out("b")
+    owed = {"a": (1, 10), "b": (2, 20), "c": (3, 30)}
+    found = samples(metrics, readings(applications=owed))
+    assert found["relay_application_events_refused_total", "a"] == 1
+    assert found["relay_application_events_refused_total", "other"] == 1
+    assert (found["relay_application_due", "a"], found["relay_application_due_bytes", "other"]) == (1, 50)
+    there.remove("a")
+    metrics.crowded_out("b")
+    assert ("relay_application_due", "a") not in samples(metrics, readings(applications={"b": (1, 1)}))

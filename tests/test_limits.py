@@ -36,8 +36,8 @@ async def hold(api: Api, endpoint: str = "primary") -> None:
     assert (await api.call("POST", f"/v1/webhook-endpoints/{endpoint}/pause")).status == 200
 
 
-async def endpoint_of(api: Api, application: str) -> str:
-    made = await api.call("POST", "/v1/webhook-endpoints", {**HOOK, "application": application})
+async def endpoint_of(api: Api, application: str, **settings: Any) -> str:
+    made = await api.call("POST", "/v1/webhook-endpoints", {**HOOK, "application": application, **settings})
     assert made.status == 201, made.text
     return str(made.json["id"])
 
@@ -152,6 +152,58 @@ def test_a_sole_application_keeps_the_limits_it_was_given_itself() -> None:
     own = Application(1, "acme", "standard", Origin.FILE, limits=Limits(own_backlog=5, own_bytes=50))
     assert "limits.backlog" in why_full(own, Usage(5, 0), Room(1000, 5, alone=True))
     assert "limits.bytes" in why_full(own, Usage(1, 50), Room(1000, 1, alone=True))
+
+
+async def test_an_event_counts_with_all_its_deliveries_before_it_is_taken(tmp_path: Path) -> None:
+    """I8: an event does not go beyond `backlog` by its fan-out; one that fits exactly is taken, and a smaller one still is."""
+    async with Api(tmp_path / "a", limited({"backlog": 4})) as api:
+        await hold(api)
+        for _ in range(2):
+            await hold(api, await endpoint_of(api, "acme", event_types=["a.b"]))
+        assert (await post(api)).status == 202
+        refused = await post(api)
+        assert (refused.status, refused.json["type"]) == (503, "application_backlog_full")
+        assert "2 of them of this very event" in refused.json["detail"]
+        event = {"type": "a.b", "data": {}, "application": "acme"}
+        batch = (await api.call("POST", "/v1/events/batch", [event])).json["results"]
+        assert [one["status"] for one in batch] == [503]
+        assert (await api.get("/v1/applications/acme"))["usage"]["due"] == 3
+        smaller = {**event, "type": "a.c"}
+        assert [(await api.call("POST", "/v1/events", smaller)).status for _ in range(2)] == [202, 503]
+
+
+async def test_the_status_warns_of_an_application_near_its_limit(tmp_path: Path) -> None:
+    """I8: from nine tenths on the status names the application, the limit and what to do; below, and when empty, it does not."""
+    async with Api(tmp_path / "a", limited({"backlog": 10})) as api:
+
+        async def said() -> list[str]:
+            return [one for one in (await api.get("/v1/status"))["warnings"] if "'acme'" in one]
+
+        await hold(api)
+        for _ in range(8):
+            await post(api)
+        assert await said() == []
+        await post(api)
+        (near,) = await said()
+        assert "9 deliveries wait, 10 may (limits.backlog): beyond that its posts are refused" in near
+        assert "Mend, disable or delete" in near
+        await post(api)
+        (full,) = await said()
+        assert "its posts are refused, and nobody else's" in full
+
+
+async def test_each_application_has_metrics(tmp_path: Path) -> None:
+    """I8: what is due, its bytes and the refusals of each application can be read by a machine."""
+    async with Api(tmp_path / "a", limited({"backlog": 1})) as api:
+        await hold(api)
+        for _ in range(3):
+            await post(api)
+        size = (await api.get("/v1/applications/acme"))["usage"]["bytes"]
+        text = (await api.call("GET", "/metrics")).text.decode()
+        assert 'relay_application_due{application="acme"} 1.0' in text
+        assert f'relay_application_due_bytes{{application="acme"}} {float(size)}' in text
+        assert 'relay_application_events_refused_total{application="acme"} 2.0' in text
+        assert 'relay_application_due{application="globex"} 0.0' in text
 
 
 # -- endpoints and definitions --------------------------------------------------------------------------------------------

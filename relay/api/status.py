@@ -20,12 +20,16 @@ from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, moment
 from relay.api.services import Services
 from relay.api.troubles import drift, headline, troubles
+from relay.intake import Room, warn_near
 from relay.registry.vanished import vanished
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
 
 LOOKED_AT_ONCE = 200
 """Endpoints that a status looks at before it lets others have their turn."""
+
+FULL_NAMED = 5
+"""Applications near to their limits that a status names."""
 
 LINES_MAX = 250
 """Endpoints that a status lists; those that fail or wait most come first."""
@@ -130,7 +134,19 @@ class Status:
             applications=[entry.application for entry in applications],
         )
         ending = certificates.warnings_of(certificates.known(self._services), self._services.clock.wall_ms())
-        return settings + ending
+        return settings + ending + self._nearly_full()
+
+    def _nearly_full(self) -> list[str]:
+        """Name applications that are near to what they may have due, or beyond it. O(applications)"""
+        services, registry = self._services, self._services.registrar.current
+        room = Room(services.daemon.config.storage.max_backlog, services.store.backlog, len(registry.present) == 1)
+        applications = [entry.application for entry in registry.applications.values()]
+        found = [warn_near(one, services.store.usage(one.ref), room) for one in applications]
+        near = [sentence for sentence in found if sentence]
+        more = (
+            [f"{len(near) - FULL_NAMED} more applications are near to their limits."] if len(near) > FULL_NAMED else []
+        )
+        return near[:FULL_NAMED] + more
 
     def _facts(self) -> Json:
         store, daemon = self._services.store, self._services.daemon
@@ -175,6 +191,10 @@ class Status:
             log_lines_dropped=daemon.log_lines_dropped,
             endpoint_states={line.endpoint.id: line.word for line in lines},
             endpoints=count_states(lines),
+            applications={
+                name: services.store.usage(entry.application.ref)
+                for name, entry in services.registrar.current.applications.items()
+            },
             certificates_end_s=[
                 (one.endpoint, one.side, one.certificate.not_after_ms / 1_000) for one in certificates.known(services)
             ],

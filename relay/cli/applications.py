@@ -31,6 +31,7 @@ app_options = options(
     click.option("--contract", help="What its receivers are promised, such as standard."),
     click.option("--feature", "features", multiple=True, metavar="NAME[=off]", help="Switch a feature on; repeatable."),
     click.option("--allow-network", "allow_networks", multiple=True, help="Network open to it alone; repeatable."),
+    click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit of its own; repeatable."),
     click.option("--source-address", "source_addresses", multiple=True, help="Its deliveries come from; repeatable."),
     click.option(
         "--validation",
@@ -180,6 +181,7 @@ def _app_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "networks", one["allow_networks"] or None
     yield "sources", one["source_addresses"]
     retry = one["retry"] or {}
+    yield from _limit_rows(one["limits"], one["usage"])
     yield "timeout", one["timeout"]
     yield "retry", ", ".join(retry["schedule"]) if "schedule" in retry else None
     yield "jitter", retry.get("jitter")
@@ -188,6 +190,12 @@ def _app_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "keys", one["keys"]
     yield "from", _whence(one)
     yield "created", moment(one["created_at"])
+
+
+def _limit_rows(limits: Json, usage: Json) -> Iterator[tuple[str, Any]]:
+    yield "due", f"{usage['due']:,} of {limits['backlog']:,} deliveries, {usage['bytes']:,} bytes of {limits['bytes']}"
+    yield "tests", f"{limits['tests']['at_once']} at once, {limits['tests']['per_minute']} in a minute"
+    yield "definition", f"up to {limits['definition']} each, {limits['endpoints']:,} endpoints"
 
 
 def _whence(one: Json) -> str:

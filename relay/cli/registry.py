@@ -45,6 +45,9 @@ _PLAIN = (
 )
 """Settings that go into a request as they are given."""
 
+LIMITS = ("endpoints", "backlog", "bytes", "definition", "tests.at_once", "tests.per_minute")
+"""What an application may be given limits for."""
+
 retry_options = options(
     click.option("--timeout", help="Time-out of one attempt, such as 15s."),
     click.option("--retry", "schedule", help="Delays between attempts, such as 5s,5m,30m,2h."),
@@ -236,6 +239,19 @@ def feature_of(text: str) -> tuple[str, bool]:
     return name, value != "off"
 
 
+def limits_of(texts: tuple[str, ...]) -> Json:
+    """Return what `--limit NAME=VALUE` stands for; `NAME=` alone leaves a limit to `[limits]` again."""
+    limits: Json = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        group, _, member = name.rpartition(".")
+        if not separator or name not in LIMITS:
+            fail(f"--limit {text}: write it as NAME=VALUE; the names are {', '.join(LIMITS)}.", Exit.USAGE)
+        place = limits.setdefault(group, {}) if group else limits
+        place[member] = int(value) if value.isascii() and value.isdigit() else value or None
+    return limits
+
+
 def _header(text: str) -> tuple[str, str | None]:
     name, separator, value = text.partition("=")
     return name, value if separator else None
@@ -253,6 +269,7 @@ def definition(given: Json) -> Json:
         "headers": dict(map(_header, given.get("headers", ()))),
         "retry": {name: value for name, value in retry.items() if value is not None},
         "tls": tls_members(given),
+        "limits": limits_of(given.get("limits", ())),
     }
     plain = {name: given[name] for name in _PLAIN if given.get(name) is not None}
     return {name: value for name, value in members.items() if value} | plain

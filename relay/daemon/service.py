@@ -89,7 +89,7 @@ class Relay:
         self.clock = clock or SystemClock()
         self.started: Now = self.clock.now()
         self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.metrics = Metrics(__version__, owner=self._owner_of)
+        self.metrics = Metrics(__version__, owner=self._owner_of, exists=self._has_application)
         self._contracts = loaded.contracts
         self._reread = reread
         self._extra_tokens = extra_tokens
@@ -279,6 +279,9 @@ class Relay:
     def _owner_of(self, endpoint_id: str) -> str | None:
         endpoint = self.registrar.current.endpoints.get(endpoint_id)
         return None if endpoint is None else endpoint.application.id
+
+    def _has_application(self, name: str) -> bool:
+        return name in self.registrar.current.applications
 
     def _unexpected(self, request: str, error: BaseException) -> None:
         self._log.error(log.REQUEST_FAILED, request=request, exc_info=error)

@@ -4,8 +4,18 @@ In reading order: `parse` reads the bytes, `rules` holds the event against its c
 hands it to the store and says what became of it. Nothing here knows HTTP.
 """
 
-from relay.intake.fullness import ApplicationFull, Room, why_full
+from relay.intake.fullness import ApplicationFull, Room, warn_near, why_full
 from relay.intake.intake import Intake, IntakeLimits, Receipt
 from relay.intake.parse import BatchTooLarge, Malformed
 
-__all__ = ["ApplicationFull", "BatchTooLarge", "Intake", "IntakeLimits", "Malformed", "Receipt", "Room", "why_full"]
+__all__ = [
+    "ApplicationFull",
+    "BatchTooLarge",
+    "Intake",
+    "IntakeLimits",
+    "Malformed",
+    "Receipt",
+    "Room",
+    "warn_near",
+    "why_full",
+]

@@ -6,6 +6,7 @@ So one alone may take half, two a third each, and there is always room for the n
 one has the whole, up to the limits that it was given itself.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from relay.core.errors import RelayError
@@ -18,6 +19,9 @@ class ApplicationFull(RelayError):
     """An application has as much due as it may have; its posts, and nobody else's, are refused until some is delivered."""
 
 
+REMEDY = "mend, disable or delete the endpoint that they wait for, or let the operator raise its limits"
+
+
 class Room(NamedTuple):
     """What there is for all applications together."""
 
@@ -26,27 +30,60 @@ class Room(NamedTuple):
     alone: bool  # there is no other application
 
 
-def why_full(application: Application, usage: Usage, room: Room) -> str:
-    """Say which limit an application has reached; "" while it may add. O(1)"""
-    limits = application.limits
+class Limit(NamedTuple):
+    """One limit of an application, as it stands."""
+
+    used: int
+    most: int
+    sentence: str
+
+    @property
+    def is_near(self) -> bool:
+        """Whether nine tenths of it are used, or more."""
+        return self.used * 10 >= self.most * 9
+
+
+def limits_of(application: Application, usage: Usage, room: Room) -> Iterator[Limit]:
+    """List what bounds an application now; an application that is the only one has only the limits of its own. O(1)"""
+    limits, due = application.limits, f"{usage.due} deliveries wait"
     backlog = limits.own_backlog if room.alone else limits.backlog
-    if backlog is not None and usage.due >= backlog:
-        return f"{usage.due} deliveries wait, {backlog} may (limits.backlog)"
+    if backlog is not None:
+        yield Limit(usage.due, backlog, f"{due}, {backlog} may (limits.backlog)")
     most = limits.own_bytes if room.alone else limits.bytes
-    if most is not None and usage.bytes >= most:
-        return f"bodies of {format_size(usage.bytes)} wait, {format_size(most)} may (limits.bytes)"
-    free = room.max_backlog - room.backlog
-    if not room.alone and usage.due > free:
-        return f"{usage.due} deliveries wait, more than the {free} that are still free for all (storage.max_backlog)"
-    return ""
+    if most is not None:
+        sentence = f"bodies of {format_size(usage.bytes)} wait, {format_size(most)} may (limits.bytes)"
+        yield Limit(usage.bytes, most, sentence)
+    if not room.alone:
+        free = room.max_backlog - room.backlog
+        yield Limit(usage.due, free + 1, f"{due}, and {free} more may of all applications (storage.max_backlog)")
 
 
-def refuse_full(application: Application, usage: Usage, room: Room) -> None:
-    """Raise ApplicationFull for an application that may not add."""
-    reason = why_full(application, usage, room)
+def why_full(application: Application, usage: Usage, room: Room, deliveries: int = 1) -> str:
+    """Say which limit an application with an event of so many deliveries is beyond; "" while it may add that. O(1)
+
+    The event is judged as its last delivery would be if they came one after another.
+    """
+    before = deliveries - 1
+    usage, room = usage._replace(due=usage.due + before), room._replace(backlog=room.backlog + before)
+    reached = next((limit for limit in limits_of(application, usage, room) if limit.used >= limit.most), None)
+    if reached is None:
+        return ""
+    return f"{reached.sentence}, {before} of them of this very event" if before > 0 else reached.sentence
+
+
+def refuse_full(application: Application, usage: Usage, room: Room, deliveries: int = 1) -> None:
+    """Raise ApplicationFull for an application that may not add an event of so many deliveries."""
+    reason = why_full(application, usage, room, deliveries)
     if reason:
-        remedy = (
-            "Repeat later; deliveries go on. Mend, disable or delete the endpoint that they wait for, "
-            "or ask the operator for more."
-        )
-        raise ApplicationFull(f"of application {application.id!r} {reason}", remedy=remedy)
+        raise ApplicationFull(f"of application {application.id!r} {reason}", remedy=f"Repeat later; {REMEDY}.")
+
+
+def warn_near(application: Application, usage: Usage, room: Room) -> str:
+    """Say which limit an application is near to or beyond, and what to do; "" while there is room. O(1)"""
+    near = [limit for limit in limits_of(application, usage, room) if limit.is_near and limit.used]
+    if not near:
+        return ""
+    tightest = max(near, key=lambda limit: limit.used / max(limit.most, 1))
+    refused = tightest.used >= tightest.most
+    ends = "its posts are refused, and nobody else's" if refused else "beyond that its posts are refused"
+    return f"Of application {application.id!r} {tightest.sentence}: {ends}. {REMEDY[:1].upper()}{REMEDY[1:]}."

@@ -144,7 +144,7 @@ class Intake:
             application = self._registrar.current.application_for(principal, posted.application)
         except RelayError as error:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
-        refuse_full(application, self._store.usage(application.ref), self._room())
+        self._refuse_full(application, self._store.usage(application.ref), self._room())
         contract = self._registrar.current.contract(application)
         issues.extend(_misplaced(contract, posted))
         data = Payload(bytes(posted.data))
@@ -179,7 +179,7 @@ class Intake:
     async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Receipt | RelayError]:
         # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
         events = [self._seal(draft) for draft in drafts]
-        refused = self._crowded_out(drafts, events) if len(drafts) > 1 else {}
+        refused = self._crowded_out(drafts, events) if len(drafts) > 1 or len(events[0].targets) > 1 else {}
         if not refused:
             return await self._store.accept(events, partial(self._committed, drafts, self._clock.mono_ms()))
         kept = [index for index in range(len(drafts)) if index not in refused]
@@ -190,20 +190,27 @@ class Intake:
     def _room(self) -> Room:
         return Room(self.limits.max_backlog, self._store.backlog, len(self._registrar.current.present) == 1)
 
+    def _refuse_full(self, application: Application, usage: Usage, room: Room, deliveries: int = 1) -> None:
+        try:
+            refuse_full(application, usage, room, deliveries)
+        except ApplicationFull:
+            self._metrics.crowded_out(application.id)
+            raise
+
     def _crowded_out(self, drafts: Sequence[_Draft], events: Sequence[NewEvent]) -> dict[int, ApplicationFull]:
-        """Find what the events before it in the same batch leave no room for, by its place."""
+        """Find what there is no room for, with its deliveries and the events before it in the same batch, by its place."""
         room, refused = self._room(), {}
         added: dict[int, Usage] = {}
         for index, (draft, event) in enumerate(zip(drafts, events, strict=True)):
             stored, mine = self._store.usage(event.application), added.get(event.application, Usage(0, 0))
             usage = Usage(stored.due + mine.due, stored.bytes + mine.bytes)
+            due = len(event.targets)
             try:
-                refuse_full(draft.application, usage, room)
+                self._refuse_full(draft.application, usage, room, max(due, 1))
             except ApplicationFull as error:
                 refused[index] = error
                 continue
-            due = len(event.targets)
-            added[event.application] = Usage(mine.due + due, mine.bytes + (len(event.body) if due else 0))
+            added[event.application] = Usage(mine.due + due, mine.bytes + due * event.share_bytes)
             room = room._replace(backlog=room.backlog + due)
         return refused
 

@@ -1,4 +1,5 @@
 """Which endpoints have metrics of their own: so many at most, those that exist and are at work, and of each tenant a share.
+Applications have theirs by the same rule, each as its own tenant.
 
 What has no label is counted under `other`. Who has one keeps it until the endpoint is deleted, or another needs it and
 this one was idle for long, or this one's application has two more labels than the other's. So one tenant's endpoints
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 
 ENDPOINTS_MAX = 200
 """Endpoints with a label of their own."""
+
+APPLICATIONS_MAX = 200
+"""Applications with a label of their own: given out by the same rule, each for itself."""
 
 OTHER = "other"
 

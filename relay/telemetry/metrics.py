@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from relay.core.model import DeadReason, DeliveryState, Outcome, Trace, Trigger
-from relay.telemetry.labels import ENDPOINTS_MAX, OTHER, EndpointLabels
+from relay.telemetry.labels import APPLICATIONS_MAX, ENDPOINTS_MAX, OTHER, EndpointLabels
 
 ATTEMPT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300, 3_600, 21_600, 86_400, 432_000)
@@ -48,6 +48,7 @@ class Readings:
     endpoint_states: Mapping[str, str] = field(default_factory=dict)  # by id, the one word for how it stands
     endpoints: Mapping[str, int] = field(default_factory=dict)  # how many there are, by that word
     certificates_end_s: Sequence[tuple[str, str, float]] = ()  # endpoint, whose, unix time
+    applications: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # by id: due deliveries, their bytes
 
 
 class Histogram:
@@ -84,11 +85,20 @@ class Metrics:
         version: str,
         *,
         owner: Callable[[str], str | None] = lambda endpoint: "",
+        exists: Callable[[str], bool] = lambda application: True,
         endpoints_max: int = ENDPOINTS_MAX,
+        applications_max: int = APPLICATIONS_MAX,
     ) -> None:
-        """`owner` names the application of an endpoint that has attempts; None once the endpoint was deleted."""
+        """`owner` names the application of an endpoint that has attempts; None once the endpoint was deleted.
+
+        `exists` says whether there is such an application, by its id.
+        """
         self._version = version
         self._labels = EndpointLabels(owner, self._drop, endpoints_max)
+        self._crowded_out: Counter[str] = Counter()
+        self._applications = EndpointLabels(
+            lambda name: name if exists(name) else None, self._drop_application, applications_max
+        )
         self._accepted = 0
         self._deduplicated = 0
         self._warned = 0
@@ -125,6 +135,10 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count an event that was refused; `reason` is the slug of the problem."""
         self._rejected[reason] += 1
+
+    def crowded_out(self, application: str) -> None:
+        """Count an event that was refused because its application has as much due as it may have."""
+        self._crowded_out[self._applications.counted(application)] += 1
 
     def committed(self, duration_ms: float) -> None:
         """Count the time from handing an event to the store to its commit."""
@@ -179,6 +193,9 @@ class Metrics:
         for key in [key for key in self._finished if key[0] == endpoint]:
             self._dropped[key[1]] += self._finished.pop(key)
 
+    def _drop_application(self, application: str) -> None:
+        del self._crowded_out[application]
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, int]:
@@ -197,6 +214,7 @@ class Metrics:
     def exposition(self, readings: Readings, accept: str) -> tuple[bytes, str]:
         """Write every metric for Prometheus: the text and its content type, OpenMetrics when `accept` asks for it."""
         self._labels.end_turn()
+        self._applications.end_turn()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Families([*self._counters(), *self._histograms(), *self._gauges(readings)]))
         encode, content_type = choose_encoder(accept)
@@ -207,6 +225,12 @@ class Metrics:
         yield _counter("events_deduplicated", "Events that were there before.", self._deduplicated)
         yield _counter("events_warned", "Events accepted with mistakes.", self._warned)
         yield _counters("events_rejected", "Events refused.", ("reason",), _keyed(self._rejected))
+        yield _counters(
+            "application_events_refused",
+            "Events refused since their application has as much due as it may have.",
+            ("application",),
+            _keyed(self._crowded_out),
+        )
         yield _counters("attempts", "Delivery attempts.", ("endpoint", "result"), self._attempts)
         yield _counters("test_attempts", "Attempts made as a test.", ("result",), _keyed(self._tests))
         yield _counters("deliveries_finished", "Deliveries that ended.", ("endpoint", "outcome"), self._finished)
@@ -233,6 +257,9 @@ class Metrics:
     def _gauges(self, readings: Readings) -> Iterator[Metric]:
         states: dict[Labels, int] = {("due",): readings.due, ("dead",): readings.dead}
         yield _gauges("deliveries", "Deliveries by state.", ("state",), states)
+        due, size = self._owed(readings)
+        yield _gauges("application_due", "Due deliveries of each application.", ("application",), _keyed(due))
+        yield _gauges("application_due_bytes", "Bytes of bodies that are due.", ("application",), _keyed(size))
         yield _gauges("endpoints", "Endpoints by state.", ("state",), _keyed(readings.endpoints))
         yield _gauges("endpoint_state", "The state of each endpoint.", ("endpoint", "state"), self._states(readings))
         yield _gauges("build_info", "The version that runs.", ("version",), {(self._version,): 1})
@@ -255,6 +282,15 @@ class Metrics:
 
     def _states(self, readings: Readings) -> Mapping[Labels, float]:
         return Counter((self._labels.shown(endpoint), state) for endpoint, state in readings.endpoint_states.items())
+
+    def _owed(self, readings: Readings) -> tuple[Counter[str], Counter[str]]:
+        """Sum due deliveries and their bytes for each label."""
+        due, size = Counter[str](), Counter[str]()
+        for application, (deliveries, size_bytes) in readings.applications.items():
+            label = self._applications.shown(application)
+            due[label] += deliveries
+            size[label] += size_bytes
+        return due, size
 
     def _certificates(self, readings: Readings) -> Mapping[Labels, float]:
         """The earliest end for each label."""
