@@ -175,7 +175,7 @@ def test_a_filled_database_is_one_of_the_relays_own(tmp_path: Path) -> None:
             assert relay.stop() == 0
         with closing(sqlite3.connect(folder / "relay.db")) as connection:
             assert connection.execute("SELECT count(*) FROM delivery WHERE state = 1").fetchone() == (25,)
-            assert connection.execute("SELECT sum(bytes) FROM owed").fetchone() == (0,)
+            assert connection.execute("SELECT sum(share) FROM delivery WHERE state = 0").fetchone() == (None,)
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
