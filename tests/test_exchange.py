@@ -192,7 +192,7 @@ async def test_an_odd_answer_ends_its_connection(courier: Courier, tls: ssl.SSLC
             assert (outcome.status, outcome.response_body, server.connections) == (200, b"ok", count)
 
 
-@pytest.mark.parametrize("surplus", [b"x", OK + TWO, b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize("surplus", [b"x", OK + TWO, b"HTTP/1.1 100 Continue\r\n\r\n", OK + b"X: "])
 async def test_bytes_that_nobody_asked_for_end_a_connection(courier: Courier, surplus: bytes) -> None:
     """What comes after an answer is never taken for the answer to the next request."""
     async with Hostile(hostile.raw_kept_open(OK + TWO + surplus)) as server:

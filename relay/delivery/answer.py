@@ -15,13 +15,18 @@ EXCERPT_BYTES = 16 * 1024
 """How much of a body is kept."""
 READ_BYTES = 64 * 1024
 """How much of it is read so that the connection can be used again."""
+FRAMED_BYTES = 2 * READ_BYTES
+"""How much is read of a body with what frames it: sizes of chunks, their extensions, trailers."""
 HEAD_BYTES = 64 * 1024
+FIELDS_MAX = 200
+"""How many fields of a head count; what comes after them is read past."""
 KEPT_HEADERS = 64
 KEPT_VALUE = 1024
 SECONDS_DIGITS = 10
 SECONDS_MAX = 10**SECONDS_DIGITS  # three centuries: whoever reads it has a limit of an hour or so
 
 Field = tuple[bytes, bytes]
+Bytes = bytes | bytearray
 
 _CONTROL = b"webhook-delivery"
 _CONTROLS = frozenset({"abort-message", "disable"})
@@ -39,14 +44,20 @@ class Answer:
     fields: list[Field] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray, repr=False)
     size: int = 0  # of the body, as far as it came
+    framed_size: int = 0  # of all that came since the head
     ended: bool = False  # no more of it is read
     rest: "asyncio.Future[None] | None" = None  # done at `ended`, for whoever waits
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Bytes) -> None:
         """Take a piece of the body, and keep what still belongs to the excerpt."""
         if self.size < EXCERPT_BYTES:
             self.body += data[: EXCERPT_BYTES - self.size]
         self.size += len(data)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether no more of the body is worth reading."""
+        return self.size > READ_BYTES or self.framed_size > FRAMED_BYTES
 
     @property
     def is_success(self) -> bool:
@@ -55,33 +66,47 @@ class Answer:
 
 
 _BLANK = rb"[ \t\v\f\r\x1c-\x1f\x85\xa0]"  # what C and Python take for one
-_STATUS_LINE = re.compile(rb"HTTP/[0-9.]+%b+([0-9]{3})(?:%b[^\n]*)?\n" % (_BLANK, _BLANK))
+_STATUS_LINE = re.compile(rb"[\r\n]*HTTP/[0-9.]+%b+([0-9]{3})(?:%b[^\n]*)?\n" % (_BLANK, _BLANK))
 _END_OF_HEAD = re.compile(rb"\n\r*\n")
 _FIELD = re.compile(rb"^([^:\r\n]+?)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r*$", re.MULTILINE)
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 
 
-def read_odd_head(raw: bytes, *, final: bool = False) -> tuple[Answer, bytes] | None:
-    """Read an answer whose head a strict parser refuses, as curl and Python's `http.client` do.
+def end_of_head(raw: Bytes, known: int = 0) -> int:
+    """Return where the first head ends, sound or odd; 0 while it has no end. `known`: bytes that hold no end, as was seen.
+
+    O(what is new and the line before it).
+    """
+    if raw.find(b"\n", known) < 0:
+        return 0
+    match = _END_OF_HEAD.search(raw, max(0, raw.rfind(b"\n", 0, known)))
+    return match.end() if match else 0
+
+
+def check_begun(raw: Bytes) -> None:
+    """Raise `NotHTTP` for what cannot become a head, as it has no status line. O(the first line)."""
+    if not _STATUS_LINE.match(raw):
+        begun = raw.lstrip(b"\r\n")
+        if b"\n" in begun or begun[:5] != b"HTTP/"[: len(begun)]:
+            raise NotHTTP
+
+
+def read_odd_head(raw: Bytes) -> Answer | None:
+    """Read a head, perhaps an interim one, that a strict parser refuses, as curl and Python's `http.client` do.
 
     A status line is all that counts: bare line feeds, blanks before a colon, lines without one, lengths that contradict
-    each other are read past. Returns the answer and what follows its head; None while the head has no end. `final` says
-    that nothing more comes, which ends a head of whole lines as well. `NotHTTP` when there is no status line.
+    each other are read past. None while the head has no end; `NotHTTP` when there is no status line.
     """
-    while True:
-        raw = raw.lstrip(b"\r\n")  # empty lines first
-        status = _STATUS_LINE.match(raw)
-        if not status and (b"\n" in raw or raw[:5] != b"HTTP/"[: len(raw)]):
-            raise NotHTTP
-        if final and raw.endswith(b"\n"):
-            raw += b"\r\n"
-        end = _END_OF_HEAD.search(raw)
-        if not status or not end:
-            return None
-        code = int(status[1])
-        if not 100 <= code < 200 or code == 101:
-            return Answer(code, _FIELD.findall(raw, status.end(), end.end())), raw[end.end() :]
-        raw = raw[end.end() :]  # an interim answer
+    check_begun(raw)
+    status = _STATUS_LINE.match(raw)
+    if not status or not end_of_head(raw):
+        return None
+    return Answer(int(status[1]), _FIELD.findall(raw, status.end())[:FIELDS_MAX])
+
+
+def is_interim(status: int) -> bool:
+    """Whether another answer follows one of this status on the same request."""
+    return 100 <= status < 200 and status != 101
 
 
 def announced_length(fields: Iterable[Field]) -> int:

@@ -18,6 +18,9 @@ from relay.delivery.trail import Stage, Trail
 
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen when it connects, so ports last longer
 
+RECEIVE_BYTES = 16 * 1024
+"""What a socket takes in before it is read: answers are small, and over TLS the largest piece stays with a connection."""
+
 HEAD_START_S = 0.25
 """How long an address is tried alone."""
 
@@ -140,6 +143,7 @@ class Dialler:
         family, address = place
         made = self._guard.open_socket(family, address, port, reach.networks)
         try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._bind(made, reach)
             await asyncio.get_running_loop().sock_connect(made, (address, port))
         except BaseException:

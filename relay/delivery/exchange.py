@@ -1,7 +1,8 @@
 """One connection to a receiver: a request out, the head of an answer back, as much of its body as is worth reading.
 
-The parser is httptools, strict. What it refuses in a head is read again by `read_odd_head`, and such a connection is not
-used again. What it refuses in a body ends the body: the answer stands.
+The parser is httptools, strict. It is given a head when that is whole, for of an unfinished one it would keep a copy of its
+own. What it refuses in a head is read again by `read_odd_head`, and such a connection is not used again. What it refuses in
+a body ends the body: the answer stands.
 """
 
 import asyncio
@@ -12,7 +13,19 @@ from typing import Protocol
 import httptools
 
 from relay.core.tls import Certificate, peer_certificate
-from relay.delivery.answer import HEAD_BYTES, READ_BYTES, Answer, Field, NotHTTP, announced_length, read_odd_head
+from relay.delivery.answer import (
+    FIELDS_MAX,
+    HEAD_BYTES,
+    Answer,
+    Bytes,
+    Field,
+    NotHTTP,
+    announced_length,
+    check_begun,
+    end_of_head,
+    is_interim,
+    read_odd_head,
+)
 
 LINGER_S = 1.0
 """How long the rest of a body is read."""
@@ -69,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None  # what is being read
         self._head: asyncio.Future[None]  # done when its head is complete
         self._fields: list[Field] = []
-        self._raw = b""  # of a head that is not complete, with the interim answers before it
+        self._raw = bytearray()  # a head that is not complete
         self._odd = False  # the parser refused the head
         self._interim = 0
         self._reusable = False
@@ -127,18 +140,15 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._receive(answer, data)
+        except NotHTTP as error:
+            self._fail(error)
         except Exception as error:
             self._give_up(answer, error)
 
     def eof_received(self) -> None:
         self.is_closed = True  # asyncio closes it when this returns
-        answer = self._answer
-        if answer is not None and not answer.status and self._raw:
-            try:
-                self._read_odd(answer, final=True)
-                self._advance(answer)
-            except Exception as error:
-                self._give_up(answer, error)
+        if self._raw.endswith(b"\n"):  # whole lines are a head, too, when nothing more comes
+            self.data_received(b"\r\n")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closed = True
@@ -156,18 +166,24 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser calls -------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:  # a second answer
+            self._reusable = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         answer, status = self._answer, self._parser.get_status_code()
         fields, self._fields = self._fields, []
-        if answer is None or answer.status:  # a second answer
-            self._reusable = False
-        elif 100 <= status < 200 and status != 101:
+        if answer is None or answer.status:
+            return
+        if status < 200 and is_interim(status):
             self._interim += 1
         else:
             answer.status, answer.fields = status, fields
+            if len(fields) > FIELDS_MAX:
+                del fields[FIELDS_MAX:]
 
     def on_body(self, data: bytes) -> None:
         if self._answer is not None and not self._answer.ended:
@@ -181,19 +197,75 @@ class Connection(asyncio.Protocol):
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _receive(self, answer: Answer, data: bytes) -> None:
+    def _receive(self, answer: Answer, data: Bytes) -> None:
         if self.begun_ms is None:
             self.begun_ms = self._mono_ms()
-        if self._odd and answer.status:
-            self._add_odd(answer, data)
-        else:
-            if not self._odd:
-                self._parse(answer, data)
+        if answer.status:
+            self._read_body(answer, data)
+        elif self._raw or self._odd or len(data) > HEAD_BYTES:
+            self._read_heads(answer, data)
+        else:  # what usually comes is a sound head that is whole
+            interim = self._interim
+            self._parse(answer, data)
             if not answer.status:
-                self._await_head(answer, data)
+                self._forget_parsed(interim)
+                self._read_heads(answer, data)
         self._advance(answer)
 
-    def _parse(self, answer: Answer, data: bytes) -> None:
+    def _forget_parsed(self, interim: int) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields, self._odd, self._interim = [], False, interim
+
+    def _read_heads(self, answer: Answer, data: Bytes) -> None:
+        """Read every head that is whole, up to that of the answer, and what follows that one."""
+        known = len(self._raw)
+        if known:
+            self._raw += data
+            data = self._raw
+        while end := end_of_head(data, known):
+            if end > HEAD_BYTES or self._interim > INTERIM_MAX:
+                raise NotHTTP
+            self._read_head(answer, data[:end])
+            data, known = data[end:], 0
+            if answer.status:
+                self._raw = bytearray()
+                if data or self._odd:
+                    self._read_body(answer, data)
+                return
+        self._keep_unfinished(data, known)
+
+    def _read_head(self, answer: Answer, head: Bytes) -> None:
+        interim = self._interim
+        if not self._odd:
+            self._parse(answer, head)
+            self._odd = not answer.status and self._interim == interim
+        if self._odd:
+            self._read_odd(answer, head)
+
+    def _read_odd(self, answer: Answer, head: Bytes) -> None:
+        read = read_odd_head(head)
+        if read is None or is_interim(read.status):
+            self._interim += 1
+        else:
+            answer.status, answer.fields = read.status, read.fields
+
+    def _keep_unfinished(self, data: Bytes, known: int) -> None:
+        """Keep a head that is not whole, if it can still become one."""
+        if len(data) > HEAD_BYTES:
+            raise NotHTTP
+        if known < len(b"HTTP/") or data.find(b"\n", known) >= 0:
+            check_begun(data)
+        if data is not self._raw:
+            self._raw = bytearray(data)
+
+    def _read_body(self, answer: Answer, data: Bytes) -> None:
+        answer.framed_size += len(data)
+        if self._odd:
+            self._add_odd(answer, data)
+        else:
+            self._parse(answer, data)
+
+    def _parse(self, answer: Answer, data: Bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:  # a mistake of our own, in what the parser calls
@@ -203,26 +275,7 @@ class Connection(asyncio.Protocol):
             self._odd = not answer.status
             answer.ended = not self._odd
 
-    def _await_head(self, answer: Answer, data: bytes) -> None:
-        self._raw += data
-        if self._odd:
-            self._read_odd(answer)
-        if not answer.status and (len(self._raw) > HEAD_BYTES or self._interim > INTERIM_MAX):
-            self._fail(NotHTTP())
-
-    def _read_odd(self, answer: Answer, *, final: bool = False) -> None:
-        try:
-            read = read_odd_head(self._raw, final=final)
-        except NotHTTP as error:
-            self._fail(error)
-            return
-        if read is not None:
-            head, rest = read
-            answer.status, answer.fields = head.status, head.fields
-            self._odd = True
-            self._add_odd(answer, rest)
-
-    def _add_odd(self, answer: Answer, data: bytes) -> None:
+    def _add_odd(self, answer: Answer, data: Bytes) -> None:
         length = announced_length(answer.fields)
         answer.add(data[: max(0, length - answer.size)])
         answer.ended = answer.size >= length
@@ -231,11 +284,10 @@ class Connection(asyncio.Protocol):
         """Do what the state of the answer asks for, after something came."""
         if not answer.status or self._answer is None:
             return
-        if answer.ended or answer.size > READ_BYTES:
+        if answer.ended or answer.is_enough:
             self._end(answer)
         if not self._head.done():
             self._head.set_result(None)
-            self._raw = b""
             if not answer.ended:
                 self._linger()
 
