@@ -170,8 +170,8 @@ async def all_faults(
 
 
 async def in_flight(folder: Path, faults: Faults, side: Side, kind: str) -> tuple[int, float]:
-    """Hold 500 answers open that never end; return how many were in flight, and the memory of the process."""
-    (one,) = (place for place in faults.places if place.name == f"{kind}-drip-head")
+    """Hold 500 heads of 63 KB open that never end; return how many were in flight, and the memory of the process."""
+    (one,) = (place for place in faults.places if place.name == f"{kind}-fat-head")
     crowds = [
         application(
             f"crowd-{crowd}", [one._replace(name=f"open-{crowd}-{each}") for each in range(110)], "open.*", "2m"

@@ -1,14 +1,25 @@
 """Heads as they come off a socket, piece by piece: what is kept of them, and that it does not matter where they are cut."""
 
 import asyncio
+import socket
+import ssl
 import tracemalloc
 from collections.abc import Iterable
 
 import pytest
 
-from relay.delivery.answer import FIELDS_MAX, FRAMED_BYTES, HEAD_BYTES, Answer, NotHTTP
+from relay.delivery.answer import FIELDS_MAX, FRAMED_BYTES, HEAD_BYTES, READ_BYTES, Answer, NotHTTP
+from relay.delivery.courier import Courier
+from relay.delivery.dial import RECEIVE_BYTES
 from relay.delivery.exchange import Connection
+from tests.support import hostile
 from tests.support.answers import ANSWERS, CHUNKED, OK, TWO
+from tests.support.couriers import post
+from tests.support.hostile import Hostile
+from tests.support.waiting import until
+
+BOTH_LOOPS = True
+"""Every async test here runs under asyncio's loop and under uvloop's."""
 
 PIECE_BYTES = 1_000
 
@@ -145,3 +156,28 @@ async def test_trailers_without_end_are_not_kept() -> None:
     assert FRAMED_BYTES - PIECE_BYTES < read_bytes <= FRAMED_BYTES + PIECE_BYTES
     assert (await waiting).body == b"ok"
     connection.connection_lost(None)
+
+
+async def test_a_socket_takes_in_little_until_a_body_comes(courier: Courier, tls: ssl.SSLContext | None) -> None:
+    """T8: what a hostile head can fill is small, and a body that comes apart from its head is taken in as a whole."""
+    sizes = []
+
+    def taken_in() -> int:
+        assert courier._pool is not None
+        (connection,) = courier._pool._origins
+        taken: int = connection._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return taken
+
+    async def behave(wire: hostile.Wire) -> None:
+        await wire.request()
+        await wire.send(OK)
+        sizes.append(taken_in())
+        await wire.send(b"Content-Length: 2\r\n\r\n")
+        await until(lambda: taken_in() > sizes[0])
+        sizes.append(taken_in())
+        await wire.send(b"ok")
+        await wire.until_closed()
+
+    async with Hostile(behave, tls=tls) as server:
+        assert (await courier.attempt(post(server.url))).response_body == b"ok"
+    assert sizes == [2 * RECEIVE_BYTES, 2 * READ_BYTES]  # the kernel doubles what is asked for

@@ -18,8 +18,8 @@ from relay.delivery.trail import Stage, Trail
 
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen when it connects, so ports last longer
 
-RECEIVE_BYTES = 16 * 1024
-"""What a socket takes in before it is read: answers are small, and over TLS the largest piece stays with a connection."""
+RECEIVE_BYTES = 4 * 1024
+"""What a socket takes in before it is read, until a body comes: over TLS a connection keeps buffers for the largest piece."""
 
 HEAD_START_S = 0.25
 """How long an address is tried alone."""
