@@ -56,7 +56,7 @@ _WANTS_CERTIFICATE = (
     "the receiver wants a client certificate, and relay has none to show: set `tls.client_cert` and `tls.client_key` of "
     "the endpoint, or those of `delivery.tls`"
 )
-_PERHAPS = "perhaps the receiver wants a client certificate (`tls.client_cert`)"
+_PERHAPS = "perhaps the receiver wants a client certificate, or another than it was shown (`tls.client_cert`)"
 _REFUSES_CERTIFICATE = "the receiver refuses the client certificate of relay: look at `tls.client_cert`"
 _TOO_OLD = "the receiver speaks no version of TLS from `tls.min_version` on"
 _NO_TLS = "what answers there speaks no TLS: look at scheme and port of the URL"
@@ -136,6 +136,8 @@ def _not_connected(error: NotConnected) -> Explained:
             return _blocked(cause.reason, literal=error.literal)
         case TimeoutError() if error.stage is Stage.RESOLVING:
             return Failure.DNS, "the name servers did not answer in time"
+        case TimeoutError() if is_securing:
+            return Failure.CONNECT, f"connected, but the TLS handshake did not end in time; perhaps {_NO_TLS}"
         case TimeoutError():
             return Failure.CONNECT, "no connection was made in time"
         case OSError(errno=number) if number in NO_DESCRIPTORS:
