@@ -2,6 +2,8 @@
 
 import json
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -391,3 +393,10 @@ def test_many_certificates_that_end_are_counted(tmp_path: Path) -> None:
     assert [text.partition("'")[0] for text in found[:-1]] == [f"The certificate of e{number}" for number in range(5)]
     assert found[-1] == "4 more certificates have expired or will soon."
     assert warnings_of([Known("e", RECEIVER, Certificate("s", "i", 0, NOW_MS + 15 * DAY_MS))], NOW_MS) == []
+
+
+def test_a_daemon_without_certificates_loads_no_cryptography() -> None:
+    """What reads certificates takes 16 MiB, and is loaded when one is given."""
+    code = "import sys, relay.daemon.process, relay.daemon.service; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

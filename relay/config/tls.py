@@ -7,12 +7,13 @@ import re
 import ssl
 from collections.abc import Iterator
 from functools import lru_cache
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from typing import TYPE_CHECKING
 
 from relay.core.tls import Certificate, TlsIdentity, context_of, printed_name
+
+# `cryptography` is imported where a certificate or key is read: most relays are given none, and it takes 16 MiB.
+if TYPE_CHECKING:
+    from cryptography import x509
 
 CHAIN_MAX = 10
 """Certificates of one client certificate with its chain."""
@@ -89,7 +90,10 @@ def _faults_of_pair(client_cert: str, client_key: str) -> Iterator[Fault]:
         yield from (("client_key", sentence) for sentence in _faults_of_key(client_key, chain))
 
 
-def _faults_of_key(client_key: str, chain: list[x509.Certificate] | None) -> Iterator[str]:
+def _faults_of_key(client_key: str, chain: "list[x509.Certificate] | None") -> Iterator[str]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     block = _KEY.search(client_key)
     try:
         key = load_pem_private_key(block[0].encode() if block else b"", None)
@@ -111,12 +115,16 @@ def _refused(ca: str, client_cert: str, client_key: str) -> Iterator[Fault]:
         yield "client_cert" if client_cert else "ca", f"OpenSSL refuses it ({reason}); give another one"
 
 
-def _certificates(pem: str) -> list[x509.Certificate] | None:
+def _certificates(pem: str) -> "list[x509.Certificate] | None":
+    if not pem:
+        return None
+    from cryptography import x509
+
     try:
-        return x509.load_pem_x509_certificates(pem.encode()) if pem else None
+        return x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         return None
 
 
-def _name(name: x509.Name) -> str:
+def _name(name: "x509.Name") -> str:
     return printed_name([(part.rfc4514_attribute_name, str(part.value)) for part in name])
