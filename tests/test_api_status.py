@@ -9,10 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.api import status
-from relay.api.reloads import Reload
+from relay.api.problems import MISTAKES_MAX
+from relay.api.reloads import CHANGES_MAX, WARNINGS_MAX, Reload, Reloads
 from relay.api.services import Services
+from relay.api.troubles import drift
 from relay.core.issues import Issue
 from relay.core.model import Failure, Outcome
+from relay.registry.vanished import Vanished
 from tests.support.api import Api
 
 
@@ -170,6 +173,31 @@ async def test_a_reload_says_what_it_did(tmp_path: Path, monkeypatch: pytest.Mon
             }
         ],
     }
+
+
+async def test_what_a_reload_says_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I7: of 5,000 changed keys, warnings and vanished endpoints some are named and the rest counted."""
+    warnings = tuple(Issue(f"key{number}", "is odd", warning=True) for number in range(5_000))
+    gone = [Vanished("endpoint", f"ep{number}", "acme", 0, None) for number in range(5_000)]
+    async with Api(tmp_path) as api:
+        changed = tuple(issue.path for issue in warnings)
+        answer_reloads(monkeypatch, api, Reload(True, changed, (), warnings))
+        answer = await api.call("POST", "/v1/reload")
+    assert (len(answer.json["changed"]), answer.json["changed_omitted"]) == (CHANGES_MAX, 5_000 - CHANGES_MAX)
+    assert (len(answer.json["warnings"]), answer.json["warnings_omitted"]) == (WARNINGS_MAX, 5_000 - WARNINGS_MAX)
+    said = list(drift(Reloads(), gone))
+    assert len(said) == MISTAKES_MAX + 1
+    assert said[-1] == "4980 more are no longer in the configuration file; nothing waits there."
+
+
+def test_a_refusal_in_the_status_is_bounded() -> None:
+    """I7: the status names 20 reasons why a reload was refused and counts the others; of 20 it counts none."""
+    wrong = tuple(Issue(f"key{number}", "is wrong") for number in range(12_000))
+    many = Reloads().after(Reload(False, issues=wrong), 0).to_json()
+    few = Reloads().after(Reload(False, issues=wrong[:MISTAKES_MAX]), 0).to_json()
+    assert (len(many["refused"]), many["refused_omitted"]) == (MISTAKES_MAX, 12_000 - MISTAKES_MAX)
+    assert len(few["refused"]) == MISTAKES_MAX
+    assert "refused_omitted" not in few
 
 
 async def test_a_refused_reload_names_every_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relay.api.problems import Problem
+from relay.api.problems import MISTAKES_MAX, Problem
 from relay.api.render import Json, moment
 from relay.config import severity
 from relay.core.issues import Issue
+
+CHANGES_MAX = 250
+"""Changed keys that the answer to a reload names; the rest are counted. Likewise its warnings."""
+
+WARNINGS_MAX = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +45,28 @@ class Reloads:
 
     def to_json(self) -> Json:
         """Write them for the status."""
-        return {
+        written = {
             "at": moment(self.at_ms),
-            "refused": [sentence(issue) for issue in self.refused],
+            "refused": [sentence(issue) for issue in self.refused[:MISTAKES_MAX]],
             "needs_restart": list(self.needs_restart),
         }
+        more = len(self.refused) - MISTAKES_MAX
+        return written | ({"refused_omitted": more} if more > 0 else {})
 
 
 def write_reload(reload: Reload) -> Json:
     """Write the answer to a reload that was applied."""
-    return {
+    written = {
         "reloaded": True,
-        "changed": list(reload.changed),
+        "changed": list(reload.changed[:CHANGES_MAX]),
         "needs_restart": list(reload.needs_restart),
-        "warnings": [_written(issue) for issue in reload.issues],
+        "warnings": [_written(issue) for issue in reload.issues[:WARNINGS_MAX]],
     }
+    omitted = {
+        "changed_omitted": len(reload.changed) - CHANGES_MAX,
+        "warnings_omitted": len(reload.issues) - WARNINGS_MAX,
+    }
+    return written | {name: count for name, count in omitted.items() if count > 0}
 
 
 def invalid_config(issues: Iterable[Issue]) -> Problem:

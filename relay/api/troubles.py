@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from relay.api.condition import Line
+from relay.api.problems import MISTAKES_MAX
 from relay.api.readiness import Closed
 from relay.api.reloads import Reloads, sentence
 from relay.api.render import moment
@@ -51,9 +52,10 @@ def drift(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[str]:
     """Say how what runs differs from the file, where nothing suffers from it yet."""
     if reloads.needs_restart:
         yield f"These settings wait for a restart: {', '.join(reloads.needs_restart)}."
-    for one in gone:
-        if not one.due:
-            yield sentence(one.to_issue())
+    idle = [one for one in gone if not one.due]
+    yield from (sentence(one.to_issue()) for one in idle[:MISTAKES_MAX])
+    if len(idle) > MISTAKES_MAX:
+        yield f"{len(idle) - MISTAKES_MAX} more are no longer in the configuration file; nothing waits there."
 
 
 def headline(lines: Sequence[Line], found: Sequence[Trouble], due: int) -> str:

@@ -86,8 +86,9 @@ def reload(daemon: Daemon, as_json: bool) -> None:
 
 
 def _in_force(done: Json) -> str:
-    changed = done["changed"]
-    return f"Reloaded. In force now: {', '.join(changed)}." if changed else "Reloaded. Nothing differs."
+    changed, more = done["changed"], done.get("changed_omitted", 0)
+    others = f" and {more} more" if more else ""
+    return f"Reloaded. In force now: {', '.join(changed)}{others}." if changed else "Reloaded. Nothing differs."
 
 
 def _say_rest(done: Json) -> None:
@@ -96,6 +97,8 @@ def _say_rest(done: Json) -> None:
     for warning in done["warnings"]:
         where = "".join(f"{part}: " for part in (warning["where"], warning["key"]) if part)
         say(f"Warning: {where}{warning['message']}. {warning['remedy']}".rstrip())
+    if more := done.get("warnings_omitted"):
+        say(f"{more} more warnings: `relay check-config` has those of the file.")
 
 
 COMMANDS = [status, reload]
