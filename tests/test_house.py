@@ -38,6 +38,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "aiosqlite": frozenset({"store"}),
     "aiohttp": frozenset({"api", "cli"}),
     "httptools": frozenset({"delivery"}),
+    "idna": frozenset({"core"}),
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"telemetry"}),

@@ -130,6 +130,13 @@ def test_names_are_spelled_by_idna_2008(host: str, ascii_host: str) -> None:
     assert f"write the host in its ASCII form, '{ascii_host}'" in refusal(f"https://{host}/")[0]
 
 
+@pytest.mark.parametrize("host", ["☃.net", "ＥＸＡＭＰＬＥ.com", "a\u200db.com", "-é.com", "é" * 64 + ".com"])
+def test_what_no_host_may_hold_has_no_ascii_form(host: str) -> None:
+    """T9: a name that IDNA 2008 does not know gets no form to copy, nor the advice to percent-encode it."""
+    (fault,) = [fault for fault in refusal(f"https://{host}/") if "it holds the character" in fault]
+    assert fault.endswith("correct the host")
+
+
 @pytest.mark.parametrize(
     "address",
     [

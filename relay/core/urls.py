@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+import idna
+
 from relay.core.netguard import (
     OPEN_IT,
     OTHER_SERVICE,
@@ -246,9 +248,11 @@ def _spelling(url: str) -> str:
         host = urlsplit(url).hostname or ""
     except ValueError:
         return "percent-encode it"
-    ascii_host = host if host.isascii() else _ascii_host(host)
-    if host.isascii() or ascii_host is None:
+    if host.isascii():
         return "percent-encode it, or take it out"
+    ascii_host = _ascii_host(host)
+    if ascii_host is None:
+        return "no host may have such a character, nor is it percent-encoded there; correct the host"
     return f"write the host in its ASCII form, {ascii_host!r}"
 
 
@@ -257,12 +261,9 @@ def _ascii_host(host: str) -> str | None:
 
     Python's own codec is IDNA 2003, under which `faß.de` would become `fass.de`, another owner's name.
     """
-    name = unicodedata.normalize("NFC", host.lower())
-    if name != unicodedata.normalize("NFKC", name) or not all(_is_letter(character) for character in name):
+    if len(host) > HOST_MAX:
         return None
-    labels = name.removesuffix(".").split(".")
-    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
-
-
-def _is_letter(character: str) -> bool:
-    return character in "-." or character.isalnum() or unicodedata.category(character).startswith("M")
+    try:
+        return idna.encode(unicodedata.normalize("NFC", host.lower())).decode().removesuffix(".")
+    except idna.IDNAError:
+        return None
