@@ -270,6 +270,18 @@ async def test_tls_for_an_http_address_is_refused(tmp_path: Path, ca: str) -> No
     assert [error["pointer"] for error in answer.json["errors"]] == ["/tls"]
 
 
+async def test_a_patch_answers_for_what_it_makes_wrong_elsewhere(tmp_path: Path, ca: str) -> None:
+    """W6: an http address leaves nothing for TLS to do, whichever of the two a patch names; to change both is fine."""
+    async with Api(tmp_path) as api:
+        made = await api.call("POST", ENDPOINTS, {"url": "https://example.com/", "tls": {"ca": ca}}, by="acme-app")
+        path = f"{ENDPOINTS}/{made.json['id']}"
+        refused = await api.call("PATCH", path, {"url": "http://example.com/"}, by="acme-app")
+        shown = await api.get(path)
+        both = await api.call("PATCH", path, {"url": "http://example.com/", "tls": None}, by="acme-app")
+    assert (refused.status, [error["pointer"] for error in refused.json["errors"]]) == (422, ["/tls"])
+    assert (shown["url"], both.status) == ("https://example.com/", 200)
+
+
 async def test_the_end_of_a_client_certificate_is_said_at_once(tmp_path: Path, authority: trustme.CA) -> None:
     """An expired certificate is taken, and the answer warns of it; so does the status, and a metric has its end."""
     chain, key = ending(authority, NOW_MS, -1)

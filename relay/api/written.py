@@ -128,12 +128,12 @@ class Form(Generic[M]):
     def _validate(self, written: Mapping[str, Any]) -> M:
         return self._model.model_validate(written, by_alias=True, by_name=False, context="written by a person")
 
-    def touched(self, patch: Mapping[str, Any], issues: Iterable[Issue]) -> list[Issue]:
-        """Return the mistakes that a merge patch answers for: in its members, and members that there are not."""
+    def touched(self, patch: Mapping[str, Any], issues: Iterable[Issue], before: Container[Issue]) -> list[Issue]:
+        """Return the mistakes that a merge patch answers for: in its members, not there before, or of no known member."""
         unknown = [name for name, value in patch.items() if value is None and name not in self._names]
         places = {pointer(name) for name in patch}
-        inside = [issue for issue in issues if f"/{issue.path[1:].partition('/')[0]}" in places]
-        return [Issue(pointer(name), self._unknown) for name in unknown] + inside
+        own = [one for one in issues if f"/{one.path[1:].partition('/')[0]}" in places or one not in before]
+        return [Issue(pointer(name), self._unknown) for name in unknown] + own
 
     def _issue(self, found: ErrorDetails) -> Issue:
         wrong = found.get("ctx", {}).get("error")
@@ -215,7 +215,8 @@ class Reader:
         whole = merged(present.to_json(), patch)
         _refuse_grown(whole, owner.limits)
         endpoint, issues = self._endpoint(whole, owner)
-        return _sound(endpoint, _ENDPOINT.touched(patch, issues) or ([] if endpoint else issues))
+        before = self._endpoint(present.to_json(), owner)[1] if issues else []
+        return _sound(endpoint, _ENDPOINT.touched(patch, issues, before) or ([] if endpoint else issues))
 
     def _endpoint(
         self, written: Mapping[str, Any], owner: Owner | None
@@ -256,7 +257,8 @@ class Reader:
         read = _APPLICATION.read(whole)
         issues = self._application_mistakes(read)
         if not read.issues and "contract" not in patch:
-            issues = _APPLICATION.touched(patch, issues)
+            before = self._application_mistakes(_APPLICATION.read(present.to_json())) if issues else []
+            issues = _APPLICATION.touched(patch, issues, before)
         return _sound(read.sound, issues)
 
     def _application_mistakes(self, read: Read[A]) -> list[Issue]:
