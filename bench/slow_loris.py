@@ -17,16 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import aiohttp
 import uvloop
 
 from bench.process import Memory
-from tests.support.daemon import PRODUCER_TOKEN, config_text
+from bench.producers import p99, produce
+from tests.support.daemon import config_text
 from tests.support.watched import ALL_SIDES, Side, Watched
 
 IDLE = DRIPPING = 1_000
-PRODUCERS = 8
-RATE = 100
 SECONDS = 16.0
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: relay.example\r\nX-Slow: " + b"y" * 4_000
 
@@ -59,43 +57,6 @@ class Lingering(asyncio.Protocol):
     @property
     def lived_s(self) -> float:
         return (self.ended_at or time.monotonic()) - self.began_at
-
-
-class Produced(NamedTuple):
-    """What producers saw."""
-
-    p99_ms: float
-    refused: int
-
-
-async def produce(url: str, seconds: float) -> Produced:
-    """Post at a steady rate, over kept-alive connections and, every tenth event, over a new one."""
-    latencies: list[float] = []
-    refused = 0
-    headers = {"Authorization": f"Bearer {PRODUCER_TOKEN}"}
-    connector = aiohttp.TCPConnector(limit=PRODUCERS)
-    async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
-
-        async def one(number: int) -> None:
-            nonlocal refused
-            started = time.monotonic()
-            extra = {"Connection": "close"} if number % 10 == 0 else {}
-            try:
-                body = {"type": "a.b", "data": {"n": number}}
-                async with http.post(f"{url}/v1/events", json=body, headers=extra) as answer:
-                    refused += answer.status != 202
-            except (aiohttp.ClientError, OSError):
-                refused += 1
-            latencies.append((time.monotonic() - started) * 1_000)
-
-        first = time.monotonic()
-        tasks = []
-        for step in range(round(seconds * RATE)):
-            await asyncio.sleep(first + step / RATE - time.monotonic())
-            tasks.append(asyncio.create_task(one(step)))
-        await asyncio.gather(*tasks)
-    latencies.sort()
-    return Produced(latencies[len(latencies) * 99 // 100], refused)
 
 
 async def besiege(port: int) -> list[Lingering]:
@@ -164,7 +125,8 @@ async def measure(folder: Path, side: Side) -> Row:
             each.transport.abort()
         await asyncio.sleep(1)
         left = memory.descriptors() - descriptors
-    return Row(side, longest_s, produced.refused, alone.p99_ms, produced.p99_ms, growth_mib, left)
+    alone_ms, beside_ms = (p99(each.kept_ms + each.new_ms) for each in (alone, produced))
+    return Row(side, longest_s, produced.refused, alone_ms, beside_ms, growth_mib, left)
 
 
 def main() -> None:

@@ -706,6 +706,25 @@ async def test_an_idle_connection_gives_way_and_one_at_work_does_not(open_house:
     assert house.unexpected == []
 
 
+async def test_a_crowd_of_one_caller_costs_another_nothing(open_house: Opener) -> None:
+    """I4: where one caller's idle connections and newcomers fill every place, the crowd gives way and nobody else.
+
+    Another caller's idle connection, older than all of them, stays; newcomers that came together all hear their answer.
+    """
+    house = await open_house(limits=ServerConfig(max_connections=12))
+    kept = await house.connect()
+    await ask(kept, with_token(PRODUCER))
+    crowd = [await house.connect() for _ in range(9)]
+    for connection in crowd:
+        await ask(connection, with_token(READER))
+    newcomers = [await house.connect() for _ in range(3)]
+    for connection in newcomers:
+        assert (await ask(connection, with_token(PRODUCER))).startswith(b"HTTP/1.1 200 ")
+    assert (await ask(kept, with_token(PRODUCER))).startswith(b"HTTP/1.1 200 ")
+    assert b"too_many_connections" in await crowd[0][0].read()
+    assert house.unexpected == []
+
+
 async def test_one_caller_holds_three_quarters_at_most(open_house: Opener) -> None:
     """I11: what one token has open keeps no other token out."""
     house = await open_house(limits=ServerConfig(max_connections=4))

@@ -1,14 +1,14 @@
 """The connections of one listener: their deadlines, and who gives way when there are as many as may be.
 
 A connection has no name until a request on it has said who is calling. When the places are taken, a new connection gets
-the place of the oldest one without a name, else of the oldest that waits between two requests. So thousands that stay
-silent, or send a head byte by byte, keep no caller out: each can only hold a place until the next one comes, and a
-caller's request follows its connection at once.
+the place of the oldest one without a name where those have a quarter of the places or more, else of one that waits
+between two requests, of the caller who holds the most. So thousands that stay silent, or send a head byte by byte, keep
+no caller out, for a caller's request follows its connection at once; nor does one caller's crowd cost another anything.
 """
 
 import asyncio
 import socket
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -205,43 +205,42 @@ class Connections:
         self._make = make
         self._max_connections = max_connections
         self._refusal = _as_http(problems.too_many_connections(max_connections))
+        self._newcomers = max(1, max_connections // 4)  # without a name, which have the time to say one
         self._share = max_connections - max_connections // 4  # of one caller
         self._nameless: dict[Connection, None] = {}  # the oldest first
-        self._with_name: dict[Connection, None] = {}
-        self._held: Counter[str] = Counter()  # connections by their caller's name
+        self._with_name: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by caller, the oldest first
+        self._open = 0
         self._paused: dict[Connection, None] = {}  # whose clients do not read, the longest first
-
-    @property
-    def open(self) -> int:
-        return len(self._nameless) + len(self._with_name)
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a connection that was just accepted."""
-        if self.open >= self._max_connections and not self._make_room():
+        if self._open >= self._max_connections and not self._make_room():
             return _TurnedAway(self._refusal)
         connection = self._make(others=self)
         self._nameless[connection] = None
+        self._open += 1
         return connection
 
     def named(self, connection: Connection, name: str) -> Problem | None:
         """Put a connection under the name of its caller; say why not when the caller has its share already. O(1)."""
-        if self._held[name] >= self._share:
+        if len(self._with_name.get(name, ())) >= self._share:
             return problems.too_many_of_one_caller(self._share)
-        connection.name = name
-        self._nameless.pop(connection, None)
-        self._with_name[connection] = None
-        self._held[name] += 1
+        if connection in self._nameless:  # else it has ended meanwhile
+            del self._nameless[connection]
+            connection.name = name
+            self._with_name[name][connection] = None
         return None
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has ended, or was ended. Safe twice."""
         self._paused.pop(connection, None)
-        self._nameless.pop(connection, None)
-        if connection in self._with_name and connection.name is not None:
-            del self._with_name[connection]
-            self._held[connection.name] -= 1
-            if not self._held[connection.name]:
-                del self._held[connection.name]
+        held = self._nameless if connection.name is None else self._with_name.get(connection.name, {})
+        if connection not in held:
+            return
+        del held[connection]
+        self._open -= 1
+        if connection.name is not None and not held:
+            del self._with_name[connection.name]
 
     def paused(self, connection: Connection) -> None:
         """Take note that a client does not read; beyond `UNREAD_BYTES_MAX` those that have not for longest are ended."""
@@ -260,12 +259,18 @@ class Connections:
 
     def _make_room(self) -> bool:
         """End the connection that is missed least; False when every one of them is a caller's and at work."""
-        one = next(iter(self._nameless), None) or next((each for each in self._with_name if each.is_idle), None)
+        oldest = next(iter(self._nameless), None)
+        one = oldest if len(self._nameless) >= self._newcomers else (self._idle() or oldest)
         if one is None:
             return False
         self.left(one)
         one.give_way(self._refusal)
         return True
+
+    def _idle(self) -> Connection | None:
+        """Return a connection that idles: the oldest of the caller who holds the most, among those that have one. O(open)"""
+        crowds = sorted(self._with_name.values(), key=len, reverse=True)
+        return next((each for crowd in crowds for each in crowd if each.is_idle), None)
 
 
 class _TurnedAway(asyncio.Protocol):
