@@ -69,7 +69,7 @@ crash: $(STAMP)
 # Facts on every event loop with every parser, and 20,000 generated addresses; then the figures, each of which is judged.
 hostile: $(STAMP)
 	HOSTILE=1 $(PYTEST) --hypothesis-profile=hostile --timeout 600 tests/test_hostile.py tests/test_guard.py
-	@missed=0; for figures in hostile_receivers slow_loris; do \
+	@missed=0; for figures in hostile_receivers slow_loris hostile_clients; do \
 	  $(BIN)/python -m bench.$$figures $(ARGS) || missed=1; done; exit $$missed
 
 shape: $(STAMP)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -72,10 +73,12 @@ class Client(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._seen["connections"] += 1
         if not self._attack.reads:
-            self._transport.pause_reading()
+            self._loop.call_soon(self._transport.pause_reading)  # uvloop begins to read after this
         self._drip(0) if self._attack.drips else self._ask()
 
     def data_received(self, data: bytes) -> None:
+        if not self._attack.reads:
+            return
         self._pending += data
         while (answer := split(self._pending)) is not None:
             head, _, self._pending = answer
@@ -130,31 +133,28 @@ async def besiege(attack: Attack) -> Counter[str]:
 class Attackers:
     """The process, as whoever started it sees it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, attack: Attack) -> None:
+        command = [sys.executable, "-m", "bench.attackers"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seen: dict[str, int] = {}  # known when it has ended
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(attack)) + "\n")
+        self._process.stdin.flush()
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """End it, and with it every connection."""
-        output, _ = await self._process.communicate(b"")  # which closes its stdin
+        output, _ = self._process.communicate()
         self.seen = json.loads(output)
 
 
 @contextlib.asynccontextmanager
 async def attacked(attack: Attack) -> AsyncIterator[Attackers]:
     """Let every client attack as long as the context lasts."""
-    pipe = asyncio.subprocess.PIPE
-    reading = json.dumps(asdict(attack)).encode()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.attackers", cwd=ROOT, stdin=pipe, stdout=pipe
-    )
-    assert process.stdin is not None
-    process.stdin.write(reading + b"\n")
-    attackers = Attackers(process)
+    attackers = await asyncio.to_thread(Attackers, attack)
     try:
         yield attackers
     finally:
-        await attackers.end()
+        await asyncio.to_thread(attackers.end)
 
 
 def main() -> None:

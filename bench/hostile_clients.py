@@ -39,6 +39,9 @@ RSS_MB_MAX = 400
 MB_OF_A_MIB = 1.048576
 
 TENANTS = 10
+STRICT = TENANTS
+"""One more tenant, whose contract has schemas."""
+
 ENDPOINTS = 250
 ENDPOINTS_PATH = "/v1/webhook-endpoints"
 SETTING_UP = 32
@@ -60,13 +63,13 @@ def producer_key(tenant: int) -> str:
 def tenants(silent_port: int) -> str:
     """Write the applications of those who attack, with an endpoint each that never answers."""
     return "\n".join(
-        f'[[application]]\nid = "tenant-{tenant}"\ncontract = "{"roughy" if tenant == 1 else "standard"}"\n'
+        f'[[application]]\nid = "tenant-{tenant}"\ncontract = "{"roughy" if tenant == STRICT else "standard"}"\n'
         f'[[application.endpoint]]\nid = "silent-{tenant}"\nurl = "http://127.0.0.1:{silent_port}/"\ntimeout = "10m"\n'
         f'event_types = ["cut.completed"]\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"\n'
         f'[[token]]\nname = "key-{tenant}"\nrole = "application"\napplication = "tenant-{tenant}"\nsecret = "{key(tenant)}"\n'
         f'[[token]]\nname = "producer-{tenant}"\nrole = "producer"\napplication = "tenant-{tenant}"\n'
         f'secret = "{producer_key(tenant)}"\n'
-        for tenant in range(TENANTS)
+        for tenant in (*range(TENANTS), STRICT)
     )
 
 
@@ -126,9 +129,9 @@ def very_wrong() -> list[Request]:
     unknown = {"url": "https://x.example/"} | {f"unknown{number}": 1 for number in range(60_000)}
     payload = {"type": "cut.completed", "data": {f"u{number}": 1 for number in range(70_000)}}
     return [
-        call(ENDPOINTS_PATH, key(1), schedule),
-        call(ENDPOINTS_PATH, key(1), unknown),
-        call("/v1/events", producer_key(1), payload),
+        call(ENDPOINTS_PATH, key(STRICT), schedule),
+        call(ENDPOINTS_PATH, key(STRICT), unknown),
+        call("/v1/events", producer_key(STRICT), payload),
     ]
 
 

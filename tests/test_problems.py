@@ -81,6 +81,7 @@ def test_an_unknown_outcome_asks_for_a_repetition_with_the_same_key() -> None:
         (problems.draining(), 503, "draining"),
         (problems.store_unavailable("the last commit failed"), 503, "store_unavailable"),
         (problems.too_many_connections(1000), 503, "too_many_connections"),
+        (problems.too_many_bodies(1 << 26), 503, "too_many_bodies"),
     ],
 )
 def test_back_pressure_says_when_to_come_again(problem: Problem, status: int, slug: str) -> None:

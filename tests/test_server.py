@@ -433,6 +433,32 @@ async def test_a_body_that_does_not_come_is_408(open_house: Opener, framing: str
     assert house.unexpected == []
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 1024", "Transfer-Encoding: chunked"])
+async def test_bodies_that_arrive_are_bounded_over_all(
+    open_house: Opener, monkeypatch: pytest.MonkeyPatch, framing: str
+) -> None:
+    """I7: where bodies that drip fill what all may have, the oldest is cut off (503), and a newer one is taken."""
+    monkeypatch.setattr("relay.api.body.ARRIVING_BYTES_MAX", 0)
+    house = await open_house(limits=ServerConfig(max_body_bytes=1_024))
+    dripping = []
+    for _ in range(8):
+        reader, writer = await house.connect()
+        writer.write(head(framing, "Expect: 100-continue"))
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+        dripping.append(reader)
+    reader, writer = await house.connect()
+    writer.write(head(f"Content-Length: {len(EVENT)}", "Expect: 100-continue"))
+    await reader.readuntil(b"100 Continue\r\n\r\n")
+    refused = await dripping[0].readuntil(b"faster")
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in refused
+    assert b'"too_many_bodies"' in refused
+    writer.write(EVENT)
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 202 ")
+    assert [reader._buffer for reader in dripping[1:]] == [b""] * 7  # type: ignore[attr-defined]
+    assert house.unexpected == []
+
+
 @pytest.mark.parametrize("chunks", [b"zz\r\nhello", b"5\r\nhelloworld\r\n", b"-1\r\n", b"5;" + b"x" * 20_000])
 async def test_broken_chunks_are_the_clients_mistake(open_house: Opener, chunks: bytes) -> None:
     """A body that breaks HTTP's framing is the client's mistake: nothing stored, nothing logged as ours.

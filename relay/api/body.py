@@ -1,7 +1,8 @@
 """Request bodies: what is refused by looking at the head, reading the rest in bounds, and the JSON object it is."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -21,6 +22,46 @@ MERGE_PATCH = "application/merge-patch+json"
 
 CONFIG = web.AppKey("server_config", ServerConfig)
 """How large a body may be, and how long it may take."""
+
+ARRIVING_BYTES_MAX = 64 << 20
+"""Bytes of all bodies that are still arriving, each with the length it announces, else with `max_body`; eight fit always."""
+
+
+class Arriving:
+    """Owner of which bodies are still arriving. Beyond so many bytes those that began first are cut off."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_bytes = max(ARRIVING_BYTES_MAX, 8 * max_body_bytes)
+        self._waiting: dict[asyncio.Timeout, int] = {}  # bytes each may have, the oldest first
+        self._bytes = 0
+
+    @asynccontextmanager
+    async def within(self, timeout_s: float, size_bytes: int) -> AsyncIterator[None]:
+        """Read a body that may be so large; TimeoutError when its time is over, Refused (503) when it is cut off."""
+        async with asyncio.timeout(timeout_s) as deadline:
+            self._waiting[deadline] = size_bytes
+            self._bytes += size_bytes
+            try:
+                self._cut_off_oldest()
+                yield
+            except asyncio.CancelledError:
+                if deadline not in self._waiting:
+                    raise Refused(problems.too_many_bodies(self._max_bytes)) from None
+                raise
+            finally:
+                self._forget(deadline)
+
+    def _cut_off_oldest(self) -> None:
+        while self._bytes > self._max_bytes and len(self._waiting) > 1:
+            oldest = next(iter(self._waiting))
+            self._forget(oldest)
+            oldest.reschedule(0)
+
+    def _forget(self, deadline: asyncio.Timeout) -> None:
+        self._bytes -= self._waiting.pop(deadline, 0)
+
+
+ARRIVING = web.AppKey("arriving", Arriving)
 
 
 def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
@@ -44,7 +85,9 @@ async def read(request: web.Request) -> bytes:
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
             return _bounded(request.content.read_nowait(), request.app[CONFIG].max_body_bytes)
-        async with asyncio.timeout(request.app[CONFIG].body_timeout_ms / 1000):
+        config = request.app[CONFIG]
+        size_bytes = request.content_length or config.max_body_bytes
+        async with request.app[ARRIVING].within(config.body_timeout_ms / 1000, size_bytes):
             return await request.read()
     except TimeoutError:
         raise Refused(problems.body_timeout(request.app[CONFIG].body_timeout_ms)) from None

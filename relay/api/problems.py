@@ -212,6 +212,13 @@ def outcome_unknown() -> Problem:
     return _unavailable("outcome_unknown", "The outcome is unknown", detail, retry_after_s=1)
 
 
+def too_many_bodies(max_bytes: int) -> Problem:
+    detail = (
+        f"The {format_size(max_bytes)} that arriving bodies may have go to newer ones. Send this one again, faster."
+    )
+    return _unavailable("too_many_bodies", "Too many bodies are arriving", detail, retry_after_s=1)
+
+
 def too_many_connections(max_connections: int) -> Problem:
     detail = f"{max_connections} connections are open (server.max_connections). Keep connections and reuse them."
     return _unavailable("too_many_connections", "Too many connections", detail, retry_after_s=1)

@@ -189,6 +189,7 @@ def build_app(
     door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused, paces, is_stopping)
     app = web.Application(middlewares=[door.answer], client_max_size=config.max_body_bytes)
     app[body.CONFIG] = config
+    app[body.ARRIVING] = body.Arriving(config.max_body_bytes)
     for route in routes:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=door.expect)
     return app
