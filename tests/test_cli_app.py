@@ -216,8 +216,14 @@ def test_the_whole_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         endpoints = CliRunner().invoke(main, ["endpoint", "list", "--json", "--token", token])
         assert [one["id"] for one in json.loads(endpoints.stdout)["data"]] == [added["endpoint"]["id"]]
         assert "initech" in run("list").stdout
-        assert run("update", "initech", "--timeout", "3s").exit_code == 0
-        assert "3s" in run("show", "initech").stdout
+        limits = ("--limit", "backlog=50", "--limit", "bytes=2MiB", "--limit", "tests.per_minute=9")
+        assert run("update", "initech", "--timeout", "3s", *limits).exit_code == 0
+        shown = run("show", "initech").stdout
+        assert "3s" in shown
+        assert "0 of 50 deliveries, 0 bytes of 2MiB" in shown
+        assert "4 at once, 9 in a minute" in shown
+        assert run("update", "initech", "--limit", "backlog=").exit_code == 0
+        assert "0 of 1,000,000 deliveries, 0 bytes of 2MiB" in run("show", "initech").stdout
         assert added["key"]["prefix"] in run("key", "list", "initech").stdout
         assert run("delete", "initech", "--yes").exit_code == 0
         gone = CliRunner().invoke(main, ["endpoint", "list", "--token", token])
