@@ -110,16 +110,22 @@ class Schema:
         return list(dict.fromkeys(islice(self._issues(instance, allow_extra), ISSUES_MAX)))
 
     def _issues(self, instance: Any, allow_extra: bool) -> Iterator[Issue]:
-        for error in self._errors(instance):
+        for error in self._errors(instance, allow_extra):
             if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
                 yield from issues_of(error, self._description(error.schema_path[:-1]))
 
-    def _errors(self, instance: Any) -> Iterator[ValidationError]:
-        """Yield what is wrong with the beginning of an instance; if that is nothing, the first mistake after it."""
+    def _errors(self, instance: Any, allow_extra: bool) -> Iterator[ValidationError]:
+        """Yield what is wrong with the beginning of an instance; if that is nothing, the first mistake after it.
+
+        A member that is too many in the beginning is too many in the whole, which need not be looked through for it.
+        """
         beginning = _Beginning(VALUES_MAX)
         cut = beginning.of(instance, ())
         found = [
-            error for error in self._validator.iter_errors(cut) if not beginning.is_about_a_cut(error.instance_path)
+            error
+            for error in self._validator.iter_errors(cut)
+            if not beginning.is_about_a_cut(error.instance_path)
+            or (error.kind.name == "additionalProperties" and not allow_extra)
         ]
         yield from found
         if not found:
