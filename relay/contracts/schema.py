@@ -58,9 +58,6 @@ def _is_odd(keyword: str, value: Any, above: str) -> bool:
 ISSUES_MAX = 50
 """Mistakes that are looked for in one payload."""
 
-_EXTRA = frozenset({"additionalProperties", "unevaluatedProperties"})
-"""Findings that hold of the beginning of an object as of all of it: these members are not known."""
-
 VALUES_MAX = 1_000
 """Values of a wrong payload that mistakes are looked for in. The validator finds all before it shows the first: 20 µs each."""
 
@@ -114,7 +111,7 @@ class Schema:
 
     def _issues(self, instance: Any, allow_extra: bool) -> Iterator[Issue]:
         for error in self._errors(instance, allow_extra):
-            if not (allow_extra and error.kind.name in _EXTRA):
+            if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
                 yield from issues_of(error, self._description(error.schema_path[:-1]))
 
     def _errors(self, instance: Any, allow_extra: bool) -> Iterator[ValidationError]:
@@ -127,7 +124,8 @@ class Schema:
         found = [
             error
             for error in self._validator.iter_errors(cut)
-            if error.kind.name in _EXTRA or not beginning.is_about_a_cut(error.instance_path)
+            if not beginning.is_about_a_cut(error.instance_path)
+            or (error.kind.name == "additionalProperties" and not allow_extra)
         ]
         yield from found
         if not found:
@@ -221,7 +219,7 @@ def issues_of(error: ValidationError, meant: str | None) -> Iterator[Issue]:
     facts = kind.as_dict()
     if kind.name == "required":
         yield Issue(where + pointer(facts["property"]), "is missing")
-    elif kind.name in _EXTRA:
+    elif kind.name in ("additionalProperties", "unevaluatedProperties"):
         for name in facts["unexpected"]:
             yield Issue(where + pointer(name[:_SHOWN_CHARACTERS]), "is not known here; leave it out")
     elif meant is not None and kind.name in _TERSE:
