@@ -1,17 +1,21 @@
 """What the API answers is bounded: mistakes are counted where they are very many, lists end a page by its bytes."""
 
+import asyncio
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from relay.api.body import unknown_members
 from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
-from relay.api.query import PAGE_BYTES_MAX
+from relay.api.query import PAGE_BYTES_MAX, TURN, page_response
 from relay.contracts import Payload
 from relay.contracts.schema import VALUES_MAX, Schema
 from relay.core.model import Validation
+from relay.core.views import Page
 from tests.support.api import Api
 from tests.support.desk import Desk
 
@@ -158,3 +162,23 @@ async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
             cursor = None if answer.json["next"] is None else f"&cursor={answer.json['next']}"
     assert len(seen) == len(set(seen)) == 21
     assert pages == 2
+
+
+async def test_many_pages_let_others_have_their_turn_between_them() -> None:
+    """I6: pages that are asked for at once are put together one in each round of the loop, and others run in between."""
+    seen: list[str] = []
+    request: Any = SimpleNamespace(app={TURN: asyncio.Lock()})
+
+    async def other() -> None:
+        while True:
+            seen.append("other")
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(other())
+    await asyncio.gather(
+        *(page_response(request, Page((1,), None, ["1"]), lambda _: seen.append("page")) for _ in range(5))
+    )
+    running.cancel()
+    pages = [place for place, one in enumerate(seen) if one == "page"]
+    assert len(pages) == 5
+    assert all("other" in seen[first:second] for first, second in itertools.pairwise(pages))

@@ -51,7 +51,7 @@ class Applications:
         query.check()
         known = (entry.application for entry in reversed(tuple(self._registrar.current.applications.values())))
         wanted = (application for application in known if cursor is None or application.ref < cursor)
-        return page_response(request, page_of(wanted, limit, lambda one: str(one.ref)), self._detail)
+        return await page_response(request, page_of(wanted, limit, lambda one: str(one.ref)), self._detail)
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one application."""
@@ -85,7 +85,7 @@ class Applications:
         query.check()
         keys = reversed(tuple(self._registrar.current.application(self._find(request).id).keys.values()))
         page = page_of(behind(cursor, keys, _cursor), limit, _cursor)
-        return page_response(request, page, self._key)
+        return await page_response(request, page, self._key)
 
     async def create_key(self, request: web.Request) -> web.StreamResponse:
         """Make a key; the token is in this answer only."""

@@ -43,7 +43,7 @@ class Events:
         wanted, limit, cursor = event_filter(query), query.limit(), query.text("cursor")
         query.check()
         wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
-        return page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
+        return await page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event with its payload as it is sent."""
@@ -57,7 +57,7 @@ class Events:
         view = await self._find(request, request[PRINCIPAL])
         deliveries = await self._services.store.deliveries_of(view.id, cursor, limit + 1)
         page = page_of(deliveries, limit, lambda delivery: delivery.id)
-        return page_response(request, page, lambda delivery: write_delivery(self._services, delivery))
+        return await page_response(request, page, lambda delivery: write_delivery(self._services, delivery))
 
     async def _find(self, request: web.Request, principal: Principal) -> EventView:
         event_id = request.match_info["id"]
@@ -79,7 +79,7 @@ class Deliveries:
         query.check()
         wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
         page = await self._services.store.list_deliveries(wanted, cursor, limit)
-        return page_response(request, page, lambda view: write_delivery(self._services, view))
+        return await page_response(request, page, lambda view: write_delivery(self._services, view))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one delivery with its attempts, and what the next one waits for."""
@@ -136,7 +136,7 @@ class Deliveries:
             if endpoint in (None, group.endpoint) and reason in (None, group.reason)
         )
         page = page_of(behind(cursor, groups, _place), limit, _place)
-        return page_response(request, page, render.dead_group)
+        return await page_response(request, page, render.dead_group)
 
     async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
         delivery_id = request.match_info["id"]

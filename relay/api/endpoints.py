@@ -79,7 +79,7 @@ class Endpoints:
         query.check()
         owned = self._owned(application_of(named, principal, self._registrar.current))
         wanted = (one for one in owned if self._stands(one, state) and (cursor is None or one.ref < cursor))
-        return page_response(
+        return await page_response(
             request, page_of(wanted, limit, lambda one: str(one.ref)), lambda one: self._detail(one, principal)
         )
 

@@ -3,6 +3,7 @@
 Things of other applications do not exist for a caller.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
@@ -30,6 +31,9 @@ LIMIT_MAX = 250
 
 PAGE_BYTES_MAX = 1 << 20
 """Bytes of the entries of one page, unless a single one is larger."""
+
+TURN = web.AppKey("turn", asyncio.Lock)
+"""Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 
@@ -175,25 +179,30 @@ def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]
     return Page(found[:limit], cursors[limit - 1] if len(found) > limit else None, cursors)
 
 
-def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
-    """Answer with one page, and where the next one is (RFC 8288).
+async def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
+    """Answer with one page, and where the next one is (RFC 8288)."""
+    async with request.app[TURN]:
+        written, following = _within_bytes(page, write)
+        data = {"data": written, "next": following}
+        headers = {}
+        if following is not None:
+            headers["Link"] = f'<{request.rel_url.update_query(cursor=following)}>; rel="next"'
+        answer = Answer(data, headers=headers)
+        await asyncio.sleep(0)
+    return answer
 
-    A page ends before its limit where it would grow beyond `PAGE_BYTES_MAX`; one entry is always there.
-    """
+
+def _within_bytes(page: Page[T], write: Callable[[T], Json]) -> tuple[list[orjson.Fragment], str | None]:
+    """Write the entries of a page; it ends where it would grow beyond `PAGE_BYTES_MAX`, but one entry is always there."""
     written: list[orjson.Fragment] = []
-    following, length = page.next, 0
+    length = 0
     for entry in page.data:
         text = orjson.dumps(write(entry))
         length += len(text)
         if written and length > PAGE_BYTES_MAX:
-            following = page.cursors[len(written) - 1]
-            break
+            return written, page.cursors[len(written) - 1]
         written.append(orjson.Fragment(text))
-    data = {"data": written, "next": following}
-    if following is None:
-        return Answer(data)
-    link = request.rel_url.update_query(cursor=following)
-    return Answer(data, headers={"Link": f'<{link}>; rel="next"'})
+    return written, page.next
 
 
 def _moment_ms(text: str, now_ms: int) -> int | None:

@@ -18,6 +18,7 @@ from relay.api.connections import MAX_HEADERS, MAX_LINE_BYTES, UNREADABLE, Conne
 from relay.api.listen import Listeners
 from relay.api.pace import Paces
 from relay.api.problems import Problem
+from relay.api.query import TURN
 from relay.config import ServerConfig
 from relay.core.access import Right
 from relay.core.issues import Issue
@@ -189,6 +190,7 @@ def build_app(
     door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused, paces, is_stopping)
     app = web.Application(middlewares=[door.answer], client_max_size=config.max_body_bytes)
     app[body.CONFIG] = config
+    app[TURN] = asyncio.Lock()
     app[body.ARRIVING] = body.Arriving(config.max_body_bytes)
     for route in routes:
         app.router.add_route(route.method, route.path, route.handler, expect_handler=door.expect)
