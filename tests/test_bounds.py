@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,7 +166,7 @@ async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
 async def test_many_pages_let_others_have_their_turn_between_them() -> None:
     """I6: pages that are asked for at once are put together one in each round of the loop, and others run in between."""
     seen: list[str] = []
-    request: Any = SimpleNamespace(app={TURN: asyncio.Lock()})
+    request: Any = {TURN: asyncio.Lock()}
 
     async def other() -> None:
         while True:

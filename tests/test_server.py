@@ -21,7 +21,8 @@ from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.pace import Paces
 from relay.api.problems import Problem
 from relay.api.routes import intake_routes
-from relay.api.server import Route, build_app, serve
+from relay.api.routing import Route
+from relay.api.server import FrontDoor, serve
 from relay.config import ServerConfig
 from relay.core.access import Right, Role, Token
 from relay.core.clock import SystemClock
@@ -64,6 +65,7 @@ class House:
         self.own_uid = own_uid
         self.store = NotingStore()
         self.closed: Problem | None = None  # what admission says
+        self.refused: list[Problem] = []
         self.unexpected: list[tuple[str, BaseException]] = []
         self._writers: list[asyncio.StreamWriter] = []
         self.listeners: Listeners
@@ -80,15 +82,16 @@ class House:
         )
         tokens = TokenTable([Token("p", Role.PRODUCER, "acme", PRODUCER), Token("r", Role.READER, None, READER)])
         paces = Paces(SystemClock().mono_ms)
-        app = build_app(
+        door = FrontDoor(
             [*intake_routes(intake, paces), *self._routes()],
             Authenticator(tokens, self.own_uid),
             lambda: self.closed,
             self.limits,
             self._on_unexpected,
+            self.refused.append,
             paces=paces,
         )
-        self.listeners = await serve(app, self.limits.model_copy(update={"listen": addresses}), self._on_unexpected)
+        self.listeners = await serve(door, self.limits.model_copy(update={"listen": addresses}), self._on_unexpected)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(*self.address)
@@ -510,6 +513,15 @@ async def test_expect_is_refused_while_intake_is_closed(house: House) -> None:
     """Back-pressure comes before the body is asked for (Q10)."""
     house.closed = problems.draining()
     assert (await raw(house, head("Expect: 100-continue", "Content-Length: 5"))).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("field", ["Expect: 100-continue", "X-Other: 1"])
+async def test_an_event_refused_by_its_head_is_counted(house: House, field: str) -> None:
+    """A producer who waits for `100 Continue` is counted like every other, and so is an event without a token."""
+    house.closed = problems.draining()
+    await raw(house, head(field, "Content-Length: 5", "Connection: close"))
+    await raw(house, head(field, "Content-Length: 5", "Connection: close").replace(b"producer-s", b"x"))
+    assert [problem.type for problem in house.refused] == ["draining", "unauthorized"]
 
 
 # -- errors --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_object, read, read_object, refuse_large
 from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json
+from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
@@ -99,13 +100,13 @@ class Applications:
     async def revoke_key(self, request: web.Request) -> web.StreamResponse:
         """Revoke a key: from now on nobody gets in with it."""
         principal = request[PRINCIPAL]
-        application, key_id = self._find(request), request.match_info["key"]
+        application, key_id = self._find(request), request[PARAMETERS]["key"]
         await self._registrar.revoke_key(application.id, key_id)
         self._said(log.KEY_REVOKED, principal.name, application, key=key_id)
         return web.Response(status=204)
 
     def _find(self, request: web.Request) -> Application:
-        return self._registrar.current.application(request.match_info["id"]).application
+        return self._registrar.current.application(request[PARAMETERS]["id"]).application
 
     def _detail(self, application: Application) -> Json:
         entry = self._registrar.current.application(application.id)

@@ -20,8 +20,8 @@ from relay.core.model import Limits
 MERGE_PATCH = "application/merge-patch+json"
 
 
-CONFIG = web.AppKey("server_config", ServerConfig)
-"""How large a body may be, and how long it may take."""
+CONFIG: web.RequestKey[ServerConfig] = web.RequestKey("server_config", ServerConfig)
+"""Set for every request: how large a body may be, and how long it may take."""
 
 ARRIVING_BYTES_MAX = 64 << 20
 """Bytes of all bodies that are still arriving, each with the length it announces, else with `max_body`; eight fit always."""
@@ -61,7 +61,8 @@ class Arriving:
         self._bytes -= self._waiting.pop(deadline, 0)
 
 
-ARRIVING = web.AppKey("arriving", Arriving)
+ARRIVING: web.RequestKey[Arriving] = web.RequestKey("arriving", Arriving)
+"""Set for every request: the bodies of all of them."""
 
 
 def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
@@ -84,15 +85,15 @@ async def read(request: web.Request) -> bytes:
     """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400)."""
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
-            return _bounded(request.content.read_nowait(), request.app[CONFIG].max_body_bytes)
-        config = request.app[CONFIG]
+            return _bounded(request.content.read_nowait(), request[CONFIG].max_body_bytes)
+        config = request[CONFIG]
         size_bytes = request.content_length or config.max_body_bytes
-        async with request.app[ARRIVING].within(config.body_timeout_ms / 1000, size_bytes):
+        async with request[ARRIVING].within(config.body_timeout_ms / 1000, size_bytes):
             return await request.read()
     except TimeoutError:
-        raise Refused(problems.body_timeout(request.app[CONFIG].body_timeout_ms)) from None
+        raise Refused(problems.body_timeout(request[CONFIG].body_timeout_ms)) from None
     except web.HTTPRequestEntityTooLarge:
-        raise Refused(problems.body_too_large(request.app[CONFIG].max_body_bytes)) from None
+        raise Refused(problems.body_too_large(request[CONFIG].max_body_bytes)) from None
     except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 

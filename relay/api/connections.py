@@ -190,9 +190,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer; a refusal that aiohttp made before any middleware ran becomes a problem."""
-        if isinstance(resp, web.HTTPException) and resp.status >= 400:
-            resp = problems.from_http(resp).response()
+        """Send the answer under our name."""
         resp.headers.setdefault(hdrs.SERVER, SERVER)
         return await super().finish_response(request, resp, start_time)
 

@@ -23,6 +23,7 @@ from relay.api.query import (
     within,
 )
 from relay.api.render import Json, moment
+from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.core.access import Principal
 from relay.core.issues import Issue
@@ -60,7 +61,7 @@ class Events:
         return await page_response(request, page, lambda delivery: write_delivery(self._services, delivery))
 
     async def _find(self, request: web.Request, principal: Principal) -> EventView:
-        event_id = request.match_info["id"]
+        event_id = request[PARAMETERS]["id"]
         view = await self._services.store.find_event(event_id)
         return seen(view, principal, "event", event_id)
 
@@ -139,7 +140,7 @@ class Deliveries:
         return await page_response(request, page, render.dead_group)
 
     async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
-        delivery_id = request.match_info["id"]
+        delivery_id = request[PARAMETERS]["id"]
         return seen(await self._services.store.find_delivery(delivery_id), principal, "delivery", delivery_id)
 
     def _detail(self, view: DeliveryView, principal: Principal) -> Json:

@@ -18,6 +18,7 @@ from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sig
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json
+from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.api.testing import TestCalls, for_client
 from relay.api.written import read_overlap_ms
@@ -179,7 +180,7 @@ class Endpoints:
         await self._services.clock.wait(asyncio.Event(), next_step_ms(took_ms) - took_ms)
 
     def _find(self, request: web.Request, principal: Principal) -> Endpoint:
-        endpoint_id = request.match_info["id"]
+        endpoint_id = request[PARAMETERS]["id"]
         endpoint = self._registrar.current.endpoints.get(endpoint_id)
         if endpoint is None or not principal.sees(endpoint.application.id):
             raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")

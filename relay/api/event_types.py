@@ -4,6 +4,7 @@ from aiohttp import web
 
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.contracts import describe_catalogue, describe_type, why_unlisted
 from relay.core.errors import NotFound
@@ -27,7 +28,7 @@ class EventTypes:
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event type; 404 names the nearest."""
         contract = self._services.registrar.current.contract(self._application(request))
-        name = request.match_info["name"]
+        name = request[PARAMETERS]["name"]
         listed = contract.types.get(name)
         if listed is None:
             raise NotFound(why_unlisted(contract, name))

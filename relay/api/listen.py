@@ -26,7 +26,7 @@ ProtocolFactory = Callable[[], asyncio.Protocol]
 class Listeners:
     """What the daemon listens on. Owner of the sockets, their paths, and the connections made through them."""
 
-    def __init__(self, runner: web.AppRunner) -> None:
+    def __init__(self, runner: web.ServerRunner) -> None:
         self._runner = runner
         self._servers: list[asyncio.Server] = []
         self._paths: list[_UnixPath] = []

@@ -128,6 +128,10 @@ def not_found(detail: str) -> Problem:
     return Problem("not_found", "There is no such thing", 404, detail)
 
 
+def nothing_here() -> Problem:
+    return not_found("There is nothing at this path. docs/API.md lists every call.")
+
+
 def method_not_allowed(methods: Iterable[str]) -> Problem:
     allowed = ", ".join(sorted(methods))
     detail = f"This path takes {allowed}."
@@ -274,7 +278,7 @@ def from_http(error: web.HTTPException) -> Problem:
     """Say one of aiohttp's own refusals as a problem, without the input that it may repeat."""
     match error:
         case web.HTTPNotFound():
-            return not_found("There is nothing at this path. docs/API.md lists every call.")
+            return nothing_here()
         case web.HTTPMethodNotAllowed():
             return method_not_allowed(error.allowed_methods)
         case web.HTTPExpectationFailed():

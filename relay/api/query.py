@@ -32,7 +32,7 @@ LIMIT_MAX = 250
 PAGE_BYTES_MAX = 1 << 20
 """Bytes of the entries of one page, unless a single one is larger."""
 
-TURN = web.AppKey("turn", asyncio.Lock)
+TURN: web.RequestKey[asyncio.Lock] = web.RequestKey("turn", asyncio.Lock)
 """Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
@@ -181,7 +181,7 @@ def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]
 
 async def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
     """Answer with one page, and where the next one is (RFC 8288)."""
-    async with request.app[TURN]:
+    async with request[TURN]:
         written, following = _within_bytes(page, write)
         data = {"data": written, "next": following}
         headers = {}

@@ -9,7 +9,7 @@ from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
 from relay.api.ingest import Ingest
 from relay.api.pace import Paces
-from relay.api.server import Route
+from relay.api.routing import Route
 from relay.api.services import Services
 from relay.api.status import Status
 from relay.core.access import Right
@@ -37,7 +37,8 @@ def _events(services: Services) -> list[Route]:
         Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
         Route("GET", "/v1/events/{id}/deliveries", Right.READ, events.deliveries, takes_query=True),
         Route("GET", EVENT_TYPES, Right.READ_EVENTS, types.list_all, takes_query=True),
-        Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show),  # a grammar may have slashes in it
+        # a name may have slashes in it
+        Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show, takes_query=True),
         Route("GET", "/v1/deliveries", Right.READ, deliveries.search, takes_query=True),
         Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
         Route("POST", "/v1/deliveries/{id}/retry", Right.OPERATE, deliveries.retry),

@@ -7,10 +7,11 @@ refused while the relay takes no events. Only then is a body asked for (`Expect`
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http import RawRequestMessage
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator, refusal
@@ -19,6 +20,7 @@ from relay.api.listen import Listeners
 from relay.api.pace import Paces
 from relay.api.problems import Problem
 from relay.api.query import TURN
+from relay.api.routing import PARAMETERS, Handler, Route, Table
 from relay.config import ServerConfig
 from relay.core.access import Right
 from relay.core.issues import Issue
@@ -28,8 +30,6 @@ Admission = Callable[[], Problem | None]
 
 OnEventRefused = Callable[[Problem], None]
 """Takes every problem that a call which brings events in is answered with."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LINGERING_S = 1.0
 """How long the rest of a refused body is read and dropped, so that its sender can read why."""
@@ -41,20 +41,10 @@ SINGLE_HEADERS = ("Authorization", "Content-Type", "Host", "Idempotency-Key")
 """Headers that a request has once: of two, one reader believes the first and another the last."""
 
 
-class Route(NamedTuple):
-    """One call: who may make it, and what answers it."""
-
-    method: str
-    path: str
-    right: Right | None  # None: anybody, without a token
-    handler: Handler
-    takes_query: bool = False
-
-
 class FrontDoor:
-    """Looks at the head of every request, lets it in or not, and turns every error into a problem.
+    """Finds the call of every request, looks at its head, lets it in or not, and turns every error into a problem.
 
-    One middleware does all of it: each layer costs every request its share.
+    It is all that stands between aiohttp's connections and the handlers: each layer costs every request its share.
     """
 
     def __init__(
@@ -64,14 +54,13 @@ class FrontDoor:
         admission: Admission,
         config: ServerConfig,
         on_unexpected: OnUnexpected,
-        on_event_refused: OnEventRefused,
+        on_event_refused: OnEventRefused = lambda problem: None,
+        *,
         paces: Paces,
-        is_stopping: Callable[[], bool],
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._paces = paces
-        self._public = {route.path for route in routes if route.right is None}
-        self._querying = {route.handler for route in routes if route.takes_query}
-        self._rights = {route.handler: route.right for route in routes}
+        self._table = Table(routes)
         self._authenticator = authenticator
         self._admission = admission
         self._config = config
@@ -79,13 +68,15 @@ class FrontDoor:
         self._on_event_refused = on_event_refused
         self._is_stopping = is_stopping
 
-    @web.middleware
-    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer with what the handler says, or with a problem."""
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer with what the handler of the call says, or with a problem."""
+        route, parameters = self._table.find(request)
         try:
-            problem = self.examine(request)
+            problem = self._examine(request, route) or await self._expected(request)
             if problem is None:
-                return await self._handle(request, handler)
+                if parameters:
+                    request[PARAMETERS] = parameters
+                return await self._handle(request, route.handler)
         except ConnectionError:
             raise  # the client has gone: nobody is left to answer
         except Exception as error:  # the boundary of a request
@@ -95,9 +86,9 @@ class FrontDoor:
             if problem is None:  # it is for the log; the client learns nothing of it
                 self._on_unexpected(f"{request.method} {request.path}", error)
                 problem = problems.unexpected()
-        if self._right(request) is Right.POST_EVENTS:
+        if route.right is Right.POST_EVENTS:
             self._on_event_refused(problem)
-        return self._response(problem)
+        return _response(problem)
 
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         caller = request.get(PRINCIPAL)
@@ -111,57 +102,53 @@ class FrontDoor:
             if request.content_length is None:
                 self._paces.spend(caller, 0, request.content.total_bytes)
 
-    def examine(self, request: web.Request) -> Problem | None:
+    def _examine(self, request: web.Request, route: Route) -> Problem | None:
         """Return why `request` goes no further; otherwise its principal is set."""
         if (ambiguous := _ambiguity(request)) is not None:
             return ambiguous
-        if request.path in self._public:
-            return self._unasked(request) or body.examine_head(request, self._config)
+        if route.path in self._table.public:
+            return _unasked(request, route) or body.examine_head(request, self._config)
         if self._is_stopping():
             return problems.draining()
-        caller = self._authenticator.identify(request)  # before it is known whether there is such a call
+        caller = self._authenticator.identify(request)  # before it is said whether there is such a call
         if isinstance(caller, Problem):
             return caller
         if caller.pace is not None and (wait_s := self._paces.wait_s(caller)):
             return problems.rate_limited(wait_s)
         if isinstance(request.protocol, Connection) and (crowd := request.protocol.belongs_to(caller.name)) is not None:
             return crowd
-        right = self._right(request)
+        right = route.right
         request[PRINCIPAL] = caller
         if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
             return closed
-        return body.examine_head(request, self._config) or (right and refusal(caller, right)) or self._unasked(request)
+        head = body.examine_head(request, self._config)
+        return head or (right and refusal(caller, right)) or _unasked(request, route)
 
-    def _unasked(self, request: web.Request) -> Problem | None:
-        """Say which parameters a call that has none was given; what takes some checks them itself."""
-        if not request.query_string or request.match_info.handler in self._querying:
+    async def _expected(self, request: web.Request) -> Problem | None:
+        """Say `100 Continue` to whoever waits for it, now that the head was examined."""
+        expected = request.headers.get(hdrs.EXPECT)
+        if not expected or request.version < HttpVersion11:
             return None
-        if request.match_info.http_exception is not None:
-            return None  # there is no such call
-        return problems.invalid([Issue("", f'the parameter "{name[:64]}" is not taken here') for name in request.query])
-
-    def _response(self, problem: Problem) -> web.Response:
-        """Return the answer; while the relay stops, and for a caller with too many connections, it is the last one."""
-        response = problem.response()
-        if problem.type in ("draining", "too_many_connections"):
-            response.force_close()
-        return response
-
-    def _right(self, request: web.Request) -> Right | None:
-        return self._rights.get(request.match_info.handler)
-
-    async def expect(self, request: web.Request) -> web.StreamResponse | None:
-        """Say `100 Continue` to whoever may go on: aiohttp says it before anybody has looked at the request."""
-        if request.version < HttpVersion11:
-            return None
-        if request.headers[hdrs.EXPECT].lower() != "100-continue":
-            return problems.expectation_failed().response()
-        refusal = self.examine(request)
-        if refusal is not None:
-            return self._response(refusal)
+        if expected.lower() != "100-continue":
+            return problems.expectation_failed()
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun
         return None
+
+
+def _unasked(request: web.Request, route: Route) -> Problem | None:
+    """Say which parameters a call that has none was given; what takes some checks them itself."""
+    if route.takes_query or not request.query_string:
+        return None
+    return problems.invalid([Issue("", f'the parameter "{name[:64]}" is not taken here') for name in request.query])
+
+
+def _response(problem: Problem) -> web.Response:
+    """Return the answer; while the relay stops, and for a caller with too many connections, it is the last one."""
+    response = problem.response()
+    if problem.type in ("draining", "too_many_connections"):
+        response.force_close()
+    return response
 
 
 def _ambiguity(request: web.Request) -> Problem | None:
@@ -175,43 +162,29 @@ def _ambiguity(request: web.Request) -> Problem | None:
     return None
 
 
-def build_app(
-    routes: Sequence[Route],
-    authenticator: Authenticator,
-    admission: Admission,
-    config: ServerConfig,
-    on_unexpected: OnUnexpected,
-    on_event_refused: OnEventRefused = lambda problem: None,
-    *,
-    paces: Paces,
-    is_stopping: Callable[[], bool] = lambda: False,
-) -> web.Application:
-    """Return the application that answers `routes`, each behind the front door."""
-    door = FrontDoor(routes, authenticator, admission, config, on_unexpected, on_event_refused, paces, is_stopping)
-    app = web.Application(middlewares=[door.answer], client_max_size=config.max_body_bytes)
-    app[body.CONFIG] = config
-    app[TURN] = asyncio.Lock()
-    app[body.ARRIVING] = body.Arriving(config.max_body_bytes)
-    for route in routes:
-        app.router.add_route(route.method, route.path, route.handler, expect_handler=door.expect)
-    return app
-
-
-async def serve(app: web.Application, config: ServerConfig, on_unexpected: OnUnexpected) -> Listeners:
+async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpected) -> Listeners:
     """Listen on every address (`host:port`, `unix:/path`) or on none; CannotStart says which one failed and why."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    loop, make_request = asyncio.get_running_loop(), cast(Callable[..., web.Request], web.Request)
+    arriving, turn = body.Arriving(config.max_body_bytes), asyncio.Lock()
+
+    def request_of(message: RawRequestMessage, *others: Any) -> web.Request:
+        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURN: turn}
+        return make_request(message, *others, loop, client_max_size=config.max_body_bytes, state=state)
+
+    server = web.Server(door.answer, request_factory=request_of)  # type: ignore[arg-type]  # it is given those requests
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     listeners = Listeners(runner)
     try:
         for address in config.listen:
-            await listeners.open(address, _connections(runner, config, on_unexpected))
+            await listeners.open(address, _connections(server, config, on_unexpected))
     except BaseException:
         await listeners.close()
         raise
     return listeners
 
 
-def _connections(runner: web.AppRunner, config: ServerConfig, on_unexpected: OnUnexpected) -> Connections:
+def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnexpected) -> Connections:
     options: dict[str, Any] = {
         "loop": asyncio.get_running_loop(),
         "access_log": None,
@@ -222,6 +195,6 @@ def _connections(runner: web.AppRunner, config: ServerConfig, on_unexpected: OnU
         "max_field_size": MAX_LINE_BYTES,
         "max_headers": MAX_HEADERS,
     }
-    make = functools.partial(Connection, runner.server, on_unexpected=on_unexpected, **options)
+    make = functools.partial(Connection, server, on_unexpected=on_unexpected, **options)
     # For each listener: a flood on one leaves the others open.
     return Connections(make, config.max_connections, config.write_timeout_ms / 1000)

@@ -25,7 +25,7 @@ from relay.api.pace import Paces
 from relay.api.readiness import admission
 from relay.api.reloads import Reload, Reloads
 from relay.api.routes import routes
-from relay.api.server import build_app, serve
+from relay.api.server import FrontDoor, serve
 from relay.api.services import Services
 from relay.config import Config, DeliveryConfig, Loaded, reload_changes
 from relay.config.admission import refuse_foreign_sources
@@ -230,7 +230,7 @@ class Relay:
             paces=Paces(self.clock.mono_ms),
         )
         self.routes = routes(self.services, self.intake)
-        app = build_app(
+        door = FrontDoor(
             self.routes,
             Authenticator(self._tokens, os.getuid()),
             partial(admission, self.services),
@@ -240,7 +240,7 @@ class Relay:
             paces=self.services.paces,
             is_stopping=lambda: self.stopping,
         )
-        self._listeners = await serve(app, server, self._unexpected)
+        self._listeners = await serve(door, server, self._unexpected)
         self._opened.push_async_callback(self._listeners.close)
 
     def work(self) -> None:
