@@ -100,6 +100,14 @@ SHAPE: dict[str, Any] = {
     "reloaded": True,
     "worst": [ENDPOINT | {"blocked": True, "suspended": None}],
     "errors": [{"pointer": "/a", "message": "b"}],
+    "usage": {"due": 1, "bytes": 2},
+    "limits": {
+        "backlog": 1,
+        "bytes": "1GiB",
+        "definition": "64KiB",
+        "endpoints": 1,
+        "tests": {"at_once": 1, "per_minute": 1},
+    },
 }
 
 
