@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay.api.body import unknown_members
+from relay.api.body import ARRIVING, CONFIG, LARGE_BYTES, TURN, Arriving, read, unknown_members
 from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
-from relay.api.query import PAGE_BYTES_MAX, TURN, page_response
+from relay.api.query import PAGE_BYTES_MAX, page_response
+from relay.config import ServerConfig
 from relay.contracts import Payload
 from relay.contracts.schema import VALUES_MAX, Schema
 from relay.core.model import Validation
@@ -160,7 +161,37 @@ async def test_a_page_ends_by_its_bytes(tmp_path: Path) -> None:
             pages += 1
             cursor = None if answer.json["next"] is None else f"&cursor={answer.json['next']}"
     assert len(seen) == len(set(seen)) == 21
-    assert pages == 2
+    assert pages > 4
+
+
+async def test_large_bodies_are_looked_at_one_by_one() -> None:
+    """I7: of large bodies that are there at once one is returned in each round of the loop; a small one waits for none."""
+    order: list[str] = []
+
+    class Content:
+        def __init__(self, text: bytes) -> None:
+            self.text = text
+
+        def is_eof(self) -> bool:
+            return True
+
+        def read_nowait(self) -> bytes:
+            return self.text
+
+    async def post(name: str, text: bytes) -> None:
+        await read(Posted({ARRIVING: arriving, CONFIG: ServerConfig()}, Content(text)))
+        order.append(name)
+
+    class Posted(dict[Any, Any]):
+        def __init__(self, state: dict[Any, Any], content: Content) -> None:
+            super().__init__(state)
+            self.content = content
+
+    arriving = Arriving(1 << 20)
+    large = [asyncio.create_task(post(f"large{number}", b"x" * (LARGE_BYTES + 1))) for number in range(3)]
+    small = asyncio.create_task(post("small", b"x" * LARGE_BYTES))
+    await asyncio.gather(*large, small)
+    assert order == ["small", "large0", "large1", "large2"]
 
 
 async def test_many_pages_let_others_have_their_turn_between_them() -> None:

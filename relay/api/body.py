@@ -27,13 +27,18 @@ ARRIVING_BYTES_MAX = 64 << 20
 """Bytes of all bodies that are still arriving, each with the length it announces, else with `max_body`; eight fit always."""
 
 
+LARGE_BYTES = 64 << 10
+"""A body beyond this waits for its turn before it is looked at."""
+
+
 class Arriving:
-    """Owner of which bodies are still arriving. Beyond so many bytes those that began first are cut off."""
+    """Owner of which bodies are still arriving, and which large one is looked at. Beyond so many bytes those that began first are cut off."""
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_bytes = max(ARRIVING_BYTES_MAX, 8 * max_body_bytes)
         self._waiting: dict[asyncio.Timeout, int] = {}  # bytes each may have, the oldest first
         self._bytes = 0
+        self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def within(self, timeout_s: float, size_bytes: int) -> AsyncIterator[None]:
@@ -51,6 +56,11 @@ class Arriving:
             finally:
                 self._forget(deadline)
 
+    async def turn(self) -> None:
+        """Wait until a large body may be looked at, which takes milliseconds: one in each round of the loop."""
+        async with self._turn:
+            await asyncio.sleep(0)
+
     def _cut_off_oldest(self) -> None:
         while self._bytes > self._max_bytes and len(self._waiting) > 1:
             oldest = next(iter(self._waiting))
@@ -60,6 +70,9 @@ class Arriving:
     def _forget(self, deadline: asyncio.Timeout) -> None:
         self._bytes -= self._waiting.pop(deadline, 0)
 
+
+TURN: web.RequestKey[asyncio.Lock] = web.RequestKey("turn", asyncio.Lock)
+"""Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 ARRIVING: web.RequestKey[Arriving] = web.RequestKey("arriving", Arriving)
 """Set for every request: the bodies of all of them."""
@@ -82,7 +95,17 @@ def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
 
 
 async def read(request: web.Request) -> bytes:
-    """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400)."""
+    """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400).
+
+    Whoever looks at a large one takes milliseconds for it, so they are returned one by one.
+    """
+    text = await _received(request)
+    if len(text) > LARGE_BYTES:
+        await request[ARRIVING].turn()
+    return text
+
+
+async def _received(request: web.Request) -> bytes:
     try:
         if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
             return _bounded(request.content.read_nowait(), request[CONFIG].max_body_bytes)

@@ -48,6 +48,8 @@ class Endpoints:
         """Make an endpoint; its secret is in this answer only."""
         principal = request[PRINCIPAL]
         text = await body.read(request)
+        if principal.application is not None:  # else it stands in the text whose limits hold
+            refuse_large(text, self._registrar.current.application(principal.application).application.limits)
         written = parse_object(text)
         named = written.pop("application", None)  # whose endpoint it is, rather than how it is
         try:
