@@ -31,6 +31,11 @@ LARGE_BYTES = 64 << 10
 """A body beyond this waits for its turn before it is looked at."""
 
 
+RESTS = 4
+REST_MAX_S = 0.2
+"""Between two large bodies that wait: so many times as long as the first one took, and no longer than this."""
+
+
 class Arriving:
     """Owner of which bodies are still arriving, and which large one is looked at. Beyond so many bytes those that began first are cut off."""
 
@@ -39,6 +44,7 @@ class Arriving:
         self._waiting: dict[asyncio.Timeout, int] = {}  # bytes each may have, the oldest first
         self._bytes = 0
         self._turn = asyncio.Lock()
+        self._turned_s = 0.0  # when the last turn was given
 
     @asynccontextmanager
     async def within(self, timeout_s: float, size_bytes: int) -> AsyncIterator[None]:
@@ -57,9 +63,15 @@ class Arriving:
                 self._forget(deadline)
 
     async def turn(self) -> None:
-        """Wait until a large body may be looked at, which takes milliseconds: one in each round of the loop."""
+        """Wait until a large body may be looked at: one by one, with a rest after each that is longer than it took.
+
+        In a rest small requests are answered, and the writer's thread has the interpreter, which decoding a large text
+        does not give away.
+        """
+        now_s, others = asyncio.get_running_loop().time, self._turn.locked()
         async with self._turn:
-            await asyncio.sleep(0)
+            await asyncio.sleep(min(RESTS * (now_s() - self._turned_s), REST_MAX_S) if others else 0)
+            self._turned_s = now_s()
 
     def _cut_off_oldest(self) -> None:
         while self._bytes > self._max_bytes and len(self._waiting) > 1:
