@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.contracts import example_event
-from bench.sides import BOTH, Side, Work, compare, report, run_relay, variant
+from bench.sides import BOTH, Run, Side, Work, compare, report, run_relay, variant
 from bench.sinks import Sink, open_sink
 
 
@@ -55,10 +55,10 @@ def failures(bench: Bench) -> str:
         well = stack.enter_context(open_sink("python", bench.folder))
         badly = stack.enter_context(open_sink("python", bench.folder, fail_one_in=5))
 
-        def failing(folder: Path, sink: Sink, work: Work) -> object:
+        def failing(folder: Path, sink: Sink, work: Work) -> Run:
             return run_relay(folder, badly, work)
 
-        sides: dict[str, Side] = {"all answered": run_relay, "20 % failed": failing}  # type: ignore[dict-item]
+        sides: dict[str, Side] = {"all answered": run_relay, "20 % failed": failing}
         rounds = compare(well, work, bench.rounds, bench.folder, sides)
     return f"{_told(work, bench.rounds, well)} A delivery counts when it is taken at last.\n\n{report(rounds)}"
 
