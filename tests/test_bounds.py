@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from relay.api.body import ARRIVING, CONFIG, LARGE_BYTES, TURN, Arriving, read, unknown_members
+from relay.api.body import ARRIVING, CONFIG, LARGE_BYTES, Arriving, read, unknown_members
 from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
-from relay.api.query import PAGE_BYTES_MAX, page_response
+from relay.api.query import PAGE_BYTES_MAX, TURN, page_response
 from relay.config import ServerConfig
 from relay.contracts import Payload
 from relay.contracts.schema import VALUES_MAX, Schema

@@ -19,7 +19,6 @@ from relay.core.model import Limits
 
 MERGE_PATCH = "application/merge-patch+json"
 
-
 CONFIG: web.RequestKey[ServerConfig] = web.RequestKey("server_config", ServerConfig)
 """Set for every request: how large a body may be, and how long it may take."""
 
@@ -30,14 +29,17 @@ ARRIVING_BYTES_MAX = 64 << 20
 LARGE_BYTES = 64 << 10
 """A body beyond this waits for its turn before it is looked at."""
 
-
+LONG_S = 0.02
 RESTS = 4
 REST_MAX_S = 0.2
-"""Between two large bodies that wait: so many times as long as the first one took, and no longer than this."""
+"""After a large body that took long, as those full of mistakes do, others wait so many times as long, no longer than this."""
 
 
 class Arriving:
-    """Owner of which bodies are still arriving, and which large one is looked at. Beyond so many bytes those that began first are cut off."""
+    """Owner of which bodies are still arriving, and of whose turn it is to have a large one looked at.
+
+    Beyond so many bytes those that began first are cut off.
+    """
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_bytes = max(ARRIVING_BYTES_MAX, 8 * max_body_bytes)
@@ -63,14 +65,15 @@ class Arriving:
                 self._forget(deadline)
 
     async def turn(self) -> None:
-        """Wait until a large body may be looked at: one by one, with a rest after each that is longer than it took.
+        """Wait until a large body may be looked at: one by one, with a rest after one that took long.
 
         In a rest small requests are answered, and the writer's thread has the interpreter, which decoding a large text
         does not give away.
         """
         now_s, others = asyncio.get_running_loop().time, self._turn.locked()
         async with self._turn:
-            await asyncio.sleep(min(RESTS * (now_s() - self._turned_s), REST_MAX_S) if others else 0)
+            taken_s = now_s() - self._turned_s if others else 0.0  # else nobody has just been before
+            await asyncio.sleep(min(RESTS * taken_s, REST_MAX_S) if taken_s > LONG_S else 0)
             self._turned_s = now_s()
 
     def _cut_off_oldest(self) -> None:
@@ -82,9 +85,6 @@ class Arriving:
     def _forget(self, deadline: asyncio.Timeout) -> None:
         self._bytes -= self._waiting.pop(deadline, 0)
 
-
-TURN: web.RequestKey[asyncio.Lock] = web.RequestKey("turn", asyncio.Lock)
-"""Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 ARRIVING: web.RequestKey[Arriving] = web.RequestKey("arriving", Arriving)
 """Set for every request: the bodies of all of them."""

@@ -15,7 +15,6 @@ from aiohttp import web
 
 from relay.api import problems
 from relay.api.answer import Answer
-from relay.api.body import TURN
 from relay.api.problems import Refused
 from relay.api.render import Json
 from relay.core.access import Principal
@@ -32,6 +31,9 @@ LIMIT_MAX = 250
 
 PAGE_BYTES_MAX = 256 << 10
 """Bytes of the entries of one page, unless a single one is larger."""
+
+TURN: web.RequestKey[asyncio.Lock] = web.RequestKey("turn", asyncio.Lock)
+"""Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 

@@ -19,6 +19,7 @@ from relay.api.connections import MAX_HEADERS, MAX_LINE_BYTES, UNREADABLE, Conne
 from relay.api.listen import Listeners
 from relay.api.pace import Paces
 from relay.api.problems import Problem
+from relay.api.query import TURN
 from relay.api.routing import PARAMETERS, Handler, Route, Table
 from relay.config import ServerConfig
 from relay.core.access import Right
@@ -167,7 +168,7 @@ async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpect
     arriving, turn = body.Arriving(config.max_body_bytes), asyncio.Lock()
 
     def request_of(message: RawRequestMessage, *others: Any) -> web.Request:
-        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, body.TURN: turn}
+        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURN: turn}
         return make_request(message, *others, loop, client_max_size=config.max_body_bytes, state=state)
 
     server = web.Server(door.answer, request_factory=request_of)  # type: ignore[arg-type]  # it is given those requests
