@@ -44,9 +44,12 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
         "dead": Verb("deliveries", "Look at dead letters and replay them."),
     },
-    "Other": {
-        "sign": Verb("signatures", "Sign a body as the relay would."),
+    "Build a receiver": {
+        "listen": Verb("receiving", "Receive here: verify, show and answer deliveries, or fail on purpose."),
         "verify": Verb("signatures", "Check a signature, and say why it is wrong."),
+        "sign": Verb("signatures", "Sign a body as the relay would."),
+    },
+    "Other": {
         "version": Verb("daemon", "Print the versions of relay and what it stands on."),
     },
 }

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from aiohttp import web
 from relay.cli.address import Address
 from relay.cli.client import Daemon
 from relay.cli.output import echo
+from relay.cli.shell import interruption
 from relay.config import Loaded, load
 from relay.contracts import Contract
 from relay.core.access import Role, Token
@@ -80,7 +80,7 @@ async def _until_ended(
     playing: asyncio.Task[bool], failing: asyncio.Task[BaseException | None], *, otherwise: bool
 ) -> bool:
     """Run until the story ends, the relay fails, or Ctrl-C or SIGTERM comes, which is `otherwise`."""
-    interrupted = asyncio.create_task(_interruption())
+    interrupted = asyncio.create_task(interruption())
     await asyncio.wait({playing, failing, interrupted}, return_when=asyncio.FIRST_COMPLETED)
     ended = playing.done()
     if failing.done():
@@ -92,13 +92,6 @@ async def _until_ended(
         return playing.result()
     echo("\nStopped; nothing is left behind.")
     return otherwise
-
-
-async def _interruption() -> None:
-    asked = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    await asked.wait()
 
 
 def _load(folder: Path) -> Loaded:

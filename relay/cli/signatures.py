@@ -1,6 +1,5 @@
 """`relay sign` and `relay verify`: signatures without a daemon."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from secrets import randbits
@@ -8,27 +7,25 @@ from typing import BinaryIO
 
 import click
 
-from relay.cli.output import Exit, fail, json_option, options, say, show
-from relay.cli.types import find_contract
-from relay.contracts import Contract, ContractCatalogue
+from relay.cli.contracts import (
+    contract_options,
+    find_contract,
+    read_duration_ms,
+    read_secrets,
+    secrets_option,
+    warn_of_secrets,
+)
+from relay.cli.output import Exit, fail, json_option, options, show
 from relay.core.clock import SystemClock
 from relay.core.errors import ConfigError
 from relay.core.ids import IdFactory
-from relay.core.model import Secret
-from relay.core.units import parse_duration_ms, parse_time_ms
+from relay.core.units import parse_time_ms
 from relay.diagnosis.verify import verify
 
 _request_options = options(
     click.argument("body", type=click.File("rb"), default="-"),
-    click.option("--contract", "contract_name", default="standard", show_default=True, help="Name of a contract."),
-    click.option("--contracts", type=click.Path(path_type=Path), help="Folder with contract files of your own."),
-    click.option(
-        "--secret",
-        "secrets",
-        multiple=True,
-        required=True,
-        help="A secret, env:NAME or file:PATH (the last two stay out of the process list). Again for older ones.",
-    ),
+    contract_options,
+    secrets_option("A secret"),
     click.option("--url", default="", help="URL of the endpoint, for contracts that sign it."),
     click.option("--endpoint", default="", help="Id of the endpoint, for contracts that sign it."),
     json_option,
@@ -63,9 +60,9 @@ def sign(
       relay sign --secret env:SECRET body.json
       curl -H @<(relay sign --secret env:SECRET body.json) --data-binary @body.json https://example.com/hook
     """
-    contract = find_contract(ContractCatalogue.load(contracts), contract_name)
-    keys = _secrets(secrets)
-    _warn(contract, keys)
+    contract = find_contract(contract_name, contracts)
+    keys = read_secrets(secrets)
+    warn_of_secrets(contract, keys)
     try:
         signer = contract.signer(keys, url, endpoint)
     except ConfigError as error:
@@ -107,9 +104,9 @@ def verify_command(
       relay verify --secret env:SECRET --headers headers.txt body.json
       relay verify --secret env:SECRET -H 'webhook-id: evt_1' -H 'webhook-timestamp: …' -H 'webhook-signature: …' - < body
     """
-    contract = find_contract(ContractCatalogue.load(contracts), contract_name)
-    keys, received = _secrets(secrets), _headers([*(header_file or ()), *headers])
-    now_ms, tolerance_ms = _time_ms(at), _duration_ms(tolerance)
+    contract = find_contract(contract_name, contracts)
+    keys, received = read_secrets(secrets), _headers([*(header_file or ()), *headers])
+    now_ms, tolerance_ms = _time_ms(at), read_duration_ms("--tolerance", tolerance)
     try:
         found = verify(contract, keys, received, body.read(), now_ms, tolerance_ms, url=url, endpoint_id=endpoint)
     except ConfigError as error:
@@ -117,32 +114,6 @@ def verify_command(
     answer = {"verified": found.ok, "verdict": found.verdict, "reason": found.reason}
     show(answer, as_json, lambda: f"{'Verified' if found.ok else 'Not verified'}: {found.reason}")
     click.get_current_context().exit(Exit.FINE if found.ok else Exit.FAILED)
-
-
-def _secrets(given: Iterable[str]) -> tuple[Secret, ...]:
-    return tuple(Secret(_resolve(text)) for text in given)
-
-
-def _resolve(text: str) -> str:
-    """Read a secret as the configuration does: a line end after it in a file does not count."""
-    scheme, _, rest = text.partition(":")
-    if scheme == "env":
-        if not os.environ.get(rest):
-            fail(f"The environment has no {rest}. Set it, or use file:PATH.", Exit.BAD_INPUT)
-        return os.environ[rest]
-    if scheme != "file":
-        return text
-    try:
-        return Path(rest).read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"The secret file {rest} cannot be read: {error}.", Exit.BAD_INPUT)
-
-
-def _warn(contract: Contract, secrets: Iterable[Secret]) -> None:
-    for secret in secrets:
-        fault = contract.check_secret(secret.value)
-        if fault is not None:
-            say(f"Warning: {fault}")
 
 
 def _new_id() -> str:
@@ -158,13 +129,6 @@ def _time_ms(text: str | None) -> int:
         return parse_time_ms(text)
     except ValueError as error:
         fail(f"{error}. Write unix seconds, or RFC 3339 such as 2026-11-22T08:30:00Z.", Exit.BAD_INPUT)
-
-
-def _duration_ms(text: str) -> int:
-    try:
-        return parse_duration_ms(text)
-    except ValueError as error:
-        fail(f"--tolerance {text!r}: {error}.", Exit.BAD_INPUT)
 
 
 def _headers(lines: Iterable[str]) -> dict[str, str]:

@@ -1,19 +1,13 @@
 """`relay types`: the event types that a contract lists."""
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from relay.cli.client import Daemon, asks_daemon
+from relay.cli.contracts import FOLDER_HELP, find_contract
 from relay.cli.output import Columns, Exit, Json, echo, echo_json, facts, fail, say, table
-from relay.core.issues import nearest
-
-if TYPE_CHECKING:
-    from relay.contracts import Contract, ContractCatalogue
 
 PATH = "/v1/event-types"
 
@@ -21,11 +15,13 @@ PATH = "/v1/event-types"
 @click.command("types")
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--application", help="Whose contract, where there are several applications.")
-@click.option("--contract", help="Show this contract without a daemon: a built-in one, or one of your own.")
+@click.option(
+    "--contract", help="Show this contract without a daemon: a built-in one, or one of your own, by name or file."
+)
 @click.option(
     "--contracts",
     type=click.Path(path_type=Path),
-    help="Folder with contract files of your own.  [default: contracts/ beside the configuration file]",
+    help=FOLDER_HELP,
 )
 @asks_daemon
 def types(
@@ -80,42 +76,14 @@ def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
 
     from relay.contracts import describe_catalogue, describe_type, why_unlisted
 
-    contract = _contract(contract_name, folder)
+    flag = click.get_current_context().params.get("daemon_config")
+    contract = find_contract(contract_name, folder, Path(flag) if flag else None)
     if name is None:
         return _plain(orjson.dumps(describe_catalogue(contract)))
     listed = contract.types.get(name)
     if listed is None:
         fail(f"No such event type: {why_unlisted(contract, name)}")
     return _plain(orjson.dumps(describe_type(name, listed)))
-
-
-def _contract(name: str, folder: Path | None) -> "Contract":
-    from relay.config.places import find_config_file
-    from relay.contracts import ContractCatalogue
-
-    if folder is None:
-        flag = click.get_current_context().params.get("daemon_config")
-        catalogue = ContractCatalogue.beside(find_config_file(Path(flag) if flag else None, os.environ))
-    else:
-        catalogue = ContractCatalogue.read(folder)
-    return find_contract(catalogue, name)
-
-
-def find_contract(catalogue: "ContractCatalogue", name: str) -> "Contract":
-    """Return a contract; ends the command, with what there is, if there is none of this name."""
-    from relay.contracts import ContractError
-
-    contract = catalogue.get(name)
-    if contract is None and catalogue.issues:  # it may be in a file that cannot be read
-        raise ContractError(catalogue.issues)
-    if contract is None:
-        fail(f"There is no contract {name!r}. {_instead(name, catalogue.names)}", Exit.USAGE)
-    return contract
-
-
-def _instead(wrong: str, names: Sequence[str]) -> str:
-    near = nearest(wrong, names)
-    return f"Did you mean {near}?" if near else f"There are: {', '.join(names)}."
 
 
 def _plain(text: bytes) -> Json:
