@@ -46,6 +46,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
     },
     "Build a receiver": {
         "listen": Verb("receiving", "Receive here: verify, show and answer deliveries, or fail on purpose."),
+        "check-receiver": Verb("receiving", "Send a receiver what it must accept and what it must refuse."),
         "verify": Verb("signatures", "Check a signature, and say why it is wrong."),
         "sign": Verb("signatures", "Sign a body as the relay would."),
     },
@@ -61,7 +62,7 @@ Exit codes:
   1   the operation failed, or the daemon is degraded, or `serve` was stopped by an error or a second signal
   2   wrong use of the command line
   65  the daemon refused the input as wrong
-  69  no daemon could be reached
+  69  no daemon, or no receiver, could be reached
   73  a file cannot be created
   75  try again later: busy, an address in use or not there yet, or another daemon owns the database
   77  not permitted: a token that may not do this, or a file or folder of another user

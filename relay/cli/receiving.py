@@ -1,5 +1,6 @@
-"""`relay listen`: for whoever builds a receiver."""
+"""`relay listen` and `relay check-receiver`: for whoever builds a receiver."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,18 @@ from relay.cli.output import Exit, fail, json_option, say
 from relay.core.model import Secret
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from relay.contracts import Contract
+    from relay.diagnosis.checks import Check
+    from relay.diagnosis.specimen import Specimen
 
 LISTEN = "127.0.0.1:8421"
+
+ANSWER_MS = 15_000
+"""How long a receiver may take where its contract says nothing."""
+LARGE_MAX = 16 << 20
+"""The largest large body."""
 
 
 @click.command("listen")
@@ -146,4 +156,154 @@ def _place(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-COMMANDS = [listen]
+@click.command("check-receiver")
+@click.argument("url")
+@contract_options
+@secrets_option("A secret that the receiver knows", required=False)
+@click.option(
+    "--type", "event_type", help="Event type to send.  [default: the contract's test event, or its first type]"
+)
+@click.option(
+    "--data", "data_file", type=click.File("rb"), help="File with data to send.  [default: the type's example]"
+)
+@click.option(
+    "--endpoint", default="ep_check", show_default=True, help="Id of the endpoint, for contracts that use it."
+)
+@click.option("--large", default="256KiB", show_default=True, help="How large the large body is.")
+@click.option("--timeout", help="How long to wait for each answer.  [default: the contract's, or 15s]")
+@click.option("--skip", multiple=True, metavar="CHECK", help="Leave a check out. Again for others.")
+@json_option
+def check_receiver(
+    url: str,
+    contract_name: str,
+    contracts: Path | None,
+    secrets: Sequence[str],
+    event_type: str | None,
+    data_file: "BinaryIO | None",
+    endpoint: str,
+    large: str,
+    timeout: str | None,
+    skip: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Send URL a series of test deliveries, and say what it accepts that it must refuse, and the reverse.
+
+    The checks, in this order: right, repeated_id, rotation, unknown_type, large, slow must be answered 2xx; unsigned,
+    wrong_secret, changed_body, old_timestamp must not. Those that the contract knows nothing of say so. The receiver gets
+    real requests: what it does for an event it does for these.
+
+    Like `curl` it reaches this machine (loopback) and private networks, over http too; link-local addresses, where clouds
+    keep credentials, it does not. No redirect is followed.
+
+    \b
+    Exit codes:
+      0   no fault was found (remarks are no faults)
+      1   a fault was found
+      2   wrong use
+      65  a URL, secret, type or file that is unfit
+      69  the receiver cannot be reached, or gave the right delivery no answer
+      78  a contract that cannot be used
+    \b
+      relay check-receiver http://127.0.0.1:3000/hooks --secret env:SECRET
+      relay check-receiver https://example.com/hooks --contract editframe --secret env:SECRET --type render.completed
+      relay check-receiver http://127.0.0.1:3000/hooks --secret env:SECRET --skip unknown_type --json     # in CI
+    """
+    import asyncio
+
+    from relay.cli import checking
+    from relay.core.clock import SystemClock
+    from relay.diagnosis.checks import checks
+
+    contract = find_contract(contract_name, contracts)
+    _refuse_unfit_url(url)
+    specimen = _specimen(contract, _known(contract, secrets), url, endpoint, event_type, data_file)
+    series = _without(checks(_size(large)), skip)
+    limit_ms = contract.timeout_ms or ANSWER_MS if timeout is None else read_duration_ms("--timeout", timeout)
+    show = (lambda _: None) if as_json else checking.show_line
+    findings = asyncio.run(checking.run(specimen, series, limit_ms, SystemClock().wall_ms, show))
+    click.get_current_context().exit(checking.report(specimen, findings, as_json=as_json))
+
+
+def _refuse_unfit_url(url: str) -> None:
+    from relay.core.urls import check_url
+
+    faults = check_url(url, allow_http=True, allow_private=True)
+    if faults:
+        fail(f"The URL cannot be posted to: {'; '.join(faults)}.", Exit.BAD_INPUT)
+
+
+def _known(contract: "Contract", given: Sequence[str]) -> tuple[Secret, ...]:
+    """Return the secrets that the receiver knows; what it must refuse cannot be told from what is right without one."""
+    if contract.signs and not given:
+        fail("Give --secret, one that the receiver knows: without it no delivery is right.", Exit.USAGE)
+    if given and not contract.signs:
+        fail(f"The contract {contract.name!r} signs nothing: leave --secret out.", Exit.USAGE)
+    keys = read_secrets(given)
+    _refuse_unfit(contract, keys)
+    return keys
+
+
+def _specimen(
+    contract: "Contract",
+    secrets: tuple[Secret, ...],
+    url: str,
+    endpoint: str,
+    event_type: str | None,
+    data_file: "BinaryIO | None",
+) -> "Specimen":
+    from secrets import randbits
+
+    from relay.core.clock import SystemClock
+    from relay.core.ids import IdFactory
+    from relay.diagnosis.specimen import Specimen
+
+    name, data = _event(contract, endpoint, event_type, data_file)
+    ids = IdFactory(SystemClock().wall_ms, randbits)
+    other = Secret(contract.new_secret(os.urandom, secrets[0].value)) if secrets else None
+    return Specimen(contract, secrets, url, endpoint, name, data, ids.new("evt"), lambda: ids.new("evt"), other)
+
+
+def _event(
+    contract: "Contract", endpoint: str, event_type: str | None, data_file: "BinaryIO | None"
+) -> tuple[str, bytes]:
+    """Return type and data of the event that is sent: given, else the contract's own; they must be lawful."""
+    from relay.contracts import NoExample, Payload
+
+    if data_file is None or event_type is None:
+        try:
+            event_type, example = contract.test_event(event_type, {"endpoint_id": endpoint, "application_id": "check"})
+        except NoExample as error:
+            fail(f"{str(error).capitalize()}.", Exit.BAD_INPUT)
+    data = example if data_file is None else data_file.read()
+    try:
+        json.loads(data)
+    except ValueError as error:
+        fail(f"--data is not JSON: {error}.", Exit.BAD_INPUT)
+    wrong = contract.check_type(event_type)
+    issues = [] if wrong else contract.check_data(event_type, Payload(data))
+    if wrong or issues:
+        fail(wrong or "; ".join(f"data{issue.path}: {issue.message}" for issue in issues), Exit.BAD_INPUT)
+    return event_type, data
+
+
+def _without(series: "Sequence[Check]", skip: Sequence[str]) -> "list[Check]":
+    names = [check.name for check in series]
+    for name in skip:
+        if name not in names[1:]:
+            fail(f"--skip {name!r}: the checks that can be left out are {', '.join(names[1:])}.", Exit.USAGE)
+    return [check for check in series if check.name not in skip]
+
+
+def _size(text: str) -> int:
+    from relay.core.units import parse_size_bytes
+
+    try:
+        size_bytes = parse_size_bytes(text)
+    except ValueError as error:
+        fail(f"--large {text!r}: {error}.", Exit.BAD_INPUT)
+    if size_bytes > LARGE_MAX:
+        fail(f"--large {text}: at most 16MiB.", Exit.BAD_INPUT)
+    return size_bytes
+
+
+COMMANDS = [listen, check_receiver]

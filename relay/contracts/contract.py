@@ -199,9 +199,9 @@ class Contract:
             return "the secret is sent in a header and must be ASCII; choose another"
         return next(filter(None, (_secret_fault(entry, value) for entry in self.document.signature)), None)
 
-    def new_secret(self, random_bytes: Callable[[int], bytes]) -> str:
-        """Make a secret that `check_secret` accepts, from `random_bytes(count)`."""
-        kind = self.document.signature[0] if self.document.signature else Kind()
+    def new_secret(self, random_bytes: Callable[[int], bytes], like: str = "") -> str:
+        """Make a secret that `check_secret` accepts, of the same kind as `like`, from `random_bytes(count)`."""
+        kind = self.document.signature[0].kind_of(like) if self.document.signature else Kind()
         size = min(max(kind.key.new_bytes, kind.key.min_bytes), kind.key.max_bytes)
         return encode_key(new_key(kind.algorithm, random_bytes, size), kind.key.strip, kind.key.decode)
 
