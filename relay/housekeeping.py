@@ -119,7 +119,8 @@ class Housekeeping:
         self._watch_disk()
         self._watch_clock()
         self._watch_store()
-        await self._watch_writer()
+        if not self._store.lost:  # of which the process says why, and ends
+            await self._watch_writer()
         self._failing.ended(quiet_ms=SUMMARY_EVERY_MS)
 
     def _watch_disk(self) -> None:
@@ -261,5 +262,6 @@ class Housekeeping:
         try:
             return bool(await step)
         except StoreUnavailable as error:
-            self._failing.happened(error=error.detail)
+            if not self._store.lost:
+                self._failing.happened(error=error.detail)
             return False

@@ -9,11 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.api import status
-from relay.api.problems import MISTAKES_MAX
 from relay.api.reloads import CHANGES_MAX, WARNINGS_MAX, Reload, Reloads
 from relay.api.services import Services
 from relay.api.troubles import drift
-from relay.core.issues import Issue
+from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Failure, Outcome
 from relay.registry.vanished import Vanished
 from tests.support.api import Api

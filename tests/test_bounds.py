@@ -3,19 +3,23 @@
 import asyncio
 import itertools
 import json
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.api.body import ARRIVING, CONFIG, LARGE_BYTES, Arriving, read, unknown_members
-from relay.api.problems import MISTAKES_MAX, TEXT_CHARACTERS_MAX
+from relay.api.problems import TEXT_CHARACTERS_MAX
 from relay.api.query import PAGE_BYTES_MAX, TURN, page_response
+from relay.api.written import Read, _repaired
 from relay.config import ServerConfig
 from relay.contracts import Payload
 from relay.contracts.schema import VALUES_MAX, Schema
+from relay.core.issues import CANDIDATES_MAX, MISTAKES_MAX, WORD_MAX, Issue, nearest
 from relay.core.model import Validation
 from relay.core.views import Page
+from tests.support.api import CONFIG as RELAY_CONFIG
 from tests.support.api import Api
 from tests.support.desk import Desk
 
@@ -45,6 +49,42 @@ async def test_very_many_mistakes_are_a_short_answer(tmp_path: Path, written: di
     assert len(answer.json["errors"]) >= min(listed, MISTAKES_MAX)
     assert len(answer.json["errors"]) <= MISTAKES_MAX
     assert all(len(error["pointer"]) <= TEXT_CHARACTERS_MAX + 1 for error in answer.json["errors"])
+
+
+class Counted(str):
+    """Text that counts how often it is compared with other text."""
+
+    __slots__ = ()
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return str(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("table", ["retry", "tls", "headers"])
+def test_very_many_mistakes_of_a_table_are_taken_out_at_once(table: str) -> None:
+    """I7: what is left of a table with very many mistakes is found by looking at each member, not at all for each mistake."""
+    Counted.comparisons = 0
+    names = [Counted(f"u{number}") for number in range(500)]
+    repaired = _repaired({"url": URL, table: dict.fromkeys(names) | {"good": 1}}, [(table, name) for name in names])
+    assert repaired == {"url": URL, table: {"good": 1}}
+    assert Counted.comparisons <= 4 * len(names)
+
+
+def test_very_many_mistakes_are_held_against_each_other_once() -> None:
+    """I7: which mistakes rest on which is found by their places, not by comparing each with each."""
+    Counted.comparisons = 0
+    form = [Issue(Counted(f"/retry/u{number}"), "is wrong") for number in range(500)] + [Issue("/url", "is missing")]
+    others = [Issue(Counted(f"/event_types/{number}"), "is none") for number in range(500)]
+    resting = [Issue("/retry", "rests on one"), Issue("/url/host", "rests on another"), Issue("", "rests on all")]
+    assert Read(None, form).including([*others, *resting]) == [*form, *others]
+    assert Counted.comparisons <= 4 * len(form) + 4 * len(others)
 
 
 async def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
@@ -104,6 +144,80 @@ async def test_unknown_members_that_nobody_is_shown_are_only_counted(tmp_path: P
         answer = await api.call("POST", f"/v1/webhook-endpoints/primary/{call}", written)
     assert (answer.status, len(answer.json["errors"])) == (422, MISTAKES_MAX)
     assert answer.json["errors_omitted"] == 60_000 - MISTAKES_MAX
+
+
+# -- what was meant ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every comparison of a mistyped word with a known one, by the length of the mistyped one."""
+    made: list[int] = []
+    ask = SequenceMatcher.real_quick_ratio
+
+    def compare(self: SequenceMatcher[str]) -> float:
+        made.append(len(self.b))
+        return ask(self)
+
+    monkeypatch.setattr(SequenceMatcher, "real_quick_ratio", compare)
+    return made
+
+
+NEAR_MISSES = ["typ", "dat", "aplication", "timestmp", "metdata", "deliver_a", "expires_a", "odering_key", "idd", "ke"]
+SUGGESTED_MAX = 2 * MISTAKES_MAX
+"""An item of a batch is looked through whole before its mistakes are counted."""
+
+
+@pytest.mark.parametrize(
+    ("item", "known"),
+    [
+        ({"type": "cut.completed", "data": {}} | dict.fromkeys(NEAR_MISSES), 10),
+        ({"type": "cut.complete", "data": {}}, 8),
+        ({"type": "cut.complete" * 20, "data": {}}, 8),
+    ],
+)
+@pytest.mark.parametrize("validation", [Validation.STRICT, Validation.WARN])
+async def test_a_batch_of_near_misses_is_compared_for_what_is_listed(
+    comparisons: list[int], item: dict[str, Any], known: int, validation: Validation
+) -> None:
+    """I7: of 1,000 events with mistyped members or types, what was meant is sought for the mistakes that are listed."""
+    results = await Desk(contract="roughy", validation=validation).batch([item] * 1_000)
+    assert len(results) == 1_000
+    assert 0 < len(comparisons) <= SUGGESTED_MAX * known
+    assert max(comparisons) <= WORD_MAX
+
+
+async def test_the_listed_mistakes_of_a_batch_say_what_was_meant() -> None:
+    """The control: the first events of a batch get their suggestion, and those behind them what there is."""
+    results = await Desk(contract="roughy").batch([{"type": "cut.complete", "data": {}}] * (MISTAKES_MAX + 1))
+    said = [result["problem"]["errors"][0]["message"] for result in results]
+    assert ["did you mean 'cut.completed'?" in one for one in said] == [*[True] * MISTAKES_MAX, False]
+    assert "use one of: asset.failed, " in said[-1]
+
+
+async def test_an_endpoint_of_near_misses_is_compared_for_what_is_listed(
+    comparisons: list[int], tmp_path: Path
+) -> None:
+    """I7: of 1,000 mistyped subscriptions, at creation and in a patch, what was meant is sought for those that are listed."""
+    async with Api(tmp_path, RELAY_CONFIG | {"application": [{"id": "acme", "contract": "roughy"}]}) as api:
+        body = {"application": "acme", "url": URL, "event_types": ["cut.complete"] * 1_000}
+        assert (await api.call("POST", "/v1/webhook-endpoints", body)).status == 422
+        assert 0 < len(comparisons) <= MISTAKES_MAX * 8
+        made = await api.call("POST", "/v1/webhook-endpoints", body | {"event_types": ["cut.completed"]})
+        comparisons.clear()
+        patched = await api.call(
+            "PATCH", f"/v1/webhook-endpoints/{made.json['id']}", {"event_types": ["cut.x"] * 1_000}
+        )
+        assert patched.status == 422
+        assert 0 < len(comparisons) <= MISTAKES_MAX * 8
+
+
+def test_of_very_many_known_words_some_are_compared(comparisons: list[int]) -> None:
+    """I7: a word is compared with 100 of 10,000, those that begin as it does; what is meant is still found among them."""
+    known = [f"{letter}-{number:04}" for letter in "abcd" for number in range(2_500)]
+    assert nearest("c-001", known) in known
+    assert len(comparisons) <= CANDIDATES_MAX
+    assert nearest("acm", ["acme"] * 3) == "acme"
 
 
 async def test_warnings_are_bounded_too() -> None:

@@ -112,8 +112,9 @@ def test_time_is_told_in_steps(took_ms: float, told_ms: int) -> None:
 async def test_a_tenant_is_not_told_of_our_addresses_at_registration(tmp_path: Path, *, own: bool) -> None:
     """I15: a private address and one of this host are refused in the same words, which name no setting; the admin's differ."""
     host = "93.184.216.34" if own else "10.0.0.1"
-    async with Api(tmp_path) as api:
-        api.relay.own = {ip_address("93.184.216.34")}
+    api = Api(tmp_path)
+    api.own = {ip_address("93.184.216.34")}
+    async with api:
         body = {"url": f"https://{host}/", "event_types": ["*"]}
         tenant = await api.call("POST", "/v1/webhook-endpoints", body, by="acme-app")
         admin = await api.call("POST", "/v1/webhook-endpoints", body | {"application": "acme"})

@@ -530,7 +530,11 @@ async def test_a_database_that_is_moved_away_stops_the_relay(tmp_path: Path) -> 
     try:
         await stack.post()
         os.rename(str(stack.relay.store.facts["path"]), tmp_path / "elsewhere.db")
-        error = await stack.relay.wait()
+        with capture_logs() as lines:
+            error = await stack.relay.wait()
+            await stack.relay.housekeeping.watch_once()
+            await stack.relay.housekeeping.audit_all()
+        assert [line["event"] for line in lines] == []  # the process has the sentence, and says it once
         assert "not the file that was opened" in str(error)
         assert exit_code(error) == 78  # a restart by itself would begin with an empty database
         assert (await stack.call("GET", "/readyz"))[0] == 503

@@ -55,7 +55,7 @@ class Names:
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     played = Names()
-    monkeypatch.setattr("relay.daemon.service.Resolver", functools.partial(Resolver, getaddrinfo=played.getaddrinfo))
+    monkeypatch.setattr("relay.daemon.outbound.Resolver", functools.partial(Resolver, getaddrinfo=played.getaddrinfo))
     yield played
     played.end()
 

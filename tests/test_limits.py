@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from relay.api.pace import Paces
+from relay.api.troubles import troubles
 from relay.core.access import Pace, Principal, Role
 from relay.core.model import Application, Limits, Origin
 from relay.core.units import UNLIMITED, Rate, format_bytes_rate, parse_bytes_rate
@@ -173,7 +174,10 @@ async def test_an_event_counts_with_all_its_deliveries_before_it_is_taken(tmp_pa
 
 
 async def test_the_status_warns_of_an_application_near_its_limit(tmp_path: Path) -> None:
-    """I8: from nine tenths on the status names the application, the limit and what to do; below, and when empty, it does not."""
+    """I8: from nine tenths on the status names the application, the limit and what to do; below, and when empty, it does not.
+
+    Posts that are refused are a trouble, so that `relay status` exits 1.
+    """
     async with Api(tmp_path / "a", limited({"backlog": 10})) as api:
 
         async def said() -> list[str]:
@@ -186,10 +190,25 @@ async def test_the_status_warns_of_an_application_near_its_limit(tmp_path: Path)
         await post(api)
         (near,) = await said()
         assert "9 deliveries wait, 10 may (limits.backlog): beyond that its posts are refused" in near
-        assert "Mend, disable or delete" in near
+        assert "Mend, disable or delete the endpoint that most wait for, 'primary', or raise limits.backlog." in near
+        assert (await api.get("/v1/status"))["troubles"] == []
         await post(api)
-        (full,) = await said()
-        assert "its posts are refused, and nobody else's" in full
+        assert await said() == []
+        now = await api.get("/v1/status")
+        (trouble,) = now["troubles"]
+        assert trouble["code"] == "application_backlog_full"
+        assert (
+            "Of application 'acme' 10 deliveries wait, 10 may (limits.backlog): its posts are refused"
+            in now["headline"]
+        )
+        assert "Mend, disable or delete the endpoint that most wait for, 'primary', or raise limits" in now["headline"]
+
+
+def test_of_several_full_applications_one_is_explained() -> None:
+    """I8: the headline has the sentence of the first application whose posts are refused, and names of the others."""
+    refused = {name: f"Of {name} the posts are refused." for name in ("a", "b", "c", "d", "e", "f")}
+    (trouble,) = troubles([], [], local_trouble=False, refused=refused)
+    assert trouble.detail == "Of a the posts are refused. Likewise: b, c, d and 2 more."
 
 
 async def test_each_application_has_metrics(tmp_path: Path) -> None:

@@ -7,22 +7,27 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay.config.admission import refuse_misplaced
 from relay.core import own as own_module
+from relay.core.issues import InvalidConfig
 from relay.core.model import Failure
 from relay.core.netguard import Guard
 from relay.core.own import OwnAddresses
 from relay.delivery.courier import Courier
+from relay.delivery.resolver import Resolver
+from tests.support.config import endpoint, errors, read, sound
 from tests.support.couriers import FixedNames, post, running_courier
 from tests.support.hostile import Hostile, Wire
 from tests.support.stack import Stack
 
-PUBLIC = "93.184.216.34"
+PUBLIC, LISTED, NEIGHBOUR = "93.184.216.34", "93.184.216.99", "93.184.216.35"
 
 
 class Kernel:
@@ -233,30 +238,111 @@ async def register(house: Stack, url: str) -> tuple[int, Any]:
     return await house.call("POST", "/v1/webhook-endpoints", body)
 
 
-async def test_a_relay_never_posts_to_itself(tmp_path: Path) -> None:
-    """I5: `allow_networks` holds the relay's own listener, and an attempt to it is blocked all the same."""
+async def test_a_relay_never_posts_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: `allow_networks` holds the relay's own listener, and an attempt to it by another name is blocked all the same."""
+
+    def loopback(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr("relay.daemon.outbound.Resolver", partial(Resolver, getaddrinfo=loopback))
     async with Stack(tmp_path) as house:
-        status, _ = await register(house, f"{house.url}/v1/events")
+        status, _ = await register(house, f"http://hooks.example:{port_of(house)}/v1/events")
         assert status == 201
-        event = await house.post()
-        delivery = await house.settled(event["id"], "dead")
-        assert delivery["reason"] == "blocked"
+        delivery = await house.attempted((await house.post())["id"], 1)
+        assert delivery["timeline"][0]["failure"] == "blocked_name"
+
+
+def port_of(house: Stack) -> str:
+    return house.url.rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    ("listen", "hosts", "others"),
+    [
+        (
+            "127.0.0.1",
+            ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "localhost", "a.LOCALHOST."],
+            ["127.0.0.2", PUBLIC],
+        ),
+        ("0.0.0.0", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost", PUBLIC, LISTED], [NEIGHBOUR]),
+    ],
+)
+async def test_a_listener_of_the_relay_is_not_registered(
+    tmp_path: Path, listen: str, hosts: list[str], others: list[str]
+) -> None:
+    """I5: with every network open, a place where the relay itself listens is refused at registration and in a patch.
+
+    What is no listener, by its port or by its address, is taken, which is the control.
+    """
+    house = Stack(tmp_path, delivery=f'own_addresses = ["{LISTED}"]')
+    everywhere = house.config_path.read_text().replace('"127.0.0.1:0"', f'"{listen}:0"')
+    house.write(everywhere.replace('["127.0.0.0/8", "::1/128"]', '["0.0.0.0/0", "::/0"]'))
+    house.own = {ip_address(PUBLIC)}
+    async with house:
+        port = int(port_of(house))
+        for host in hosts:
+            status, answer = await register(house, f"http://{host}:{port}/v1/events")
+            assert (status, "where this relay listens, which it never dials" in str(answer)) == (422, True), host
+            assert (await register(house, f"http://{host}:{port - 1}/"))[0] == 201, host
+        for host in others:
+            status, made = await register(house, f"http://{host}:{port}/")
+            assert status == 201, host
+        patch = await house.call("PATCH", f"/v1/webhook-endpoints/{made['id']}", {"url": f"http://{hosts[0]}:{port}/"})
+        assert patch[0] == 422
+
+
+SERVING = """
+[server]
+listen = ["{listen}"]
+[delivery]
+allow_http = true
+allow_networks = ["0.0.0.0/0", "::/0"]
+own_addresses = ["93.184.216.99"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("listen", "place"),
+    [
+        ("127.0.0.1:8420", "127.0.0.1:8420"),
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("localhost:8420", "[::1]:8420"),
+        ("[::1]:443", "localhost:443"),
+        ("0.0.0.0:8420", f"{LISTED}:8420"),
+        (f"{PUBLIC}:8420", f"[::ffff:{PUBLIC}]:8420"),
+    ],
+)
+def test_a_listener_of_the_relay_is_a_mistake_in_the_file(tmp_path: Path, listen: str, place: str) -> None:
+    """I5: reading a file finds an endpoint at one of its `server.listen`, also where the port is the scheme's."""
+    hook = endpoint(url=f'"http://{place}/"')
+    key = "application[acme].endpoint[e].url"
+    assert "where this relay listens" in errors(read(tmp_path, SERVING.format(listen=listen) + hook))[key]
+    assert errors(read(tmp_path, SERVING.format(listen="127.0.0.9:8421") + hook)) == {}  # the control
+
+
+async def test_a_listener_at_an_address_of_this_host_refuses_a_file(tmp_path: Path) -> None:
+    """I5: which address is a wildcard listener's only this host knows: it speaks against the file at start and reload."""
+    there, elsewhere = (endpoint(url=f'"http://{host}:8420/"') for host in (PUBLIC, NEIGHBOUR))
+    config = sound(read(tmp_path, SERVING.format(listen="0.0.0.0:8420") + there))
+    with pytest.raises(InvalidConfig, match=rf"endpoint\[e\]\.url: {PUBLIC} is where this relay listens"):
+        refuse_misplaced(config, {ip_address(PUBLIC)})
+    refuse_misplaced(config, set())
+    refuse_misplaced(sound(read(tmp_path, SERVING.format(listen="0.0.0.0:8420") + elsewhere)), {ip_address(PUBLIC)})
 
 
 async def test_an_own_address_is_not_registered(tmp_path: Path) -> None:
     """I5: the API refuses an address that this host has, and one that the file lists, which follows a reload."""
-    async with Stack(tmp_path) as house:
-        house.relay.own = {ip_address(PUBLIC)}
-        listed = "93.184.216.99"
+    house = Stack(tmp_path)
+    house.own = {ip_address(PUBLIC)}
+    async with house:
         assert f"{PUBLIC} is an address of this host" in str((await register(house, f"https://{PUBLIC}/"))[1])
-        assert (await register(house, f"https://{listed}/"))[0] == 201
-        house.write_config(delivery=f'own_addresses = ["{listed}", "::ffff:93.184.216.98"]')
+        assert (await register(house, f"https://{LISTED}/"))[0] == 201
+        house.write_config(delivery=f'own_addresses = ["{LISTED}", "::ffff:93.184.216.98"]')
         status, answer = await house.call("POST", "/v1/reload")
         assert (status, answer["changed"]) == (200, ["delivery.own_addresses"])
-        for address in (listed, "93.184.216.98"):
+        for address in (LISTED, "93.184.216.98"):
             assert f"{address} is an address of this host" in str((await register(house, f"https://{address}/"))[1])
-            guard = house.relay._courier[0]._guard
-            assert guard.forbidden(address) == "this host"
+            assert house.relay.guard.forbidden(address) == "this host"
 
 
 if __name__ == "__main__":

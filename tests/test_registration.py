@@ -10,6 +10,7 @@ from relay.config import load
 from relay.config.admission import Rules, address_faults
 from relay.config.model import Config
 from relay.contracts import Registration
+from relay.core.netguard import Guard
 from tests.support.api import CONFIG, Api
 from tests.support.config import HOME, WHSEC, errors, read
 from tests.support.receiver import Receiver
@@ -136,7 +137,7 @@ async def test_the_operator_overrides_what_a_contract_demands(tmp_path: Path) ->
 def test_a_contract_may_leave_the_place_open() -> None:
     """Without `public` names of this network and any port are taken; an address stays the operator's decision."""
     open_place, public = Registration(public=False), Registration()
-    rules = Rules(None, Config())
+    rules = Rules(None, Config(), Guard())
     for url in ("https://box.internal/", "https://box:8443/", "https://receiver.example:22/"):
         assert address_faults(url, open_place, rules) == (), url
         assert address_faults(url, public, rules) or "8443" in url, url

@@ -14,7 +14,7 @@ from relay.api import problems
 from relay.api.answer import JSON
 from relay.api.problems import Problem, Refused
 from relay.config import ServerConfig
-from relay.core.issues import Issue, pointer
+from relay.core.issues import MISTAKES_MAX, Issue, pointer
 from relay.core.model import Limits
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -191,7 +191,7 @@ def foreign(names: Sequence[str], message: str) -> list[Issue]:
 
     O(what an answer lists), and a reference for each of the others, which are only counted.
     """
-    listed = [Issue(pointer(name), message) for name in names[: problems.MISTAKES_MAX]]
+    listed = [Issue(pointer(name), message) for name in names[:MISTAKES_MAX]]
     return listed + listed[-1:] * (len(names) - len(listed))
 
 

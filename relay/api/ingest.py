@@ -9,8 +9,9 @@ from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.pace import Paces
-from relay.api.problems import MISTAKES_MAX, Refused
+from relay.api.problems import Refused
 from relay.core.errors import RelayError
+from relay.core.issues import MISTAKES_MAX
 from relay.core.units import format_time
 from relay.intake import Intake, Receipt
 

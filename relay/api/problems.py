@@ -13,14 +13,11 @@ from aiohttp import web
 
 from relay.contracts import Unrenderable
 from relay.core.errors import CommitUnknown, Conflict, NotFound, RelayError, StoreDamaged, StoreUnavailable, spoken
-from relay.core.issues import Invalid, Issue
+from relay.core.issues import MISTAKES_MAX, Invalid, Issue
 from relay.core.units import format_size
 from relay.intake import ApplicationFull, BatchTooLarge, Malformed
 
 CONTENT_TYPE = "application/problem+json"
-
-MISTAKES_MAX = 20
-"""Mistakes that one answer lists; the rest are counted."""
 
 TEXT_CHARACTERS_MAX = 500
 """Characters of a pointer or sentence in an answer; what is longer is cut."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relay.api.problems import MISTAKES_MAX, Problem
+from relay.api.problems import Problem
 from relay.api.render import Json, moment
 from relay.config import severity
-from relay.core.issues import Issue
+from relay.core.issues import MISTAKES_MAX, Issue
 
 CHANGES_MAX = 250
 """Changed keys that the answer to a reload names; the rest are counted. Likewise its warnings."""

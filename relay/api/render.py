@@ -5,9 +5,8 @@ from typing import Any
 
 import orjson
 
-from relay.api.problems import MISTAKES_MAX
 from relay.config.tls import authorities_of, certificate_of
-from relay.core.issues import Issue
+from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, RetryPolicy, Trace
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import format_duration, format_rate, format_size, format_time

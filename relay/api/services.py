@@ -16,7 +16,7 @@ from relay.core.access import Principal, Right
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.ids import IdFactory
 from relay.core.model import Endpoint, Health
-from relay.core.netguard import Address
+from relay.core.netguard import Address, Guard
 from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.queue import LaneView
@@ -63,6 +63,11 @@ class Daemon(Protocol):
         """The addresses of this host."""
         ...
 
+    @property
+    def guard(self) -> Guard:
+        """What decides which addresses are dialled."""
+        ...
+
     async def reload(self) -> Reload: ...
 
 
@@ -91,6 +96,7 @@ class Services:
             self.registrar.current.contracts,
             self.clock.wall_ms(),
             self.daemon.own,
+            self.daemon.guard,
             for_tenant=not principal.may(Right.SEE_NETWORK),
         )
 

@@ -20,7 +20,7 @@ from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, moment
 from relay.api.services import Services
 from relay.api.troubles import drift, headline, troubles
-from relay.intake import Room, warn_near
+from relay.intake import Room, say_full, tightest
 from relay.registry.vanished import vanished
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
@@ -96,11 +96,13 @@ class Status:
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         descriptors_missing = services.dispatch.attempts.descriptors_missing
         gone = vanished(services.registrar.current, services.store.due_count)
+        refused, near = self._nearly_full(lines)
         found = troubles(
             lines,
             closed,
             local_trouble=local_trouble,
             descriptors_missing=descriptors_missing,
+            refused=refused,
             reloads=daemon.reloads,
             gone=gone,
         )
@@ -118,7 +120,7 @@ class Status:
             "clock": daemon.clock_watch.state,
             "reload": daemon.reloads.to_json(),
             "vanished": [asdict(one) for one in gone][:LINES_MAX],
-            "warnings": [*drift(daemon.reloads, gone), *self._warnings()],
+            "warnings": [*drift(daemon.reloads, gone), *self._warnings(), *near],
             "due": due,
             "oldest_due_s": self._oldest_due_s(),
             "in_flight": services.dispatch.lanes.in_flight,
@@ -134,19 +136,27 @@ class Status:
             applications=[entry.application for entry in applications],
         )
         ending = certificates.warnings_of(certificates.known(self._services), self._services.clock.wall_ms())
-        return settings + ending + self._nearly_full()
+        return settings + ending
 
-    def _nearly_full(self) -> list[str]:
-        """Name applications that are near to what they may have due, or beyond it. O(applications)"""
+    def _nearly_full(self, lines: list[Line]) -> tuple[dict[str, str], list[str]]:
+        """Say of which applications posts are refused, by id, and which are near to that. O(endpoints + applications)"""
         services, registry = self._services, self._services.registrar.current
         room = Room(services.daemon.config.storage.max_backlog, services.store.backlog, len(registry.present) == 1)
-        applications = [entry.application for entry in registry.applications.values()]
-        found = [warn_near(one, services.store.usage(one.ref), room) for one in applications]
-        near = [sentence for sentence in found if sentence]
-        more = (
-            [f"{len(near) - FULL_NAMED} more applications are near to their limits."] if len(near) > FULL_NAMED else []
-        )
-        return near[:FULL_NAMED] + more
+        most = {line.endpoint.application.id: line.endpoint.id for line in sorted(lines, key=lambda line: line.due)}
+        refused: dict[str, str] = {}
+        near: list[str] = []
+        for entry in registry.applications.values():
+            application = entry.application
+            limit = tightest(application, services.store.usage(application.ref), room)
+            if limit is not None:
+                sentence = say_full(application, limit, most.get(application.id, ""))
+                if limit.is_reached:
+                    refused[application.id] = sentence
+                else:
+                    near.append(sentence)
+        if len(near) > FULL_NAMED:
+            near = [*near[:FULL_NAMED], f"{len(near) - FULL_NAMED} more applications are near to their limits."]
+        return refused, near
 
     def _facts(self) -> Json:
         store, daemon = self._services.store, self._services.daemon

@@ -1,17 +1,17 @@
 """What somebody has to act on, the most urgent matter first, and the one sentence that says how the relay is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from relay.api.condition import Line
-from relay.api.problems import MISTAKES_MAX
 from relay.api.readiness import Closed
 from relay.api.reloads import Reloads, sentence
 from relay.api.render import moment
+from relay.core.issues import MISTAKES_MAX
 from relay.registry.vanished import Vanished
 
 NAMED = 3
-"""Endpoints that a sentence names; the rest are counted."""
+"""Endpoints or applications that a sentence names; the rest are counted."""
 
 LOCAL_TROUBLE = (
     "It is us, not them: hosts of several applications cannot be reached for a reason on this host: no name server, no "
@@ -37,12 +37,14 @@ def troubles(
     *,
     local_trouble: bool,
     descriptors_missing: bool = False,
+    refused: Mapping[str, str] | None = None,
     reloads: Reloads | None = None,
     gone: Sequence[Vanished] = (),
 ) -> list[Trouble]:
     """List what somebody has to act on, the most urgent matter first; empty while nobody has to."""
     return [
         *_troubles_here(lines, reasons, local_trouble, descriptors_missing),
+        *_troubles_of_applications(refused or {}),
         *_troubles_there(lines),
         *_troubles_of_the_file(reloads or Reloads(), gone),
     ]
@@ -90,6 +92,14 @@ def _troubles_here(
         yield Trouble("descriptors_missing", DESCRIPTORS_MISSING)
 
 
+def _troubles_of_applications(refused: Mapping[str, str]) -> Iterator[Trouble]:
+    """Say why the posts of an application are refused, and name the others of which the same is true."""
+    if refused:
+        first, *others = refused
+        more = f" Likewise: {_first(others)}." if others else ""
+        yield Trouble("application_backlog_full", f"{refused[first]}{more}")
+
+
 def _troubles_there(lines: Sequence[Line]) -> Iterator[Trouble]:
     refusing = [line for line in lines if line.refusing]
     if refusing:
@@ -130,8 +140,12 @@ def _refusing(lines: Sequence[Line], total: int) -> str:
 
 
 def _names(lines: Sequence[Line], name: Callable[[Line], str]) -> str:
-    more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
-    return ", ".join(map(name, lines[:NAMED])) + more
+    return _first([name(line) for line in lines])
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _count_waiting(due: int) -> str:

@@ -13,16 +13,15 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.api.body import foreign, unknown_members
-from relay.api.problems import MISTAKES_MAX
 from relay.config import ApplicationDefinition, Config, EndpointDefinition, Section
 from relay.config.admission import Rules, check_application, check_endpoint, check_sources
 from relay.config.fields import Id
 from relay.config.model import fields, nested
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
-from relay.core.issues import Invalid, Issue, pointer
+from relay.core.issues import MISTAKES_MAX, Invalid, Issue, pointer
 from relay.core.model import Application, Limits
-from relay.core.netguard import Address
+from relay.core.netguard import Address, Guard
 from relay.core.units import format_duration, format_size, parse_duration_ms, parse_time_ms
 from relay.registry import ApplicationDraft, KeyDraft
 
@@ -64,15 +63,25 @@ class Read(Generic[M]):
 
     def is_wrong(self, path: str) -> bool:
         """Whether what stands at a pointer, within it or around it has a mistake of form."""
-        return any(_is_within(path, issue.path) or _is_within(issue.path, path) for issue in self.issues)
+        return self._touches()(path)
 
     def including(self, others: Iterable[Issue]) -> list[Issue]:
-        """Return the mistakes of form and those of `others` that do not rest on them."""
-        return [*self.issues, *(issue for issue in others if not self.is_wrong(issue.path))]
+        """Return the mistakes of form and those of `others` that do not rest on them. O(all of them)"""
+        touches = self._touches()
+        return [*self.issues, *(issue for issue in others if not touches(issue.path))]
+
+    def _touches(self) -> Callable[[str], bool]:
+        wrong = {issue.path for issue in self.issues}
+        around = {place for path in wrong for place in _around(path)}
+        return lambda path: path in around or not wrong.isdisjoint(_around(path))
 
 
-def _is_within(path: str, place: str) -> bool:
-    return path == place or path.startswith(f"{place}/")
+def _around(path: str) -> Iterator[str]:
+    """Yield a pointer, and those of everything that it stands in."""
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 _FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"}
@@ -80,19 +89,22 @@ _FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"
 
 
 def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
-    """Take what is wrong out of its object; in a list it is replaced or the list goes, for pointers count places."""
+    """Take what is wrong out of its object; in a list it is replaced or the list goes, for pointers count places.
+
+    O(what was written), however much of it is wrong.
+    """
+    wrong: dict[str, set[int | str | None]] = {}
+    for name, *inner in places:
+        wrong.setdefault(str(name), set()).add(inner[0] if inner else None)
     repaired = dict(written)
-    for place in places:
-        name, inner = str(place[0]), place[1:2]
-        value = repaired.get(name)
-        if inner and isinstance(value, Mapping):
-            repaired[name] = {key: each for key, each in value.items() if key != inner[0]}
-        elif inner and isinstance(value, list) and isinstance(inner[0], int) and name in _FILLERS:
-            repaired[name] = [*value[: inner[0]], _FILLERS[name], *value[inner[0] + 1 :]]
-        else:
-            repaired.pop(name, None)
-            if name == "url":
-                repaired[name] = _FILLERS[name]
+    for name, within in wrong.items():
+        value = repaired.pop(name, None)
+        if None not in within and isinstance(value, Mapping):
+            repaired[name] = {key: each for key, each in value.items() if key not in within}
+        elif None not in within and isinstance(value, list) and name in _FILLERS:
+            repaired[name] = [_FILLERS[name] if place in within else each for place, each in enumerate(value)]
+        elif name == "url":
+            repaired[name] = _FILLERS[name]
     return repaired
 
 
@@ -195,7 +207,8 @@ class Reader:
     config: Config
     contracts: ContractCatalogue
     now_ms: int
-    own: Container[Address] = ()  # the addresses of this host
+    own: Container[Address]  # the addresses of this host
+    guard: Guard
     for_tenant: bool = False  # who reads the mistakes, and hears nothing of our network
 
     # -- endpoints -------------------------------------------------------------------------------------------------
@@ -215,7 +228,7 @@ class Reader:
         whole = merged(present.to_json(), patch)
         _refuse_grown(whole, owner.limits)
         endpoint, issues = self._endpoint(whole, owner)
-        before = self._endpoint(present.to_json(), owner)[1] if issues else []
+        before = frozenset(self._endpoint(present.to_json(), owner)[1]) if issues else frozenset[Issue]()
         return _sound(endpoint, _ENDPOINT.touched(patch, issues, before) or ([] if endpoint else issues))
 
     def _endpoint(
@@ -226,7 +239,7 @@ class Reader:
             return None, read.issues
         contract = None if owner is None else self.contracts.get(owner.contract)
         networks = () if owner is None else owner.allow_networks
-        rules = Rules(contract, self.config, self.own, networks, for_tenant=self.for_tenant)
+        rules = Rules(contract, self.config, self.guard, networks, for_tenant=self.for_tenant)
         return None if read.issues else read.sound, read.including(check_endpoint(read.sound, rules))
 
     # -- applications ----------------------------------------------------------------------------------------------
@@ -257,7 +270,7 @@ class Reader:
         read = _APPLICATION.read(whole)
         issues = self._application_mistakes(read)
         if not read.issues and "contract" not in patch:
-            before = self._application_mistakes(_APPLICATION.read(present.to_json())) if issues else []
+            before = frozenset(self._application_mistakes(_APPLICATION.read(present.to_json())) if issues else ())
             issues = _APPLICATION.touched(patch, issues, before)
         return _sound(read.sound, issues)
 
@@ -270,7 +283,7 @@ class Reader:
             *check_sources(read.sound.source_addresses or (), self.own),
         ]
         unknown = read.is_wrong("/contract")
-        return read.including(issue for issue in found if not (unknown and _is_within(issue.path, "/features")))
+        return read.including(issue for issue in found if not (unknown and "/features" in _around(issue.path)))
 
     # -- keys ------------------------------------------------------------------------------------------------------
 

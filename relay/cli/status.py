@@ -12,8 +12,8 @@ from relay.core.units import format_duration, format_size
 def status(daemon: Daemon, as_json: bool) -> None:
     """Say how the daemon is doing.
 
-    Exits 1 when somebody has to act: it takes no events, the trouble is on this host, a mistake of relay's own suspended
-    an endpoint, or a receiver refuses everything. Receivers that fail, and may come back, leave it at 0.
+    Exits 1 when somebody has to act: it takes no events, or none of an application that has too much due, the trouble is
+    on this host, a mistake of relay's own suspended an endpoint, or a receiver refuses everything. Receivers that fail, and may come back, leave it at 0.
     """
     now = daemon.get("/v1/status")
     show(now, as_json, lambda: "\n\n".join(filter(None, (now["headline"], _facts(now), _worst(now), _notes(now)))))

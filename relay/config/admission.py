@@ -5,18 +5,19 @@ definition, and its message is a sentence with what to do after the last semicol
 `allow_networks`, of `[delivery]` or an application, are the operator's word and override what a contract demands.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
-from relay.config.model import Config
+from relay.config.fields import listeners_of
+from relay.config.model import Config, DeliveryConfig
 from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue, Registration
 from relay.core.grammars import check_header
-from relay.core.issues import InvalidConfig, Issue, did_you_mean, pointer
-from relay.core.netguard import Address, Guard, Networks
+from relay.core.issues import MISTAKES_MAX, InvalidConfig, Issue, did_you_mean, pointer
+from relay.core.netguard import THIS_RELAY, Address, Guard, Listener, Networks, why_refused
 from relay.core.units import format_duration
-from relay.core.urls import check_url, literal_address
+from relay.core.urls import check_url, literal_address, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Rules:
 
     contract: Contract | None
     config: Config
-    own: Container[Address] = ()  # the addresses of this host, where they can be known
+    guard: Guard  # what decides which addresses are dialled, as far as it can be known
     allow_networks: Networks = ()  # what is open to the application, beside what is open to all
     for_tenant: bool = False  # the sentences are read by one: nothing of our network, no setting that is not his
 
@@ -38,17 +39,36 @@ def check_sources(sources: Iterable[Address], own: Container[Address]) -> Iterat
             yield Issue(pointer("source_addresses", index), sentence)
 
 
-def refuse_foreign_sources(config: Config, own: Container[Address]) -> None:
-    """Raise InvalidConfig for each address to deliver from that this host does not have."""
-    tables = {"delivery": config.delivery.source_addresses}
-    tables |= {f"application[{owner.id}]": owner.source_addresses or () for owner in config.applications}
-    issues = [
-        replace(issue, path=f"{table}.source_addresses", message=f"{table}.source_addresses: {issue.message}")
-        for table, sources in tables.items()
-        for issue in check_sources(sources, own)
-    ]
+def guard_of(delivery: DeliveryConfig, own: Container[Address], listeners: Callable[[], Collection[Listener]]) -> Guard:
+    """Return what decides by a `[delivery]` which addresses are dialled from this host, at registration and at the dial."""
+    return Guard(delivery.allow_networks, own=own, own_addresses=delivery.own_addresses, listeners=listeners)
+
+
+def refuse_misplaced(config: Config, own: Container[Address]) -> None:
+    """Raise InvalidConfig for what only this host knows to be wrong: foreign addresses to deliver from, own listeners."""
+    issues = [*_foreign_sources(config, own), *_own_listeners(config, own)]
     if issues:
         raise InvalidConfig(issues)
+
+
+def _foreign_sources(config: Config, own: Container[Address]) -> Iterator[Issue]:
+    tables = {"delivery": config.delivery.source_addresses}
+    tables |= {f"application[{owner.id}]": owner.source_addresses or () for owner in config.applications}
+    for table, sources in tables.items():
+        for issue in check_sources(sources, own):
+            yield replace(issue, path=f"{table}.source_addresses", message=f"{table}.source_addresses: {issue.message}")
+
+
+def _own_listeners(config: Config, own: Container[Address]) -> Iterator[Issue]:
+    """Yield each endpoint of the file at an address of this host where the relay itself listens."""
+    listeners = listeners_of(config.server.listen)
+    guard = guard_of(config.delivery, own, lambda: listeners)
+    for owner in config.applications:
+        for endpoint in owner.endpoints:
+            address, port = place_of(endpoint.url)
+            if address is not None and guard.forbidden(str(address), port, owner.allow_networks) == THIS_RELAY:
+                key = f"application[{owner.id}].endpoint[{endpoint.id}].url"
+                yield Issue(key, f"{key}: {why_refused(THIS_RELAY, str(address))}")
 
 
 def check_application(
@@ -78,10 +98,8 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     if registration.subscription_required and "event_types" not in endpoint.model_fields_set:
         sentence = 'the contract asks for a choice of event types; list them, or write ["*"] for all'
         yield Issue("/event_types", sentence)
-    for index, pattern in enumerate(endpoint.event_types):
-        wrong = contract.check_subscription(pattern) if contract else None
-        if wrong:
-            yield Issue(pointer("event_types", index), wrong)
+    if contract is not None:
+        yield from _check_subscriptions(endpoint.event_types, contract)
     yield from _check_headers(endpoint, contract)
     yield from _check_tls(endpoint)
     yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
@@ -117,10 +135,20 @@ def address_faults(url: str, registration: Registration, rules: Rules) -> tuple[
         url,
         allow_http=delivery.allow_http or not registration.https,
         allow_private=allow_private,
-        guard=Guard(delivery.allow_networks, own=rules.own, own_addresses=delivery.own_addresses),
+        guard=rules.guard,
         opened=rules.allow_networks,
         for_tenant=rules.for_tenant,
     )
+
+
+def _check_subscriptions(event_types: Iterable[str], contract: Contract) -> Iterator[Issue]:
+    """Yield each subscription that the contract does not have, the first of them with what was meant."""
+    wrong = 0
+    for index, pattern in enumerate(event_types):
+        sentence = contract.check_subscription(pattern, suggest=wrong < MISTAKES_MAX)
+        if sentence:
+            wrong += 1
+            yield Issue(pointer("event_types", index), sentence)
 
 
 def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> Iterator[Issue]:

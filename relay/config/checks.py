@@ -7,9 +7,9 @@ them was already refused, the finding is dropped, for it would rest on a default
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from relay.config.admission import Rules, check_application, check_endpoint, warn_endpoint, warn_tls
+from relay.config.admission import Rules, check_application, check_endpoint, guard_of, warn_endpoint, warn_tls
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
-from relay.config.fields import is_local
+from relay.config.fields import is_local, listeners_of
 from relay.config.model import Config
 from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue
@@ -19,6 +19,7 @@ from relay.core.units import format_duration
 from relay.core.urls import check_url
 
 TOKEN_CHARACTERS_MIN = 16
+_LISTED_MAX = 40
 
 _RETENTION: KeyPath = ("storage", "retention")
 _LIMITS: Mapping[str, tuple[KeyPath, ...]] = {
@@ -27,7 +28,7 @@ _LIMITS: Mapping[str, tuple[KeyPath, ...]] = {
 }
 """What else an issue rests on, by the setting that it is about."""
 
-_ALLOWANCES: tuple[KeyPath, ...] = (("delivery", "allow_networks"), ("delivery", "allow_http"))
+_ALLOWANCES: tuple[KeyPath, ...] = (("delivery", "allow_networks"), ("delivery", "allow_http"), ("server", "listen"))
 
 
 class Finding(NamedTuple):
@@ -154,9 +155,11 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
         for issue in check_application(application, subject.contracts, subject.config):
             if issue.path != "/contract" or not subject.contracts.is_faulty(application.contract):
                 yield _finding(path, issue, (*path, "contract"))
+    listeners = listeners_of(subject.config.server.listen)
+    guard = guard_of(subject.config.delivery, (), lambda: listeners)
     for path, endpoint in _endpoints(subject):
         contract, opened = _contract_at(subject, path), _application_at(subject, path).allow_networks
-        faults = list(check_endpoint(endpoint, Rules(contract, subject.config, allow_networks=opened)))
+        faults = list(check_endpoint(endpoint, Rules(contract, subject.config, guard, opened)))
         always = check_url(endpoint.url, allow_http=True, allow_private=True) if faults else ()
         for issue in faults:
             yield _finding(
@@ -284,8 +287,10 @@ def _check_length(length: _Length, limit: _Length, why: str = "") -> Iterator[Fi
 
 
 def one_of(words: Iterable[str]) -> str:
-    """List the words one may choose from."""
-    return ", ".join(f'"{word}"' for word in words)
+    """List the words one may choose from; of very many, the first."""
+    quoted = [f'"{word}"' for word in words]
+    more = f" and {len(quoted) - _LISTED_MAX} more" if len(quoted) > _LISTED_MAX else ""
+    return ", ".join(quoted[:_LISTED_MAX]) + more
 
 
 def _sentence(wrong: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ In a file durations, sizes and rates are strings with units; code that builds a 
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_text
-from relay.core.netguard import as_dialled
+from relay.core.netguard import Listener, as_dialled
 from relay.core.units import (
     UNLIMITED,
     Rate,
@@ -37,6 +37,7 @@ from relay.core.units import (
     parse_rate,
     parse_size_bytes,
 )
+from relay.core.urls import addresses_of
 
 T = TypeVar("T")
 
@@ -265,6 +266,15 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def listeners_of(addresses: Iterable[str]) -> frozenset[Listener]:
+    """Return where checked addresses listen on TCP, as far as they say it themselves; other names than localhost do not."""
+    found = []
+    for match in filter(None, map(_TCP.fullmatch, addresses)):
+        host = match["ipv6"] or match["host"]
+        found += [(address, int(match["port"])) for address in addresses_of(host)]
+    return frozenset(found)
 
 
 def _check_unix(path: str) -> None:

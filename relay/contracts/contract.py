@@ -60,12 +60,12 @@ class Contract:
 
     # -- event types -----------------------------------------------------------------------------------------------
 
-    def check_type(self, type: str) -> str | None:
-        """Return None for a type that this contract has, else a sentence."""
+    def check_type(self, type: str, *, suggest: bool = True) -> str | None:
+        """Return None for a type that this contract has, else a sentence; it may `suggest` which one was meant."""
         wrong = self.check_form(type)
         if wrong or self.catalogue_open or type in self.types:
             return wrong
-        return f"{type[:80]!r} is not in the catalogue; {_instead(type, self.types)}"
+        return f"{type[:80]!r} is not in the catalogue; {_instead(type, self.types, suggest)}"
 
     def check_form(self, type: str) -> str | None:
         """Return None for a type of lawful form, be it in the catalogue or not, else a sentence."""
@@ -73,8 +73,11 @@ class Contract:
             return f"{type[:80]!r} is no event type; use {self.document.types.description}"
         return grammars.check_type(type, self.type_grammar, self.document.types.description)
 
-    def check_subscription(self, pattern: str) -> str | None:
-        """Return None for `*`, `prefix.*` or a type that an endpoint may subscribe to, else a sentence."""
+    def check_subscription(self, pattern: str, *, suggest: bool = True) -> str | None:
+        """Return None for `*`, `prefix.*` or a type that an endpoint may subscribe to, else a sentence.
+
+        It may `suggest` which type was meant.
+        """
         wrong = grammars.check_subscription(pattern, self.type_grammar, self.document.types.description)
         if wrong is not None:
             return wrong
@@ -83,7 +86,7 @@ class Contract:
             return f"{pattern!r} is sent by a test only, to one endpoint at a time; leave it out"
         if self.catalogue_open or listed is not None or any(self.covers(pattern, name) for name in self._selectable):
             return None
-        return f"{pattern[:80]!r} covers no event type; {_instead(pattern, self._selectable, all_too=True)}"
+        return f"{pattern[:80]!r} covers no event type; {_instead(pattern, self._selectable, suggest, all_too=True)}"
 
     def warn_subscription(self, pattern: str) -> str | None:
         """Return a warning about a lawful subscription, such as one to a deprecated type."""
@@ -247,10 +250,10 @@ def why_unlisted(contract: Contract, type: str) -> str:
     return f"{type!r} has no example: the contract {name!r} is open and takes such events with whatever data they have"
 
 
-def _instead(wrong: str, names: Iterable[str], *, all_too: bool = False) -> str:
+def _instead(wrong: str, names: Iterable[str], suggest: bool, *, all_too: bool = False) -> str:
     """Name the nearest of these names, else all of them; both for `all_too` (ROT-6)."""
     known = sorted(names)
-    near = nearest(wrong, known)
+    near = nearest(wrong, known) if suggest else None
     if near is None:
         return f"use one of: {_listed(known)}"
     return f"did you mean {near!r}?" + (f" Use one of: {_listed(known)}" if all_too else "")

@@ -6,6 +6,15 @@ from difflib import get_close_matches
 
 from relay.core.errors import ConfigError, RelayError
 
+MISTAKES_MAX = 20
+"""Mistakes that one answer lists; the rest are counted, and nobody looks for what was meant by them."""
+
+CANDIDATES_MAX = 100
+"""Known words that a mistyped one is compared with, when there are more."""
+
+WORD_MAX = 64
+"""Characters of a mistyped word that are compared; nothing known to people is much longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Issue:
@@ -57,8 +66,14 @@ def keys_of(path: str) -> list[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that a mistyped one is close to; None if there is none."""
-    return next(iter(get_close_matches(word, list(known), n=1)), None)
+    """Return the known word that a mistyped one is close to; None if there is none.
+
+    Of very many words only some that begin alike are looked at: O(CANDIDATES_MAX) comparisons of WORD_MAX characters.
+    """
+    candidates = list(known)
+    if len(candidates) > CANDIDATES_MAX:
+        candidates = [other for other in candidates if other[:1] == word[:1]][:CANDIDATES_MAX]
+    return next(iter(get_close_matches(word[:WORD_MAX], candidates, n=1)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import idna
 from relay.core.netguard import (
     OPEN_IT,
     OTHER_SERVICE,
+    THIS_RELAY,
     Address,
     Guard,
     Networks,
@@ -36,6 +37,7 @@ _SOUND_BRACKETS = re.compile(r"\[[^\[\]]*:[^\[\]]*\](?::.*)?|[^\[\]]*")  # aroun
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC_LABEL = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
+_LOOPBACK: tuple[Address, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".home.arpa")
 
 
@@ -64,9 +66,9 @@ def check_url(
 ) -> tuple[str, ...]:
     """List what is wrong with an endpoint's URL, each with what to do about it; empty if it may be configured.
 
-    `allow_private` lets through what stays on this host or its networks: localhost, single-label names, addresses that
-    are not public, and ports of other services. Without it `guard` says which addresses may be dialled by one to whom
-    the networks `opened` are open. A tenant hears neither of settings that are not his nor what lies behind an address.
+    `allow_private` lets through what stays on this host or its networks: localhost (but for what `guard` knows to be a
+    listener of ours), single-label names, addresses that are not public, and ports of other services. Without it `guard`
+    says which addresses may be dialled by one to whom the networks `opened` are open. A tenant hears neither of settings that are not his nor what lies behind an address.
     No sentence repeats the URL: it may hold a credential.
     """
     faults = list(_text_faults(url))
@@ -80,11 +82,13 @@ def check_url(
     faults += _parts_faults(parts, allow_http=allow_http, for_tenant=for_tenant)
     host = parts.hostname or ""
     if host and not _UNSAFE.search(host):
-        address, place = host_address(host), _Place(host, port or None, for_tenant)
-        if address is None:
-            faults += _name_faults(place, allow_private=allow_private)
+        place = _Place(host, port or _DEFAULT_PORTS.get(parts.scheme), for_tenant)
+        reasons = (guard.forbidden(str(address), place.port, opened) for address in addresses_of(host))
+        if host_address(host) is None:
+            wrong = list(_name_faults(place, allow_private=allow_private))
+            faults += wrong or _address_faults(place, THIS_RELAY if THIS_RELAY in reasons else None)
         elif not allow_private:
-            faults += _address_faults(place, guard.forbidden(str(address), port or None, opened))
+            faults += _address_faults(place, next(reasons))
     return tuple(faults)
 
 
@@ -138,12 +142,26 @@ def literal_address(url: str) -> Address | None:
     return host_address(urlsplit(url).hostname or "")
 
 
+def place_of(url: str) -> tuple[Address | None, int]:
+    """Return address and port that a checked URL leads to; no address for a host's name."""
+    parts = urlsplit(url)
+    return host_address(parts.hostname or ""), parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
 def host_address(host: str) -> Address | None:
     """Return the IP address that a URL's host is; None for a name."""
     try:
         return None if "%" in host else as_dialled(ipaddress.ip_address(host))
     except ValueError:
         return None
+
+
+def addresses_of(host: str) -> tuple[Address, ...]:
+    """Return the addresses that are known of a host without asking anybody: its own, or those of `localhost` (RFC 6761)."""
+    address = host_address(host)
+    if address is not None:
+        return (address,)
+    return _LOOPBACK if f".{host.removesuffix('.').lower()}".endswith(".localhost") else ()
 
 
 def _split(url: str) -> SplitResult | None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import Awaitable, Callable, Container, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -27,23 +27,20 @@ from relay.api.reloads import Reload, Reloads
 from relay.api.routes import routes
 from relay.api.server import FrontDoor, serve
 from relay.api.services import Services
-from relay.config import Config, DeliveryConfig, Loaded, reload_changes
-from relay.config.admission import refuse_foreign_sources
+from relay.config import Config, Loaded, reload_changes
+from relay.config.admission import refuse_misplaced
 from relay.core.access import Token
 from relay.core.clock import Clock, ClockWatch, Now, SystemClock
 from relay.core.errors import ConfigError, Conflict, RelayError, StoreDamaged
 from relay.core.ids import IdFactory
 from relay.core.issues import InvalidConfig, Issue
-from relay.core.netguard import Address, Guard
-from relay.core.own import OwnAddresses
-from relay.delivery.courier import Courier, CourierSettings
-from relay.delivery.resolver import Resolver
+from relay.core.netguard import Address, Guard, Listener
+from relay.daemon.outbound import OpenCourier, Outbound, open_http_courier
 from relay.dispatch.loop import Dispatch
 from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
-from relay.queue.slots import IN_FLIGHT
-from relay.registry import Registrar, TokenTable, default_tls, tokens_of
+from relay.registry import Registrar, TokenTable, tokens_of
 from relay.registry.vanished import vanished
 from relay.store.sqlite import SqliteStore, StoreSettings
 from relay.telemetry import log
@@ -53,8 +50,6 @@ Reread = Callable[[], Loaded]
 """Reads the configuration anew, from wherever it came."""
 
 OpenStore = Callable[[StoreSettings, Clock], Awaitable[SqliteStore]]
-OpenCourier = Callable[[DeliveryConfig, Guard, Clock, contextlib.AsyncExitStack], Awaitable[Courier]]
-"""Opens a courier; what it needs to close goes on the stack."""
 
 _BROKEN_OFF = Issue("", "a mistake of relay's own ended the reload", "The log has its traceback; please report it.")
 
@@ -129,8 +124,9 @@ class Relay:
         few = few_descriptors(self.config, self.descriptors)
         if few is not None:
             self._log.warning(log.FEW_DESCRIPTORS, detail=few)
-        self.own = self._ask_kernel() if self._own is None else self._own
-        refuse_foreign_sources(self.config, self.own)
+        self.outbound = Outbound(self.clock, self._courier_opener, self._own, self._bound)
+        self._opened.push_async_callback(self.outbound.close)
+        refuse_misplaced(self.config, self.own)
         await self._open_store()
         await self._open_delivery()
 
@@ -153,7 +149,7 @@ class Relay:
         self.dispatch = Dispatch(
             store=self.store,
             registrar=self.registrar,
-            courier=await self._open_courier(),
+            courier=await self.outbound.open(delivery),
             lanes=Lanes(delivery.concurrency, self._rng),
             clock=self.clock,
             clock_watch=self.clock_watch,
@@ -175,32 +171,6 @@ class Relay:
         await self.registrar.apply(self.config)
         self._look_for_vanished()
         await self.housekeeping.watch_once()
-
-    async def _open_courier(self) -> Courier:
-        """Open a courier for the present `[delivery]`; it ends with the relay, unless another replaces it before."""
-        opened = contextlib.AsyncExitStack()
-        self._opened.push_async_callback(opened.aclose)
-        courier = await self._courier_opener(self.config.delivery, self._guard(), self.clock, opened)
-        self._courier = courier, opened
-        return courier
-
-    def _ask_kernel(self) -> Container[Address]:
-        own = OwnAddresses(self._routes_unavailable)
-        self._opened.callback(own.close)
-        return own
-
-    def _routes_unavailable(self, error: OSError) -> None:
-        self._log.warning(log.ROUTES_UNAVAILABLE, error=error.strerror, instead="addresses that can be bound to")
-
-    def _guard(self) -> Guard:
-        """Return what decides for the present `[delivery]` which addresses are dialled."""
-        delivery = self.config.delivery
-        return Guard(
-            delivery.allow_networks,
-            own=self.own,
-            own_addresses=delivery.own_addresses,
-            listeners=lambda: () if self._listeners is None else self._listeners.bound,
-        )
 
     async def listen(self) -> None:
         """Take requests at every address of the configuration."""
@@ -267,6 +237,19 @@ class Relay:
         """Where it listens, with the ports that were bound."""
         return [] if self._listeners is None else self._listeners.addresses
 
+    def _bound(self) -> Collection[Listener]:
+        return () if self._listeners is None else self._listeners.bound
+
+    @property
+    def own(self) -> Container[Address]:
+        """The addresses of this host."""
+        return self.outbound.own
+
+    @property
+    def guard(self) -> Guard:
+        """What decides for the present `[delivery]` which addresses are dialled."""
+        return self.outbound.guard
+
     @property
     def log_lines_dropped(self) -> int:
         return self._dropped_lines()
@@ -313,7 +296,7 @@ class Relay:
                 "log": self.config.log,
             }
         )
-        refuse_foreign_sources(config, self.own)
+        refuse_misplaced(config, self.own)
         tokens = [*tokens_of(config), *self._extra_tokens]
         contracts = self.registrar.current.contracts.differing(loaded.contracts)
         try:
@@ -342,20 +325,8 @@ class Relay:
         self.housekeeping.retention = config.storage.retention
         self.dispatch.lanes.set_concurrency(new.concurrency)
         if old.reach != new.reach:
-            await self._replace_courier()
+            self.dispatch.attempts.courier = await self.outbound.reopen(new)
         self.dispatch.kick()
-
-    async def _replace_courier(self) -> None:
-        """Put another courier in place; the old one closes when its last attempt has ended."""
-        old, opened = self._courier
-        self.dispatch.attempts.courier = await self._open_courier()
-
-        async def retire() -> None:
-            await old.idle()
-            await opened.aclose()
-
-        self._tasks.append(asyncio.create_task(retire()))
-        self._tasks[-1].add_done_callback(self._tasks.remove)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
@@ -422,21 +393,6 @@ class Relay:
         error = task.exception() or RuntimeError("a background task ended by itself")
         self._log.error(log.TASK_FAILED, exc_info=error)
         self._fail(error)
-
-
-async def open_http_courier(
-    delivery: DeliveryConfig, guard: Guard, clock: Clock, opened: contextlib.AsyncExitStack
-) -> Courier:
-    """Open the courier that makes real attempts, with a resolver of its own."""
-    resolver = Resolver(guard, clock)
-    opened.push_async_callback(resolver.close)
-    agent, idle_max = f"relay/{__version__}", IN_FLIGHT * delivery.concurrency
-    connect_ms, tls, sources = delivery.connect_timeout_ms, default_tls(delivery), delivery.source_addresses
-    settings = CourierSettings(connect_ms, agent, tls, idle_max, sources)
-    courier = Courier(clock, guard, resolver, settings)
-    await courier.start()
-    opened.push_async_callback(courier.close)
-    return courier
 
 
 def _reloadable_storage(old: Config, new: Config) -> Any:

@@ -4,7 +4,7 @@ In reading order: `parse` reads the bytes, `rules` holds the event against its c
 hands it to the store and says what became of it. Nothing here knows HTTP.
 """
 
-from relay.intake.fullness import ApplicationFull, Room, warn_near, why_full
+from relay.intake.fullness import ApplicationFull, Room, say_full, tightest, why_full
 from relay.intake.intake import Intake, IntakeLimits, Receipt
 from relay.intake.parse import BatchTooLarge, Malformed
 
@@ -16,6 +16,7 @@ __all__ = [
     "Malformed",
     "Receipt",
     "Room",
-    "warn_near",
+    "say_full",
+    "tightest",
     "why_full",
 ]

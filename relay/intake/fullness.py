@@ -19,7 +19,7 @@ class ApplicationFull(RelayError):
     """An application has as much due as it may have; its posts, and nobody else's, are refused until some is delivered."""
 
 
-REMEDY = "mend, disable or delete the endpoint that they wait for, or let the operator raise its limits"
+_REMEDY = "Repeat later; mend, disable or delete the endpoint that they wait for, or let the operator raise its limits."
 
 
 class Room(NamedTuple):
@@ -36,11 +36,17 @@ class Limit(NamedTuple):
     used: int
     most: int
     sentence: str
+    setting: str
 
     @property
     def is_near(self) -> bool:
         """Whether nine tenths of it are used, or more."""
         return self.used * 10 >= self.most * 9
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether not one delivery more may be added."""
+        return self.used >= self.most
 
 
 def limits_of(application: Application, usage: Usage, room: Room) -> Iterator[Limit]:
@@ -48,14 +54,15 @@ def limits_of(application: Application, usage: Usage, room: Room) -> Iterator[Li
     limits, due = application.limits, f"{usage.due} deliveries wait"
     backlog = limits.own_backlog if room.alone else limits.backlog
     if backlog is not None:
-        yield Limit(usage.due, backlog, f"{due}, {backlog} may (limits.backlog)")
+        yield Limit(usage.due, backlog, f"{due}, {backlog} may (limits.backlog)", "limits.backlog")
     most = limits.own_bytes if room.alone else limits.bytes
     if most is not None:
         sentence = f"bodies of {format_size(usage.bytes)} wait, {format_size(most)} may (limits.bytes)"
-        yield Limit(usage.bytes, most, sentence)
+        yield Limit(usage.bytes, most, sentence, "limits.bytes")
     if not room.alone:
         free = room.max_backlog - room.backlog
-        yield Limit(usage.due, free + 1, f"{due}, and {free} more may of all applications (storage.max_backlog)")
+        sentence = f"{due}, and {free} more may of all applications (storage.max_backlog)"
+        yield Limit(usage.due, free + 1, sentence, "storage.max_backlog")
 
 
 def why_full(application: Application, usage: Usage, room: Room, deliveries: int = 1) -> str:
@@ -65,7 +72,7 @@ def why_full(application: Application, usage: Usage, room: Room, deliveries: int
     """
     before = deliveries - 1
     usage, room = usage._replace(due=usage.due + before), room._replace(backlog=room.backlog + before)
-    reached = next((limit for limit in limits_of(application, usage, room) if limit.used >= limit.most), None)
+    reached = next((limit for limit in limits_of(application, usage, room) if limit.is_reached), None)
     if reached is None:
         return ""
     return f"{reached.sentence}, {before} of them of this very event" if before > 0 else reached.sentence
@@ -75,15 +82,17 @@ def refuse_full(application: Application, usage: Usage, room: Room, deliveries: 
     """Raise ApplicationFull for an application that may not add an event of so many deliveries."""
     reason = why_full(application, usage, room, deliveries)
     if reason:
-        raise ApplicationFull(f"of application {application.id!r} {reason}", remedy=f"Repeat later; {REMEDY}.")
+        raise ApplicationFull(f"of application {application.id!r} {reason}", remedy=_REMEDY)
 
 
-def warn_near(application: Application, usage: Usage, room: Room) -> str:
-    """Say which limit an application is near to or beyond, and what to do; "" while there is room. O(1)"""
+def tightest(application: Application, usage: Usage, room: Room) -> Limit | None:
+    """Return the limit that an application is nearest to, or furthest beyond; None while there is room. O(1)"""
     near = [limit for limit in limits_of(application, usage, room) if limit.is_near and limit.used]
-    if not near:
-        return ""
-    tightest = max(near, key=lambda limit: limit.used / max(limit.most, 1))
-    refused = tightest.used >= tightest.most
-    ends = "its posts are refused, and nobody else's" if refused else "beyond that its posts are refused"
-    return f"Of application {application.id!r} {tightest.sentence}: {ends}. {REMEDY[:1].upper()}{REMEDY[1:]}."
+    return max(near, key=lambda limit: limit.used / max(limit.most, 1), default=None)
+
+
+def say_full(application: Application, limit: Limit, endpoint: str) -> str:
+    """Say to an operator that an application is near to a limit or beyond it, and what to do; most waits for `endpoint`."""
+    ends = "its posts are refused, and nobody else's" if limit.is_reached else "beyond that its posts are refused"
+    remedy = f"Mend, disable or delete the endpoint that most wait for, {endpoint!r}, or raise {limit.setting}"
+    return f"Of application {application.id!r} {limit.sentence}: {ends}. {remedy}."

@@ -19,7 +19,7 @@ from relay.core.access import Principal
 from relay.core.clock import Clock
 from relay.core.errors import RelayError, spoken
 from relay.core.ids import IdFactory
-from relay.core.issues import Invalid, Issue
+from relay.core.issues import MISTAKES_MAX, Invalid, Issue
 from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.core.units import format_time, unix_us
 from relay.intake.fullness import ApplicationFull, Room, refuse_full
@@ -122,20 +122,24 @@ class Intake:
 
     async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Draft | RelayError]:
         checked: list[_Draft | RelayError] = []
+        mistakes = 0  # up to now: the answer lists so many, and nobody is told what was meant by the others
         for number, item in enumerate(items, 1):
             try:
-                checked.append(self._check(principal, item, None))
+                checked.append(self._check(principal, item, None, suggest=mistakes < MISTAKES_MAX))
             except RelayError as refusal:
                 checked.append(refusal)
                 await asyncio.sleep(0)  # mistakes are looked for one by one, which takes a millisecond or two
+            mistakes += _mistakes(checked[-1])
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
         return checked
 
     # -- one event: read, checked against its contract, frozen ---------------------------------------------------------
 
-    def _check(self, principal: Principal, body: bytes | msgspec.Raw, key: str | None) -> _Draft:
-        posted, issues = read(body)
+    def _check(
+        self, principal: Principal, body: bytes | msgspec.Raw, key: str | None, *, suggest: bool = True
+    ) -> _Draft:
+        posted, issues = read(body, suggest=suggest)
         now_ms = self._clock.wall_ms()
         if key is not None:
             issues.extend(_take_header(posted, key))
@@ -148,7 +152,7 @@ class Intake:
         contract = self._registrar.current.contract(application)
         issues.extend(_misplaced(contract, posted))
         data = Payload(bytes(posted.data))
-        found = enforce(contract, application.validation, posted.type, data)
+        found = enforce(contract, application.validation, posted.type, data, suggest=suggest)
         refusals = [issue for issue in found if not issue.warning]
         if issues or refusals:
             refusals.extend(_unrenderable(contract, posted, data, issues, now_ms))
@@ -264,6 +268,13 @@ class Intake:
             recall=rules.recall,
             remember=rules.remember,
         )
+
+
+def _mistakes(item: _Draft | RelayError) -> int:
+    """Count what an answer has to say about one event of a batch."""
+    if isinstance(item, RelayError):
+        return len(item.issues) if isinstance(item, Invalid) else 1
+    return len(item.warnings)
 
 
 def _take_header(posted: Posted, key: str) -> Iterator[Issue]:

@@ -14,7 +14,7 @@ import msgspec
 
 from relay.contracts import payload
 from relay.core.errors import RelayError
-from relay.core.issues import Invalid, Issue, nearest, pointer
+from relay.core.issues import MISTAKES_MAX, Invalid, Issue, nearest, pointer
 from relay.core.units import unix_ms
 
 T = TypeVar("T")
@@ -22,8 +22,6 @@ T = TypeVar("T")
 KEY_CHARACTERS_MAX = 255
 METADATA_BYTES_MAX = 16 << 10
 DELIVER_AT_DAYS_MAX = 30
-UNKNOWN_MAX = 20
-"""Unknown members that one answer explains; the rest are counted."""
 
 _DAY_MS = 86_400_000
 _YEAR_9999_MS = 253_370_764_800_000
@@ -89,14 +87,17 @@ class Posted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ordering_key: str | None = None
 
 
-def read(body: bytes | msgspec.Raw) -> tuple[Posted, list[Issue]]:
-    """Decode one event; Malformed for what is not JSON. All other mistakes are listed, and placeholders take their place."""
+def read(body: bytes | msgspec.Raw, *, suggest: bool = True) -> tuple[Posted, list[Issue]]:
+    """Decode one event; Malformed for what is not JSON. All other mistakes are listed, and placeholders take their place.
+
+    Where nobody would be shown them, it does not `suggest` what was meant by unknown members.
+    """
     try:
         return _EVENT.decode(body), []
     except msgspec.ValidationError:
-        return _explain(_members(body))
+        return _explain(_members(body), suggest)
     except _NOT_DECODED as error:
-        return _explain(_slices(payload.members, bytes(body), error))
+        return _explain(_slices(payload.members, bytes(body), error), suggest)
 
 
 def read_batch(body: bytes, max_items: int) -> Sequence[msgspec.Raw]:
@@ -217,13 +218,13 @@ def _slices(cut: Callable[[bytes], T], body: bytes, error: Exception) -> T:
     raise Malformed(reason, remedy="Send one JSON value, in UTF-8 without a byte order mark.") from None
 
 
-def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> tuple[Posted, list[Issue]]:
+def _explain(members: Mapping[str, bytes | msgspec.Raw] | None, suggest: bool) -> tuple[Posted, list[Issue]]:
     """Decode member by member, so that every mistake is found. `data` is taken as it is, whatever its strings hold."""
     if members is None:
         example = 'must be a JSON object, such as {"type": "render.completed", "data": {"id": 7}}'
         raise Invalid([Issue("", example)])
     mistakes = [Issue(f"/{name}", f"is missing: it {_MUST[name]}") for name in _REQUIRED if name not in members]
-    mistakes.extend(_unknown_members([name for name in members if name not in _MUST]))
+    mistakes.extend(_unknown_members([name for name in members if name not in _MUST], suggest))
     values: dict[str, Any] = {"type": "", "data": msgspec.Raw(bytes(members.get("data", b"null")))}
     for name, decoder in _DECODERS.items():
         if name not in members or name == "data":
@@ -235,12 +236,12 @@ def _explain(members: Mapping[str, bytes | msgspec.Raw] | None) -> tuple[Posted,
     return Posted(**values), mistakes
 
 
-def _unknown_members(names: Sequence[str]) -> Iterator[Issue]:
-    for name in names[:UNKNOWN_MAX]:
+def _unknown_members(names: Sequence[str], suggest: bool) -> Iterator[Issue]:
+    for name in names[:MISTAKES_MAX]:
         shown = name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
         shown = shown.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent back as it is
-        near = nearest(shown, _MUST)
+        near = nearest(shown, _MUST) if suggest else None
         hint = f'did you mean "{near}"?' if near else f"the members are {', '.join(_MUST)}"
         yield Issue(pointer(shown), f"is not a member of an event; {hint}")
-    if len(names) > UNKNOWN_MAX:
-        yield Issue("", f"has {len(names) - UNKNOWN_MAX} more members that an event does not have")
+    if len(names) > MISTAKES_MAX:
+        yield Issue("", f"has {len(names) - MISTAKES_MAX} more members that an event does not have")

@@ -14,14 +14,16 @@ from relay.intake.parse import KEY_CHARACTERS_MAX, Posted
 _DIGEST_BYTES = 16
 
 
-def enforce(contract: Contract, validation: Validation, event_type: str, data: Payload) -> Sequence[Issue]:
+def enforce(
+    contract: Contract, validation: Validation, event_type: str, data: Payload, *, suggest: bool = True
+) -> Sequence[Issue]:
     """Hold an event against the catalogue: a type of it, and data as that type's schema says.
 
     How strictly is the application's choice: what `strict` refuses, `warn` accepts with a warning, and `off` does not
-    look at. A type of unlawful form is refused in any case.
+    look at. A type of unlawful form is refused in any case. It may `suggest` which type was meant.
     """
     warns = validation is Validation.WARN
-    fault = contract.check_type(event_type)
+    fault = contract.check_type(event_type, suggest=suggest)
     if fault is not None:
         lawful = contract.check_form(event_type) is None
         if lawful and validation is Validation.OFF:

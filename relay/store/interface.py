@@ -182,6 +182,10 @@ class Store(Protocol):
     def healthy(self) -> bool:
         """False from a commit that failed to the next that wrote something."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing is written any more, because of what `on_fatal` was called with."""
+
     async def ping(self) -> None:
         """Go through the writer and back; while it is unhealthy, try whether it can write again."""
 

@@ -3,7 +3,7 @@
 What builds on it says how it is configured, how far it is opened, and how a test speaks to it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ import aiohttp
 from relay.config import Loaded, load
 from relay.core.access import Token
 from relay.core.clock import Clock
+from relay.core.netguard import Address
 from relay.daemon.service import Relay
 from relay.store.sqlite import SqliteStore
 from tests.support.played import PlayedCourier
@@ -38,6 +39,9 @@ class House:
         self.gate = Gate()
         self.env = {"XDG_STATE_HOME": str(folder)}  # what the next start or reload sees
         self.config_path = folder / "config.toml"
+        self.own: Container[Address] | None = (
+            None  # what the next start takes for this host's; None: it asks the kernel
+        )
         self._seed = seed
         self._courier = courier
         self.write(text)
@@ -71,6 +75,7 @@ class House:
             rng=rng,
             open_store=partial(SqliteStore.open, writer_type=gated(self.gate)),
             open_courier=None if self._courier is None else self._courier.open,
+            own=self.own,
         )
 
     async def start(self) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from relay.cli import main
 from relay.core.netguard import Guard
-from relay.daemon import service
+from relay.daemon import outbound
 from relay.delivery import resolver
 from tests.support.daemon import PRODUCER_TOKEN, Daemon
 
@@ -103,7 +103,7 @@ def play(names: dict[str, list[list[str] | None]]) -> None:
         ]
 
     resolver.FRESH_MS = 0
-    service.Resolver = functools.partial(resolver.Resolver, getaddrinfo=getaddrinfo)  # type: ignore[attr-defined,assignment]
+    outbound.Resolver = functools.partial(resolver.Resolver, getaddrinfo=getaddrinfo)  # type: ignore[attr-defined,assignment]
 
 
 def leave_out(check: str) -> None:

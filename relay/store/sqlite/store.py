@@ -152,6 +152,10 @@ class SqliteStore(Reads):
         return self._writer.healthy
 
     @property
+    def lost(self) -> bool:
+        return self._fatal is not None
+
+    @property
     def facts(self) -> Mapping[str, Fact]:
         return self._opened._asdict()
 
