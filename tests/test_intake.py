@@ -554,8 +554,8 @@ async def test_matching_while_checking_would_reach_a_deleted_endpoint(
     check, seal = desk.intake._check, desk.intake._seal
     early: dict[str, NewEvent] = {}
 
-    def check_and_match(*request: Any) -> Any:
-        draft = check(*request)
+    def check_and_match(*request: Any, **options: Any) -> Any:
+        draft = check(*request, **options)
         early[draft.event.id] = seal(draft)
         return draft
 
