@@ -122,15 +122,15 @@ def _exit_code(findings: Collection[Finding], faults: int) -> int:
 
 def _as_json(finding: Finding) -> Json:
     answer = finding.answer
-    told: dict[str, Any] = {"status": None, "took_ms": None}
+    answered: dict[str, Any] = {"status": None, "took_ms": None}
     if answer is not None:
-        told = {"status": answer.status, "took_ms": round(answer.took_ms)}
+        answered = {"status": answer.status, "took_ms": round(answer.took_ms)}
     return {
         "check": finding.check,
         "sends": finding.sends,
         "must": finding.must,
         "result": finding.result,
-        **told,
+        **answered,
         "says": finding.says,
         "remedy": finding.remedy or None,
     }
