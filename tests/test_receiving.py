@@ -1,0 +1,190 @@
+"""docs/RECEIVING.md: every snippet takes what the relay signs and refuses everything else."""
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.contracts import Contract
+from tests.support.contract_files import built_in, contract
+from tests.support.daemon import SECRET
+from tests.support.five import TEXT_SECRET
+from tests.support.signed import Signed, signed
+from tests.support.snippets import INTERPRETERS, Case, is_there, judged, snippets
+from tests.test_cli_check_receiver import Found, found, of
+
+SNIPPETS = snippets("RECEIVING.md")
+VERIFIERS = {key: code for key, code in SNIPPETS.items() if key[0] != "receiver"}
+
+OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+PAIR = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+OTHER_PUBLIC = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+
+KINDS: dict[str, tuple[Contract, str, str]] = {
+    "standard": (built_in("standard"), SECRET, OTHER),
+    "hex": (built_in("editframe"), TEXT_SECRET, "another"),
+    "base64": (
+        contract('[[signature]]\nheader = "X-Shopify-Hmac-Sha256"\nencoding = "base64"\nsecrets = "first"'),
+        TEXT_SECRET,
+        "another",
+    ),
+    "stripe": (
+        contract(
+            '[[signature]]\nheader = "Stripe-Signature"\ncontent = "{timestamp}.{body}"\neach = "v1={sig}"\n'
+            'value = "t={timestamp},{sigs}"'
+        ),
+        TEXT_SECRET,
+        "another",
+    ),
+    "slack": (
+        contract(
+            '[headers]\nX-Slack-Request-Timestamp = "{timestamp}"\n[[signature]]\nheader = "X-Slack-Signature"\n'
+            'content = "v0:{timestamp}:{body}"\neach = "v0={sig}"\nsecrets = "first"'
+        ),
+        TEXT_SECRET,
+        "another",
+    ),
+    "url": (
+        contract(
+            '[[signature]]\nheader = "x-square-hmacsha256-signature"\ncontent = "{url}{body}"\nencoding = "base64"\n'
+            'secrets = "first"'
+        ),
+        TEXT_SECRET,
+        "another",
+    ),
+    "ed25519": (built_in("standard"), PAIR, ""),
+    "token": (contract('[headers]\nX-Gitlab-Token = "{secret}"'), TEXT_SECRET, "another"),
+}
+"""By name of a snippet: what it takes, the secret that signs, and another of its kind."""
+
+TIMED = {"standard", "stripe", "slack", "ed25519"}
+UNCOVERED = {"token"}
+"""Kinds that say nothing about the body."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def cases(name: str) -> Iterator[tuple[str, Case, bool]]:
+    """Yield deliveries of a kind, each with what it is called and whether it is right."""
+    made, secret, other = KINDS[name]
+    known, unknown = (PUBLIC, OTHER_PUBLIC) if name == "ed25519" else (secret, other)
+    data = '{"title":"Grüße, \\u00e9","n":30.0}'.encode()
+
+    def sent(at_ms: int = 0, *secrets: str) -> Signed:
+        return signed(made, *(secrets or (secret,)), at_ms=at_ms or now_ms(), data=data)
+
+    headers, body = sent()
+    yield "right", Case(headers, body, known), True
+    yield "another secret", Case(headers, body, unknown), False
+    yield "a changed body", Case(headers, body.replace(b"title", b"titel"), known), name in UNCOVERED
+    proofs = {entry.header for entry in made.document.signature} or set(made.document.headers)
+    for header in proofs:
+        bare = {given: value for given, value in headers.items() if given != header}
+        yield f"no {header}", Case(bare, body, known), False
+        for text in ("", "ü" * len(headers[header]), headers[header][:-4], "v1=,t=x,v1", "v1, v1a,"):
+            yield f"{header}: {text}", Case(headers | {header: text}, body, known), False
+    if name in TIMED:
+        for age_s, right in ((3600, False), (-3600, False), (240, True)):
+            old = sent(now_ms() - age_s * 1000)
+            yield f"{age_s} s old", Case(old.headers, old.body, known), right
+        fresh = sent(now_ms() - 3_600_000).headers
+        for header in fresh:
+            if header.lower().endswith("timestamp"):
+                yield "another time than was signed", Case(fresh | {header: str(now_ms() // 1000)}, body, known), False
+                yield "no time", Case(fresh | {header: "soon"}, body, known), False
+    if made.overlaps:
+        rotated = sent(0, *((OTHER, secret) if name in ("standard", "ed25519") else (other, secret)))
+        yield "two signatures, the second is right", Case(rotated.headers, rotated.body, known), True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)  # a compiler that has not run before
+@pytest.mark.parametrize(("name", "language"), VERIFIERS)
+def test_each_snippet_tells_right_from_wrong(tmp_path: Path, name: str, language: str) -> None:
+    """Deliveries of the relay's own signing are taken; wrong, old, changed, truncated and odd ones are refused, none throws."""
+    if not is_there(language):
+        pytest.skip(f"needs {INTERPRETERS[language]}: this snippet of docs/RECEIVING.md runs in it")
+    asked = list(cases(name))
+    verdicts = judged(language, VERIFIERS[name, language], [case for _, case, _ in asked], tmp_path)
+
+    assert len(verdicts) == len(asked) >= 8
+    wrong = [what for (what, _, right), verdict in zip(asked, verdicts, strict=True) if verdict != right]
+    assert wrong == []
+
+
+def test_a_snippet_that_takes_everything_is_noticed(tmp_path: Path) -> None:
+    """Negative control: a `verify` that always says yes is wrong in all cases but the right ones."""
+    asked = list(cases("standard"))
+    code = "def verify(headers, body, secret):\n    return True\n"
+    verdicts = judged("python", code, [case for _, case, _ in asked], tmp_path)
+
+    assert sum(verdict != right for (_, _, right), verdict in zip(asked, verdicts, strict=True)) >= 8
+
+
+def test_each_kind_is_there_in_python_and_node() -> None:
+    """One snippet for each kind of signature in both; the kind of `standard` in six languages."""
+    assert {language for name, language in VERIFIERS if name == "standard"} == set(INTERPRETERS)
+    for language in ("python", "node"):
+        assert {name for name, of_language in VERIFIERS if of_language == language} == set(KINDS)
+
+
+def test_the_variants_in_comments_are_right(tmp_path: Path) -> None:
+    """With the constants that its comment names, the snippet for hex takes GitHub's signatures."""
+    github = contract('[[signature]]\nheader = "X-Hub-Signature-256"\neach = "sha256={sig}"\nsecrets = "first"')
+    sent = signed(github, TEXT_SECRET, at_ms=now_ms())
+    for language in filter(is_there, ("python", "node")):
+        code = VERIFIERS["hex", language]
+        line = next(line for line in code.splitlines() if "GitHub: " in line)
+        header, prefix = re.findall(r'"[^"]*"', line.partition("GitHub: ")[2])
+        changed = code.replace('"x-webhook-signature"', header).replace('PREFIX = ""', f"PREFIX = {prefix}")
+        changed = changed.replace(f'{header}, ""', f"{header}, {prefix}")
+        assert judged(language, changed, [Case(sent.headers, sent.body, TEXT_SECRET)], tmp_path) == [True]
+
+
+# -- whole receivers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(language: str, folder: Path) -> Iterator[str]:
+    """Run a whole receiver of the document in a process of its own; gives its URL."""
+    name = {"python": "receiver.py", "node": "receiver.js"}[language]
+    (folder / name).write_text(SNIPPETS["standard", language] + "\n" + SNIPPETS["receiver", language])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "WEBHOOK_SECRET": SECRET, "PORT": str(port), "DATABASE": str(folder / "inbox.db")}
+    command = [sys.executable if language == "python" else "node", str(folder / name)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            assert process.poll() is None
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+        yield f"http://127.0.0.1:{port}/hooks"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_nothing_is_found_in_the_receivers_of_the_document(tmp_path: Path, language: str) -> None:
+    """`relay check-receiver` finds no fault in the whole receivers, and nothing to remark."""
+    if not is_there(language):
+        pytest.skip(f"needs {INTERPRETERS[language]}: this receiver of docs/RECEIVING.md runs in it")
+    with running(language, tmp_path) as url:
+        findings = await asyncio.wait_for(found(url), 50)
+
+    assert {finding.check: finding.says for finding in findings if finding.result is not Found.FINE} == {}
+    assert len(of(Found.FINE, findings)) == 10
