@@ -184,6 +184,44 @@ async def test_a_group_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert gate.commits - commits == 3
 
 
+async def test_what_one_turn_of_the_loop_submits_is_one_group(tmp_path: Path) -> None:
+    """S8: writes that are submitted together share one transaction: the first does not wake the thread for itself."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+        await relay.accept()
+        commits = gate.commits
+        gate.hold()
+        writes = [relay.store.accept([relay.event()])]
+        assert relay.store._writer._queue.empty()
+        writes += [relay.store.accept([relay.event()]) for _ in range(200)]
+        await gate.reached()
+        gate.let_go()
+        await asyncio.gather(*writes)
+        assert gate.commits - commits == 1
+
+
+async def test_a_dead_writer_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 12: what was submitted before a bug that ends the thread became known is refused, wherever it waits."""
+    gate = Gate()
+    async with opened(tmp_path, writer=gated(gate)) as relay:
+
+        def broken() -> None:
+            raise SystemError("a bug")
+
+        gate.hold()
+        first = relay.store.accept([relay.event()])
+        await gate.reached()
+        monkeypatch.setattr(relay.store._writer, "_take", broken)
+        queued = relay.store.accept([relay.event()])
+        await quiet()
+        gate.let_go()
+        unsent = relay.store.accept([relay.event()])
+        await first
+        for refused in (queued, unsent):
+            with pytest.raises(StoreUnavailable, match="stopping"):
+                await refused
+
+
 async def test_a_failure_outside_of_transactions_is_told(tmp_path: Path) -> None:
     """Invariant 3: a checkpoint that fails raises to whoever waits for it, and the writer goes on."""
     async with opened(tmp_path) as relay:

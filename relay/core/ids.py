@@ -33,6 +33,7 @@ class IdFactory:
         self._random_bits = random_bits
         self._last_ms = 0
         self._last_random = 0
+        self._stem = ""  # of the last one: all but its last two characters
 
     def new(self, prefix: str) -> str:
         """Return `{prefix}_` and 26 characters, greater than every id this factory made before."""
@@ -41,6 +42,10 @@ class IdFactory:
             self._last_ms = now_ms
             # One bit is left free so that counting up cannot run over within a millisecond.
             self._last_random = self._random_bits(_RANDOM_BITS - 1)
+            self._stem = ""
         else:
             self._last_random += 1
-        return f"{prefix}_{encode(self._last_ms << _RANDOM_BITS | self._last_random, 13)}"
+        last = self._last_random & 1023
+        if not self._stem or not last:  # the next ids of a millisecond commonly differ in those two alone
+            self._stem = encode((self._last_ms << _RANDOM_BITS | self._last_random) >> 10, 12)
+        return f"{prefix}_{self._stem}{_PAIRS[last]}"

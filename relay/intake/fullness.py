@@ -35,7 +35,6 @@ class Limit(NamedTuple):
 
     used: int
     most: int
-    sentence: str
     setting: str
 
     @property
@@ -48,21 +47,26 @@ class Limit(NamedTuple):
         """Whether not one delivery more may be added."""
         return self.used >= self.most
 
+    @property
+    def sentence(self) -> str:
+        """Say how much of it is used."""
+        if self.setting == "limits.bytes":
+            return f"bodies of {format_size(self.used)} wait, {format_size(self.most)} may (limits.bytes)"
+        if self.setting == "limits.backlog":
+            return f"{self.used} deliveries wait, {self.most} may (limits.backlog)"
+        return f"{self.used} deliveries wait, and {self.most - 1} more may of all applications (storage.max_backlog)"
+
 
 def limits_of(application: Application, usage: Usage, room: Room) -> Iterator[Limit]:
     """List what bounds an application now; an application that is the only one has only the limits of its own. O(1)"""
-    limits, due = application.limits, f"{usage.due} deliveries wait"
-    backlog = limits.own_backlog if room.alone else limits.backlog
+    limits = application.limits
+    backlog, most = (limits.own_backlog, limits.own_bytes) if room.alone else (limits.backlog, limits.bytes)
     if backlog is not None:
-        yield Limit(usage.due, backlog, f"{due}, {backlog} may (limits.backlog)", "limits.backlog")
-    most = limits.own_bytes if room.alone else limits.bytes
+        yield Limit(usage.due, backlog, "limits.backlog")
     if most is not None:
-        sentence = f"bodies of {format_size(usage.bytes)} wait, {format_size(most)} may (limits.bytes)"
-        yield Limit(usage.bytes, most, sentence, "limits.bytes")
+        yield Limit(usage.bytes, most, "limits.bytes")
     if not room.alone:
-        free = room.max_backlog - room.backlog
-        sentence = f"{due}, and {free} more may of all applications (storage.max_backlog)"
-        yield Limit(usage.due, free + 1, sentence, "storage.max_backlog")
+        yield Limit(usage.due, room.max_backlog - room.backlog + 1, "storage.max_backlog")
 
 
 def why_full(application: Application, usage: Usage, room: Room, deliveries: int = 1) -> str:
@@ -71,11 +75,12 @@ def why_full(application: Application, usage: Usage, room: Room, deliveries: int
     The event is judged as its last delivery would be if they came one after another.
     """
     before = deliveries - 1
-    usage, room = usage._replace(due=usage.due + before), room._replace(backlog=room.backlog + before)
-    reached = next((limit for limit in limits_of(application, usage, room) if limit.is_reached), None)
-    if reached is None:
-        return ""
-    return f"{reached.sentence}, {before} of them of this very event" if before > 0 else reached.sentence
+    if before:
+        usage, room = usage._replace(due=usage.due + before), room._replace(backlog=room.backlog + before)
+    for limit in limits_of(application, usage, room):
+        if limit.is_reached:
+            return f"{limit.sentence}, {before} of them of this very event" if before > 0 else limit.sentence
+    return ""
 
 
 def refuse_full(application: Application, usage: Usage, room: Room, deliveries: int = 1) -> None:

@@ -22,6 +22,7 @@ _DEAD = """
     GROUP BY endpoint, reason"""
 
 _OVERFLOW = DeadReason.OVERFLOW.value
+_NONE: frozenset[int] = frozenset()
 
 Move = tuple[int, int, int, int, str | None]
 """An endpoint, how many more of its deliveries are due now, the bytes of their shares, how many more are dead, and of what
@@ -95,23 +96,24 @@ class Counts:
     def reserve(self, events: Sequence[NewEvent], limit: int) -> Batch:
         """Count new deliveries as due from their submission on; those beyond an endpoint's backlog are dead (Q10)."""
         batch = []
+        due, reserved = self._due, self._reserved
         for event in events:
             overflowed = []
             for ref in event.targets:
-                if self.due(ref) >= limit:
+                if due[ref] + reserved[ref] >= limit:
                     overflowed.append(ref)
                 else:
-                    self._reserved[ref] += 1
+                    reserved[ref] += 1
                     self._owners[ref] = event.application
-            self._hold(event, len(event.targets) - len(overflowed), 1)
-            batch.append((event, frozenset(overflowed)))
+            self._hold(event, len(event.targets) - len(overflowed))
+            batch.append((event, frozenset(overflowed) if overflowed else _NONE))
         return batch
 
-    def _hold(self, event: NewEvent, deliveries: int, sign: int) -> None:
-        if deliveries:
-            self.backlog += sign * deliveries
-            self._reserved_of[event.application] += sign * deliveries
-            self._reserved_bytes[event.application] += sign * deliveries * event.share_bytes
+    def _hold(self, event: NewEvent, deliveries: int) -> None:
+        """Count deliveries of an event as reserved; less than none end that."""
+        self._reserved_of[event.application] += deliveries
+        self._reserved_bytes[event.application] += deliveries * event.share_bytes
+        self.backlog += deliveries
 
     def release(self, batch: Batch) -> None:
         """Take back what `reserve` counted: the batch is answered, or nothing of it was stored."""
@@ -119,7 +121,7 @@ class Counts:
             for ref in event.targets:
                 if ref not in overflowed:
                     self._reserved[ref] -= 1
-            self._hold(event, len(event.targets) - len(overflowed), -1)
+            self._hold(event, len(overflowed) - len(event.targets))
 
     def accepted(self, batch: Batch, results: Sequence[AcceptResult]) -> None:
         """Count what was stored, in place of what was reserved for it."""

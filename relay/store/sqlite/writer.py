@@ -1,7 +1,8 @@
 """The one thread that writes: what has queued up while the last commit ran forms the next transaction.
 
 A group runs accepts, then settles, then edits, inside one BEGIN IMMEDIATE … COMMIT; nobody is answered before the
-commit has returned, and a lone write is not delayed. One connection does all writes and all checkpoints (SQLite
+commit has returned. What is submitted in one turn of the loop goes to the thread together, so a lone write waits for
+the end of its turn and for nothing else. One connection does all writes and all checkpoints (SQLite
 3.7.0–3.51.2 can lose commits when two connections do). What can go wrong, and what the callers then get:
 
 - an item that the database refuses: the group is rolled back and run again by halves, down to the guilty one, which
@@ -22,7 +23,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -100,7 +101,8 @@ class Writer:
         self._queued_bytes = 0  # owned by the loop: of jobs submitted and not answered
         self.waiting: Counter[Stage] = Counter()  # owned by the loop: so many of them are submitted and not answered
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._submitted: list[Job[Any]] = []  # owned by the loop: in this turn of it
+        self._queue: queue.SimpleQueue[Sequence[Job[Any] | None]] = queue.SimpleQueue()  # None: there will be no more
         self._thread = threading.Thread(target=self._run, name="relay-writer", daemon=True)
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
@@ -108,6 +110,7 @@ class Writer:
         self._abandoned = False  # set by the loop, read by the thread
         self._broken: StoreDamaged | None = None  # set once, before anything is answered of it
         self._troubled = False  # owned by the thread: something but an item failed in this group
+        self._taken: deque[Job[Any] | None] = deque()  # owned by the thread: out of the queue, and in no group yet
         self._group_jobs: list[Job[Any]] = []  # owned by the thread: taken and not yet answered
         self._wrote = False  # owned by the thread: a commit of this group changed something
         self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
@@ -126,7 +129,9 @@ class Writer:
             return
         self._queued_bytes += job.size
         self.waiting[job.stage] += 1
-        self._queue.put(job)
+        if not self._submitted:
+            self._loop.call_soon(self._pass_on)
+        self._submitted.append(job)
 
     def break_off(self, error: StoreDamaged) -> None:
         """Write nothing more: the database can no longer be relied on."""
@@ -137,7 +142,8 @@ class Writer:
         """Finish what was submitted, then close the connection. Safe twice."""
         if not self._closing:
             self._closing = True
-            self._queue.put(None)
+            self._pass_on()
+            self._queue.put((None,))
         await asyncio.shield(self._stopped)
 
     async def abandon(self) -> None:
@@ -147,14 +153,31 @@ class Writer:
 
     # -- in the event loop -------------------------------------------------------------------------------------------
 
+    def _pass_on(self) -> None:
+        """Give the thread what was submitted in this turn: woken for each job, it would fight for the interpreter."""
+        if self._submitted:
+            self._queue.put(self._submitted)
+            self._submitted = []
+
+    def _refuse_rest(self) -> None:
+        """Answer what no thread is left to take: whoever waits for one of these would wait for ever."""
+        self._pass_on()
+        while not self._queue.empty():
+            self._taken += self._queue.get_nowait()
+        left = [job for job in self._taken if job is not None]
+        self._taken.clear()
+        self._answer(_fail(left, self._refusal()), healthy=False)
+
     def _answer(self, answers: Sequence[Answer], healthy: bool | None) -> None:
         was, broken = self.healthy, self._broken is not None
         if healthy is not None:
             self.healthy = healthy and not broken
         for answer in answers:
-            self._queued_bytes -= answer.job.size
-            self.waiting[answer.job.stage] -= 1
-            self.unknown |= isinstance(answer.error, CommitUnknown)
+            job, _, error = answer
+            self._queued_bytes -= job.size
+            self.waiting[job.stage] -= 1
+            if error is not None and isinstance(error, CommitUnknown):
+                self.unknown = True
             self._conclude(answer)
         if self.healthy and not was:
             self._on_recovered()
@@ -208,8 +231,8 @@ class Writer:
         except BaseException as error:  # a bug of ours: without this thread nothing can be promised any more
             self._broken = StoreDamaged(f"The writer has stopped: {error!r}.", remedy="This is a bug; restart relay.")
             self._in_loop(self._on_fatal, self._broken)
-            answers = _fail(self._group_jobs, self._unknown(error)) + _fail(self._left_over(), self._refusal())
-            self._in_loop(self._answer, answers, False)
+            self._in_loop(self._answer, _fail(self._group_jobs, self._unknown(error)), False)
+            self._in_loop(self._refuse_rest)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -227,30 +250,25 @@ class Writer:
             if answers and not self._abandoned:
                 self._in_loop(self._answer, answers, healthy)
 
-    def _left_over(self) -> list[Job[Any]]:
-        """Empty the queue: whoever waits for one of these would wait for ever."""
-        left: list[Job[Any]] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                job = self._queue.get_nowait()
-                left += [] if job is None else [job]
-        return left
-
     def _take(self) -> tuple[list[Job[Any]], bool]:
         """Wait for a job, then take what else is there, up to a group's size; False when the end was queued."""
         jobs: list[Job[Any]] = []
         size = 0
-        job = self._queue.get()
-        while job is not None:
+        while size < GROUP_BYTES and len(jobs) < GROUP_JOBS and (self._taken or self._fetch(wait=not jobs)):
+            job = self._taken.popleft()
+            if job is None:
+                return jobs, False
             jobs.append(job)
             size += job.size
-            if size >= GROUP_BYTES or len(jobs) >= GROUP_JOBS:
-                return jobs, True
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                return jobs, True
-        return jobs, False
+        return jobs, True
+
+    def _fetch(self, *, wait: bool) -> bool:
+        """Take the jobs of one turn of the loop out of the queue; False when there are none."""
+        try:
+            self._taken += self._queue.get(wait)
+        except queue.Empty:
+            return False
+        return True
 
     def _perform(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> tuple[list[Answer], bool | None]:
         """Run a group and then what stands outside of it; the second value is what is known of the health now."""
