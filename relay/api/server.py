@@ -140,7 +140,8 @@ def _unasked(request: web.Request, route: Route) -> Problem | None:
     """Say which parameters a call that has none was given; what takes some checks them itself."""
     if route.takes_query or not request.query_string:
         return None
-    return problems.invalid([Issue("", f'the parameter "{name[:64]}" is not taken here') for name in request.query])
+    found = [Issue("", f'the parameter "{name[:64]}" is not taken here') for name in request.query]
+    return problems.invalid(found) if found else None
 
 
 def _response(problem: Problem) -> web.Response:
