@@ -1,7 +1,7 @@
 """Contracts: the wire shapes that receivers were promised, as data. Pure; the code knows no contract by name.
 
 `catalogue` reads the files of the form that `document` and `values` describe, and `mistakes` says what is wrong with them.
-A `contract` then checks events (`schema`), renders their bodies (`envelope`, `template`, `js`) and signs (`signing`, `keys`).
+`openapi` describes one to programs. A `contract` checks events (`schema`), renders their bodies (`envelope`, `template`, `js`) and signs (`signing`, `keys`).
 """
 
 from relay.contracts.catalogue import ContractCatalogue
@@ -10,6 +10,7 @@ from relay.contracts.document import EventType, Registration
 from relay.contracts.envelope import Unrenderable
 from relay.contracts.fields import Rendering
 from relay.contracts.mistakes import ContractError
+from relay.contracts.openapi import openapi
 from relay.contracts.payload import Payload
 from relay.contracts.signing import Signer
 
@@ -26,5 +27,6 @@ __all__ = [
     "Unrenderable",
     "describe_catalogue",
     "describe_type",
+    "openapi",
     "why_unlisted",
 ]

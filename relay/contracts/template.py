@@ -63,6 +63,11 @@ def stem(variable: str) -> str:
     return variable.partition(":")[0]
 
 
+def shape(template: Template) -> str:
+    """Write a template as its file does."""
+    return "".join(part.decode() if isinstance(part, bytes) else f"{{{part}}}" for part in template.parts)
+
+
 def _part(token: str, known: Collection[str]) -> Part:
     if token in ("{{", "}}"):
         return token[0].encode()

@@ -16,7 +16,7 @@ from relay.contracts.document import Kind, Signature
 from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers, parse_time_ms
 from relay.contracts.keys import Sign
 from relay.contracts.signing import SigningKey, signing_keys
-from relay.contracts.template import Part, Template, stem
+from relay.contracts.template import Part, Template, shape, stem
 from relay.core.model import Secret
 from relay.core.units import format_duration
 from relay.diagnosis import guesses
@@ -345,11 +345,6 @@ def read_backwards(template: Template, text: str, time_format: str) -> dict[str,
     pattern = "".join(_pattern(part, seen, time_format) for part in template.parts)
     found = re.fullmatch(pattern, text, re.DOTALL)
     return None if found is None else {group.replace("__", ":"): value for group, value in found.groupdict().items()}
-
-
-def shape(template: Template) -> str:
-    """Write a template as its file does."""
-    return "".join(part.decode() if isinstance(part, bytes) else f"{{{part}}}" for part in template.parts)
 
 
 def _pattern(part: Part, seen: set[str], time_format: str) -> str:
