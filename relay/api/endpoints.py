@@ -161,9 +161,10 @@ class Endpoints:
                 f"endpoint {endpoint.id!r} is no longer in the configuration file",
                 remedy="Put it back there and reload.",
             )
+        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
+        self._tests.refuse_more(application)  # before the work of making one
         written = await body.read(request)
         screen(written, self._services.daemon.config.server.max_depth)
-        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)

@@ -117,15 +117,15 @@ class Schema:
     def _errors(self, instance: Any, allow_extra: bool) -> Iterator[ValidationError]:
         """Yield what is wrong with the beginning of an instance; if that is nothing, the first mistake after it.
 
-        A member that is too many in the beginning is too many in the whole, which need not be looked through for it.
+        A member that is too many in the beginning is too many in the whole, and whether one is missing from the whole is
+        looked up, so that the whole, all of which the validator would write into its finding, need not be looked through.
         """
         beginning = _Beginning(VALUES_MAX)
         cut = beginning.of(instance, ())
         found = [
             error
             for error in self._validator.iter_errors(cut)
-            if not beginning.is_about_a_cut(error.instance_path)
-            or (error.kind.name == "additionalProperties" and not allow_extra)
+            if not beginning.is_about_a_cut(error.instance_path) or _holds_of(error, instance, allow_extra)
         ]
         yield from found
         if not found:
@@ -167,6 +167,15 @@ class _Beginning:
                 self.cuts.add(place)
                 return
             yield entry
+
+
+def _holds_of(error: ValidationError, instance: Any, allow_extra: bool) -> bool:
+    """Whether what is wrong with the beginning of a value is wrong with all of it."""
+    if error.kind.name == "required":
+        for step in error.instance_path:
+            instance = instance[step]
+        return error.kind.as_dict()["property"] not in instance
+    return error.kind.name == "additionalProperties" and not allow_extra
 
 
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "patternProperties"})
