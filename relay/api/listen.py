@@ -17,6 +17,7 @@ from relay.core.errors import Busy, CannotStart, NotPermitted
 from relay.core.netguard import Listener, as_dialled
 
 UNIX_PREFIX = "unix:"
+PORT_MAX = 65_535
 UNIX_MODE = 0o660
 FOLDER_MODE = 0o750
 PROBE_TIMEOUT_S = 1.0
@@ -84,6 +85,8 @@ def split_address(address: str) -> tuple[str, int]:
 
 async def bind_tcp(host: str, port: int) -> list[socket.socket]:
     """Bind a TCP socket to each address of a host; OSError or OverflowError where one cannot be had."""
+    if port > PORT_MAX:
+        raise OverflowError(f"ports end at {PORT_MAX}")
     looked_up = await asyncio.get_running_loop().getaddrinfo(
         host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
