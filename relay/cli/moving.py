@@ -82,12 +82,14 @@ def import_(daemon: Daemon, file: TextIO, dry_run: bool, update: bool, as_json: 
     if not dry_run:
         reports = [_send(daemon, part, update=update, dry_run=False) for part in parts]
     report = _sum(reports)
-    show(report, as_json, lambda: "\n".join(_sentences(report)))
+    show(report, as_json, lambda: "\n".join(_summary(report)))
     if not as_json:
         say_warnings(report)
         if made := report["secrets_made"]:
             count = counted(len(made), "endpoint")
-            say(f"{count} came without a secret and got one here; `relay endpoint secret ID` shows it: {', '.join(made)}")
+            say(
+                f"{count} came without a secret and got one here; `relay endpoint secret ID` shows it: {', '.join(made)}"
+            )
 
 
 # -- out -----------------------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def _sum(reports: list[Json]) -> Json:
     return total
 
 
-def _sentences(report: Json) -> Iterator[str]:
+def _summary(report: Json) -> Iterator[str]:
     if not report["changed"]:
         yield "Nothing to change: all is there as the lines say."
     for kind in ("applications", "endpoints"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from relay.config import ApplicationDefinition
 from relay.core.errors import Conflict, spoken
-from relay.core.issues import Issue
+from relay.core.issues import Invalid, Issue
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
 from relay.registry.making import ApplicationDraft, EndpointDraft, Maker
 from relay.registry.planning import in_place_of, moved_to, refuse_taken
@@ -87,12 +87,14 @@ class Importing:
             self.plan.done.append((wanted, done))
         except Conflict as refusal:
             self.plan.issues.append(Issue(where, spoken(refusal)))
+        except Invalid as invalid:
+            self.plan.issues += (replace(issue, path=where + issue.path) for issue in invalid.issues)
 
     def _refuse_twice(self, wanted: Wanted) -> None:
         draft = wanted if isinstance(wanted, ApplicationDraft) else wanted.draft
         named = type(wanted), draft.id or ""
         if named in self._named:
-            raise Conflict("twice", f"an earlier line is about {draft.id!r} too", remedy="Remove one of the two.")
+            raise refused(f"an earlier line is about {draft.id!r} too", "Remove one of the two.")
         self._named.add(named)
 
     # -- applications ----------------------------------------------------------------------------------------------
@@ -132,10 +134,9 @@ class Importing:
         if known is None or not known.present:
             return self._new_endpoint(wanted)
         if known.application.id != wanted.application:
-            raise Conflict(
-                "endpoint_exists",
+            raise refused(
                 f"endpoint {known.id!r} belongs to application {known.application.id!r}",
-                remedy="Name that one, or give this endpoint another id.",
+                "Name that one, or give this endpoint another id.",
             )
         entry = self._registry.entries[known.ref]
         differences = _differences(entry.definition.to_json(), draft.definition.to_json())
@@ -183,23 +184,21 @@ class Importing:
     # -- refusals --------------------------------------------------------------------------------------------------
 
     def _refuse_update(self, what: str, origin: Origin, differences: Sequence[str]) -> None:
-        """Raise Conflict for what may not be changed here, or not without being asked for."""
+        """Raise Invalid for what may not be changed here, or not without being asked for."""
         named = ", ".join(differences)
         if origin is Origin.FILE:
-            raise Conflict(
-                "managed_by_file",
+            raise refused(
                 f"{what} is defined in the configuration file, and differs in: {named}",
-                remedy="Change it there, or remove it there and reload: then an import takes it over.",
+                "Change it there, or remove it there and reload: then an import takes it over.",
             )
         if not self._update:
-            raise Conflict(
-                "differs",
+            raise refused(
                 f"{what} is there already, and differs in: {named}",
-                remedy="Leave the line out to keep it as it is, or ask for an update to make it as the line says.",
+                "Leave the line out to keep it as it is, or ask for an update to make it as the line says.",
             )
 
     def _refuse_more(self, name: str, allows: Callable[[int], bool], most_by_contract: int | None) -> None:
-        """Raise Conflict for an endpoint more than the application may have."""
+        """Raise Invalid for an endpoint more than the application may have."""
         owner = self._registry.applications.get(name)
         owned = () if owner is None else owner.endpoints.values()
         self._added[name] = self._added.get(name, 0) + 1
@@ -207,10 +206,9 @@ class Importing:
         most = resolve_limits(self._definition_of(name).limits, self._registry.config.limits).endpoints
         if made > most or not allows(self._added[name] + sum(each.present for each in owned)):
             most = most if made > most else most_by_contract or 0
-            raise Conflict(
-                "too_many_endpoints",
+            raise refused(
                 f"application {name!r} may have {most} endpoints",
-                remedy="Give it a larger limits.endpoints, where the contract allows more, or leave some out.",
+                "Give it a larger limits.endpoints, where the contract allows more, or leave some out.",
             )
 
     def _definition_of(self, name: str) -> ApplicationDefinition:
@@ -218,13 +216,12 @@ class Importing:
 
 
 def _refuse_other_contract(known: ApplicationEntry, contract: str) -> None:
-    """Raise Conflict where receivers were promised another contract."""
+    """Raise Invalid where receivers were promised another contract."""
     promised = known.row.contract_seen or contract
     if promised != contract:
-        raise Conflict(
-            "contract_in_use",
+        raise refused(
             f"application {known.row.id!r} has endpoints that were promised {promised!r}",
-            remedy=f"Keep that contract, or give the application that is to have {contract!r} another id.",
+            f"Keep that contract, or give the application that is to have {contract!r} another id.",
         )
 
 
@@ -239,3 +236,8 @@ def _lasting(secrets: Sequence[Secret], maker: Maker) -> list[Secret]:
 
 def _is_moved(known: Endpoint, wanted: WantedEndpoint) -> bool:
     return wanted.state is not None and (known.state, known.disabled_by) != (wanted.state, wanted.disabled_by)
+
+
+def refused(message: str, remedy: str) -> Invalid:
+    """Say what is against a line."""
+    return Invalid([Issue("", message, remedy)])
