@@ -5,22 +5,22 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
 
-from relay.api.accept import Acceptor, ProtocolFactory
 from relay.core.errors import Busy, CannotStart, NotPermitted
 from relay.core.netguard import Listener, as_dialled
 
 UNIX_PREFIX = "unix:"
-PORT_MAX = 65_535
 UNIX_MODE = 0o660
 FOLDER_MODE = 0o750
+BACKLOG = 1024
 PROBE_TIMEOUT_S = 1.0
+
+ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
 class Listeners:
@@ -28,50 +28,49 @@ class Listeners:
 
     def __init__(self, runner: web.ServerRunner) -> None:
         self._runner = runner
-        self._acceptors: list[Acceptor] = []
+        self._servers: list[asyncio.Server] = []
         self._paths: list[_UnixPath] = []
         self.addresses: list[str] = []
         """Where it listens, as `listen` in the configuration writes it, with the port that was bound."""
         self.bound: set[Listener] = set()
         """The same for TCP, as the guard of deliveries asks for it."""
 
-    async def open(self, address: str, factory: ProtocolFactory, accepts: int) -> None:
-        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not.
-
-        So many connections are taken in each round of the loop.
-        """
+    async def open(self, address: str, factory: ProtocolFactory) -> None:
+        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
         if address.startswith(UNIX_PREFIX):
-            socks = self._bind_unix(Path(address.removeprefix(UNIX_PREFIX)))
+            await self._open_unix(Path(address.removeprefix(UNIX_PREFIX)), factory)
         else:
-            socks = await self._bind_tcp(address)
-        self._acceptors += [Acceptor(sock, factory, accepts) for sock in socks]
+            await self._open_tcp(address, factory)
 
     async def close(self) -> None:
         """Stop listening, let requests under way end within the shutdown time-out, and close. Safe twice."""
-        for acceptor in self._acceptors:
-            acceptor.close()
+        for server in self._servers:
+            server.close()
         for path in self._paths:
             path.remove()
         self._paths.clear()
         if self._runner.server is not None:
             await self._runner.cleanup()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
 
-    async def _bind_tcp(self, address: str) -> list[socket.socket]:
+    async def _open_tcp(self, address: str, factory: ProtocolFactory) -> None:
         host, port = split_address(address)
         try:
-            socks = await bind_tcp(host, port)
+            server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             raise _tcp_refusal(address, error) from None
-        names = [sock.getsockname() for sock in socks]
+        self._servers.append(server)
+        names = [sock.getsockname() for sock in server.sockets]
         self.addresses += map(_written, names)
         self.bound |= {(as_dialled(ip_address(name[0].partition("%")[0])), name[1]) for name in names}
-        return socks
 
-    def _bind_unix(self, path: Path) -> list[socket.socket]:
+    async def _open_unix(self, path: Path, factory: ProtocolFactory) -> None:
         sock = bind_unix(path)
         self._paths.append(_UnixPath(path))
+        self._servers.append(await asyncio.get_running_loop().create_unix_server(factory, sock=sock, backlog=BACKLOG))
         self.addresses.append(f"{UNIX_PREFIX}{path}")
-        return [sock]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -81,22 +80,6 @@ def split_address(address: str) -> tuple[str, int]:
         remedy = 'Write "127.0.0.1:8420", "[::1]:8420" or "unix:/run/relay/relay.sock".'
         raise CannotStart(f'"{address}" is no address to listen on.', remedy=remedy)
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-async def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Bind a TCP socket to each address of a host; OSError or OverflowError where one cannot be had."""
-    if port > PORT_MAX:
-        raise OverflowError(f"ports end at {PORT_MAX}")
-    looked_up = await asyncio.get_running_loop().getaddrinfo(
-        host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    with ExitStack() as bound:
-        socks = [
-            bound.enter_context(socket.create_server((address[0], port, *address[2:]), family=family))
-            for family, _, _, _, address in dict.fromkeys(looked_up)
-        ]
-        bound.pop_all()
-    return socks
 
 
 def bind_unix(path: Path) -> socket.socket:

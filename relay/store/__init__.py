@@ -7,7 +7,6 @@ from relay.store.interface import Store
 from relay.store.values import (
     AcceptResult,
     ApplicationRow,
-    CreationRecord,
     DeliveryFilter,
     DueKey,
     EndpointRow,
@@ -30,7 +29,6 @@ from relay.store.values import (
 __all__ = [
     "AcceptResult",
     "ApplicationRow",
-    "CreationRecord",
     "DeliveryFilter",
     "DueKey",
     "EndpointRow",
