@@ -1,6 +1,7 @@
 """What hostile clients cost producers: `make hostile`, or `python -m bench.hostile_clients [--only I6,I7] [--quick]`.
 
-For each kind of attack a real `relay serve`, and clients in a process of their own, ten times as many as once stopped it.
+For each kind of attack a real `relay serve`, and clients in a process of their own, at the lowest priority, ten times as
+many as once stopped it.
 A good producer posts all the while, over kept-alive connections and over new ones, and is measured alone just before.
 Prints Markdown, and exits with 1 where a figure is missed: its p99 stays within five times that of before, none of its
 requests is refused, the relay takes 400 MB at most, and afterwards as many descriptors are open as before.

@@ -299,8 +299,11 @@ async def test_an_endpoint_deleted_meanwhile_gets_nothing(tmp_path: Path, monkey
 async def add(house: Engine) -> str:
     """Make an endpoint through the API and return its id."""
     from relay.config import EndpointDefinition
+    from relay.registry import EndpointDraft
 
-    endpoint, _ = await house.registrar.create_endpoint(house.acme, EndpointDefinition(url="https://api.example/"))
+    endpoint, _, _ = await house.registrar.create_endpoint(
+        house.acme, EndpointDraft(EndpointDefinition(url="https://api.example/"))
+    )
     return endpoint.id
 
 

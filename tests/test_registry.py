@@ -15,7 +15,7 @@ from relay.core.access import Principal, Role
 from relay.core.errors import CommitUnknown, ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.core.model import DisabledBy, EndpointState, Health, NoDelivery, Origin, Secret
 from relay.diagnosis.verify import verify
-from relay.registry import Registry
+from relay.registry import EndpointDraft, Registry
 from relay.registry.planning import new_endpoint
 from relay.registry.resolving import InFile
 from relay.store import ApplicationRow, RegistryChange, RegistryRows
@@ -41,7 +41,9 @@ def matched(engine: Engine, event_type: str = "a.b") -> set[str]:
 
 async def add(engine: Engine, url: str = "https://api.example/", **definition: object) -> str:
     """Make an endpoint through the API and return its id."""
-    endpoint, _ = await engine.registrar.create_endpoint(engine.acme, EndpointDefinition(url=url, **definition))  # type: ignore[arg-type]
+    endpoint, _, _ = await engine.registrar.create_endpoint(
+        engine.acme, EndpointDraft(EndpointDefinition(url=url, **definition))
+    )  # type: ignore[arg-type]
     return endpoint.id
 
 
@@ -364,8 +366,10 @@ async def test_two_edits_at_once_do_not_overwrite_each_other(one: Engine) -> Non
 
 async def test_a_rotation_overlaps(one: Engine) -> None:
     """Both secrets sign until the overlap is over; then only the new one does (reliability §7.46)."""
-    endpoint, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
-    endpoint, new = await one.registrar.rotate_secret(endpoint.id, 60_000)
+    endpoint, old, _ = await one.registrar.create_endpoint(
+        one.acme, EndpointDraft(EndpointDefinition(url="https://api.example/"))
+    )
+    endpoint, new, _ = await one.registrar.rotate_secret(endpoint.id, 60_000)
     assert old is not None
     assert [signs(one, endpoint.id, secret) for secret in (old, new)] == [True, True]
 
@@ -377,7 +381,9 @@ async def test_a_rotation_overlaps(one: Engine) -> None:
 
 async def test_a_rotation_without_overlap_and_many_rotations(one: Engine) -> None:
     """An overlap of nothing ends the old secret at once; at most ten secrets overlap."""
-    endpoint, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
+    endpoint, old, _ = await one.registrar.create_endpoint(
+        one.acme, EndpointDraft(EndpointDefinition(url="https://api.example/"))
+    )
     assert old is not None
     await one.registrar.rotate_secret(endpoint.id, 0)
     assert not signs(one, endpoint.id, old)
@@ -388,8 +394,10 @@ async def test_a_rotation_without_overlap_and_many_rotations(one: Engine) -> Non
 
 async def test_whoever_still_holds_an_older_endpoint_does_not_bring_its_secret_back(one: Engine) -> None:
     """A test event that was being read while the secret was rotated must not decide what later attempts are signed with."""
-    stale, old = await one.registrar.create_endpoint(one.acme, EndpointDefinition(url="https://api.example/"))
-    _, new = await one.registrar.rotate_secret(stale.id, 0)
+    stale, old, _ = await one.registrar.create_endpoint(
+        one.acme, EndpointDraft(EndpointDefinition(url="https://api.example/"))
+    )
+    _, new, _ = await one.registrar.rotate_secret(stale.id, 0)
     one.registry.signer(stale)
     assert old is not None
     assert [signs(one, stale.id, secret) for secret in (old, new)] == [False, True]

@@ -67,6 +67,7 @@ class House:
         self.closed: Problem | None = None  # what admission says
         self.refused: list[Problem] = []
         self.unexpected: list[tuple[str, BaseException]] = []
+        self.on_round: Callable[[web.Request], object] = lambda request: None
         self._writers: list[asyncio.StreamWriter] = []
         self.listeners: Listeners
 
@@ -125,6 +126,10 @@ class House:
         async def healthz(request: web.Request) -> web.Response:
             return web.Response(text="ok")
 
+        async def noted(request: web.Request) -> web.Response:
+            self.on_round(request)
+            return web.Response(text="ok")
+
         async def broken(request: web.Request) -> web.Response:
             raise KeyError("a secret of ours")
 
@@ -146,6 +151,7 @@ class House:
         return [
             Route("GET", "/whoami", Right.READ_EVENTS, whoami),
             Route("GET", "/healthz", None, healthz),
+            Route("GET", "/round", None, noted),
             Route("GET", "/broken", Right.READ_EVENTS, broken),
             Route("GET", "/late", Right.READ_EVENTS, late),
             Route("GET", "/missing", Right.READ_EVENTS, missing),
@@ -806,6 +812,29 @@ async def test_unread_answers_are_bounded_over_all(open_house: Opener, monkeypat
     last[1].write(with_token(READER, "/big") * 30)
     await until(lambda: connections(house) == 0)
     assert house.unexpected == []
+
+
+async def test_requests_sent_ahead_go_in_turns(open_house: Opener) -> None:
+    """I10: of all that clients sent before they had their answers one is looked at in each round of the loop."""
+    house = await open_house()
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    asked = [await house.connect() for _ in range(4)]
+    for _, writer in asked:
+        writer.write(b"GET /round HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+    seen: dict[object, list[int]] = {}
+    house.on_round = lambda request: seen.setdefault(request.protocol, []).append(rounds)
+    await until(lambda: sum(map(len, seen.values())) == 80)
+    counting.cancel()
+    ahead = [number for numbers in seen.values() for number in numbers[1:]]
+    assert len(ahead) == len(set(ahead)) == 76
 
 
 # -- listening -----------------------------------------------------------------------------------------------------

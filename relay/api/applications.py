@@ -9,13 +9,14 @@ from relay.api import render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_object, read, read_object, refuse_large
+from relay.api.idempotency import claim_of, replayed
 from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
-from relay.registry import Made, resolve_limits
+from relay.registry import MadeApplication, resolve_limits
 from relay.store import KeyRow
 from relay.telemetry import log
 
@@ -31,19 +32,17 @@ class Applications:
         self._log = structlog.get_logger("relay.api")
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Make an application, with its first endpoint and key if they are given; both secrets are in this answer only."""
+        """Make an application, with its first endpoint and key if they are given; secret and token are in the answer."""
         principal = request[PRINCIPAL]
         text = await read(request)
         refuse_large(text, resolve_limits(None, self._services.daemon.config.limits))
-        draft = self._services.reader(principal).application(parse_object(text))
-        made = await self._registrar.create_application(draft)
-        self._said(log.APPLICATION_CREATED, principal.name, made.application)
-        if made.endpoint is not None:
-            self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.id, by=principal.name)
-        if made.key is not None:
-            self._said(log.KEY_CREATED, principal.name, made.application, key=made.key.id)
-        location = {"Location": f"{PATH}/{made.application.id}"}
-        return Answer(self._detail(made.application) | self._extras(made), status=201, headers=location)
+        written = parse_object(text)
+        draft = self._services.reader(principal).application(written)
+        made = await self._registrar.create_application(draft, claim_of(request, written))
+        if not made.repeated:
+            self._said_made(made, principal.name)
+        headers = {"Location": f"{PATH}/{made.application.id}", **replayed(made.repeated)}
+        return Answer(self._detail(made.application) | self._extras(made), 201, headers)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List applications, newest first. O(those that are newer than the cursor, and the page)"""
@@ -92,10 +91,12 @@ class Applications:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
         application = self._find(request)
-        draft = self._services.reader(principal).key(await read_object(request))
-        key, token = await self._registrar.create_key(application.id, draft)
-        self._said(log.KEY_CREATED, principal.name, application, key=key.id)
-        return Answer(self._key(key) | {"token": token}, status=201)
+        written = await read_object(request)
+        draft = self._services.reader(principal).key(written)
+        key, token, repeated = await self._registrar.create_key(application.id, draft, claim_of(request, written))
+        if not repeated:
+            self._said(log.KEY_CREATED, principal.name, application, key=key.id)
+        return Answer(self._key(key) | {"token": token}, 201, replayed(repeated))
 
     async def revoke_key(self, request: web.Request) -> web.StreamResponse:
         """Revoke a key: from now on nobody gets in with it."""
@@ -118,21 +119,28 @@ class Applications:
     def _key(self, key: KeyRow) -> Json:
         return render.key(key, self._services.clock.wall_ms())
 
-    def _extras(self, made: Made) -> dict[str, Any]:
-        """Write what came with a new application. A secret and a token are shown here and never again."""
+    def _extras(self, made: MadeApplication) -> dict[str, Any]:
+        """Write what came with a new application. A token is shown here and never again."""
         extras: dict[str, Any] = {}
         if made.endpoint is not None:
-            contract = self._registrar.current.contract(made.application)
-            extras["endpoint"] = render.endpoint(made.endpoint, plain=True) | {"secret": made.secret}
-            tls = self._registrar.current.entries[made.endpoint.ref].definition.tls
+            contract, endpoint = self._registrar.current.contract(made.application), made.endpoint.endpoint
+            extras["endpoint"] = render.endpoint(endpoint, plain=True) | {"secret": made.endpoint.secret}
+            tls = self._registrar.current.entries[endpoint.ref].definition.tls
             found = [
-                *warn_endpoint(made.endpoint.url, made.endpoint.event_types, contract),
+                *warn_endpoint(endpoint.url, endpoint.event_types, contract),
                 *warn_tls(tls, self._services.clock.wall_ms()),
             ]
             extras |= render.warnings(found, where="/endpoint")
         if made.key is not None:
-            extras["key"] = self._key(made.key) | {"token": made.token}
+            extras["key"] = self._key(made.key.key) | {"token": made.key.token}
         return extras
+
+    def _said_made(self, made: MadeApplication, by: str) -> None:
+        self._said(log.APPLICATION_CREATED, by, made.application)
+        if made.endpoint is not None:
+            self._log.info(log.ENDPOINT_CREATED, endpoint=made.endpoint.endpoint.id, by=by)
+        if made.key is not None:
+            self._said(log.KEY_CREATED, by, made.application, key=made.key.key.id)
 
     def _said(self, event: str, by: str, application: Application, **facts: Any) -> None:
         self._log.info(event, application=application.id, by=by, **facts)

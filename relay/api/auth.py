@@ -13,6 +13,9 @@ from relay.registry import TokenTable
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Set for every request that a handler sees, except for calls that need no token."""
 
+NOBODY = ""
+"""The name of whoever makes calls that need no token."""
+
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _ROOT = 0
 
@@ -29,6 +32,12 @@ def peer_uid(sock: socket.socket) -> int | None:
         return None
     _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(uid)
+
+
+def name_of(request: web.Request) -> str:
+    """Return the name of the caller of `request`, which all that has the same token shares."""
+    caller = request.get(PRINCIPAL)
+    return NOBODY if caller is None else caller.name
 
 
 class Authenticator:

@@ -12,7 +12,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import problems
 from relay.api.answer import JSON
+from relay.api.auth import name_of
 from relay.api.problems import Problem, Refused
+from relay.api.turns import TURNS
 from relay.config import ServerConfig
 from relay.core.issues import MISTAKES_MAX, Issue, pointer
 from relay.core.model import Limits
@@ -29,24 +31,14 @@ ARRIVING_BYTES_MAX = 64 << 20
 LARGE_BYTES = 64 << 10
 """A body beyond this waits for its turn before it is looked at."""
 
-LONG_S = 0.02
-RESTS = 4
-REST_MAX_S = 0.2
-"""After a large body that took long, as those full of mistakes do, others wait so many times as long, no longer than this."""
-
 
 class Arriving:
-    """Owner of which bodies are still arriving, and of whose turn it is to have a large one looked at.
-
-    Beyond so many bytes those that began first are cut off.
-    """
+    """Owner of which bodies are still arriving. Beyond so many bytes those that began first are cut off."""
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_bytes = max(ARRIVING_BYTES_MAX, 8 * max_body_bytes)
         self._waiting: dict[asyncio.Timeout, int] = {}  # bytes each may have, the oldest first
         self._bytes = 0
-        self._turn = asyncio.Lock()
-        self._turned_s = 0.0  # when the last turn was given
 
     @asynccontextmanager
     async def within(self, timeout_s: float, size_bytes: int) -> AsyncIterator[None]:
@@ -63,18 +55,6 @@ class Arriving:
                 raise
             finally:
                 self._forget(deadline)
-
-    async def turn(self) -> None:
-        """Wait until a large body may be looked at: one by one, with a rest after one that took long.
-
-        In a rest small requests are answered, and the writer's thread has the interpreter, which decoding a large text
-        does not give away.
-        """
-        now_s, others = asyncio.get_running_loop().time, self._turn.locked()
-        async with self._turn:
-            taken_s = now_s() - self._turned_s if others else 0.0  # else nobody has just been before
-            await asyncio.sleep(min(RESTS * taken_s, REST_MAX_S) if taken_s > LONG_S else 0)
-            self._turned_s = now_s()
 
     def _cut_off_oldest(self) -> None:
         while self._bytes > self._max_bytes and len(self._waiting) > 1:
@@ -109,11 +89,13 @@ def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
 async def read(request: web.Request) -> bytes:
     """Return the body; Refused when it comes too slowly (408), is too large (413) or breaks HTTP's framing (400).
 
-    Whoever looks at a large one takes milliseconds for it, so they are returned one by one.
+    Whoever looks at a large one takes milliseconds for it, so they are returned in turns.
     """
     text = await _received(request)
     if len(text) > LARGE_BYTES:
-        await request[ARRIVING].turn()
+        await request[TURNS].turn(name_of(request))
+    else:
+        request[TURNS].other()
     return text
 
 

@@ -2,7 +2,7 @@
 
 A connection has no name until a request on it has said who is calling. When the places are taken, a new connection gets
 the place of the oldest one without a name where those have a quarter of the places or more, else of one that waits
-between two requests, of the caller who holds the most. So thousands that stay silent, or send a head byte by byte, keep
+between two requests, or sends them ahead, of the caller who holds the most. So thousands that stay silent, or send a head byte by byte, keep
 no caller out, for a caller's request follows its connection at once; nor does one caller's crowd cost another anything.
 """
 
@@ -18,8 +18,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from relay.api import problems
-from relay.api.auth import peer_uid
+from relay.api.accept import ACCEPTS
+from relay.api.auth import NOBODY, peer_uid
 from relay.api.problems import Problem
+from relay.api.turns import Turns
 
 OnUnexpected = Callable[[str, BaseException], None]
 """Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
@@ -31,6 +33,9 @@ VERSIONS = (HttpVersion11, HttpVersion10)
 
 UNREAD_BYTES_MAX = 64 << 20
 """Bytes of answers that may wait on one listener for clients that do not read them."""
+
+ROUNDS_TO_A_NAME = 4
+"""Rounds of the loop until a connection that was taken has said whose it is, where its request came with it."""
 
 MAX_HEADERS = 64
 MAX_LINE_BYTES = 8190
@@ -48,11 +53,14 @@ SERVER = "relay"
 class Connection(web.RequestHandler):
     """aiohttp's protocol, which also knows its peer, ends writes that take too long, and answers errors with problems."""
 
-    __slots__ = ("_deadline", "_make_request", "_on_unexpected", "_others", "name", "on_lost", "peer_uid")
+    __slots__ = ("_deadline", "_make_request", "_on_unexpected", "_others", "_turns", "name", "on_lost", "peer_uid")
 
-    def __init__(self, *args: Any, on_unexpected: OnUnexpected, others: "Connections", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, on_unexpected: OnUnexpected, turns: Turns, others: "Connections", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._on_unexpected = on_unexpected
+        self._turns = turns
         self._others = others
         assert self._request_factory is not None
         self._make_request: Callable[..., web.BaseRequest] = self._request_factory
@@ -146,6 +154,11 @@ class Connection(web.RequestHandler):
         """Whether it waits for a request, and everything that was answered has been read."""
         return not self._request_in_progress and not self._messages and self.unread_bytes == 0
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its client sends requests without waiting for answers, or does not read them."""
+        return bool(self._messages) or self in self._others.paused_ones
+
     def give_way(self, refusal: bytes) -> None:
         """End at once; a client that waits for no answer under way learns why."""
         if self.transport is None:
@@ -190,9 +203,12 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer under our name."""
+        """Send the answer under our name. A request that was sent before it waits for its turn."""
         resp.headers.setdefault(hdrs.SERVER, SERVER)
-        return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._messages:
+            await self._turns.turn(self.name or NOBODY)
+        return finished
 
 
 class Connections:
@@ -205,10 +221,13 @@ class Connections:
         self._refusal = _as_http(problems.too_many_connections(max_connections))
         self._newcomers = max(1, max_connections // 4)  # without a name, which have the time to say one
         self._share = max_connections - max_connections // 4  # of one caller
+        self.accepts = max(1, min(ACCEPTS, self._newcomers // ROUNDS_TO_A_NAME))
+        """How many are taken in each round of the loop, so that newcomers do not push each other out."""
         self._nameless: dict[Connection, None] = {}  # the oldest first
         self._with_name: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by caller, the oldest first
         self._open = 0
-        self._paused: dict[Connection, None] = {}  # whose clients do not read, the longest first
+        self.paused_ones: dict[Connection, None] = {}
+        """Those whose clients do not read, the longest first."""
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a connection that was just accepted."""
@@ -231,7 +250,7 @@ class Connections:
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has ended, or was ended. Safe twice."""
-        self._paused.pop(connection, None)
+        self.paused_ones.pop(connection, None)
         held = self._nameless if connection.name is None else self._with_name.get(connection.name, {})
         if connection not in held:
             return
@@ -242,9 +261,9 @@ class Connections:
 
     def paused(self, connection: Connection) -> None:
         """Take note that a client does not read; beyond `UNREAD_BYTES_MAX` those that have not for longest are ended."""
-        self._paused[connection] = None
-        unread_bytes = sum(each.unread_bytes for each in self._paused)
-        for each in list(self._paused):
+        self.paused_ones[connection] = None
+        unread_bytes = sum(each.unread_bytes for each in self.paused_ones)
+        for each in list(self.paused_ones):
             if unread_bytes <= UNREAD_BYTES_MAX:
                 break
             unread_bytes -= each.unread_bytes
@@ -253,7 +272,7 @@ class Connections:
 
     def resumed(self, connection: Connection) -> None:
         """Take note that a client has read."""
-        self._paused.pop(connection, None)
+        self.paused_ones.pop(connection, None)
 
     def _make_room(self) -> bool:
         """End the connection that is missed least; False when every one of them is a caller's and at work."""
@@ -266,9 +285,16 @@ class Connections:
         return True
 
     def _idle(self) -> Connection | None:
-        """Return a connection that idles: the oldest of the caller who holds the most, among those that have one. O(open)"""
-        crowds = sorted(self._with_name.values(), key=len, reverse=True)
-        return next((each for crowd in crowds for each in crowd if each.is_idle), None)
+        """Return one of the caller who holds the most, among those who have one that idles or is ahead: of these the oldest.
+
+        O(open)
+        """
+        for crowd in sorted(self._with_name.values(), key=len, reverse=True):
+            idle = next((each for each in crowd if each.is_idle), None)
+            one = idle or next((each for each in crowd if each.is_ahead), None)
+            if one is not None:
+                return one
+        return None
 
 
 class _TurnedAway(asyncio.Protocol):

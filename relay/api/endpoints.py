@@ -15,13 +15,14 @@ from relay.api.body import parse_object, read_nothing, read_object, refuse_large
 from relay.api.certificates import write_certificate
 from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
+from relay.api.idempotency import claim_of, replayed
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json
 from relay.api.routing import PARAMETERS
+from relay.api.secrets import lasting, read_rotation, write_secrets
 from relay.api.services import Services
 from relay.api.testing import TestCalls, for_client
-from relay.api.written import read_overlap_ms
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound, RelayError, spoken
@@ -33,6 +34,7 @@ from relay.store import delivery_id
 from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
+UNCACHED = {"Cache-Control": "no-store"}
 
 
 class Endpoints:
@@ -45,12 +47,13 @@ class Endpoints:
         self._log = structlog.get_logger("relay.api")
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Make an endpoint; its secret is in this answer only."""
+        """Make an endpoint; its secret is in the answer."""
         principal = request[PRINCIPAL]
         text = await body.read(request)
         if principal.application is not None:  # else it stands in the text whose limits hold
             refuse_large(text, self._registrar.current.application(principal.application).application.limits)
         written = parse_object(text)
+        claim = claim_of(request, written)
         named = written.pop("application", None)  # whose endpoint it is, rather than how it is
         try:
             application = self._owner(principal, named)
@@ -61,11 +64,12 @@ class Endpoints:
             raise Invalid([*first, *others]) if others else refusal from None
         refuse_large(text, application.limits)
         self._refuse_self_service(principal, application)
-        definition = self._services.reader(principal).endpoint(written, application)
-        endpoint, secret = await self._registrar.create_endpoint(application, definition)
-        self._said(log.ENDPOINT_CREATED, endpoint, principal)
+        draft = self._services.reader(principal).endpoint(written, application)
+        endpoint, secret, repeated = await self._registrar.create_endpoint(application, draft, claim)
+        if not repeated:
+            self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
-        return Answer(answer, status=201, headers={"Location": f"{PATH}/{endpoint.id}"})
+        return Answer(answer, 201, {"Location": f"{PATH}/{endpoint.id}", **replayed(repeated)})
 
     def _owner(self, principal: Principal, named: Any) -> Application:
         """Return whose endpoint it will be; RelayError where that is not known."""
@@ -143,13 +147,25 @@ class Endpoints:
         return await self._move(request, self._registrar.disable, log.ENDPOINT_DISABLED)
 
     async def rotate_secret(self, request: web.Request) -> web.StreamResponse:
-        """Make a new secret; it is in this answer only. The old ones sign along for `overlap`."""
+        """Make a new secret, or take the one an admin brings; it is in the answer. The old ones sign along for `overlap`."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
-        overlap_ms = read_overlap_ms(await read_object(request))
-        endpoint, secret = await self._registrar.rotate_secret(endpoint.id, overlap_ms)
-        self._said(log.ENDPOINT_ROTATED, endpoint, principal)
-        return Answer(self._detail(endpoint, principal) | {"secret": secret})
+        written = await read_object(request)
+        wanted = read_rotation(written, brings=principal.may(Right.ADMINISTER))
+        claim = claim_of(request, written)
+        endpoint, secret, repeated = await self._registrar.rotate_secret(endpoint.id, *wanted, claim)
+        if not repeated:
+            self._said(log.ENDPOINT_ROTATED, endpoint, principal)
+        return Answer(self._detail(endpoint, principal) | {"secret": secret}, headers=replayed(repeated))
+
+    async def secret(self, request: web.Request) -> web.StreamResponse:
+        """Show what signs for an endpoint, in clear; the log says who asked."""
+        principal = request[PRINCIPAL]
+        endpoint = self._find(request, principal)
+        self._said(log.ENDPOINT_DISCLOSED, endpoint, principal)
+        secrets = write_secrets(lasting(endpoint.secrets, self._services.clock.wall_ms()))
+        newest = secrets[0]["secret"] if secrets else None
+        return Answer({"endpoint": endpoint.id, "secret": newest, "secrets": secrets}, headers=UNCACHED)
 
     async def test(self, request: web.Request) -> web.StreamResponse:
         """Send one event to this endpoint alone, now, and answer with the outcome; nothing is stored or retried."""
@@ -161,9 +177,10 @@ class Endpoints:
                 f"endpoint {endpoint.id!r} is no longer in the configuration file",
                 remedy="Put it back there and reload.",
             )
+        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
+        self._tests.refuse_more(application)  # before the work of making one
         written = await body.read(request)
         screen(written, self._services.daemon.config.server.max_depth)
-        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
         sample = sampling.read_sample(written, contract, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)

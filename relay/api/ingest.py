@@ -8,14 +8,13 @@ from aiohttp import web
 from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.idempotency import HEADER
 from relay.api.pace import Paces
 from relay.api.problems import Refused
 from relay.core.errors import RelayError
 from relay.core.issues import MISTAKES_MAX
 from relay.core.units import format_time
 from relay.intake import Intake, Receipt
-
-IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
 class Ingest:
@@ -27,13 +26,13 @@ class Ingest:
 
     async def post_event(self, request: web.Request) -> Answer:
         """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
-        key = request.headers.get(IDEMPOTENCY_KEY)
+        key = request.headers.get(HEADER)
         receipt = await self._intake.accept_one(request[PRINCIPAL], await body.read(request), key)
         return Answer(describe(receipt), status_of(receipt), {"Location": f"/v1/events/{receipt.event_id}"})
 
     async def post_batch(self, request: web.Request) -> Answer:
         """Take several events, each with an answer of its own."""
-        if IDEMPOTENCY_KEY in request.headers:
+        if HEADER in request.headers:
             detail = 'A batch takes no Idempotency-Key header. Give each event its own "idempotency_key".'
             raise Refused(problems.bad_request(detail))
         items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))

@@ -5,22 +5,22 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
 
+from relay.api.accept import Acceptor, ProtocolFactory
 from relay.core.errors import Busy, CannotStart, NotPermitted
 from relay.core.netguard import Listener, as_dialled
 
 UNIX_PREFIX = "unix:"
+PORT_MAX = 65_535
 UNIX_MODE = 0o660
 FOLDER_MODE = 0o750
-BACKLOG = 1024
 PROBE_TIMEOUT_S = 1.0
-
-ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
 class Listeners:
@@ -28,49 +28,50 @@ class Listeners:
 
     def __init__(self, runner: web.ServerRunner) -> None:
         self._runner = runner
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._paths: list[_UnixPath] = []
         self.addresses: list[str] = []
         """Where it listens, as `listen` in the configuration writes it, with the port that was bound."""
         self.bound: set[Listener] = set()
         """The same for TCP, as the guard of deliveries asks for it."""
 
-    async def open(self, address: str, factory: ProtocolFactory) -> None:
-        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
+    async def open(self, address: str, factory: ProtocolFactory, accepts: int) -> None:
+        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not.
+
+        So many connections are taken in each round of the loop.
+        """
         if address.startswith(UNIX_PREFIX):
-            await self._open_unix(Path(address.removeprefix(UNIX_PREFIX)), factory)
+            socks = self._bind_unix(Path(address.removeprefix(UNIX_PREFIX)))
         else:
-            await self._open_tcp(address, factory)
+            socks = await self._bind_tcp(address)
+        self._acceptors += [Acceptor(sock, factory, accepts) for sock in socks]
 
     async def close(self) -> None:
         """Stop listening, let requests under way end within the shutdown time-out, and close. Safe twice."""
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for path in self._paths:
             path.remove()
         self._paths.clear()
         if self._runner.server is not None:
             await self._runner.cleanup()
-        for server in self._servers:
-            await server.wait_closed()
-        self._servers.clear()
 
-    async def _open_tcp(self, address: str, factory: ProtocolFactory) -> None:
+    async def _bind_tcp(self, address: str) -> list[socket.socket]:
         host, port = split_address(address)
         try:
-            server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=BACKLOG)
+            socks = await bind_tcp(host, port)
         except (OSError, OverflowError) as error:
             raise _tcp_refusal(address, error) from None
-        self._servers.append(server)
-        names = [sock.getsockname() for sock in server.sockets]
+        names = [sock.getsockname() for sock in socks]
         self.addresses += map(_written, names)
         self.bound |= {(as_dialled(ip_address(name[0].partition("%")[0])), name[1]) for name in names}
+        return socks
 
-    async def _open_unix(self, path: Path, factory: ProtocolFactory) -> None:
+    def _bind_unix(self, path: Path) -> list[socket.socket]:
         sock = bind_unix(path)
         self._paths.append(_UnixPath(path))
-        self._servers.append(await asyncio.get_running_loop().create_unix_server(factory, sock=sock, backlog=BACKLOG))
         self.addresses.append(f"{UNIX_PREFIX}{path}")
+        return [sock]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -80,6 +81,22 @@ def split_address(address: str) -> tuple[str, int]:
         remedy = 'Write "127.0.0.1:8420", "[::1]:8420" or "unix:/run/relay/relay.sock".'
         raise CannotStart(f'"{address}" is no address to listen on.', remedy=remedy)
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+async def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Bind a TCP socket to each address of a host; OSError or OverflowError where one cannot be had."""
+    if port > PORT_MAX:
+        raise OverflowError(f"ports end at {PORT_MAX}")
+    looked_up = await asyncio.get_running_loop().getaddrinfo(
+        host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with ExitStack() as bound:
+        socks = [
+            bound.enter_context(socket.create_server((address[0], port, *address[2:]), family=family))
+            for family, _, _, _, address in dict.fromkeys(looked_up)
+        ]
+        bound.pop_all()
+    return socks
 
 
 def bind_unix(path: Path) -> socket.socket:

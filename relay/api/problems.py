@@ -33,9 +33,11 @@ class Problem:
     detail: str
     errors: tuple[Issue, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    listed: int = MISTAKES_MAX  # mistakes that are listed; the rest are counted
 
-    def to_json(self, listed: int = MISTAKES_MAX) -> dict[str, Any]:
+    def to_json(self, listed: int | None = None) -> dict[str, Any]:
         """Return the members of the problem document, with so many of its mistakes at most."""
+        listed = self.listed if listed is None else listed
         document: dict[str, Any] = {
             "type": self.type,
             "title": self.title,
@@ -88,16 +90,16 @@ def unknown_version() -> Problem:
     )
 
 
-def invalid(mistakes: Iterable[Issue]) -> Problem:
+def invalid(mistakes: Iterable[Issue], listed: int = MISTAKES_MAX) -> Problem:
     """Every mistake at once; the detail is the first one, so that a reader of one line learns something."""
     errors = tuple(mistakes)
     first = f"{errors[0].path}: {errors[0].message}" if errors[0].path else errors[0].message
-    more = f" ({len(errors) - 1} more{_where(len(errors))})" if len(errors) > 1 else ""
-    return Problem("invalid_request", "The request has mistakes", 422, _cut(first) + more, errors)
+    more = f" ({len(errors) - 1} more{_where(len(errors), listed)})" if len(errors) > 1 else ""
+    return Problem("invalid_request", "The request has mistakes", 422, _cut(first) + more, errors, listed=listed)
 
 
-def _where(count: int) -> str:
-    return " in `errors`" if count <= MISTAKES_MAX else f"; `errors` has the first {MISTAKES_MAX}"
+def _where(count: int, listed: int) -> str:
+    return " in `errors`" if count <= listed else f"; `errors` has the first {listed}"
 
 
 def lossy_number(mistake: Issue) -> Problem:

@@ -3,7 +3,6 @@
 Things of other applications do not exist for a caller.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
@@ -15,8 +14,10 @@ from aiohttp import web
 
 from relay.api import problems
 from relay.api.answer import Answer
+from relay.api.auth import name_of
 from relay.api.problems import Refused
 from relay.api.render import Json
+from relay.api.turns import TURNS
 from relay.core.access import Principal
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
@@ -31,9 +32,6 @@ LIMIT_MAX = 250
 
 PAGE_BYTES_MAX = 256 << 10
 """Bytes of the entries of one page, unless a single one is larger."""
-
-TURN: web.RequestKey[asyncio.Lock] = web.RequestKey("turn", asyncio.Lock)
-"""Held while a page is put together: one in each round of the loop, so that many of them stop nobody else."""
 
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 
@@ -181,15 +179,12 @@ def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]
 
 async def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
     """Answer with one page, and where the next one is (RFC 8288)."""
-    async with request[TURN]:
-        written, following = _within_bytes(page, write)
-        data = {"data": written, "next": following}
-        headers = {}
-        if following is not None:
-            headers["Link"] = f'<{request.rel_url.update_query(cursor=following)}>; rel="next"'
-        answer = Answer(data, headers=headers)
-        await asyncio.sleep(0)
-    return answer
+    await request[TURNS].turn(name_of(request))
+    written, following = _within_bytes(page, write)
+    headers = {}
+    if following is not None:
+        headers["Link"] = f'<{request.rel_url.update_query(cursor=following)}>; rel="next"'
+    return Answer({"data": written, "next": following}, headers=headers)
 
 
 def _within_bytes(page: Page[T], write: Callable[[T], Json]) -> tuple[list[orjson.Fragment], str | None]:

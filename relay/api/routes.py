@@ -8,6 +8,7 @@ from relay.api.endpoints import Endpoints
 from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
 from relay.api.ingest import Ingest
+from relay.api.moving import Moving
 from relay.api.pace import Paces
 from relay.api.routing import Route
 from relay.api.services import Services
@@ -68,6 +69,7 @@ def _registry(services: Services) -> list[Route]:
         Route("POST", endpoint + "/resume", Right.OPERATE, endpoints.resume),
         Route("POST", endpoint + "/enable", Right.OPERATE, endpoints.enable),
         Route("POST", endpoint + "/disable", Right.OPERATE, endpoints.disable),
+        Route("GET", endpoint + "/secret", Right.ADMINISTER, endpoints.secret),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
         Route("POST", endpoint + "/probe", Right.OPERATE, endpoints.probe),
         Route("POST", endpoint + "/test", Right.OPERATE, endpoints.test),
@@ -75,7 +77,7 @@ def _registry(services: Services) -> list[Route]:
 
 
 def _daemon(services: Services) -> list[Route]:
-    calls = Status(services)
+    calls, moving = Status(services), Moving(services)
     return [
         Route("GET", "/healthz", None, calls.healthz),
         Route("HEAD", "/healthz", None, calls.healthz),
@@ -84,4 +86,6 @@ def _daemon(services: Services) -> list[Route]:
         Route("GET", "/metrics", Right.READ_STATUS, calls.metrics),
         Route("GET", "/v1/status", Right.READ_STATUS, calls.status),
         Route("POST", "/v1/reload", Right.ADMINISTER, calls.reload),
+        Route("GET", "/v1/export", Right.ADMINISTER, moving.export, takes_query=True),
+        Route("POST", "/v1/import", Right.ADMINISTER, moving.import_),
     ]

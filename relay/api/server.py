@@ -19,8 +19,8 @@ from relay.api.connections import MAX_HEADERS, MAX_LINE_BYTES, UNREADABLE, Conne
 from relay.api.listen import Listeners
 from relay.api.pace import Paces
 from relay.api.problems import Problem
-from relay.api.query import TURN
 from relay.api.routing import PARAMETERS, Handler, Route, Table
+from relay.api.turns import TURNS, Turns
 from relay.config import ServerConfig
 from relay.core.access import Right
 from relay.core.issues import Issue
@@ -166,10 +166,10 @@ def _ambiguity(request: web.Request) -> Problem | None:
 async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpected) -> Listeners:
     """Listen on every address (`host:port`, `unix:/path`) or on none; CannotStart says which one failed and why."""
     loop, make_request = asyncio.get_running_loop(), cast(Callable[..., web.Request], web.Request)
-    arriving, turn = body.Arriving(config.max_body_bytes), asyncio.Lock()
+    arriving, turns = body.Arriving(config.max_body_bytes), Turns(loop)
 
     def request_of(message: RawRequestMessage, *others: Any) -> web.Request:
-        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURN: turn}
+        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURNS: turns}
         return make_request(message, *others, loop, client_max_size=config.max_body_bytes, state=state)
 
     server = web.Server(door.answer, request_factory=request_of)  # type: ignore[arg-type]  # it is given those requests
@@ -178,14 +178,15 @@ async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpect
     listeners = Listeners(runner)
     try:
         for address in config.listen:
-            await listeners.open(address, _connections(server, config, on_unexpected))
+            connections = _connections(server, config, on_unexpected, turns)
+            await listeners.open(address, connections, connections.accepts)
     except BaseException:
         await listeners.close()
         raise
     return listeners
 
 
-def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnexpected) -> Connections:
+def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnexpected, turns: Turns) -> Connections:
     options: dict[str, Any] = {
         "loop": asyncio.get_running_loop(),
         "access_log": None,
@@ -196,6 +197,6 @@ def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnex
         "max_field_size": MAX_LINE_BYTES,
         "max_headers": MAX_HEADERS,
     }
-    make = functools.partial(Connection, server, on_unexpected=on_unexpected, **options)
+    make = functools.partial(Connection, server, on_unexpected=on_unexpected, turns=turns, **options)
     # For each listener: a flood on one leaves the others open.
     return Connections(make, config.max_connections, config.write_timeout_ms / 1000)

@@ -98,6 +98,7 @@ class Services:
             self.daemon.own,
             self.daemon.guard,
             for_tenant=not principal.may(Right.SEE_NETWORK),
+            brings=principal.may(Right.ADMINISTER),
         )
 
     def lane(self, endpoint: Endpoint) -> LaneView:

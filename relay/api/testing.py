@@ -26,18 +26,24 @@ class TestCalls:
         self._running: Counter[str] = Counter()
         self._began_ms: dict[str, deque[float]] = {}
 
+    def refuse_more(self, application: Application) -> None:
+        """Refuse (429) what is beyond the tests that an application may have."""
+        limits, name = application.limits, application.id
+        if self._running[name] >= limits.tests_at_once:
+            raise Refused(problems.too_many_tests(f"{limits.tests_at_once} at once (limits.tests.at_once)", 1))
+        began = self._lately(name)
+        if len(began) >= limits.tests_per_minute:
+            wait_ms = began[0] + MINUTE_MS - self._mono_ms() if began else MINUTE_MS
+            said = f"{limits.tests_per_minute} in a minute (limits.tests.per_minute)"
+            raise Refused(problems.too_many_tests(said, ceil(wait_ms / 1_000)))
+
     @contextmanager
     def admitted(self, application: Application) -> Iterator[None]:
         """Count a test while it runs; Refused (429) beyond what its application may have."""
-        limits, name, now_ms = application.limits, application.id, self._mono_ms()
-        if self._running[name] >= limits.tests_at_once:
-            raise Refused(problems.too_many_tests(f"{limits.tests_at_once} at once (limits.tests.at_once)", 1))
-        began = self._lately(name, now_ms)
-        if len(began) >= limits.tests_per_minute:
-            wait_ms = began[0] + MINUTE_MS - now_ms if began else MINUTE_MS
-            said = f"{limits.tests_per_minute} in a minute (limits.tests.per_minute)"
-            raise Refused(problems.too_many_tests(said, ceil(wait_ms / 1_000)))
-        began.append(now_ms)
+        self.refuse_more(application)
+        name = application.id
+        began = self._lately(name)
+        began.append(self._mono_ms())
         self._began_ms[name] = began
         self._running[name] += 1
         try:
@@ -47,8 +53,8 @@ class TestCalls:
             if not self._running[name]:
                 del self._running[name]
 
-    def _lately(self, name: str, now_ms: float) -> deque[float]:
-        began = self._began_ms.get(name, deque())
+    def _lately(self, name: str) -> deque[float]:
+        began, now_ms = self._began_ms.get(name, deque()), self._mono_ms()
         while began and began[0] + MINUTE_MS <= now_ms:
             began.popleft()
         return began

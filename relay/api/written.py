@@ -6,32 +6,31 @@ patch does not touch is not judged again, for a rule that became stricter since 
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.api.body import foreign, unknown_members
-from relay.config import ApplicationDefinition, Config, EndpointDefinition, Section
+from relay.api.body import foreign
+from relay.api.secrets import Brought, brought_mistakes, lasting
+from relay.config import SECRETS_MAX, ApplicationDefinition, Config, EndpointDefinition, Section
 from relay.config.admission import Rules, check_application, check_endpoint, check_sources
-from relay.config.fields import Id
+from relay.config.fields import Id, at_most
 from relay.config.model import fields, nested
 from relay.config.secrets import Wrong
 from relay.contracts import ContractCatalogue
 from relay.core.issues import MISTAKES_MAX, Invalid, Issue, pointer
-from relay.core.model import Application, Limits
+from relay.core.model import Application, DisabledBy, EndpointState, Limits
 from relay.core.netguard import Address, Guard
-from relay.core.units import format_duration, format_size, parse_duration_ms, parse_time_ms
-from relay.registry import ApplicationDraft, KeyDraft
+from relay.core.units import format_size, parse_time_ms
+from relay.registry import ApplicationDraft, EndpointDraft, KeyDraft, WantedEndpoint
 
 M = TypeVar("M", bound=BaseModel)
 A = TypeVar("A", bound=ApplicationDefinition)
 
-OVERLAP_MS = 24 * 3_600_000
-"""How long an old secret signs beside the new one, unless the caller says otherwise."""
-
-OVERLAP_MAX_MS = 30 * 24 * 3_600_000
+E = TypeVar("E", bound=EndpointDefinition)
+N = TypeVar("N", bound="NewEndpoint")
 
 
 def _read_true(value: Any) -> Any:
@@ -42,9 +41,43 @@ def _read_true(value: Any) -> Any:
 class NewApplication(ApplicationDefinition):
     """An application that is to be made; what comes with it is read on its own and is no part of the definition."""
 
-    id: Id | None = Field(None, exclude=True)
-    endpoint: Mapping[str, Any] | None = Field(None, exclude=True)
-    key: Annotated[Mapping[str, Any] | None, BeforeValidator(_read_true)] = Field(None, exclude=True)
+    id: Id | None = None
+    endpoint: Mapping[str, Any] | None = Field(None, repr=False)
+    key: Annotated[Mapping[str, Any] | None, BeforeValidator(_read_true)] = None
+
+
+class NewEndpoint(EndpointDefinition):
+    """An endpoint that is to be made, with the id and the secrets that an admin brings along."""
+
+    id: Id | None = None
+    secret: Brought | None = None
+    secrets: Annotated[tuple[Brought, ...], at_most(SECRETS_MAX)] | None = None
+
+    def draft(self, now_ms: int) -> EndpointDraft:
+        """Return the endpoint to be made; secrets that have come to their end are left out."""
+        brought = (self.secret,) if self.secret is not None else self.secrets
+        return EndpointDraft(self, self.id, None if brought is None else lasting(brought, now_ms))
+
+
+class ImportedApplication(ApplicationDefinition):
+    """An application as a line of an import has it."""
+
+    id: Id
+
+
+class ImportedEndpoint(NewEndpoint):
+    """An endpoint as a line of an import has it: with its id, whose it is, and its state."""
+
+    id: Id
+    application: Id
+    state: Literal["enabled", "paused", "disabled"] | None = None
+    disabled_by: Literal["manual", "gone", "receiver", "failing"] | None = None
+
+    def wanted(self, now_ms: int) -> WantedEndpoint:
+        """Return what the line asks for; who disabled it is an operator, unless the line says otherwise."""
+        state = None if self.state is None else EndpointState(self.state)
+        by = DisabledBy(self.disabled_by or "manual") if state is EndpointState.DISABLED else None
+        return WantedEndpoint(self.application, self.draft(now_ms), state, by)
 
 
 class NewKey(Section):
@@ -191,7 +224,10 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 _ENDPOINT = Form(EndpointDefinition, "an endpoint")
+_NEW_ENDPOINT = Form(NewEndpoint, "an endpoint")
 _APPLICATION = Form(ApplicationDefinition, "an application")
+_IMPORTED_ENDPOINT = Form(ImportedEndpoint, "an endpoint")
+_IMPORTED_APPLICATION = Form(ImportedApplication, "an application")
 _NEW_APPLICATION = Form(NewApplication, "an application")
 _KEY = Form(NewKey, "a key")
 
@@ -210,16 +246,17 @@ class Reader:
     own: Container[Address]  # the addresses of this host
     guard: Guard
     for_tenant: bool = False  # who reads the mistakes, and hears nothing of our network
+    brings: bool = False  # whether endpoints may be made with ids and secrets that are there already
 
     # -- endpoints -------------------------------------------------------------------------------------------------
 
-    def endpoint(self, written: Mapping[str, Any], owner: Owner) -> EndpointDefinition:
+    def endpoint(self, written: Mapping[str, Any], owner: Owner) -> EndpointDraft:
         """Read a new endpoint of an application."""
-        return _sound(*self._endpoint(written, owner))
+        return _sound(*self._new_endpoint(written, owner))
 
     def endpoint_mistakes(self, written: Mapping[str, Any]) -> list[Issue]:
         """List what is wrong with a new endpoint whoever owns it."""
-        return self._endpoint(written, None)[1]
+        return self._new_endpoint(written, None)[1]
 
     def revised_endpoint(
         self, present: EndpointDefinition, patch: Mapping[str, Any], owner: Application
@@ -227,20 +264,54 @@ class Reader:
         """Apply a merge patch to an endpoint."""
         whole = merged(present.to_json(), patch)
         _refuse_grown(whole, owner.limits)
-        endpoint, issues = self._endpoint(whole, owner)
-        before = frozenset(self._endpoint(present.to_json(), owner)[1]) if issues else frozenset[Issue]()
+        endpoint, issues = self._endpoint(_ENDPOINT.read(whole), owner)
+        wrong = self._endpoint(_ENDPOINT.read(present.to_json()), owner)[1] if issues else []
+        before = frozenset(wrong)
         return _sound(endpoint, _ENDPOINT.touched(patch, issues, before) or ([] if endpoint else issues))
 
-    def _endpoint(
+    def _new_endpoint(
         self, written: Mapping[str, Any], owner: Owner | None
-    ) -> tuple[EndpointDefinition | None, list[Issue]]:
-        read = _ENDPOINT.read(written)
+    ) -> tuple[EndpointDraft | None, list[Issue]]:
+        if not self.brings:
+            plain, issues = self._endpoint(_ENDPOINT.read(written), owner)
+            return None if plain is None else EndpointDraft(plain), issues
+        found, issues = self._brought(_NEW_ENDPOINT.read(written), owner)
+        return None if found is None else found.draft(self.now_ms), issues
+
+    def _brought(self, read: Read[N], owner: Owner | None) -> tuple[N | None, list[Issue]]:
+        """Judge an endpoint that may come with its secrets."""
+        found, issues = self._endpoint(read, owner)
+        if read.sound is not None:
+            contract = None if owner is None else self.contracts.get(owner.contract)
+            wrong = brought_mistakes(read.sound.secret, read.sound.secrets, contract)
+            issues = [*issues, *(issue for issue in wrong if not read.is_wrong(issue.path))]
+        return found, issues
+
+    def _endpoint(self, read: Read[E], owner: Owner | None) -> tuple[E | None, list[Issue]]:
         if read.sound is None:
             return None, read.issues
         contract = None if owner is None else self.contracts.get(owner.contract)
         networks = () if owner is None else owner.allow_networks
         rules = Rules(contract, self.config, self.guard, networks, for_tenant=self.for_tenant)
         return None if read.issues else read.sound, read.including(check_endpoint(read.sound, rules))
+
+    # -- lines of an import ----------------------------------------------------------------------------------------
+
+    def imported_application(self, written: Mapping[str, Any]) -> tuple[ApplicationDraft | None, list[Issue]]:
+        """Read an application with its id, and everything that is wrong with it."""
+        read = _IMPORTED_APPLICATION.read(written)
+        issues, found = self._application_mistakes(read), read.sound
+        return (None if found is None or issues else ApplicationDraft(found, found.id)), issues
+
+    def imported_endpoint(
+        self, written: Mapping[str, Any], owner: Owner | None
+    ) -> tuple[WantedEndpoint | None, list[Issue]]:
+        """Read an endpoint with its id and state, and everything that is wrong with it; of an owner that is not known, less."""
+        read = _IMPORTED_ENDPOINT.read(written)
+        found, issues = self._brought(read, owner)
+        if read.sound is not None and read.sound.disabled_by is not None and read.sound.state != "disabled":
+            issues = [*issues, Issue("/disabled_by", 'stands only beside "state": "disabled"; leave it out')]
+        return (None if found is None or issues else found.wanted(self.now_ms)), issues
 
     # -- applications ----------------------------------------------------------------------------------------------
 
@@ -254,7 +325,7 @@ class Reader:
         owner = None if read.is_wrong("/contract") or self.contracts.get(found.contract) is None else found
         endpoint, key = None, None
         if found.endpoint is not None:
-            endpoint, wrong = self._endpoint(found.endpoint, owner)
+            endpoint, wrong = self._new_endpoint(found.endpoint, owner)
             issues += _within("/endpoint", wrong)
         if found.key is not None:
             key, wrong = self._key(found.key)
@@ -310,16 +381,6 @@ class Reader:
         return expires_at_ms, []
 
 
-def read_overlap_ms(written: Mapping[str, Any]) -> int:
-    """Read `{"overlap"?}` of a rotation; Invalid with every mistake."""
-    issues = unknown_members(written, ["overlap"])
-    overlap_ms = _overlap_ms(written["overlap"]) if "overlap" in written else OVERLAP_MS
-    if overlap_ms is None:
-        longest = format_duration(OVERLAP_MAX_MS)
-        issues.append(Issue("/overlap", f'must be a duration like "24h", at most "{longest}"; "0s" ends the old ones'))
-    return _sound(overlap_ms, issues)
-
-
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """Merge `patch` into `target` as RFC 7396 says."""
     result = dict(target)
@@ -353,11 +414,3 @@ def _sound(found: T | None, issues: list[Issue]) -> T:
 
 def _within(where: str, issues: Iterable[Issue]) -> Iterator[Issue]:
     return (replace(issue, path=where + issue.path) for issue in issues)
-
-
-def _overlap_ms(value: Any) -> int | None:
-    try:
-        duration_ms = parse_duration_ms(value) if isinstance(value, str) else -1
-    except (ValueError, OverflowError):
-        return None
-    return duration_ms if 0 <= duration_ms <= OVERLAP_MAX_MS else None

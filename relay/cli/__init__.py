@@ -35,6 +35,10 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "reload": Verb("status", "Let the daemon read its configuration again."),
         "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
     },
+    "Move in": {
+        "import": Verb("moving", "Make applications and endpoints of lines of JSON, all or none."),
+        "export": Verb("moving", "Write applications and endpoints as lines of JSON."),
+    },
     "Use it": {
         "send": Verb("send", "Send one event."),
         "trigger": Verb("send", "Send an example event, or test one endpoint with it."),

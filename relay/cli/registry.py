@@ -63,6 +63,12 @@ endpoint_options = options(
     tls_options,
     retry_options,
 )
+secret_options = options(
+    click.option("--secret", help="Secret that receivers have already; a file keeps it out of the process list."),
+    click.option(
+        "--secret-file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="File that holds it; - is stdin."
+    ),
+)
 endpoint_argument = click.argument("endpoint_id", metavar="ID")
 
 
@@ -74,16 +80,27 @@ def endpoint() -> None:
 @endpoint.command("add")
 @click.argument("url")
 @click.option("--application", help="Whose endpoint it is, where there are several applications.")
+@click.option("--id", "endpoint_id", help="Id that it has elsewhere already.")
+@secret_options
 @endpoint_options
 @asks_daemon
-def add_endpoint(daemon: Daemon, url: str, application: str | None, as_json: bool, **given: Any) -> None:
-    """Add an endpoint; its signing secret is printed now and never again."""
+def add_endpoint(
+    daemon: Daemon, url: str, application: str | None, endpoint_id: str | None, as_json: bool, **given: Any
+) -> None:
+    """Add an endpoint; its signing secret is printed, and `relay endpoint secret` prints it again for an admin.
+
+    --secret-file may hold older secrets too, a line each, the newest first: all of them sign.
+    """
     for header in given["headers"]:
         if "=" not in header:
             fail(f"--header {header}: write it as NAME=VALUE.", Exit.USAGE)
-    made = daemon.post(ENDPOINTS, definition(given | {"url": url, "application": application}))
-    secret = made.get("secret")
-    hand_over = "Give the secret to the receiver; it is not shown again.\n" if secret else ""
+    brought = secrets_of(given)
+    members = definition(given | {"url": url, "application": application}) | (
+        {"id": endpoint_id} if endpoint_id else {}
+    )
+    made = daemon.post(ENDPOINTS, members | ({"secrets": brought} if brought else {}))
+    secret = None if brought else made.get("secret")
+    hand_over = "Give the secret to the receiver.\n" if secret else ""
     report_made(made, as_json, {"secret": secret}, f"{hand_over}Try it with: relay endpoint test {made.get('id')}")
 
 
@@ -142,13 +159,35 @@ def test(daemon: Daemon, endpoint_id: str, event_type: str | None, as_json: bool
 @endpoint.command("rotate-secret")
 @endpoint_argument
 @click.option("--overlap", help="How long the old secret signs as well, such as 24h.")
+@secret_options
 @asks_daemon
-def rotate_secret(daemon: Daemon, endpoint_id: str, overlap: str | None, as_json: bool) -> None:
-    """Make a new signing secret; it is printed now and never again."""
-    made = daemon.post(f"{ENDPOINTS}/{endpoint_id}/rotate-secret", {"overlap": overlap} if overlap else {})
-    show(made, as_json, lambda: f"secret: {made['secret']}")
+def rotate_secret(daemon: Daemon, endpoint_id: str, overlap: str | None, as_json: bool, **given: Any) -> None:
+    """Make a new signing secret and print it, or sign with one that the receiver has already."""
+    brought = secrets_of(given)
+    if len(brought) > 1:
+        fail("--secret-file: it holds several lines; a rotation takes one secret.", Exit.USAGE)
+    members = ({"overlap": overlap} if overlap else {}) | ({"secret": brought[0]} if brought else {})
+    made = daemon.post(f"{ENDPOINTS}/{endpoint_id}/rotate-secret", members)
+    show(made, as_json, lambda: f"{made['id']} rotated." if brought else f"secret: {made['secret']}")
     if not as_json:
-        say("Give it to the receiver. Until the overlap ends, both secrets sign.")
+        hand_over = "" if brought else "Give it to the receiver. "
+        say(f"{hand_over}Until the overlap ends, both secrets sign.")
+
+
+@endpoint.command("secret")
+@endpoint_argument
+@asks_daemon
+def show_secret(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
+    """Print the signing secret again, for an admin; the daemon's log says who asked. Exits 1 if there is none."""
+    found = daemon.get(f"{ENDPOINTS}/{endpoint_id}/secret")
+    if found["secret"] is None:
+        fail(f"{endpoint_id} has no secret: nothing is signed.")
+    show(found, as_json, lambda: str(found["secret"]))
+    if not as_json:
+        for older in found["secrets"][1:]:
+            say(
+                f"An older one signs as well{', until ' + str(moment(older['expires_at'])) if older['expires_at'] else ''}."
+            )
 
 
 @endpoint.command("delete")
@@ -230,6 +269,20 @@ def _health_rows(health: Json, refusing: Json | None) -> Iterator[tuple[str, Any
     elif health["last_failure"] and not health["failures"]:
         yield "last failure", f"{health['last_failure']} at {moment(health['last_failure_at'])}"
     yield "what to do", health["last_answer"]
+
+
+def secrets_of(given: Json) -> list[str]:
+    """Return the secrets that `--secret` or `--secret-file` brings, newest first; none for neither."""
+    text, file = given["secret"], given["secret_file"]
+    if text is not None and file is not None:
+        fail("Give --secret or --secret-file, not both.", Exit.USAGE)
+    secrets = [text] if text is not None else [] if file is None else file.read().splitlines()
+    if (text is not None or file is not None) and not all(secrets or [""]):
+        fail(
+            "The secret is empty." if text is not None else f"{file.name}: a secret is missing, or a line is empty.",
+            Exit.USAGE,
+        )
+    return secrets
 
 
 def feature_of(text: str) -> tuple[str, bool]:

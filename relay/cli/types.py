@@ -23,6 +23,7 @@ PATH = "/v1/event-types"
     type=click.Path(path_type=Path),
     help=FOLDER_HELP,
 )
+@click.option("--openapi", "as_openapi", is_flag=True, help="Write the whole catalogue as an OpenAPI 3.1 document.")
 @asks_daemon
 def types(
     daemon: Daemon,
@@ -30,6 +31,7 @@ def types(
     application: str | None,
     contract: str | None,
     contracts: Path | None,
+    as_openapi: bool,
     as_json: bool,
 ) -> None:
     """List the event types of a contract; with NAME show one, with its example and its JSON Schema.
@@ -38,15 +40,19 @@ def types(
       relay types                              # of the daemon's application
       relay types render.completed
       relay types --contract editframe         # works without a daemon
+      relay types --contract editframe --openapi > webhooks.json     # to generate a receiver's code from
     """
+    if as_openapi and name is not None:
+        fail("--openapi writes the whole catalogue: leave NAME out.", Exit.USAGE)
     if contract is None:
         _refuse_without_contract(contracts)
-        shown = daemon.get(PATH if name is None else f"{PATH}/{name}", application=application)
+        form = "openapi" if as_openapi else None
+        shown = daemon.get(PATH if name is None else f"{PATH}/{name}", application=application, format=form)
     else:
         if application is not None:
             fail("Give --application or --contract, not both: an application has its contract.", Exit.USAGE)
-        shown = _offline(contract, contracts, name)
-    if as_json:
+        shown = _offline(contract, contracts, name, as_openapi=as_openapi)
+    if as_json or as_openapi:
         echo_json(shown)
     elif name is None:
         _list(shown)
@@ -71,15 +77,15 @@ def _refuse_without_contract(contracts: Path | None) -> None:
         fail("--contracts goes with --contract NAME: without it the daemon is asked.", Exit.USAGE)
 
 
-def _offline(contract_name: str, folder: Path | None, name: str | None) -> Json:
+def _offline(contract_name: str, folder: Path | None, name: str | None, *, as_openapi: bool) -> Json:
     import orjson
 
-    from relay.contracts import describe_catalogue, describe_type, why_unlisted
+    from relay.contracts import describe_catalogue, describe_type, openapi, why_unlisted
 
     flag = click.get_current_context().params.get("daemon_config")
     contract = find_contract(contract_name, folder, Path(flag) if flag else None)
     if name is None:
-        return _plain(orjson.dumps(describe_catalogue(contract)))
+        return _plain(orjson.dumps(openapi(contract) if as_openapi else describe_catalogue(contract)))
     listed = contract.types.get(name)
     if listed is None:
         fail(f"No such event type: {why_unlisted(contract, name)}")

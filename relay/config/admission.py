@@ -5,7 +5,7 @@ definition, and its message is a sentence with what to do after the last semicol
 `allow_networks`, of `[delivery]` or an application, are the operator's word and override what a contract demands.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
@@ -104,6 +104,16 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     yield from _check_tls(endpoint)
     yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
     yield from _check_max_age(endpoint, rules.config)
+
+
+def secret_faults(values: Sequence[str], contract: Contract) -> Iterator[tuple[int, str]]:
+    """Yield each secret, by its place in the list, that cannot sign, with a sentence that does not show it."""
+    for index, value in enumerate(values):
+        wrong = contract.check_secret(value)
+        if wrong:
+            yield index, wrong
+        elif value in values[:index]:
+            yield index, "this secret is listed twice; remove one of the two"
 
 
 def warn_endpoint(url: str, event_types: tuple[str, ...], contract: Contract | None) -> Iterator[Issue]:

@@ -7,7 +7,15 @@ them was already refused, the finding is dropped, for it would rest on a default
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from relay.config.admission import Rules, check_application, check_endpoint, guard_of, warn_endpoint, warn_tls
+from relay.config.admission import (
+    Rules,
+    check_application,
+    check_endpoint,
+    guard_of,
+    secret_faults,
+    warn_endpoint,
+    warn_tls,
+)
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
 from relay.config.fields import is_local, listeners_of
 from relay.config.model import Config
@@ -213,14 +221,9 @@ def _secrets(subject: Subject) -> Iterator[Finding]:
 
 
 def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) -> Iterator[Finding]:
-    values = endpoint.secret_values
-    for index, value in enumerate(values):
+    for index, wrong in secret_faults(endpoint.secret_values, contract):
         place: KeyPath = (*path, "secret") if endpoint.secrets is None else (*path, "secrets", index)
-        wrong = contract.check_secret(value)
-        if wrong:
-            yield Finding(place, *_sentence(wrong), (_contract_of(path),))
-        elif value in values[:index]:
-            yield Finding(place, "this secret is listed twice", "Remove one of the two.")
+        yield Finding(place, *_sentence(wrong), (_contract_of(path),))
 
 
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (

@@ -86,6 +86,10 @@ class LimitsOverride(Section):
     definition_bytes: DefinitionBytes | None = Field(None, alias="definition")
 
 
+_BESIDE = {"id", "application", "secret", "secrets", "state", "disabled_by", "endpoints", "endpoint", "key"}
+"""What stands beside a definition where it is written, and is no part of it."""
+
+
 class Definition(Section):
     """What applications and endpoints may both set for themselves; None passes the question on (Q6)."""
 
@@ -103,7 +107,7 @@ class Definition(Section):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the database keeps: everything that is not left to the levels above, with units."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, context=KEPT)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, context=KEPT, exclude=_BESIDE)
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:

@@ -100,11 +100,7 @@ class Schema:
 
     def may_hold(self, steps: Sequence[str]) -> bool:
         """Whether data that this schema takes could have text, a number or a boolean at the end of member names."""
-        return _may_hold(self.document, self.document, steps, frozenset(), _TEXTS)
-
-    def may_have(self, steps: Sequence[str]) -> bool:
-        """Whether data that this schema takes could have anything at the end of member names."""
-        return _may_hold(self.document, self.document, steps, frozenset(), _ANYTHING)
+        return _may_hold(self.document, self.document, steps, frozenset())
 
     def issues(self, data: Payload, *, allow_extra: bool) -> list[Issue]:
         """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
@@ -121,15 +117,15 @@ class Schema:
     def _errors(self, instance: Any, allow_extra: bool) -> Iterator[ValidationError]:
         """Yield what is wrong with the beginning of an instance; if that is nothing, the first mistake after it.
 
-        A member that is too many in the beginning is too many in the whole, which need not be looked through for it.
+        A member that is too many in the beginning is too many in the whole, and whether one is missing from the whole is
+        looked up, so that the whole, all of which the validator would write into its finding, need not be looked through.
         """
         beginning = _Beginning(VALUES_MAX)
         cut = beginning.of(instance, ())
         found = [
             error
             for error in self._validator.iter_errors(cut)
-            if not beginning.is_about_a_cut(error.instance_path)
-            or (error.kind.name == "additionalProperties" and not allow_extra)
+            if not beginning.is_about_a_cut(error.instance_path) or _holds_of(error, instance, allow_extra)
         ]
         yield from found
         if not found:
@@ -173,35 +169,38 @@ class _Beginning:
             yield entry
 
 
+def _holds_of(error: ValidationError, instance: Any, allow_extra: bool) -> bool:
+    """Whether what is wrong with the beginning of a value is wrong with all of it."""
+    if error.kind.name == "required":
+        for step in error.instance_path:
+            instance = instance[step]
+        return error.kind.as_dict()["property"] not in instance
+    return error.kind.name == "additionalProperties" and not allow_extra
+
+
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "patternProperties"})
 
 
-_TEXTS = frozenset({"string", "number", "integer", "boolean"})
-_ANYTHING = _TEXTS | {"object", "array", "null"}
-
-
-def _may_hold(root: Any, schema: Any, steps: Sequence[str], seen: frozenset[str], wanted: frozenset[str]) -> bool:
+def _may_hold(root: Any, schema: Any, steps: Sequence[str], seen: frozenset[str]) -> bool:
     """Answer no only where it is sure: what schemas say together is not worked out."""
     if not isinstance(schema, Mapping):
         return bool(schema)
     place = schema.get("$ref")
     if isinstance(place, str) and place not in seen:
-        return _may_hold(root, _referred(root, place), steps, seen | {place}, wanted)
+        return _may_hold(root, _referred(root, place), steps, seen | {place})
     if place is not None or not _COMBINING.isdisjoint(schema):
         return True
-    kinds = schema.get("type", next(iter(wanted)) if not steps else "object")
+    kinds = schema.get("type", "string" if not steps else "object")
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if not steps:
-        return not kinds.isdisjoint(wanted)
-    if "array" in kinds and steps[0].isdecimal():
-        return "prefixItems" in schema or _may_hold(root, schema.get("items", True), steps[1:], frozenset(), wanted)
+        return bool(kinds - {"object", "array", "null"})
     if "object" not in kinds:
         return False
     members = schema.get("properties", {})
     if steps[0] in members:
-        return _may_hold(root, members[steps[0]], steps[1:], frozenset(), wanted)
+        return _may_hold(root, members[steps[0]], steps[1:], frozenset())
     others = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
-    return _may_hold(root, others, steps[1:], frozenset(), wanted)
+    return _may_hold(root, others, steps[1:], frozenset())
 
 
 def _referred(root: Any, place: str) -> Any:

@@ -27,7 +27,7 @@ class Right(Enum):
     OPERATE = auto()  # states of endpoints, tests; retries and cancels of deliveries
     CHANGE = auto()  # what endpoints are, and their secrets
     READ_STATUS = auto()  # the whole daemon: status, metrics
-    ADMINISTER = auto()  # reload
+    ADMINISTER = auto()  # reload, applications; ids and secrets that are brought along, secrets in clear
     SEE_CREDENTIALS = auto()  # what authenticates at receivers: header values, URLs beyond the host, answers in clear
     SEE_NETWORK = auto()  # what lies behind a name: addresses that are not public, our own, none at all
 

@@ -33,7 +33,7 @@ from relay.telemetry.metrics import Metrics
 _BREATH = 50
 """Items of a batch that are checked before other requests get a turn."""
 
-_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp", "/metadata"})
+_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp"})
 """Members that the body is made of."""
 
 
@@ -168,11 +168,12 @@ class Intake:
         now_ms: int,
         warnings: Sequence[Issue],
     ) -> _Draft:
-        metadata = _metadata(posted)
+        given = given_bytes(posted.metadata)
+        metadata = None if given is None else Payload(given)
         rules = rules_for(contract, application, posted, data, metadata, now_ms)
         if rules.expires_at_ms is not None:
             _refuse_late(posted, rules.expires_at_ms, now_ms)
-        event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data, metadata)
+        event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
         body = freeze(contract, event)
         key = idempotency(contract, application, posted, data)
         return _Draft(posted, metadata, application, event, body, rules, key, warnings)
@@ -300,21 +301,16 @@ def _unrenderable(
     if any(issue.path in _RENDERED for issue in issues):
         return
     try:
-        freeze(contract, _rendering(posted, "", now_ms, data, _metadata(posted)))
+        freeze(contract, _rendering(posted, "", now_ms, data))
     except Unrenderable as error:
         yield from error.issues
 
 
-def _metadata(posted: Posted) -> Payload | None:
-    given = given_bytes(posted.metadata)
-    return None if given is None else Payload(given)
-
-
-def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload, metadata: Payload | None) -> Rendering:
+def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload) -> Rendering:
     if posted.timestamp is None:
-        return Rendering(event_id, posted.type, now_ms, now_ms, data, None, metadata)
+        return Rendering(event_id, posted.type, now_ms, now_ms, data)
     timestamp_us = unix_us(posted.timestamp)
-    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us, metadata)
+    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
 
 
 def _refuse_late(posted: Posted, expires_at_ms: int, now_ms: int) -> None:

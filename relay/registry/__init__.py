@@ -1,6 +1,9 @@
 """Which applications and endpoints exist, what they are set to, and which of them an event goes to."""
 
-from relay.registry.registrar import ApplicationDraft, Change, KeyDraft, Made, Registrar
+from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey
+from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
+from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft
+from relay.registry.registrar import Change, Registrar
 from relay.registry.registry import ApplicationEntry, Match, Registry
 from relay.registry.resolving import default_tls, resolve_limits
 from relay.registry.tokens import TokenTable, tokens_of
@@ -9,12 +12,20 @@ __all__ = [
     "ApplicationDraft",
     "ApplicationEntry",
     "Change",
+    "Claim",
+    "Done",
+    "EndpointDraft",
+    "Importing",
     "KeyDraft",
-    "Made",
+    "MadeApplication",
+    "MadeEndpoint",
+    "MadeKey",
     "Match",
+    "Plan",
     "Registrar",
     "Registry",
     "TokenTable",
+    "WantedEndpoint",
     "default_tls",
     "resolve_limits",
     "tokens_of",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from relay.config import SECRETS_MAX, ApplicationDefinition
 from relay.contracts import Contract
 from relay.core.errors import Conflict
+from relay.core.issues import Invalid, Issue
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
 from relay.registry.registry import ApplicationEntry, Registry
 from relay.store import EndpointRow
@@ -49,14 +50,45 @@ def overlapping(secrets: Iterable[Secret], now_ms: int, until_ms: int) -> list[S
     return [secret for secret in kept if (secret.expires_at_ms or 0) > now_ms][: SECRETS_MAX - 1]
 
 
+def renewed(secrets: Iterable[Secret], secret: str, now_ms: int, until_ms: int) -> tuple[Secret, ...]:
+    """Return an endpoint's secrets after a rotation to `secret`, which may be one of the old ones."""
+    return (Secret(secret), *overlapping((old for old in secrets if old.value != secret), now_ms, until_ms))
+
+
+def in_place_of(registry: Registry, row: EndpointRow, now_ms: int) -> EndpointRow:
+    """Return the row of a new endpoint: one that left the file is taken over by its id, with its history and what is due.
+
+    Conflict for an id that another endpoint has.
+    """
+    known = registry.endpoints.get(row.id)
+    if known is None:
+        return row
+    if known.present or known.application.id != row.application:
+        raise Conflict(
+            "endpoint_exists",
+            f"there is an endpoint {row.id!r} already",
+            remedy="Choose another id, or change the one there is.",
+        )
+    before = registry.entries[known.ref].row
+    taken = replace(before, origin=row.origin, definition=row.definition, secrets=row.secrets, updated_at_ms=now_ms)
+    return taken if before.url_seen == row.url_seen else moved_to(taken, row.url_seen or "", now_ms)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def editable(registry: Registry, endpoint_id: str) -> EndpointRow:
+_IN_FILE = "Change it there and reload, with `systemctl reload relay` or `POST /v1/reload`."
+ROTATE_IN_FILE = (
+    "Write secrets = [new, old] there and reload: both sign, where the contract can carry several, until you take the old "
+    "one out."
+)
+
+
+def editable(registry: Registry, endpoint_id: str, remedy: str = _IN_FILE) -> EndpointRow:
     """Return the row of an endpoint that may be edited here; Conflict for one of the file, NotFound for none."""
     endpoint = registry.endpoint(endpoint_id)
     if endpoint.origin is Origin.FILE:
-        raise _managed_by_file("endpoint", endpoint_id)
+        raise _managed_by_file("endpoint", endpoint_id, remedy)
     return registry.entries[endpoint.ref].row
 
 
@@ -116,6 +148,15 @@ def refuse_disabled(endpoint: Endpoint) -> None:
         )
 
 
+def refuse_secret(contract: Contract, secret: str | None) -> None:
+    """Raise Conflict for a contract that signs nothing, Invalid for a secret that it cannot sign with."""
+    if not contract.signs:
+        raise Conflict("unsigned_contract", f"the contract {contract.name!r} signs nothing")
+    wrong = None if secret is None else contract.check_secret(secret)
+    if wrong:
+        raise Invalid([Issue("/secret", wrong)])
+
+
 def contract_for(registry: Registry, definition: ApplicationDefinition) -> Contract:
     """Return the contract of a definition; Conflict when a reload that went first has taken it away."""
     contract = registry.contracts.get(definition.contract)
@@ -124,9 +165,5 @@ def contract_for(registry: Registry, definition: ApplicationDefinition) -> Contr
     return contract
 
 
-def _managed_by_file(noun: str, name: str) -> Conflict:
-    return Conflict(
-        "managed_by_file",
-        f"{noun} {name!r} is defined in the configuration file",
-        remedy="Change it there and reload, with `systemctl reload relay` or `POST /v1/reload`.",
-    )
+def _managed_by_file(noun: str, name: str, remedy: str = _IN_FILE) -> Conflict:
+    return Conflict("managed_by_file", f"{noun} {name!r} is defined in the configuration file", remedy=remedy)

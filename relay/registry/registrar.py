@@ -6,42 +6,52 @@ follow an endpoint's settings registers with `on_change`.
 """
 
 import asyncio
-from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from relay.config import ApplicationDefinition, Config, EndpointDefinition
-from relay.contracts import Contract, ContractCatalogue
+from relay.contracts import ContractCatalogue
 from relay.core.access import Pace, Principal, Role
 from relay.core.clock import Clock
 from relay.core.errors import CommitUnknown, Conflict, NotFound, StoreUnavailable
 from relay.core.ids import IdFactory
-from relay.core.issues import InvalidConfig
-from relay.core.model import Application, DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
+from relay.core.issues import Invalid, InvalidConfig
+from relay.core.model import Application, DisabledBy, Endpoint, EndpointState, Health
+from relay.registry.claims import (
+    Claim,
+    MadeApplication,
+    MadeEndpoint,
+    MadeKey,
+    Making,
+    application_again,
+    begin,
+    endpoint_again,
+    key_again,
+    newest,
+)
+from relay.registry.importing import Plan
+from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
 from relay.registry.planning import (
+    ROTATE_IN_FILE,
     contract_for,
     editable,
+    in_place_of,
     moved_to,
-    new_endpoint,
-    overlapping,
     refuse_disabled,
     refuse_in_file,
     refuse_in_use,
     refuse_more,
+    refuse_secret,
     refuse_taken,
+    renewed,
 )
 from relay.registry.registry import Registry
 from relay.registry.reloading import Replacement
 from relay.registry.resolving import InFile
-from relay.registry.tokens import TokenTable, digest_of
-from relay.store import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed, Store
-
-KEY_BYTES = 32
-KEY_PREFIX = "rk_"
-SHOWN_CHARACTERS = 9
-"""How much of a key is remembered, to tell one from another: 36 of its 256 bits."""
+from relay.registry.tokens import TokenTable
+from relay.store import CreationRecord, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed, Store
 
 KEYS_MAX = 100
 """Keys of one application."""
@@ -53,33 +63,6 @@ class Change(NamedTuple):
     before: Endpoint | None
     after: Endpoint | None
     health: Health | None  # set when health starts from here: at start, after enable, after a changed url
-
-
-class KeyDraft(NamedTuple):
-    """A key to be made."""
-
-    name: str = ""
-    expires_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationDraft:
-    """An application to be made, with the first endpoint and key that it shall have."""
-
-    definition: ApplicationDefinition
-    id: str | None = None  # None: one is generated
-    endpoint: EndpointDefinition | None = None
-    key: KeyDraft | None = None
-
-
-class Made(NamedTuple):
-    """What was made. `secret` and `token` can be shown this once."""
-
-    application: Application
-    endpoint: Endpoint | None
-    secret: str | None
-    key: KeyRow | None
-    token: str | None
 
 
 class Registrar:
@@ -143,15 +126,22 @@ class Registrar:
     # -- endpoints -------------------------------------------------------------------------------------------------
 
     async def create_endpoint(
-        self, application: Application, definition: EndpointDefinition
-    ) -> tuple[Endpoint, str | None]:
-        """Make an endpoint; the second value is its secret, shown this once, or None if the contract signs nothing."""
+        self, application: Application, draft: EndpointDraft, claim: Claim | None = None
+    ) -> MadeEndpoint:
+        """Make an endpoint; one that left the file is taken over by its id.
+
+        Conflict `endpoint_exists`, `too_many_endpoints`, or what `begin` says of the claim.
+        """
         async with self._edit() as registry:
             owner = registry.application(application.id)  # an edit or a reload may have gone first
             contract = registry.contract(owner.application)
+            making = await self._begin(claim)
+            row = making.maker.endpoint(application.id, contract, draft)
+            if making.before is not None:
+                return endpoint_again(registry, making.before, row)
             refuse_more(owner, contract)
-            row, secret = self._new_endpoint(application.id, contract, definition)
-            return await self._save_endpoint(row), secret
+            row = in_place_of(registry, row, making.maker.now_ms)
+            return MadeEndpoint(await self._save_endpoint(row, record=making.made(endpoint=row.id)), newest(row))
 
     async def update_endpoint(
         self, endpoint_id: str, revise: Callable[[EndpointDefinition], EndpointDefinition]
@@ -177,17 +167,23 @@ class Registrar:
                 editable(registry, endpoint_id)
             await self._delete(registry.without_endpoint(endpoint), RegistryChange(deleted_endpoints=[endpoint_id]))
 
-    async def rotate_secret(self, endpoint_id: str, overlap_ms: int) -> tuple[Endpoint, str]:
-        """Give an endpoint a new secret; the old ones sign along for `overlap_ms` where the contract can carry several."""
+    async def rotate_secret(
+        self, endpoint_id: str, overlap_ms: int, given: str | None = None, claim: Claim | None = None
+    ) -> MadeEndpoint:
+        """Give an endpoint a new secret, or the one given.
+
+        The old ones sign along for `overlap_ms` where the contract can carry several. Invalid for one that cannot sign.
+        """
         async with self._edit() as registry:
-            row, now_ms = editable(registry, endpoint_id), self._clock.wall_ms()
-            contract = registry.entries[row.ref].contract
-            if not contract.signs:
-                raise Conflict("unsigned_contract", f"the contract {contract.name!r} signs nothing")
-            secret = contract.new_secret(self._random_bytes)
-            kept = overlapping(row.secrets, now_ms, now_ms + overlap_ms if contract.overlaps else now_ms)
-            row = replace(row, secrets=(Secret(secret), *kept), updated_at_ms=now_ms)
-            return await self._save_endpoint(row), secret
+            row, making = editable(registry, endpoint_id, ROTATE_IN_FILE), await self._begin(claim)
+            contract, now_ms = registry.entries[row.ref].contract, making.maker.now_ms
+            refuse_secret(contract, given)
+            secret = given or contract.new_secret(making.maker.random_bytes)
+            until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
+            rotated = replace(row, secrets=renewed(row.secrets, secret, now_ms, until_ms), updated_at_ms=now_ms)
+            if making.before is not None:
+                return endpoint_again(registry, making.before, rotated)
+            return MadeEndpoint(await self._save_endpoint(rotated, record=making.made(endpoint=row.id)), secret)
 
     async def pause(self, endpoint_id: str) -> bool:
         """Hold what is due and what comes; return whether that is new. Conflict for a disabled endpoint."""
@@ -231,27 +227,29 @@ class Registrar:
 
     # -- applications ----------------------------------------------------------------------------------------------
 
-    async def create_application(self, draft: ApplicationDraft) -> Made:
+    async def create_application(self, draft: ApplicationDraft, claim: Claim | None = None) -> MadeApplication:
         """Make an application with its first endpoint and key, in one transaction; Conflict for an id that was used."""
         async with self._edit() as registry:
-            now_ms, definition = self._clock.wall_ms(), draft.definition
-            contract = contract_for(registry, definition)
-            name = draft.id or self._ids.new("app")
-            refuse_taken(registry, name)
-            row = ApplicationRow(0, name, Origin.API, definition.to_json(), definition.contract, now_ms, now_ms)
-            endpoint, secret = (
-                (None, None) if draft.endpoint is None else self._new_endpoint(name, contract, draft.endpoint)
-            )
-            key, token = (None, None) if draft.key is None else self._new_key(name, draft.key)
+            contract, making = contract_for(registry, draft.definition), await self._begin(claim)
+            maker = making.maker
+            row = maker.application(draft)
+            endpoint = None if draft.endpoint is None else maker.endpoint(row.id, contract, draft.endpoint)
+            key, token = (None, "") if draft.key is None else maker.key(row.id, draft.key)
+            if making.before is not None:
+                return application_again(registry, making.before, endpoint, token)
+            refuse_taken(registry, row.id)
+            ids = {"application": row.id} | ({} if endpoint is None else {"endpoint": endpoint.id})
             await self._save(
                 RegistryChange(
                     applications=[row],
-                    endpoints=[] if endpoint is None else [endpoint],
+                    endpoints=[] if endpoint is None else [in_place_of(registry, endpoint, maker.now_ms)],
                     keys=[] if key is None else [key],
+                    record=making.made(**ids, **({} if key is None else {"key": key.id})),
                 )
             )
-            made = None if endpoint is None else self.current.endpoint(endpoint.id)
-            return Made(self.current.application(name).application, made, secret, key, token)
+            made = None if endpoint is None else MadeEndpoint(self.current.endpoint(endpoint.id), newest(endpoint))
+            made_key = None if key is None else MadeKey(key, token)
+            return MadeApplication(self.current.application(row.id).application, made, made_key)
 
     async def update_application(
         self, application_id: str, revise: Callable[[ApplicationDefinition], ApplicationDefinition]
@@ -293,18 +291,21 @@ class Registrar:
             )
             await self._delete(registry.without_application(owner), change, owner.keys.values())
 
-    async def create_key(self, application_id: str, draft: KeyDraft) -> tuple[KeyRow, str]:
-        """Make a key; the second value is the token, shown this once. Those of the file may have keys too."""
+    async def create_key(self, application_id: str, draft: KeyDraft, claim: Claim | None = None) -> MadeKey:
+        """Make a key, whose token is shown this once. Applications of the file may have keys too."""
         async with self._edit() as registry:
-            if len(registry.application(application_id).keys) >= KEYS_MAX:
+            owner, making = registry.application(application_id), await self._begin(claim)
+            key, token = making.maker.key(application_id, draft)
+            if making.before is not None:
+                return key_again(owner, making.before, token)
+            if len(owner.keys) >= KEYS_MAX:
                 raise Conflict(
                     "too_many_keys",
                     f"application {application_id!r} has {KEYS_MAX} keys already",
                     remedy="Revoke those that nobody uses.",
                 )
-            key, token = self._new_key(application_id, draft)
-            await self._save(RegistryChange(keys=[key]))
-            return key, token
+            await self._save(RegistryChange(keys=[key], record=making.made(key=key.id)))
+            return MadeKey(key, token)
 
     async def revoke_key(self, application_id: str, key_id: str) -> None:
         """Revoke a key: from here on nobody gets in with it. NotFound for one of another application."""
@@ -314,31 +315,20 @@ class Registrar:
                 raise NotFound(f"no key {key_id[:64]!r}", remedy="List them with `relay app key list`.")
             await self._delete(registry.without_key(key), RegistryChange(deleted_keys=[key_id]), [key])
 
-    # -- making rows -----------------------------------------------------------------------------------------------
+    # -- imports ---------------------------------------------------------------------------------------------------
 
-    def _new_endpoint(
-        self, application_id: str, contract: Contract, definition: EndpointDefinition
-    ) -> tuple[EndpointRow, str | None]:
-        """Make the row of a new endpoint, with a fresh secret if the contract signs."""
-        secret = contract.new_secret(self._random_bytes) if contract.signs else None
-        now_ms = self._clock.wall_ms()
-        row = new_endpoint(self._ids.new("ep"), application_id, Origin.API, definition.url, now_ms)
-        secrets = () if secret is None else (Secret(secret),)
-        return replace(row, definition=definition.to_json(), secrets=secrets), secret
+    async def import_all(self, plan: Callable[[Registry, Maker], Awaitable[Plan]], *, dry_run: bool) -> Plan:
+        """Do all that `plan` makes of the present registry in one transaction; nothing with `dry_run`.
 
-    def _new_key(self, application_id: str, draft: KeyDraft) -> tuple[KeyRow, str]:
-        """Make a key: a token of 256 random bits, of which only the digest is kept."""
-        token = KEY_PREFIX + urlsafe_b64encode(self._random_bytes(KEY_BYTES)).decode().rstrip("=")
-        key = KeyRow(
-            id=self._ids.new("key"),
-            application=application_id,
-            name=draft.name,
-            prefix=token[:SHOWN_CHARACTERS],
-            digest=digest_of(token),
-            created_at_ms=self._clock.wall_ms(),
-            expires_at_ms=draft.expires_at_ms,
-        )
-        return key, token
+        Invalid with every issue of the plan changes nothing. O(rows), with a turn for others now and then.
+        """
+        async with self._edit() as registry:
+            planned = await plan(registry, Maker(self._ids.new, self._random_bytes, self._clock.wall_ms()))
+            if planned.issues:
+                raise Invalid(planned.issues)
+            if not dry_run and not planned.is_empty:
+                await self._save(planned.change())
+            return planned
 
     # -- committing ------------------------------------------------------------------------------------------------
 
@@ -351,8 +341,15 @@ class Registrar:
                 self._install(Registry(known.config, known.contracts, known.in_file).including(rows))
             yield self.current
 
-    async def _save_endpoint(self, row: EndpointRow, *, fresh: bool = False) -> Endpoint:
-        await self._save(RegistryChange(endpoints=[row], fresh=frozenset([row.id] if fresh else ())))
+    async def _begin(self, claim: Claim | None) -> Making:
+        before = None if claim is None else await self._store.find_creation(claim.scope, claim.digest)
+        maker = Maker(self._ids.new, self._random_bytes, self._clock.wall_ms())
+        return begin(claim, before, self._random_bytes, maker)
+
+    async def _save_endpoint(
+        self, row: EndpointRow, *, fresh: bool = False, record: CreationRecord | None = None
+    ) -> Endpoint:
+        await self._save(RegistryChange(endpoints=[row], fresh=frozenset([row.id] if fresh else ()), record=record))
         return self.current.endpoint(row.id)
 
     async def _save(self, change: RegistryChange) -> None:

@@ -7,6 +7,7 @@ from relay.store.interface import Store
 from relay.store.values import (
     AcceptResult,
     ApplicationRow,
+    CreationRecord,
     DeliveryFilter,
     DueKey,
     EndpointRow,
@@ -29,6 +30,7 @@ from relay.store.values import (
 __all__ = [
     "AcceptResult",
     "ApplicationRow",
+    "CreationRecord",
     "DeliveryFilter",
     "DueKey",
     "EndpointRow",

@@ -13,6 +13,7 @@ from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent, 
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
 from relay.store.values import (
     AcceptResult,
+    CreationRecord,
     DeliveryFilter,
     DueKey,
     EventFilter,
@@ -79,9 +80,6 @@ class Store(Protocol):
 
     async def read_event(self, ordinal: int, /) -> FrozenEvent | None:
         """Read what an attempt sends; O(log n)."""
-
-    async def failure_before(self, delivery: DueDelivery, /) -> str | None:
-        """Read what ended the last attempt: a `Failure`, or `http_503` for an answer; None once it was pruned. O(log n)"""
 
     # -- counts, in memory ---------------------------------------------------------------------------------------------
 
@@ -175,6 +173,9 @@ class Store(Protocol):
         NotFound for what was deleted meanwhile, StillOwed for deliveries due that must not be: then nothing is changed.
         What is due to a deleted endpoint is then cancelled step by step, after a restart too.
         """
+
+    async def find_creation(self, scope: str, key: bytes, /) -> CreationRecord | None:
+        """Read what an idempotency key of a call that makes something stands for; O(log n)."""
 
     def save_health(self, ref: int, health: Health, /) -> None:
         """Store an endpoint's health with one of the next commits; only the latest counts. O(1)"""

@@ -1,7 +1,7 @@
 """The values that go in and out of the store beside those of `relay.core.model`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
@@ -76,6 +76,22 @@ class KeyRow:
     expires_at_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class CreationRecord:
+    """What an idempotency key stands for on a call that makes something."""
+
+    scope: str  # whose key it is
+    key: bytes  # a digest of the key
+    fingerprint: bytes  # a digest of the call and its body
+    seed: bytes = field(repr=False)  # of what was drawn at random for it
+    made: Mapping[str, str]  # ids by kind: application, endpoint, key
+    created_at_ms: int
+
+    def of(self, made: Mapping[str, str]) -> "CreationRecord":
+        """Return the record of what was made."""
+        return replace(self, made=made)
+
+
 class RegistryRows(NamedTuple):
     """Applications, endpoints and keys, each oldest first: all there are, or those that a change wrote."""
 
@@ -97,6 +113,7 @@ class RegistryChange:
     deleted_endpoints: Sequence[str] = ()  # ids; what is due to them is then cancelled step by step
     deleted_keys: Sequence[str] = ()  # ids
     unowed: Sequence[str] = ()  # ids of applications that must have nothing due, or StillOwed
+    record: CreationRecord | None = None  # what this makes, by an idempotency key
 
 
 class StillOwed(RelayError):

@@ -72,10 +72,16 @@ class Api(House):
         super().__init__(folder, clock, courier=self.courier)
         self.clock: FakeClock = clock
         self.errors: list[BaseException] = []
+        self.config = self._configured(CONFIG if config is None else config)
+
+    def _configured(self, config: Mapping[str, Any]) -> Config:
         server = {"listen": ["127.0.0.1:0"]}
-        storage = {"path": str(folder / "relay.db"), "min_free_disk": "1MiB"}
-        written = {"server": server, "storage": storage, **(CONFIG if config is None else config)}
-        self.config = Config.model_validate(written)
+        storage = {"path": str(self.folder / "relay.db"), "min_free_disk": "1MiB"}
+        return Config.model_validate({"server": server, "storage": storage, **config})
+
+    async def apply(self, config: Mapping[str, Any]) -> None:
+        """Put another configuration in force, as a reload does."""
+        await self.registrar.apply(self._configured(config))
 
     def read(self) -> Loaded:
         """Take the configuration as it is: there is no file."""

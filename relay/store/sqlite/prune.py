@@ -44,6 +44,11 @@ FORGET_OLD = """
       FROM remembered_size s CROSS JOIN remembered r INDEXED BY remembered_age ON r.application = s.application
       WHERE r.updated_at < ? LIMIT ?)"""
 
+FORGET_CREATIONS = """
+    DELETE FROM creation_record WHERE (scope, key) IN (
+      SELECT scope, key FROM creation_record INDEXED BY creation_record_age WHERE created_at < ?
+      ORDER BY created_at LIMIT ?)"""
+
 _AMONG = "event IN (SELECT value FROM json_each(?))"
 
 PAGES_AT_ONCE = 50
@@ -73,9 +78,10 @@ class Pruner:
         events, deliveries, moves, more_events = self._events(connection, now_ms - retention.events_ms, limit)
         attempts, more_attempts = _attempts(connection, now_ms - retention.attempts_ms, limit)
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
+        records = connection.execute(FORGET_CREATIONS, (now_ms - retention.idempotency_ms, limit)).rowcount
         forgotten = connection.execute(FORGET_OLD, (now_ms - retention.memory_ms, limit)).rowcount
-        more = more_events or more_attempts or more_keys or forgotten == limit
-        return Change(Pruned(events, deliveries, attempts, keys, more, forgotten), moves)
+        more = more_events or more_attempts or more_keys or limit in (forgotten, records)
+        return Change(Pruned(events, deliveries, attempts, keys + records, more, forgotten), moves)
 
     def _events(
         self, connection: sqlite3.Connection, before_ms: int, limit: int

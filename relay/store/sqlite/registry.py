@@ -10,7 +10,15 @@ from relay.core.errors import NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.rows import Row
-from relay.store.values import ApplicationRow, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed
+from relay.store.values import (
+    ApplicationRow,
+    CreationRecord,
+    EndpointRow,
+    KeyRow,
+    RegistryChange,
+    RegistryRows,
+    StillOwed,
+)
 
 _DUE = """
     SELECT count(*) FROM application a JOIN endpoint n ON n.application = a.ref
@@ -23,7 +31,7 @@ _INSERT_APPLICATION = """
     VALUES (:id, :origin, :definition, :contract_seen, :created_at_ms, :updated_at_ms)"""
 
 _UPDATE_APPLICATION = """
-    UPDATE application SET definition = :definition, contract_seen = :contract_seen, updated_at = :updated_at_ms
+    UPDATE application SET origin = :origin, definition = :definition, contract_seen = :contract_seen, updated_at = :updated_at_ms
     WHERE ref = :ref AND deleted_at IS NULL"""
 
 _INSERT_ENDPOINT = """
@@ -33,7 +41,7 @@ _INSERT_ENDPOINT = """
             :disabled_by, :state_since_ms, :url_seen, :created_at_ms, :updated_at_ms)"""
 
 _UPDATE_ENDPOINT = """
-    UPDATE endpoint SET definition = :definition, secrets = :secrets, state = :state, disabled_by = :disabled_by,
+    UPDATE endpoint SET origin = :origin, definition = :definition, secrets = :secrets, state = :state, disabled_by = :disabled_by,
            state_since = :state_since_ms, url_seen = :url_seen, updated_at = :updated_at_ms,
            health = coalesce(:health, health)
     WHERE ref = :ref AND deleted_at IS NULL"""
@@ -41,6 +49,13 @@ _UPDATE_ENDPOINT = """
 _INSERT_KEY = """
     INSERT INTO application_key (id, application, name, prefix, digest, created_at, expires_at)
     VALUES (?, (SELECT ref FROM application WHERE id = ?), ?, ?, ?, ?, ?)"""
+
+RECORDS_MAX = 10_000
+"""Idempotency keys of one scope that are remembered for calls that make something; the oldest go first."""
+
+_FORGET_OLDEST = """
+    DELETE FROM creation_record WHERE scope = :scope AND created_at < (
+      SELECT created_at FROM creation_record WHERE scope = :scope ORDER BY created_at DESC LIMIT 1 OFFSET :most)"""
 
 R = TypeVar("R", ApplicationRow, EndpointRow)
 
@@ -95,7 +110,20 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) 
         frozenset(wanted.deleted_applications),
     )
     connection.executemany(_INSERT_KEY, [astuple(key) for key in wanted.keys])
+    if wanted.record is not None:
+        _save_creation(connection, wanted.record)
     return Change(written, deleted=deleted)
+
+
+def find_creation(scope: str, key: bytes, connection: sqlite3.Connection) -> CreationRecord | None:
+    """Read what an idempotency key stands for."""
+    row = connection.execute(
+        "SELECT fingerprint, seed, made, created_at FROM creation_record WHERE scope = ? AND key = ?", (scope, key)
+    ).fetchone()
+    if row is None:
+        return None
+    fingerprint, seed, made, created_at_ms = row
+    return CreationRecord(scope, key, fingerprint, seed, json.loads(made), created_at_ms)
 
 
 def save_healths(connection: sqlite3.Connection, healths: Mapping[int, Health]) -> None:
@@ -110,6 +138,15 @@ def deleted(connection: sqlite3.Connection) -> Change[None]:
     """Read the endpoints that were deleted before this start."""
     rows = connection.execute("SELECT ref FROM endpoint WHERE deleted_at IS NOT NULL")
     return Change(None, deleted=[row[0] for row in rows])
+
+
+def _save_creation(connection: sqlite3.Connection, record: CreationRecord) -> None:
+    values = (record.scope, record.key, record.fingerprint, record.seed, _json(record.made), record.created_at_ms)
+    connection.execute(
+        "INSERT INTO creation_record (scope, key, fingerprint, seed, made, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        values,
+    )
+    connection.execute(_FORGET_OLDEST, {"scope": record.scope, "most": RECORDS_MAX - 1})
 
 
 def _refuse_owed(connection: sqlite3.Connection, names: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from relay.store.sqlite.settle import SettleWork, give_back, settle
 from relay.store.sqlite.writer import Job, Stage, Writer
 from relay.store.values import (
     AcceptResult,
+    CreationRecord,
     DeliveryFilter,
     DueKey,
     Fact,
@@ -268,6 +269,10 @@ class SqliteStore(Reads):
             if row.id in change.fresh:
                 self._healths.forget(row.ref)
         return await self._edit(registry.change, change, self._clock.wall_ms())
+
+    async def find_creation(self, scope: str, key: bytes) -> CreationRecord | None:
+        record: CreationRecord | None = await self._submit(Stage.EDIT, partial(registry.find_creation, scope, key))
+        return record
 
     def save_health(self, ref: int, health: Health) -> None:
         self._healths.save(ref, health)
