@@ -238,6 +238,16 @@ async def test_a_state_is_for_what_is_new_or_updated(tmp_path: Path) -> None:
     assert [(each.state, each.disabled_by) for each in (first, last)] == [("disabled", "gone")] * 2
 
 
+async def test_a_state_of_the_file_moves_along(tmp_path: Path) -> None:
+    """What the file defines has its state in the database, as everywhere: an update moves that, and nothing else of it."""
+    async with Api(tmp_path) as api:
+        lines = timeless(await exported(api, "&secrets=true"))
+        lines[1]["endpoint"]["state"] = "paused"
+        answer = await bring(api, *lines, update=True)
+        found = api.registry.endpoint("primary")
+    assert (answer.json["endpoints"]["updated"], found.state, found.origin) == (1, "paused", "file"), answer.text
+
+
 async def test_the_file_is_left_alone(tmp_path: Path) -> None:
     """What the file defines as the line says is unchanged; what differs there is refused, even with `update`."""
     async with Api(tmp_path) as api:

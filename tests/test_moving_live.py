@@ -186,7 +186,7 @@ def test_an_export_is_a_file_for_its_owner(daemon: Daemon, tmp_path: Path) -> No
     path = tmp_path / "export.jsonl"
     assert run(daemon, "export", "--output", str(path)).exit_code == Exit.FINE
     again = run(daemon, "export", "--output", str(path))
-    assert "`relay endpoint secret ID` shows it: a" in made.stderr
+    assert "1 endpoint came without a secret and got one here: a\n" in made.stderr
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert "whsec_" not in path.read_text()
     assert (again.exit_code, "Choose another name" in again.stderr) == (Exit.CANNOT_CREATE, True)

@@ -15,7 +15,7 @@ import pytest
 
 from relay.core.model import Accepted, DeadReason, DeliveryState, Idempotency, NewEvent, NoDelivery, Outcome, Settlement
 from relay.store import DeliveryFilter, EventFilter
-from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, opening, order, prune, reads, settle
+from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, opening, order, prune, reads, registry, settle
 
 T = TypeVar("T")
 
@@ -113,8 +113,11 @@ HOT: dict[str, tuple[str, Any]] = {
     "give back": (order._RELEASE, (5, 1)),
     "what waits too long": (edits._WAITING, (1, 9, 9, 5)),
     "recall": (accept.KNOWN, (1, "k")),
+    "what a key stands for": (registry.FIND_CREATION, ("a", b"k")),
+    "what keys are forgotten first": (registry.FORGET_OLDEST, {"scope": "a", "most": 5}),
     "what is forgotten first": (accept.FORGET_SOME, (1, 5)),
     "prune": (prune._EVENTS, (9, -1, -1, 5)),
+    "prune keys of other calls": (prune.FORGET_CREATIONS, (9, 5)),
     "prune attempts": (prune._EVENTS_BY_ORDINAL, (0, 5)),
 }
 

@@ -17,6 +17,10 @@ BYTES_MAX = 512 << 10
 """Bytes of the lines that go to the daemon at once; more go in several calls, an application in one where it fits."""
 
 
+NAMED = 20
+"""Endpoints that a message names; the rest are counted."""
+
+
 class Line(NamedTuple):
     """One line of a file, as it was parsed."""
 
@@ -86,10 +90,9 @@ def import_(daemon: Daemon, file: TextIO, dry_run: bool, update: bool, as_json: 
     if not as_json:
         say_warnings(report)
         if made := report["secrets_made"]:
-            count = counted(len(made), "endpoint")
-            say(
-                f"{count} came without a secret and got one here; `relay endpoint secret ID` shows it: {', '.join(made)}"
-            )
+            more = f" and {len(made) - NAMED} more" if len(made) > NAMED else ""
+            say(f"{counted(len(made), 'endpoint')} came without a secret and got one here: {', '.join(made[:NAMED])}{more}")
+            say("`relay endpoint secret ID` shows it.")
 
 
 # -- out -----------------------------------------------------------------------------------------------------------------

@@ -142,13 +142,14 @@ class Importing:
         differences = _differences(entry.definition.to_json(), draft.definition.to_json())
         if draft.secrets is not None and _lasting(draft.secrets, self._maker) != _lasting(known.secrets, self._maker):
             differences.append("secrets")
+        if differences:
+            self._refuse_update(f"endpoint {known.id!r}", known.origin, differences)
+            self._put(self._updated(entry.row, wanted), wanted)
+            return Done.UPDATED
         if self._update and _is_moved(known, wanted):
-            differences.append("state")
-        if not differences:
-            return Done.UNCHANGED
-        self._refuse_update(f"endpoint {known.id!r}", known.origin, differences)
-        self._put(self._updated(entry.row, wanted), wanted)
-        return Done.UPDATED
+            self._put(entry.row, wanted)
+            return Done.UPDATED
+        return Done.UNCHANGED
 
     def _new_endpoint(self, wanted: WantedEndpoint) -> Done:
         contract = self._registry.contracts.get(self._definition_of(wanted.application).contract)

@@ -53,7 +53,9 @@ _INSERT_KEY = """
 RECORDS_MAX = 10_000
 """Idempotency keys of one scope that are remembered for calls that make something; the oldest go first."""
 
-_FORGET_OLDEST = """
+FIND_CREATION = "SELECT fingerprint, seed, made, created_at FROM creation_record WHERE scope = ? AND key = ?"
+
+FORGET_OLDEST = """
     DELETE FROM creation_record WHERE scope = :scope AND created_at < (
       SELECT created_at FROM creation_record WHERE scope = :scope ORDER BY created_at DESC LIMIT 1 OFFSET :most)"""
 
@@ -117,9 +119,7 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) 
 
 def find_creation(scope: str, key: bytes, connection: sqlite3.Connection) -> CreationRecord | None:
     """Read what an idempotency key stands for."""
-    row = connection.execute(
-        "SELECT fingerprint, seed, made, created_at FROM creation_record WHERE scope = ? AND key = ?", (scope, key)
-    ).fetchone()
+    row = connection.execute(FIND_CREATION, (scope, key)).fetchone()
     if row is None:
         return None
     fingerprint, seed, made, created_at_ms = row
@@ -146,7 +146,7 @@ def _save_creation(connection: sqlite3.Connection, record: CreationRecord) -> No
         "INSERT INTO creation_record (scope, key, fingerprint, seed, made, created_at) VALUES (?, ?, ?, ?, ?, ?)",
         values,
     )
-    connection.execute(_FORGET_OLDEST, {"scope": record.scope, "most": RECORDS_MAX - 1})
+    connection.execute(FORGET_OLDEST, {"scope": record.scope, "most": RECORDS_MAX - 1})
 
 
 def _refuse_owed(connection: sqlite3.Connection, names: Sequence[str]) -> None:
