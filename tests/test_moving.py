@@ -320,7 +320,7 @@ async def test_an_import_says_what_it_is(tmp_path: Path, body: dict[str, Any], p
 
 async def test_an_import_keeps_to_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endpoints of an application, lines of an import and bytes of a definition are bounded, each with what to do."""
-    monkeypatch.setattr(moving, "LINES_MAX", 6)
+    monkeypatch.setattr("relay.api.lines.LINES_MAX", 6)
     async with Api(tmp_path) as api:
         three = [endpoint(f"e{number}", "initech") for number in range(3)]
         full = await bring(api, application("initech", limits={"endpoints": 2}), *three)

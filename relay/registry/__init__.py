@@ -2,9 +2,9 @@
 
 from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey
 from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
-from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft
+from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
 from relay.registry.registrar import Change, Registrar
-from relay.registry.registry import ApplicationEntry, Match, Registry
+from relay.registry.registry import ApplicationEntry, EndpointEntry, Match, Registry
 from relay.registry.resolving import default_tls, resolve_limits
 from relay.registry.tokens import TokenTable, tokens_of
 
@@ -15,11 +15,13 @@ __all__ = [
     "Claim",
     "Done",
     "EndpointDraft",
+    "EndpointEntry",
     "Importing",
     "KeyDraft",
     "MadeApplication",
     "MadeEndpoint",
     "MadeKey",
+    "Maker",
     "Match",
     "Plan",
     "Registrar",

@@ -76,7 +76,7 @@ class Importing:
         self._maker = maker
         self._update = update
         self._named: set[tuple[type[Wanted], str]] = set()  # what a line was about already
-        self._added: dict[str, int] = {}  # endpoints that are new, by application
+        self._counts: dict[str, tuple[int, int]] = {}  # endpoints by application: made through the API, and present
         self._definitions: dict[str, ApplicationDefinition] = {}  # of the applications that lines are about
 
     def add(self, where: str, wanted: Wanted) -> None:
@@ -200,17 +200,20 @@ class Importing:
 
     def _refuse_more(self, name: str, allows: Callable[[int], bool], most_by_contract: int | None) -> None:
         """Raise Invalid for an endpoint more than the application may have."""
-        owner = self._registry.applications.get(name)
-        owned = () if owner is None else owner.endpoints.values()
-        self._added[name] = self._added.get(name, 0) + 1
-        made = self._added[name] + sum(each.origin is Origin.API for each in owned)
+        made, present = (count + 1 for count in self._counts.get(name) or self._count(name))
+        self._counts[name] = made, present
         most = resolve_limits(self._definition_of(name).limits, self._registry.config.limits).endpoints
-        if made > most or not allows(self._added[name] + sum(each.present for each in owned)):
+        if made > most or not allows(present):
             most = most if made > most else most_by_contract or 0
             raise refused(
                 f"application {name!r} may have {most} endpoints",
                 "Give it a larger limits.endpoints, where the contract allows more, or leave some out.",
             )
+
+    def _count(self, name: str) -> tuple[int, int]:
+        owner = self._registry.applications.get(name)
+        owned = () if owner is None else owner.endpoints.values()
+        return sum(each.origin is Origin.API for each in owned), sum(each.present for each in owned)
 
     def _definition_of(self, name: str) -> ApplicationDefinition:
         return self._definitions.get(name) or self._registry.applications[name].definition

@@ -53,6 +53,9 @@ from relay.registry.resolving import InFile
 from relay.registry.tokens import TokenTable
 from relay.store import CreationRecord, EndpointRow, KeyRow, RegistryChange, RegistryRows, StillOwed, Store
 
+AT_ONCE = 20
+"""Endpoints that are put into a registry between two turns of others."""
+
 KEYS_MAX = 100
 """Keys of one application."""
 
@@ -354,12 +357,22 @@ class Registrar:
 
     async def _save(self, change: RegistryChange) -> None:
         written = await self._commit(change)
-        registry = self.current.including(written)
+        registry = await self._including(written)
         touched = [row.ref for row in written.endpoints]
         for row in written.applications:
             touched += registry.applications[row.id].endpoints
         self._swap(registry, dict.fromkeys(touched), change.fresh)
         self._admit(written.keys)
+
+    async def _including(self, written: RegistryRows) -> Registry:
+        """Put in what a commit wrote: of very much some at a time, so that others get their turn."""
+        self._unsure = True  # until all of it is in
+        registry = self.current.including(written._replace(endpoints=written.endpoints[:AT_ONCE]))
+        for begin_at in range(AT_ONCE, len(written.endpoints), AT_ONCE):
+            await asyncio.sleep(0)
+            registry = registry.including(RegistryRows(endpoints=written.endpoints[begin_at : begin_at + AT_ONCE]))
+        self._unsure = False
+        return registry
 
     async def _delete(self, registry: Registry, change: RegistryChange, keys: Iterable[KeyRow] = ()) -> None:
         before, keys = self.current, list(keys)

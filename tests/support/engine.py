@@ -40,9 +40,13 @@ class Engine(House):
         return load(self.config_path, self.env, {}, contracts=CONTRACTS)
 
     async def start(self) -> None:
-        """Open the database and what works on it."""
+        """Open the database and what works on it; what a refused configuration leaves open is ended."""
         self.relay = self.wire()
-        await self.relay.open()
+        try:
+            await self.relay.open()
+        except BaseException:
+            await self.relay.abandon()
+            raise
         self.store, self.registrar, self.metrics = self.relay.store, self.relay.registrar, self.relay.metrics
         self.dispatch, self.housekeeping = self.relay.dispatch, self.relay.housekeeping
         self.clock_watch = self.relay.clock_watch
