@@ -15,7 +15,19 @@ import pytest
 
 from relay.core.model import Accepted, DeadReason, DeliveryState, Idempotency, NewEvent, NoDelivery, Outcome, Settlement
 from relay.store import DeliveryFilter, EventFilter
-from relay.store.sqlite import StoreSettings, accept, counts, edits, lists, opening, order, prune, reads, registry, settle
+from relay.store.sqlite import (
+    StoreSettings,
+    accept,
+    counts,
+    edits,
+    lists,
+    opening,
+    order,
+    prune,
+    reads,
+    registry,
+    settle,
+)
 
 T = TypeVar("T")
 

@@ -91,7 +91,9 @@ def import_(daemon: Daemon, file: TextIO, dry_run: bool, update: bool, as_json: 
         say_warnings(report)
         if made := report["secrets_made"]:
             more = f" and {len(made) - NAMED} more" if len(made) > NAMED else ""
-            say(f"{counted(len(made), 'endpoint')} came without a secret and got one here: {', '.join(made[:NAMED])}{more}")
+            say(
+                f"{counted(len(made), 'endpoint')} came without a secret and got one here: {', '.join(made[:NAMED])}{more}"
+            )
             say("`relay endpoint secret ID` shows it.")
 
 
