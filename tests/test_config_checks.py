@@ -78,7 +78,8 @@ def test_sound_tokens_are_taken(tmp_path: Path) -> None:
         ({"secret": "", "secrets": "[]"}, "secrets", "the list is empty"),
         ({"concurrency": "65"}, "concurrency", "a quarter of delivery.concurrency at most, which is 64"),
         ({"rate_limit": "'0/s'"}, "rate_limit", "a rate is a whole number above 0"),
-        ({"filter": "'x'"}, "filter", "unknown key"),
+        ({"filters": "'x'"}, "filters", "unknown key"),
+        ({"filter": "'x'"}, "filter", "must be an object of conditions"),
     ],
 )
 def test_endpoints(tmp_path: Path, settings: dict[str, str], key: str, words: str) -> None:

@@ -1,6 +1,8 @@
 """Request bodies: what is refused by looking at the head, reading the rest in bounds, and the JSON object it is."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,8 +18,12 @@ from relay.api.auth import name_of
 from relay.api.problems import Problem, Refused
 from relay.api.turns import TURNS
 from relay.config import ServerConfig
+from relay.core.conditions import exact
 from relay.core.issues import MISTAKES_MAX, Issue, pointer
 from relay.core.model import Limits
+
+_MANY_DIGITS = re.compile(rb"[0-9][0-9.]{15}|[eE]-[0-9]{3}")
+"""What may be a number that the decoder does not keep as it is written."""
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -127,7 +133,10 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object; Refused (400) says where it is malformed, (422) that it is something else."""
+    """Parse a JSON object; Refused (400) says where it is malformed, (422) that it is something else.
+
+    A number that neither 64 bits nor a double hold is a Decimal, which no field takes.
+    """
     if not text.strip():
         return {}
     try:
@@ -136,7 +145,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise Refused(problems.malformed_json(f"{error}. Send a JSON object in UTF-8.")) from None
     if not isinstance(value, dict):
         raise Refused(problems.invalid([Issue("", "must be a JSON object")]))
-    return value
+    return json.loads(text, parse_int=exact, parse_float=exact) if _MANY_DIGITS.search(text) else value
 
 
 def refuse_large(text: bytes, limits: Limits) -> None:

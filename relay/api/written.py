@@ -121,6 +121,10 @@ _FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"
 """What stands where something is missing or wrong while the rest is looked at: nothing is wrong with these."""
 
 
+_WHOLE = frozenset({"filter"})
+"""Members that a patch replaces rather than merges: to take one condition out of a filter makes another filter."""
+
+
 def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
     """Take what is wrong out of its object; in a list it is replaced or the list goes, for pointers count places.
 
@@ -132,7 +136,7 @@ def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]
     repaired = dict(written)
     for name, within in wrong.items():
         value = repaired.pop(name, None)
-        if None not in within and isinstance(value, Mapping):
+        if None not in within and isinstance(value, Mapping) and name not in _WHOLE:
             repaired[name] = {key: each for key, each in value.items() if key not in within}
         elif None not in within and isinstance(value, list) and name in _FILLERS:
             repaired[name] = [_FILLERS[name] if place in within else each for place, each in enumerate(value)]
@@ -382,12 +386,12 @@ class Reader:
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `patch` into `target` as RFC 7396 says."""
+    """Merge `patch` into `target` as RFC 7396 says, but for what it replaces whole."""
     result = dict(target)
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and name not in _WHOLE:
             inner = result.get(name)
             result[name] = merged(inner if isinstance(inner, Mapping) else {}, value)
         else:
@@ -397,7 +401,7 @@ def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
 
 def _refuse_grown(whole: Mapping[str, Any], limits: Limits) -> None:
     """Raise Invalid for a definition that one patch after the other has made too large."""
-    size, most = len(orjson.dumps(whole)), limits.definition_bytes
+    size, most = len(orjson.dumps(whole, default=str)), limits.definition_bytes
     if size > most:
         message = f"would make a definition of {size} bytes; it may have {format_size(most)} (limits.definition)"
         raise Invalid([Issue("", message)])

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relay.config.fields import (
     KEPT,
     Filled,
+    FilterField,
     HostAddress,
     Id,
     Network,
@@ -130,6 +131,7 @@ class EndpointDefinition(Definition):
     url: str
     description: Annotated[str, Field(max_length=1000)] = ""
     event_types: Annotated[tuple[str, ...], Filled, at_most(1000)] = ("*",)
+    filter: FilterField | None = None
     headers: Annotated[Mapping[str, str], at_most(50)] = Field(default_factory=dict)
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
     rate: RateLimit | None = Field(None, alias="rate_limit")

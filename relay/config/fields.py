@@ -21,9 +21,12 @@ from pydantic import (
     ValidationInfo,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, ValidationError, core_schema
 
 from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_text
+from relay.core import filters
+from relay.core.filters import Filter
+from relay.core.issues import Invalid, keys_of
 from relay.core.netguard import Listener, as_dialled
 from relay.core.units import (
     UNLIMITED,
@@ -197,6 +200,34 @@ def _read_authorities(value: Any) -> SecretStr:
     return SecretText(read_text(Path(value), AUTHORITIES), value)
 
 
+def _read_filter(value: Any) -> Filter:
+    if isinstance(value, Filter):
+        return value
+    try:
+        return filters.read(value)
+    except Invalid as invalid:
+        found = [
+            InitErrorDetails(
+                type="value_error",
+                loc=_location(issue.path, value),
+                input=None,
+                ctx={"error": Wrong(issue.message, issue.remedy)},
+            )
+            for issue in invalid.issues
+        ]
+        raise ValidationError.from_exception_data("filter", found) from None
+
+
+def _location(path: str, document: Any) -> tuple[str | int, ...]:
+    """Return the keys of a pointer, places in lists as numbers."""
+    location: list[str | int] = []
+    for key in keys_of(path):
+        place = int(key) if isinstance(document, list) else key
+        location.append(place)
+        document = document[place]
+    return tuple(location)
+
+
 def _write_secret(secret: SecretStr) -> str:
     """A reference is shown as it is; a literal never."""
     return getattr(secret, "source", "") or "********"
@@ -325,6 +356,7 @@ BytesPace = Annotated[
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
 Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_pem, when_used="json")]
 Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_pem, when_used="json")]
+FilterField = Annotated[Filter, PlainValidator(_read_filter), PlainSerializer(lambda kept: kept.written)]
 TlsVersion = Literal["1.2", "1.3"]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
 Filled = AfterValidator(_check_filled)

@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.config import model as schema
 from relay.config import places
+from relay.core.conditions import exact
 from relay.core.locate import KeyPath, locate, nearest_line
 
 Document = dict[str, Any]
@@ -48,7 +49,7 @@ class Layers:
 
     def read_file(self, text: str) -> None:
         """Lay down the file; TOMLDecodeError if it is not TOML."""
-        self.document = tomllib.loads(text)
+        self.document = tomllib.loads(text, parse_float=exact)
         self.text = text
 
     @cached_property

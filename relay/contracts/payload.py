@@ -16,6 +16,9 @@ import orjson
 
 T = TypeVar("T")
 
+Slice = bytes | msgspec.Raw
+"""A part of a document as it is written."""
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -39,14 +42,12 @@ class Payload:
             return _encodable(json.loads(self.raw, parse_int=float))
 
     @cached_property
-    def members(self) -> Mapping[str, bytes | msgspec.Raw] | None:
+    def members(self) -> Mapping[str, Slice] | None:
         """The members of an object as slices; None for another value."""
         try:
-            return _MEMBERS.decode(self.raw)
+            return split_object(self.raw)
         except msgspec.ValidationError:
             return None
-        except msgspec.DecodeError:  # a lone surrogate in some string, which msgspec takes for malformed
-            return members(self.raw)
 
     def text(self, steps: Sequence[str]) -> str | None:
         """Return what stands at the end of member names, a number as it is written; None for nothing that is text."""
@@ -64,11 +65,34 @@ def _as_text(raw: bytes) -> str | None:
         return None
     if not raw.startswith(b'"'):
         return raw.decode()
+    return text_of(raw).encode("utf-8", "backslashreplace").decode()  # so that every text can be stored
+
+
+def split_object(raw: bytes) -> Mapping[str, Slice]:
+    """Return the members of a sound object as slices; ValidationError for another value."""
+    try:
+        return _MEMBERS.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # a lone surrogate in some string, which msgspec takes for malformed
+        return members(raw) or {}
+
+
+def split_array(raw: bytes) -> Sequence[Slice]:
+    """Return the items of a sound array as slices."""
+    try:
+        return _ITEMS.decode(raw)
+    except msgspec.DecodeError:
+        return items(raw) or ()
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text that a JSON string is, with its lone surrogates."""
     try:
         return _TEXT.decode(raw)
-    except msgspec.DecodeError:  # lone surrogates stay escapes, so that every text can be stored
+    except msgspec.DecodeError:
         text: str = json.loads(raw)
-        return text.encode("utf-8", "backslashreplace").decode()
+        return text
 
 
 def _encodable(value: Any) -> Any:

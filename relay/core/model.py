@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from relay.core.filters import Filter
 from relay.core.netguard import PUBLIC_ONLY, Networks, Reach
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import Rate
@@ -184,6 +185,7 @@ class Endpoint:
     health: HealthPolicy
     created_at_ms: int
     updated_at_ms: int
+    filter: Filter | None = None  # None: every event of these types
     secrets: tuple[Secret, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     tls: TlsIdentity | None = None  # None: as `[delivery]` says
@@ -274,7 +276,7 @@ class Idempotency:
     """A claim on a key within an application."""
 
     key: bytes  # 16 bytes: a digest of the kind of key and the key
-    fingerprint: bytes  # 16 bytes: a digest of type and data as the body carries them
+    fingerprint: bytes  # 16 bytes: a digest of type, data as the body carries them, and the endpoints that are named
     derived: bool = False  # made from the contract's template, not given
 
 
@@ -303,6 +305,7 @@ class NewEvent(NamedTuple):
     created_at_ms: int
     timestamp_ms: int
     targets: tuple[int, ...]  # endpoint refs
+    aimed: tuple[int, ...] = ()  # refs of the endpoints that its producer named; empty: none, so any may match
     reason: NoDelivery | None = None  # set when there are no targets
     reason_detail: str = ""
     deliver_at_ms: int | None = None

@@ -30,6 +30,7 @@ class EventView:
     body: bytes | None = field(default=None, repr=False)  # None in lists
     body_bytes: int = 0
     deliveries: Mapping[str, int] = field(default_factory=dict)  # state → count
+    endpoints: Sequence[str] = ()  # those that it was aimed at
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from relay.core.access import Principal
 from relay.core.clock import Clock
 from relay.core.errors import RelayError, spoken
 from relay.core.ids import IdFactory
-from relay.core.issues import MISTAKES_MAX, Invalid, Issue
+from relay.core.issues import MISTAKES_MAX, Invalid, Issue, pointer
 from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.core.units import format_time, unix_us
 from relay.intake.fullness import ApplicationFull, Room, refuse_full
-from relay.intake.parse import Posted, check, given_bytes, given_ms, read, read_batch, screen
+from relay.intake.parse import AIMED_MAX, Posted, check, given_bytes, given_ms, read, read_batch, screen
 from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
-from relay.registry import Registrar
+from relay.registry import EventFacts, Match, Registrar, Registry
 from relay.store import AcceptResult, Store, Usage
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -72,6 +72,7 @@ class _Draft(NamedTuple):
     rules: Rules
     idempotency: Idempotency | None
     warnings: Sequence[Issue]
+    aimed: tuple[int, ...] | None  # refs of the endpoints that it is for, if it names any
 
 
 class Intake:
@@ -151,13 +152,17 @@ class Intake:
         self._refuse_full(application, self._store.usage(application.ref), self._room())
         contract = self._registrar.current.contract(application)
         issues.extend(_misplaced(contract, posted))
+        aimed = None
+        if posted.endpoints is not None:
+            aimed, unknown = _aimed(self._registrar.current, application, posted.endpoints)
+            issues.extend(unknown)
         data = Payload(bytes(posted.data))
         found = enforce(contract, application.validation, posted.type, data, suggest=suggest)
         refusals = [issue for issue in found if not issue.warning]
         if issues or refusals:
             refusals.extend(_unrenderable(contract, posted, data, issues, now_ms))
             raise _invalid(issues, refusals)
-        return self._freeze(posted, data, application, contract, now_ms, found)
+        return self._freeze(posted, data, application, contract, now_ms, found, aimed)
 
     def _freeze(
         self,
@@ -167,6 +172,7 @@ class Intake:
         contract: Contract,
         now_ms: int,
         warnings: Sequence[Issue],
+        aimed: tuple[int, ...] | None,
     ) -> _Draft:
         given = given_bytes(posted.metadata)
         metadata = None if given is None else Payload(given)
@@ -176,7 +182,7 @@ class Intake:
         event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
         body = freeze(contract, event)
         key = idempotency(contract, application, posted, data)
-        return _Draft(posted, metadata, application, event, body, rules, key, warnings)
+        return _Draft(posted, metadata, application, event, body, rules, key, warnings, aimed)
 
     # -- the commit, and what follows it -------------------------------------------------------------------------------
 
@@ -243,10 +249,12 @@ class Intake:
         self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(draft.warnings))
 
     def _seal(self, draft: _Draft) -> NewEvent:
-        """Make the event: it goes where it matches now, unless it is filtered."""
+        """Make the event: it goes where it matches now, unless its contract keeps it back."""
         posted, event, rules = draft.posted, draft.event, draft.rules
         match = self._registrar.current.match(draft.application, event.type)
         filtered = rules.filtered is not None
+        if (match.is_filtered or draft.aimed is not None) and not filtered:
+            match = self._narrowed(match, draft)
         deliver_at_ms, expires_at_ms = given_ms(posted.deliver_at), given_ms(posted.expires_at)
         return NewEvent(
             id=event.id,
@@ -267,7 +275,16 @@ class Intake:
             idempotency=draft.idempotency,
             recall=rules.recall,
             remember=rules.remember,
+            aimed=draft.aimed or (),
         )
+
+    def _narrowed(self, match: Match, draft: _Draft) -> Match:
+        event, metadata = draft.event, draft.metadata
+        facts = EventFacts(event.type, event.data.raw, None if metadata is None else metadata.raw)
+        narrowed = match.narrowed(facts, draft.aimed)
+        if facts.is_exhausted:
+            self._log.warning(log.EVENT_UNDECIDED, event_id=event.id, application=draft.application.id)
+        return narrowed
 
 
 def _mistakes(item: _Draft | RelayError) -> int:
@@ -292,6 +309,21 @@ def _misplaced(contract: Contract, posted: Posted) -> Iterator[Issue]:
     if listed is not None and listed.test_only:
         sentence = f'"{posted.type}" is sent by tests only, to one endpoint: POST /v1/webhook-endpoints/{{id}}/test'
         yield Issue("/type", f"{sentence}, or relay endpoint test")
+
+
+def _aimed(
+    registry: Registry, application: Application, named: Sequence[str]
+) -> tuple[tuple[int, ...], Sequence[Issue]]:
+    """Return the refs of the endpoints that an event names; those of others do not exist for it."""
+    refs, issues = [], []
+    for index, name in enumerate(named[:AIMED_MAX]):
+        endpoint = registry.endpoints.get(name)
+        if endpoint is None or endpoint.application.ref != application.ref:
+            sentence = f"application {application.id!r} has no endpoint {name[:64]!r}; correct the id, or leave it out"
+            issues.append(Issue(pointer("endpoints", index), sentence))
+        else:
+            refs.append(endpoint.ref)
+    return tuple(sorted({*refs})), issues
 
 
 def _unrenderable(

@@ -22,6 +22,9 @@ T = TypeVar("T")
 KEY_CHARACTERS_MAX = 255
 METADATA_BYTES_MAX = 16 << 10
 DELIVER_AT_DAYS_MAX = 30
+AIMED_MAX = 100
+"""Endpoints that one event may name."""
+
 
 _DAY_MS = 86_400_000
 _YEAR_9999_MS = 253_370_764_800_000
@@ -85,6 +88,7 @@ class Posted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     deliver_at: Moment | None = None
     expires_at: Moment | None = None
     ordering_key: str | None = None
+    endpoints: list[str] | None = None
 
 
 def read(body: bytes | msgspec.Raw, *, suggest: bool = True) -> tuple[Posted, list[Issue]]:
@@ -124,6 +128,8 @@ def check(posted: Posted, now_ms: int) -> Iterator[Issue]:
         yield Issue("/idempotency_key", fault)
     if posted.ordering_key is not None and (fault := key_fault(posted.ordering_key)):
         yield Issue("/ordering_key", fault)
+    if posted.endpoints is not None and not 1 <= len(posted.endpoints) <= AIMED_MAX:
+        yield Issue("/endpoints", f"must name 1 to {AIMED_MAX} endpoints; leave it out for all that subscribe")
     metadata = given_bytes(posted.metadata)
     if metadata is not None:
         yield from _check_metadata(metadata)
@@ -184,6 +190,7 @@ _MUST = {
     "deliver_at": _TIME,
     "expires_at": _TIME,
     "ordering_key": f"must be text: 1 to {KEY_CHARACTERS_MAX} visible ASCII characters",
+    "endpoints": 'must be a list of ids of endpoints, such as ["primary"]',
 }
 _REQUIRED = ("type", "data")
 _EVENT = msgspec.json.Decoder(Posted)

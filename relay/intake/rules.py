@@ -99,7 +99,8 @@ def idempotency(contract: Contract, application: Application, posted: Posted, da
             return None
         key = b"derived\0" + made.encode()
         derived = contract.idempotency_differs == "duplicate"
-    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), contract.normalised(data)))
+    aimed = (name.encode() for name in sorted({*posted.endpoints})) if posted.endpoints else ()
+    fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), contract.normalised(data), *aimed))
     return Idempotency(_digest(key), _digest(fingerprint), derived)
 
 

@@ -1,6 +1,7 @@
 """Which applications and endpoints exist, what they are set to, and which of them an event goes to."""
 
 from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey
+from relay.registry.facts import EventFacts
 from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
 from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
 from relay.registry.registrar import Change, Registrar
@@ -16,6 +17,7 @@ __all__ = [
     "Done",
     "EndpointDraft",
     "EndpointEntry",
+    "EventFacts",
     "Importing",
     "KeyDraft",
     "MadeApplication",

@@ -6,7 +6,7 @@ A changed registry shares everything with the one before it but the entries that
 them: those are copied in C, a pointer for each endpoint (of the relay, and of the changed application).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from relay.config import ApplicationDefinition, Config, EndpointDefinition
 from relay.contracts import Contract, ContractCatalogue, Signer
 from relay.core.access import Principal
+from relay.core.conditions import Facts
 from relay.core.errors import Conflict, NotFound, StoreUnavailable
 from relay.core.grammars import patterns_covering
 from relay.core.model import Application, Endpoint, EndpointState, NoDelivery
@@ -24,7 +25,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 NAMED_MAX = 20
-"""Applications that an error lists by name."""
+"""Applications or endpoints that a sentence lists by name."""
 
 MATCHES_MAX = 1_000
 """Types, of all applications, whose endpoints a registry remembers; then it begins anew."""
@@ -39,11 +40,49 @@ def without(mapping: Mapping[K, V], keys: Iterable[K]) -> Mapping[K, V]:
 
 
 class Match(NamedTuple):
-    """Where an event goes, or why it goes nowhere."""
+    """Where events of a type go, or why they go nowhere."""
 
     targets: tuple[int, ...]  # endpoint refs
     reason: NoDelivery | None
     detail: str
+    event_type: str = ""
+    subscribed: Sequence[Endpoint] = ()  # disabled ones too
+    is_filtered: bool = False  # some of them have a filter
+
+    def narrowed(self, facts: Facts, aimed: Collection[int] | None) -> "Match":
+        """Say where one event of this type goes: to those that it is aimed at, if it is, and whose filter it passes.
+
+        O(what subscribes, and its filters)
+        """
+        asked = self.subscribed if aimed is None else [one for one in self.subscribed if one.ref in aimed]
+        passed = asked
+        if self.is_filtered:
+            passed = [one for one in asked if one.filter is None or one.filter.passes(facts)]
+        if passed or not self.subscribed:
+            return _matched(self.event_type, passed)
+        if asked:
+            sentence = f"no filter lets it through, of those that subscribe to {self.event_type}: {_named(asked)}"
+        else:
+            sentence = f"none of the endpoints that it is aimed at subscribes to {self.event_type}"
+        return Match((), NoDelivery.NO_MATCH, sentence)
+
+
+def _matched(event_type: str, subscribed: Sequence[Endpoint]) -> Match:
+    targets = tuple([endpoint.ref for endpoint in subscribed if endpoint.state is not EndpointState.DISABLED])
+    if targets:
+        return Match(targets, None, "")
+    if subscribed:
+        return Match((), NoDelivery.SKIPPED, f"only disabled endpoints subscribe to it: {_named(subscribed)}")
+    return Match((), NoDelivery.NO_MATCH, f"no endpoint subscribes to {event_type}")
+
+
+def _named(endpoints: Sequence[Endpoint]) -> str:
+    return _listed([endpoint.id for endpoint in endpoints])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED_MAX
+    return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -176,25 +215,21 @@ class Registry:
         name = bound or named
         if name is None:
             if len(self.present) != 1:
-                remedy = f'Name one of them with "application": {self._names()}.'
+                remedy = f'Name one of them with "application": {_listed(self.present)}.'
                 raise Conflict("application_required", "there are several applications", remedy=remedy)
             name = self.present[0]
         entry = self.applications.get(name)
         if entry is None or not entry.application.present:
             if bound is None:
-                raise NotFound(f"no application {name!r}", remedy=f"The applications are: {self._names()}.")
+                raise NotFound(f"no application {name!r}", remedy=f"The applications are: {_listed(self.present)}.")
             remedy = "Ask the operator of this relay."
             raise NotFound("the application of this token is not configured", remedy=remedy)
         if named not in (None, name):
             raise NotFound(f"no application {named!r}", remedy='Leave "application" out: the token implies it.')
         return entry.application
 
-    def _names(self) -> str:
-        more = len(self.present) - NAMED_MAX
-        return ", ".join(self.present[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
-
     def match(self, application: Application, event_type: str, /) -> Match:
-        """Say which endpoints an event goes to. O(1) for a type that came of late, else O(its parts, and what subscribes).
+        """Say which endpoints events of a type go to. O(1) for a type that came of late, else O(its parts, and what subscribes).
 
         It happens once, when an event is accepted (Q11), and in one step with handing it to the store. What only
         disabled endpoints subscribe to is `skipped` (Q9). StoreUnavailable for an event that was frozen under a contract
@@ -219,13 +254,9 @@ class Registry:
                 bucket = entry.subscriptions.get(pattern)
                 if bucket is not None and covers(pattern, event_type):
                     subscribed.update(bucket)
-        targets = tuple(ref for ref, found in subscribed.items() if found.state is not EndpointState.DISABLED)
-        if targets:
-            return Match(targets, None, "")
-        if subscribed:
-            names = ", ".join(endpoint.id for endpoint in subscribed.values())
-            return Match((), NoDelivery.SKIPPED, f"only disabled endpoints subscribe to it: {names}")
-        return Match((), NoDelivery.NO_MATCH, f"no endpoint subscribes to {event_type}")
+        found = tuple(subscribed.values())
+        is_filtered = any(endpoint.filter is not None for endpoint in found)
+        return _matched(event_type, found)._replace(event_type=event_type, subscribed=found, is_filtered=is_filtered)
 
     # -- the next registry -----------------------------------------------------------------------------------------
 

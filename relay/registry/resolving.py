@@ -125,6 +125,7 @@ def resolve_endpoint(
         origin=row.origin,
         url=definition.url,
         event_types=tuple(dict.fromkeys(definition.event_types)),
+        filter=definition.filter,
         description=definition.description,
         headers=tuple(definition.headers.items()),
         secrets=in_file.secrets_of(row),

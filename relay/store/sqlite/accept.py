@@ -48,6 +48,8 @@ _INSERT_DELIVERY = """
     INSERT INTO delivery (event, endpoint, state, due, budget_from, finished_at, reason, expires_at, ordering_key,
                           blocking, share)"""
 
+_INSERT_AIMED = "INSERT INTO aimed (event, endpoint)"
+
 _INSERT_CLAIM = """
     INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
 
@@ -256,6 +258,7 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
         )
     execute_values(connection, _INSERT_EVENT, event_rows)
     execute_values(connection, _INSERT_DELIVERY, delivery_rows)
+    execute_values(connection, _INSERT_AIMED, [(ordinal, ref) for ordinal, event, _ in entries for ref in event.aimed])
     return stored
 
 

@@ -33,6 +33,10 @@ _STATES_OF_EVENTS = """
     SELECT event, state, count(*) FROM delivery WHERE event IN (SELECT value FROM json_each(?))
     GROUP BY event, state ORDER BY event, state"""
 
+_AIMED = """
+    SELECT a.event, n.id FROM aimed a CROSS JOIN endpoint n ON n.ref = a.endpoint
+    WHERE a.event IN (SELECT value FROM json_each(?)) ORDER BY a.event, a.endpoint"""
+
 _LAST = (1 << 62, 1 << 62, 1 << 62)  # a place behind every row
 
 
@@ -134,11 +138,14 @@ async def list_events(
 
 
 async def event_views(reader: Reader, rows: Sequence[Row]) -> list[EventView]:
-    """Make events as people see them of rows of EVENT_COLUMNS: with how many of their deliveries are in each state."""
+    """Make events as people see them of rows of EVENT_COLUMNS: with their deliveries by state, and where they were aimed."""
     counts: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
     for ordinal, state, count in await reader.fetch(_STATES_OF_EVENTS, (json.dumps(list(counts)),)):
         counts[ordinal][STATES[state].value] = count
-    return [event_view(row, counts[row[0]]) for row in rows]
+    aimed: dict[int, list[str]] = {}
+    for ordinal, name in await reader.fetch(_AIMED, (json.dumps(list(counts)),)):
+        aimed.setdefault(ordinal, []).append(name)
+    return [event_view(row, counts[row[0]], aimed.get(row[0], ())) for row in rows]
 
 
 async def list_deliveries(

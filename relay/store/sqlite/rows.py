@@ -76,10 +76,18 @@ def due_delivery(row: Sequence[int]) -> DueDelivery:
     )
 
 
-def event_view(row: Row, deliveries: Mapping[str, int]) -> EventView:
+def event_view(row: Row, deliveries: Mapping[str, int], aimed: Sequence[str]) -> EventView:
     """Make an event as people see it of EVENT_COLUMNS (and the body, if it follows)."""
     reason, detail, size, *body = row[10:]
-    fields: Row = (*row[1:10], reason and NoDelivery(reason), detail, body[0] if body else None, size, deliveries)
+    fields: Row = (
+        *row[1:10],
+        reason and NoDelivery(reason),
+        detail,
+        body[0] if body else None,
+        size,
+        deliveries,
+        aimed,
+    )
     return EventView(*fields)
 
 
