@@ -440,7 +440,7 @@ keys.toml: types.extra_members: 'ignore' is not supported. Use one of: refuse, a
 keys.toml: type.c: must be a table. Write { … }, or [ … ] around its name.
 keys.toml: type."a.b".example: is not JSON: Expecting value: line 1 column 1 (char 0). Mend it.
 keys.toml: type."a.b".schema: is no JSON Schema that can be used: at /properties/x/pattern: "(" is not a "regex". Patterns are matched in linear time, so there is no look-around and no back-reference.
-keys.toml: type."a.b".test.id: unknown variable {endpoint}. Did you mean {endpoint_id}?
+keys.toml: type."a.b".test: unknown variable {endpoint}. Did you mean {endpoint_id}?
 keys.toml: type."a.b".needs[0]: unknown variable {datum}. Known here: {data.name}, {memory}, {metadata.name}.
 keys.toml: type."a.b".idempotency_key: must be text or false. Write a template such as "{type}:{data.id}", or false for no key.
 keys.toml: type."a.b".deprecate: unknown key. Did you mean "deprecated"?

@@ -143,10 +143,10 @@ def test_what_a_schema_may_have_can_be_looked_up(tmp_path: Path, text: str) -> N
 
 
 def test_mistakes_of_a_contract_name_the_line(tmp_path: Path) -> None:
-    """K12: each mistake stands at its file and line, in lists and quoted names too; a fraction gets its own remedy."""
+    """K12: each mistake stands at its file and line, in lists and quoted names too; what is no number gets its own remedy."""
     text = (
-        CLOSED.replace('value = "{data}" }', 'value = "{data}" },\n  { name = "rate", value = 1.5 }') + "colour = 1\n"
+        CLOSED.replace('value = "{data}" }', 'value = "{data}" },\n  { name = "rate", value = nan }') + "colour = 1\n"
     )
     found = wrong(tmp_path, text.replace('"paid"', "7"))
     assert [place.partition(": ")[0] for place in found] == ["own.toml:5", "own.toml:10", "own.toml:11"]
-    assert "A fraction has several spellings" in found[1]
+    assert "nan is no number of JSON. Write it in quotes as text." in found[1]

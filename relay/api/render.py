@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from relay.config.tls import authorities_of, certificate_of
+from relay.contracts import body_of
 from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, RetryPolicy, Trace
 from relay.core.tls import Certificate, TlsIdentity
@@ -59,7 +60,7 @@ def event(view: EventView) -> Json:
 
 def event_detail(view: EventView) -> Json:
     """Write an event with its payload: the very bytes that are sent, spliced in."""
-    return event(view) | {"payload": None if view.body is None else _payload(view.body)}
+    return event(view) | {"payload": None if view.body is None else _payload(body_of(view.body))}
 
 
 def delivery(view: DeliveryView) -> Json:

@@ -1,14 +1,16 @@
 """Contracts: the wire shapes that receivers were promised, as data. Pure; the code knows no contract by name.
 
 `catalogue` reads the files of the form that `document` and `values` describe, and `mistakes` says what is wrong with them.
-`openapi` describes one to programs. A `contract` checks events (`schema`), renders their bodies (`envelope`, `template`, `js`) and signs (`signing`, `keys`).
+`openapi` describes one to programs. A `contract` checks events (`schema`), renders their bodies (`envelope`, of `tree` and `facts`,
+written `as_json`, `as_form`, `as_xml`, or as `js` does), freezes them (`frozen`) and signs (`signing`, `keys`, `keypairs`).
 """
 
 from relay.contracts.catalogue import ContractCatalogue
 from relay.contracts.contract import Contract, NoExample, describe_catalogue, describe_type, why_unlisted
 from relay.contracts.document import EventType, Registration
-from relay.contracts.envelope import Unrenderable
+from relay.contracts.facts import Unrenderable
 from relay.contracts.fields import Rendering
+from relay.contracts.frozen import body_of
 from relay.contracts.mistakes import ContractError
 from relay.contracts.openapi import openapi
 from relay.contracts.payload import Payload
@@ -25,6 +27,7 @@ __all__ = [
     "Rendering",
     "Signer",
     "Unrenderable",
+    "body_of",
     "describe_catalogue",
     "describe_type",
     "openapi",

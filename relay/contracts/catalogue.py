@@ -21,6 +21,7 @@ from relay.contracts.contract import Contract
 from relay.contracts.document import ContractDocument, repeated_headers
 from relay.contracts.mistakes import ContractError, inconsistencies, issues_of, key_path
 from relay.contracts.schema import SchemaError
+from relay.contracts.tree import Spelled
 from relay.core.issues import Issue, did_you_mean
 from relay.core.locate import locate
 
@@ -211,7 +212,7 @@ def _read(folder: Traversable, file: Traversable, taken: set[str]) -> Source:
 def _parse(file: Traversable, source: Source) -> dict[str, Any] | None:
     try:
         text = file.read_bytes().decode()
-        raw = tomllib.loads(text)
+        raw = tomllib.loads(text, parse_float=Spelled)
         source.lines = {key_path(path): line for path, line in locate(text).items()}
         return raw
     except OSError as error:

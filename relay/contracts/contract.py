@@ -1,16 +1,25 @@
 """One contract: what an application's receivers were promised, ready for use."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType, Kind, Signature, test_data
+from relay.contracts.document import (
+    TYPE_CHARACTERS,
+    ContractDocument,
+    EventType,
+    Kind,
+    Signature,
+    has_lengths,
+    test_data,
+)
 from relay.contracts.envelope import Envelope
 from relay.contracts.fields import Rendering
-from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, untidy
+from relay.contracts.frozen import freeze
+from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, public_half, untidy
 from relay.contracts.payload import Payload
-from relay.contracts.signing import CHOSEN, Signer
+from relay.contracts.signing import CHOSEN, Signer, kept_facts
 from relay.contracts.template import Lookup
 from relay.core import grammars
 from relay.core.issues import Issue, nearest
@@ -31,7 +40,7 @@ class Contract:
         self.name = name
         self.document = document
         self.description = document.description
-        self.content_type = document.content_type
+        self.content_type = document.media_type
         self.type_grammar = document.types.grammar
         self.catalogue_open = document.types.catalogue == "open"
         self.types: Mapping[str, EventType] = document.type
@@ -51,9 +60,11 @@ class Contract:
         self.needs_secret = self.shows_secret or any(entry.unsigned is None for entry in document.signature)
         self.max_signatures = max((CHOSEN[entry.secrets].stop for entry in document.signature), default=1)
         self.overlaps = self.max_signatures > 1
-        signed = (entry.header for entry in document.signature)
-        self.header_names = frozenset(map(str.lower, ("content-type", *document.headers, *signed)))
+        signed = (entry.header for entry in document.signature if entry.header is not None)
+        names = ("content-type", *document.headers, *document.retry_headers, *signed)
+        self.header_names = frozenset(map(str.lower, names))
         self._envelope = Envelope(document.body)
+        self._facts = tuple(kept_facts(document))
 
     def __repr__(self) -> str:
         return f"Contract({self.name!r})"
@@ -121,8 +132,18 @@ class Contract:
         return [] if listed is None else listed.issues(data, self.document.types.extra_members)
 
     def render(self, event: Rendering) -> bytes:
-        """Return the body, to be frozen; Unrenderable if the data cannot be put in it."""
-        return self._envelope.render(event)
+        """Return what is frozen: the body, and what headers and signatures want to know; Unrenderable if it does not fit.
+
+        Every attempt makes of it what it sends (`Signer.request`). O(length)
+        """
+        body = self._envelope.render(event)
+        return freeze(body, dict(self._known(event))) if self._facts else body
+
+    def _known(self, event: Rendering) -> Iterator[tuple[str, str]]:
+        for fact in self._facts:
+            text = fact.read(event)
+            if text is not None:
+                yield fact.variable, text
 
     def normalised(self, data: Payload) -> bytes:
         """Return data that `render` took, as the body carries them."""
@@ -130,10 +151,7 @@ class Contract:
 
     def may_have_rendered(self, body: bytes) -> bool:
         """Whether a body begins and ends as every body of this contract does."""
-        first, last = self._envelope.template.parts[0], self._envelope.template.parts[-1]
-        assert isinstance(first, bytes)
-        assert isinstance(last, bytes)
-        return body.startswith(first) and body.endswith(last)
+        return self._envelope.may_have_rendered(body)
 
     def ordering_key(self, type: str, data: Payload) -> str | None:
         """Return what an event is ordered by if its producer named nothing."""
@@ -195,7 +213,8 @@ class Contract:
         """Return None for a secret that may be configured, else a sentence that does not show it."""
         if not self.signs:
             return f"the contract {self.name!r} signs nothing, so an endpoint of it takes no secret; remove it"
-        fault = untidy(value)
+        kinds = (kind for entry in self.document.signature for kind in entry.kinds)
+        fault = untidy(value, lines=any(kind.key.decode == "pem" for kind in kinds))
         if fault is not None:
             return f"the secret {fault}"
         if self.shows_secret and not value.isascii():
@@ -207,6 +226,14 @@ class Contract:
         kind = self.document.signature[0].kind_of(like) if self.document.signature else Kind()
         size = min(max(kind.key.new_bytes, kind.key.min_bytes), kind.key.max_bytes)
         return encode_key(new_key(kind.algorithm, random_bytes, size), kind.key.strip, kind.key.decode)
+
+    def public_key(self, secret: str) -> str | None:
+        """Return what receivers verify signatures of this secret with; None where they have the secret itself."""
+        halves = (public_half(kind.algorithm, secret, kind.key) for kind in self._kinds_of(secret))
+        return next((half for half in halves if half is not None), None)
+
+    def _kinds_of(self, secret: str) -> Iterator[Kind]:
+        return (entry.kind_of(secret) for entry in self.document.signature)
 
     def signer(self, secrets: Sequence[Secret], url: str, endpoint_id: str) -> Signer:
         """Prepare an endpoint's headers; ConfigError if a secret cannot be a key. Newest secret first."""
@@ -287,6 +314,8 @@ def _secret_fault(entry: Signature, value: str) -> str | None:
         ALGORITHMS[kind.algorithm](key)
     except ValueError as error:
         return f"the secret {error}; {_recipe(entry)}"
+    if not has_lengths(kind.algorithm):
+        return None
     least, most = kind.key.min_bytes, kind.key.max_bytes
     if not least <= len(key) <= most:
         taken = f"{least} to {most}" if least < most else str(least)
@@ -294,6 +323,18 @@ def _secret_fault(entry: Signature, value: str) -> str | None:
     return None
 
 
+_OPENSSL = {
+    "rsa": "RSA -pkeyopt rsa_keygen_bits:2048",
+    "ecdsa": "EC -pkeyopt ec_paramgen_curve:P-256",
+    "ed25519": "ed25519",
+}
+
+
 def _recipe(entry: Signature) -> str:
+    made = f"openssl genpkey -algorithm {_OPENSSL.get(entry.algorithm.partition('-')[0], '')}"
+    if entry.key.decode == "pem":
+        return f"a new one: {made}"
+    if not has_lengths(entry.algorithm):
+        return f'a new one: echo "{entry.key.strip}$({made} -outform DER | base64 -w0)"'
     form = "base64" if entry.key.decode == "base64" else "hex"
     return f'a new one: echo "{entry.key.strip}$(openssl rand -{form} {entry.key.new_bytes})"'

@@ -1,17 +1,21 @@
 """The form of a contract file: pydantic models of the TOML, in which templates and schemas are already compiled."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from relay.contracts.fields import TEST_VARIABLES
+from relay.contracts import as_json
+from relay.contracts.body import Body
+from relay.contracts.facts import INNER
+from relay.contracts.fields import OF_BODY
+from relay.contracts.keypairs import PAIRS
 from relay.contracts.keys import PLAIN_DIGESTS
 from relay.contracts.payload import Payload
-from relay.contracts.template import Part, Template
+from relay.contracts.template import Template
+from relay.contracts.tree import Node, Text
 from relay.contracts.values import (
     Algorithm,
     ContentTemplate,
@@ -23,14 +27,17 @@ from relay.contracts.values import (
     EventFact,
     EventKey,
     EventKeyOrNone,
+    FailureWord,
     Grammar,
     HeaderName,
     HeaderTemplate,
     HeaderText,
+    InnerName,
     JsonText,
-    MemberValue,
     NeededFact,
-    TestValue,
+    RetryHeaderTemplate,
+    Table,
+    TestData,
     TimeFormat,
     ValueTemplate,
     mistake,
@@ -41,25 +48,20 @@ from relay.core.issues import Issue
 TYPE_CHARACTERS = re.compile(r"[A-Za-z0-9_.:/-]*")
 """The widest that any grammar of event types may be: safe in JSON and in headers."""
 
-SPREAD = "..."
-"""The name of a body's member in whose place the members of `data` stand themselves."""
 
-SPREADS = frozenset({"spread", "spread,", ",spread"})
-"""Variables of a body's template: the members of `data`, with the comma that they need if there are any."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Key(_Model):
+class Key(Table):
     """How a secret becomes a key, and how long the key may be. A length binds configuration, never the signer."""
 
     strip: str = ""
+    public: str = ""  # prefix of the public half, where it is not PEM
     decode: Decoding = "utf8"
     min_bytes: int = Field(default=1, ge=1, le=1024)
     max_bytes: int = Field(default=1024, ge=1, le=1024)
     new_bytes: int = Field(default=32, ge=1, le=1024)  # how long a new one is, within the two above
+
+    def has(self, secret: str) -> bool:
+        """Whether a secret begins as those of this form do, or as their public halves."""
+        return secret.startswith(tuple(filter(None, (self.strip, self.public))))
 
     @field_validator("max_bytes")
     @classmethod
@@ -76,12 +78,34 @@ class Key(_Model):
         return value
 
 
-class Kind(_Model):
+class Kind(Table):
     """What a secret of one kind signs with."""
 
     algorithm: Algorithm = "hmac-sha256"
     key: Key = Key()
     each: EachTemplate = Template(("sig",))
+
+    @field_validator("key")
+    @classmethod
+    def _of_its_algorithm(cls, key: Key, info: ValidationInfo) -> Key:
+        algorithm = info.data.get("algorithm", "")
+        if key.public and algorithm not in PAIRS:
+            raise mistake(f"{algorithm} has no public keys", "Remove public.")
+        if algorithm in PAIRS and key.decode == "utf8":
+            raise mistake(f"a key of {algorithm} is no text", 'Set decode to "pem", "base64" or "hex".')
+        if not has_lengths(algorithm) and not _LENGTHS.isdisjoint(key.model_fields_set):
+            raise mistake(
+                f"{algorithm} says itself how long its keys are", "Remove min_bytes, max_bytes and new_bytes."
+            )
+        return key
+
+
+_LENGTHS = frozenset({"min_bytes", "max_bytes", "new_bytes"})
+
+
+def has_lengths(algorithm: str) -> bool:
+    """Whether keys of an algorithm may be of several lengths, or at least be counted in bytes."""
+    return algorithm == "ed25519" or algorithm not in PAIRS
 
 
 class Variant(Kind):
@@ -96,9 +120,11 @@ class Variant(Kind):
 
 
 class Signature(Kind):
-    """One signature header. `content` is signed; its signatures are shown as `each`, joined, inside `value`."""
+    """A signature in a header, or one inside the body. `content` is signed; the signatures of several secrets are shown
+    as `each`, joined, inside `value`."""
 
-    header: HeaderName
+    header: HeaderName | None = None
+    name: InnerName | None = Field(default=None, validate_default=True)  # `{signature.NAME}` stands for it in the body
     content: ContentTemplate = Template(("body",))
     encoding: Encoding = "hex"
     join: HeaderText = ","
@@ -114,16 +140,41 @@ class Signature(Kind):
             raise mistake("anyone can compute a plain digest", "Use hmac-sha256, or put {secret} in content.")
         return content
 
+    @field_validator("name")
+    @classmethod
+    def _has_one_place(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "header" in info.data and (info.data["header"] is None) == (name is None):
+            raise mistake(
+                "a signature has either a header or a name", "Keep the header, or a name for one in the body."
+            )
+        return name
+
+    @field_validator("content")
+    @classmethod
+    def _covers_what_is_known(cls, content: Template, info: ValidationInfo) -> Template:
+        circular = sorted(content.variables & OF_BODY)
+        if info.data.get("name") is not None and circular:
+            raise mistake(
+                f"{{{circular[0]}}} is made of the body, and this signature stands in it",
+                'Sign parts of the event, such as content = "{timestamp}{data.id}".',
+            )
+        return content
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.header or f"{{{INNER}{self.name}}}"
+
     @property
     def kinds(self) -> tuple[Kind, ...]:
         return (self, *self.variant)
 
     def kind_of(self, secret: str) -> Kind:
-        """Return the variant whose prefix the secret has, else the entry's own kind."""
-        return next((kind for kind in self.variant if secret.startswith(kind.key.strip)), self)
+        """Return the variant whose prefix the secret, or a public key, has, else the entry's own kind."""
+        return next((kind for kind in self.variant if kind.key.has(secret)), self)
 
 
-class Types(_Model):
+class Types(Table):
     """Which event types there are."""
 
     catalogue: Literal["open", "closed"] = "open"
@@ -132,7 +183,7 @@ class Types(_Model):
     extra_members: Literal["refuse", "allow"] = "refuse"  # members of data that a closed schema does not know
 
 
-class EventType(_Model):
+class EventType(Table):
     """One event type of the catalogue."""
 
     description: str
@@ -140,7 +191,7 @@ class EventType(_Model):
     data_schema: DataSchema | None = Field(default=None, alias="schema")
     deprecated: bool = False
     replaced_by: str | None = None
-    test: dict[str, TestValue] | None = None  # the data of a test event; a type that has it is only for tests
+    test: TestData | None = None  # the data of a test event; a type that has it is only for tests
     links: bool = False  # its data hold links that expire
     feature: str | None = None  # sent only to applications that have this feature switched on
     needs: tuple[NeededFact, ...] = ()
@@ -167,67 +218,7 @@ class EventType(_Model):
         return self.data_schema.issues(data, allow_extra=extra_members == "allow")
 
 
-class Member(_Model):
-    """One member of the body."""
-
-    name: str
-    value: MemberValue
-
-    @property
-    def is_spread(self) -> bool:
-        return self.name == SPREAD
-
-    @field_validator("value")
-    @classmethod
-    def _spreads_data(cls, value: Template, info: ValidationInfo) -> Template:
-        if info.data.get("name") == SPREAD and value.parts != ("data",):
-            raise mistake("only {data} has members that can stand here", 'Write value = "{data}".')
-        return value
-
-
-class Body(_Model):
-    """The body's members, in the order in which they are sent."""
-
-    mode: Literal["verbatim", "js"] = "verbatim"
-    numbers: Literal["refuse", "round"] | None = (
-        None  # what becomes of numbers that JavaScript would change; with mode "js" only
-    )
-    members: tuple[Member, ...]
-
-    @field_validator("numbers")
-    @classmethod
-    def _acts(cls, numbers: str | None, info: ValidationInfo) -> str | None:
-        if numbers is not None and info.data.get("mode") == "verbatim":
-            raise mistake('mode = "verbatim" changes no number', 'Remove it, or set mode = "js".')
-        return numbers
-
-    @field_validator("members")
-    @classmethod
-    def _carries_data_once(cls, members: tuple[Member, ...]) -> tuple[Member, ...]:
-        if sum("data" in member.value.variables for member in members) != 1:
-            raise mistake("exactly one member must carry what the producer sent", 'Give one the value "{data}".')
-        names = [member.name for member in members]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise mistake(f"the member {twice[0]!r} is there twice", "Rename or remove one.")
-        return members
-
-    @property
-    def template(self) -> Template:
-        """The whole body as one template, in which `SPREADS` stand for the members of data and their comma."""
-        parts: list[Part] = [b"{"]
-        comma = b""
-        for index, member in enumerate(self.members):
-            if member.is_spread:
-                parts.append(",spread" if index else "spread" if len(self.members) == 1 else "spread,")
-                comma = b"," if index else b""
-                continue
-            parts += [comma, json.dumps(member.name, ensure_ascii=False).encode(), b":", *member.value.parts]
-            comma = b","
-        return Template.of([*parts, b"}"])
-
-
-class Registration(_Model):
+class Registration(Table):
     """Who may make endpoints, and of what kind."""
 
     self_service: bool = True  # False: only the operator makes them
@@ -241,7 +232,7 @@ class Registration(_Model):
         return self.max_endpoints is None or endpoints <= self.max_endpoints
 
 
-class Memory(_Model):
+class Memory(Table):
     """What is remembered of some events, for later ones that need it."""
 
     key: EventKey
@@ -249,28 +240,28 @@ class Memory(_Model):
     types: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class OrderingRule(_Model):
+class OrderingRule(Table):
     """In what order the deliveries of one ordering key go to an endpoint (Q12)."""
 
     mode: Literal["none", "first-attempt", "strict"] = "none"
     key: EventKey | None = None
 
 
-class IdempotencyRule(_Model):
+class IdempotencyRule(Table):
     """The key of an event whose producer gave none (Q8)."""
 
     key: EventKey | None = None
     differs: Literal["duplicate", "conflict"] = "duplicate"
 
 
-class Retry(_Model):
+class Retry(Table):
     """A retry policy of the contract's own."""
 
     schedule: Annotated[tuple[DurationMs, ...], Field(max_length=100)] | None = None
     jitter: float | None = Field(default=None, ge=0, le=1)
 
 
-class Delivery(_Model):
+class Delivery(Table):
     """What `[delivery]` of the configuration is overridden with."""
 
     timeout: DurationMs | None = Field(default=None, gt=0)
@@ -279,18 +270,22 @@ class Delivery(_Model):
     link_age: DurationMs | None = Field(default=None, gt=0)  # how long an event whose type has `links` may be sent
 
 
-class ContractDocument(_Model):
+class ContractDocument(Table):
     """A contract file."""
 
     description: str
     extends: str | None = None  # the contract that this one was built on, whose keys are here too
-    content_type: HeaderText = "application/json"
+    content_type: HeaderText | None = None  # None: that of the body's kind
     timestamp: TimeFormat = "unix"
     types: Types = Types()
-    type: dict[str, EventType] = {}
-    features: dict[str, str] = {}
+    type: dict[str, EventType] = Field(default={})
+    features: dict[str, str] = Field(default={})
     body: Body
-    headers: dict[HeaderName, HeaderTemplate] = {}
+    headers: dict[HeaderName, HeaderTemplate] = Field(default={})
+    retry_headers: dict[HeaderName, RetryHeaderTemplate] = Field(default={})  # of attempts after the first alone
+    retry_reasons: dict[FailureWord, HeaderText] = Field(
+        default={}
+    )  # what `{retry_reason}` says for what ended the attempt before
     signature: tuple[Signature, ...] = ()
     registration: Registration = Registration()
     memory: Memory | None = None
@@ -298,18 +293,31 @@ class ContractDocument(_Model):
     idempotency: IdempotencyRule = IdempotencyRule()
     delivery: Delivery = Delivery()
 
+    @property
+    def media_type(self) -> str:
+        """What Content-Type says."""
+        return self.content_type or _MEDIA_TYPES.get(self.body.kind, "application/json")
+
+
+_MEDIA_TYPES = {"form": "application/x-www-form-urlencoded", "xml": "application/xml"}
+
 
 def repeated_headers(raw: dict[str, Any]) -> list[str]:
     """Name the headers that a file sets twice, whatever else is wrong with it."""
-    headers, entries = raw.get("headers"), raw.get("signature")
-    names = list(headers) if isinstance(headers, dict) else []
+    entries = raw.get("signature")
+    names = [name for table in ("headers", "retry_headers") if isinstance(raw.get(table), dict) for name in raw[table]]
     names += [entry.get("header") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     counts = Counter(name.lower() for name in names if isinstance(name, str))
     return sorted(name for name, count in counts.items() if count > 1)
 
 
-def test_data(members: Mapping[str, Template], facts: Mapping[str, str]) -> bytes:
+def test_data(data: Node, facts: Mapping[str, str]) -> bytes:
     """Return the data of a contract's test event; `facts` are what its templates ask for."""
-    known = {name: json.dumps(facts.get(name, ""))[1:-1].encode() for name in TEST_VARIABLES}
-    written = (json.dumps(name).encode() + b":" + value.render(known) for name, value in members.items())
-    return b"{" + b",".join(written) + b"}"
+
+    def fill(text: Text) -> Iterator[bytes]:
+        parts = text.template.parts
+        yield as_json.quoted(
+            "".join(part.decode() if isinstance(part, bytes) else facts.get(part, "") for part in parts)
+        )
+
+    return b"".join(as_json.spelled(data, fill))

@@ -10,9 +10,12 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from relay.contracts.body import facts_of, gaps_of
 from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType, test_data
-from relay.contracts.envelope import Envelope, Unrenderable
+from relay.contracts.envelope import Envelope
+from relay.contracts.facts import INNER, Fact, Unrenderable
 from relay.contracts.fields import Rendering
+from relay.contracts.keypairs import PAIRS
 from relay.contracts.payload import Payload
 from relay.contracts.template import Lookup
 from relay.core import grammars
@@ -223,6 +226,25 @@ def _lookups(document: ContractDocument) -> Iterator[Issue]:
         yield issue_at(("ordering", "key"), f"no event type has {ordering} in its data", "Name a member that one has.")
 
 
+def _optional_members(document: ContractDocument) -> Iterator[Issue]:
+    """Yield members that would always be left out; what a member needs in any case, its examples show."""
+    if document.types.extra_members == "allow" or document.types.catalogue == "open":
+        return
+    for index, member in enumerate(document.body.members):
+        for fact in facts_of(member.node):
+            if (
+                member.optional
+                and fact.room == "data"
+                and not any(_has(listed, fact) for listed in document.type.values())
+            ):
+                message = f"the data of no event type hold {{{'.'.join(('data', *fact.steps))}}}"
+                yield issue_at(("body", "members", index), message, "Name a member that a schema has.")
+
+
+def _has(listed: EventType, fact: Fact) -> bool:
+    return listed.data_schema is None or listed.data_schema.may_have(fact.steps)
+
+
 def _shared_lookups(document: ContractDocument) -> Iterator[tuple[KeyPath, Lookup, Iterable[str], str]]:
     """Yield the lookups that several types share: their keys, the types, and the remedy where it is another."""
     shared, memory = document.idempotency.key, document.memory
@@ -251,6 +273,51 @@ def _lacks(listed: EventType, lookup: Lookup) -> bool:
     return not all(listed.data_schema.may_hold(path) for path in paths)
 
 
+def _inner_signatures(document: ContractDocument) -> Iterator[Issue]:
+    """Yield signatures that stand nowhere, places without a signature, and what goes with neither."""
+    named = {f"{INNER}{entry.name}": index for index, entry in enumerate(document.signature) if entry.name is not None}
+    used = {
+        (variable, index) for index, member in enumerate(document.body.members) for variable in gaps_of(member.node)
+    }
+    for variable, index in sorted(used):
+        if variable.startswith(INNER) and variable not in named:
+            remedy = f'Add [[signature]] with name = "{variable.removeprefix(INNER)}".'
+            yield issue_at(("body", "members", index), f"there is no signature for {{{variable}}}", remedy)
+    for variable in sorted(set(named) - {variable for variable, _ in used}):
+        remedy = f'Put "{{{variable}}}" into a member of the body.'
+        yield issue_at(("signature", named[variable], "name"), "it stands nowhere in the body", remedy)
+    if used and document.body.mode == "js":
+        variable, index = min(used)
+        remedy = 'Remove mode = "js", or the variable.'
+        yield issue_at(("body", "members", index), f'with mode = "js" no attempt can write {{{variable}}}', remedy)
+
+
+def _digests(document: ContractDocument) -> Iterator[Issue]:
+    for index, entry in enumerate(document.signature):
+        if "sorted_fields" in entry.content.variables and document.body.kind != "form":
+            remedy = 'Set kind = "form" in [body], or sign {body}.'
+            yield issue_at(("signature", index, "content"), "only forms have {sorted_fields}", remedy)
+
+
+def _private_keys(document: ContractDocument) -> Iterator[Issue]:
+    """Yield what would show a private key, or sign what receivers do not have."""
+    paired = any(kind.algorithm in PAIRS for entry in document.signature for kind in entry.kinds)
+    for name, template in document.headers.items():
+        if paired and "secret" in template.variables:
+            yield issue_at(("headers", name), "it would send the private key", "Remove {secret}.")
+    for index, entry in enumerate(document.signature):
+        if "secret" in entry.content.variables and any(kind.algorithm in PAIRS for kind in entry.kinds):
+            key = ("signature", index, "content")
+            yield issue_at(key, "receivers do not have the private key", "Remove {secret}.")
+
+
+def _retries(document: ContractDocument) -> Iterator[Issue]:
+    shown = any("retry_reason" in template.variables for template in document.retry_headers.values())
+    if document.retry_reasons and not shown:
+        remedy = 'Put "{retry_reason}" into one of [retry_headers], or remove it.'
+        yield issue_at(("retry_reasons",), "no header tells a reason", remedy)
+
+
 def _extra_members(document: ContractDocument) -> Iterator[Issue]:
     checked = any(listed.data_schema is not None for listed in document.type.values())
     if "extra_members" in document.types.model_fields_set and not checked:
@@ -270,7 +337,7 @@ def _samples(document: ContractDocument, name: str, key: str, text: bytes) -> It
     try:
         Envelope(document.body).render(Rendering("evt_1", name, 0, 0, data))
     except Unrenderable as error:
-        found += error.issues
+        found += error.issues if error.room == "data" else ()
     for issue in found:
         message = f"at {issue.path}: {issue.message}" if issue.path else issue.message
         yield issue_at(("type", name, key), message, "Mend it, or the schema.")
@@ -285,6 +352,11 @@ _RULES: tuple[Callable[[ContractDocument], Iterator[Issue]], ...] = (
     _memories,
     _keys,
     _lookups,
+    _optional_members,
+    _inner_signatures,
+    _digests,
+    _private_keys,
+    _retries,
     _extra_members,
     _examples,
 )

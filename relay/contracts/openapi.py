@@ -2,22 +2,29 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, assert_never
 
 import orjson
 
+from relay.contracts.as_xml import is_attribute
+from relay.contracts.body import Member
 from relay.contracts.contract import Contract
-from relay.contracts.document import EventType, Member, Signature
-from relay.contracts.fields import Rendering
+from relay.contracts.document import EventType, Signature
+from relay.contracts.envelope import ROOT
+from relay.contracts.facts import DATA, Fact, Unrenderable
+from relay.contracts.fields import COUNTED, Rendering, stem
+from relay.contracts.frozen import body_of
 from relay.contracts.payload import Payload
-from relay.contracts.template import Template, shape, stem
+from relay.contracts.template import Template, shape
+from relay.contracts.tree import Constant, Items, Members, Node, Text
 
 Json = dict[str, Any]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _COMPONENTS = "#/components/schemas/"
 _DEFINITION = "#/$defs/"
+_TIMES = ("timestamp", "occurred_at", "created_at", "sent_at")
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _EXAMPLE_ID = "evt_01KDVXZ1R0EXAMPLE0EXAMPLE0"
 _EXAMPLE_MS = 1_767_225_600_000  # 2026-01-01
@@ -65,7 +72,7 @@ def _webhook(contract: Contract, name: str, listed: EventType, components: Json)
             "content": {
                 contract.content_type: {
                     "schema": {"$ref": _COMPONENTS + title},
-                    "example": orjson.Fragment(_example(contract, name)),
+                    "example": _example(contract, name),
                 }
             },
         },
@@ -85,9 +92,19 @@ def _remarks(listed: EventType) -> str:
     return " ".join(filter(None, said))
 
 
-def _example(contract: Contract, name: str) -> bytes:
+def _example(contract: Contract, name: str) -> orjson.Fragment | str | None:
+    """Write an example of the body; text where that is no JSON, nothing where it needs metadata."""
     _, data = contract.test_event(name, {"endpoint_id": "ep_1", "application_id": "app_1"})
-    return contract.render(Rendering(_EXAMPLE_ID, name, _EXAMPLE_MS, _EXAMPLE_MS, Payload(data)))
+    try:
+        frozen = contract.render(Rendering(_EXAMPLE_ID, name, _EXAMPLE_MS, _EXAMPLE_MS, Payload(data)))
+    except Unrenderable:
+        return None
+    body = body_of(frozen)
+    try:
+        json.loads(body)
+    except ValueError:
+        return body.decode()
+    return orjson.Fragment(body)
 
 
 def _component(name: str, inner: str = "") -> str:
@@ -99,49 +116,79 @@ def _component(name: str, inner: str = "") -> str:
 
 
 def _body_schema(contract: Contract, name: str, listed: EventType, components: Json) -> Json:
-    data = _data_schema(contract, name, listed, components)
-    members = contract.document.body.members
-    if any(member.is_spread for member in members):
-        return _spread_schema(name, data, members)
+    data, body = _data_schema(contract, name, listed, components), contract.document.body
+    spread = next((member for member in body.members if member.is_spread), None)
+    if spread is not None and spread.spread_fact == DATA and body.kind != "array":
+        return _spread_schema(name, data, body.members)
     components[_component(name, "data")] = data
-    reference = {"$ref": _COMPONENTS + _component(name, "data")}
-    properties = {member.name: _member_schema(name, member.value) or reference for member in members}
-    return {"type": "object", "required": list(properties), "properties": properties}
+    if body.kind == "data":
+        return _reference_to_data(name)
+    if body.kind == "array":
+        return {"type": "array"} if spread else {"type": "array", **_items(name, [one.node for one in body.members])}
+    named = _properties(name, body.members)
+    required = [member.name for member in body.members if not member.optional and not member.is_spread]
+    schema: Json = {"type": "object", "required": required, "properties": named}
+    return schema if body.kind != "xml" else schema | {"xml": {"name": body.root or ROOT}}
 
 
 def _spread_schema(name: str, data: Json, members: tuple[Member, ...]) -> Json:
     """Put the contract's members among those of the data, as the body has them."""
     properties: Json = {}
     for member in members:
-        properties |= (
-            data.get("properties", {}) if member.is_spread else {member.name: _member_schema(name, member.value)}
-        )
-    own = [member.name for member in members if not member.is_spread]
+        properties |= data.get("properties", {}) if member.is_spread else _properties(name, [member])
+    own = [member.name for member in members if not member.is_spread and not member.optional]
     return {"type": "object", **data, "required": [*own, *data.get("required", [])], "properties": properties}
 
 
-def _member_schema(name: str, value: Template) -> Json | None:
-    """Describe one of the contract's own members; None for the one that carries the data."""
-    (variable, *others) = sorted(value.variables) or [""]
-    if variable == "data":
-        return None
-    if not variable:
-        return {"const": json.loads(value.render({}))}
-    if len(value.parts) == 1:
+def _properties(name: str, members: Iterable[Member]) -> Json:
+    """Describe the contract's own members; in XML a member `@id` is the attribute `id`."""
+    shown = (member for member in members if not member.is_spread)
+    return {
+        member.name: _node_schema(name, member.node)
+        | ({"xml": {"attribute": True}} if is_attribute(member.name) else {})
+        for member in shown
+    }
+
+
+def _node_schema(name: str, node: Node) -> Json:
+    match node:
+        case Constant(spelled):
+            return {"const": json.loads(spelled)}
+        case Members(of):
+            properties = {inner: _node_schema(name, value) for inner, value in of}
+            return {"type": "object", "required": list(properties), "properties": properties}
+        case Items(of):
+            return {"type": "array", **_items(name, of)}
+        case Text():
+            return _text_schema(name, node)
+    assert_never(node)
+
+
+def _items(name: str, nodes: Sequence[Node]) -> Json:
+    return {"prefixItems": [_node_schema(name, node) for node in nodes], "minItems": len(nodes)}
+
+
+def _text_schema(name: str, text: Text) -> Json:
+    parts = text.template.parts
+    variable = text.variable
+    if variable is None:
+        constant = b"".join(part for part in parts if isinstance(part, bytes)).decode()
+        return {"type": "string"} if text.template.variables else {"const": constant}
+    if Fact.of(variable) is not None:
+        return _reference_to_data(name) if variable == "data" else {}
+    if variable in COUNTED:
         return {"type": "integer"}
-    if others or len(value.parts) > 3 or value.parts[0] != b'"':
-        return {"type": "string"}
-    return _text_schema(name, variable)
-
-
-def _text_schema(name: str, variable: str) -> Json:
     if variable in ("type", "event"):
         return {"const": name}
     if variable == "id:uuid":
         return {"type": "string", "format": "uuid"}
-    if stem(variable) in ("timestamp", "created_at") and not variable.endswith("naive_us"):
+    if stem(variable) in _TIMES and not variable.endswith(("naive_us", "http")):
         return {"type": "string", "format": "date-time"}
     return {"type": "string"}
+
+
+def _reference_to_data(name: str) -> Json:
+    return {"$ref": _COMPONENTS + _component(name, "data")}
 
 
 # -- the schemas of data -----------------------------------------------------------------------------------------------
@@ -187,9 +234,13 @@ def _reference(place: str, name: str) -> str:
 def _parameters(contract: Contract) -> Iterator[Json]:
     for header, template in contract.document.headers.items():
         if "secret" not in template.variables:
-            yield _header(header, _meaning(template))
+            in_any_case = not any(Fact.of(variable) for variable in template.variables)
+            yield _header(header, _meaning(template), required=in_any_case)
+    for header in contract.document.retry_headers:
+        yield _header(header, "Sent with attempts after the first.", required=False)
     for entry in contract.document.signature:
-        yield _header(entry.header, _signed(entry), required=entry.secrets != "second")
+        if entry.header is not None:
+            yield _header(entry.header, _signed(entry), required=entry.secrets != "second")
 
 
 _MEANINGS: Mapping[str, str] = {

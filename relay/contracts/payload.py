@@ -49,20 +49,36 @@ class Payload:
         except msgspec.ValidationError:
             return None
 
-    def text(self, steps: Sequence[str]) -> str | None:
-        """Return what stands at the end of member names, a number as it is written; None for nothing that is text."""
+    @cached_property
+    def items(self) -> Sequence[bytes | msgspec.Raw] | None:
+        """The items of an array as slices; None for another value."""
+        try:
+            return _ITEMS.decode(self.raw)
+        except msgspec.ValidationError:
+            return None
+        except msgspec.DecodeError:
+            return items(self.raw)
+
+    def at(self, steps: Sequence[str]) -> bytes | None:
+        """Return what stands at the end of member names and places in arrays, as it is written; None for nothing."""
         found = self
         for step in steps:
             raw = (found.members or {}).get(step)
+            if raw is None and step.isdecimal():
+                raw = next(iter((found.items or ())[int(step) :][:1]), None)
             if raw is None:
                 return None
             found = Payload(bytes(raw))
-        return _as_text(found.raw)
+        return found.raw.strip(b" \t\r\n")
+
+    def text(self, steps: Sequence[str]) -> str | None:
+        """Return what stands at the end of member names, a number as it is written; None for nothing that is text."""
+        raw = self.at(steps)
+        return None if raw is None or raw[:1] in (b"{", b"[", b"n") else as_text(raw)
 
 
-def _as_text(raw: bytes) -> str | None:
-    if raw[:1] in (b"{", b"[", b"n"):
-        return None
+def as_text(raw: bytes) -> str:
+    """Return the text that a JSON string stands for, and any other value as it is written."""
     if not raw.startswith(b'"'):
         return raw.decode()
     return text_of(raw).encode("utf-8", "backslashreplace").decode()  # so that every text can be stored

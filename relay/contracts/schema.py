@@ -100,7 +100,11 @@ class Schema:
 
     def may_hold(self, steps: Sequence[str]) -> bool:
         """Whether data that this schema takes could have text, a number or a boolean at the end of member names."""
-        return _may_hold(self.document, self.document, steps, frozenset())
+        return _may_hold(self.document, self.document, steps, frozenset(), _TEXTS)
+
+    def may_have(self, steps: Sequence[str]) -> bool:
+        """Whether data that this schema takes could have anything at the end of member names."""
+        return _may_hold(self.document, self.document, steps, frozenset(), _ANYTHING)
 
     def issues(self, data: Payload, *, allow_extra: bool) -> list[Issue]:
         """Return what is wrong with `data`, each with its JSON pointer; with `allow_extra` unknown members are not."""
@@ -181,26 +185,32 @@ def _holds_of(error: ValidationError, instance: Any, allow_extra: bool) -> bool:
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "patternProperties"})
 
 
-def _may_hold(root: Any, schema: Any, steps: Sequence[str], seen: frozenset[str]) -> bool:
+_TEXTS = frozenset({"string", "number", "integer", "boolean"})
+_ANYTHING = _TEXTS | {"object", "array", "null"}
+
+
+def _may_hold(root: Any, schema: Any, steps: Sequence[str], seen: frozenset[str], wanted: frozenset[str]) -> bool:
     """Answer no only where it is sure: what schemas say together is not worked out."""
     if not isinstance(schema, Mapping):
         return bool(schema)
     place = schema.get("$ref")
     if isinstance(place, str) and place not in seen:
-        return _may_hold(root, _referred(root, place), steps, seen | {place})
+        return _may_hold(root, _referred(root, place), steps, seen | {place}, wanted)
     if place is not None or not _COMBINING.isdisjoint(schema):
         return True
-    kinds = schema.get("type", "string" if not steps else "object")
+    kinds = schema.get("type", next(iter(wanted)) if not steps else "object")
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if not steps:
-        return bool(kinds - {"object", "array", "null"})
+        return not kinds.isdisjoint(wanted)
+    if "array" in kinds and steps[0].isdecimal():
+        return "prefixItems" in schema or _may_hold(root, schema.get("items", True), steps[1:], frozenset(), wanted)
     if "object" not in kinds:
         return False
     members = schema.get("properties", {})
     if steps[0] in members:
-        return _may_hold(root, members[steps[0]], steps[1:], frozenset())
+        return _may_hold(root, members[steps[0]], steps[1:], frozenset(), wanted)
     others = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
-    return _may_hold(root, others, steps[1:], frozenset())
+    return _may_hold(root, others, steps[1:], frozenset(), wanted)
 
 
 def _referred(root: Any, place: str) -> Any:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from relay.contracts.fields import stem
 from relay.contracts.payload import Payload
 from relay.core.errors import RelayError
 from relay.core.issues import nearest
@@ -15,7 +16,7 @@ from relay.core.issues import nearest
 Part = bytes | str
 """A literal (bytes) or the name of a variable (str)."""
 
-_LOOKUP = re.compile(r"\{((?:data|metadata)(?:\.[A-Za-z0-9_-]+)+)\}")
+_PLACE = re.compile(r"\{((data|metadata|signature)(?:\.[A-Za-z0-9_-]+)+)\}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{[a-z0-9_:]+(?:\.[A-Za-z0-9_-]+)*\}|[{}]|[^{}]+")
 
 
@@ -30,8 +31,12 @@ class Template:
     parts: tuple[Part, ...]
 
     @classmethod
-    def compile(cls, text: str, known: Collection[str]) -> "Template":
-        """Read `{name}` and `{name:format}`; `{{` and `}}` are braces. TemplateError for anything not in `known`."""
+    def compile(cls, text: str, known: Collection[str], rooms: Collection[str] = ()) -> "Template":
+        """Read `{name}` and `{name:format}`; `{{` and `}}` are braces.
+
+        TemplateError for anything that is not in `known` and no path into one of `rooms`, such as `{data.order.id}`.
+        """
+        known = {*known, *(path for path, room in _PLACE.findall(text) if room in rooms)} if rooms else known
         return cls.of(_part(token, known) for token in _TOKEN.findall(text))
 
     @classmethod
@@ -58,11 +63,6 @@ class Template:
         return b"".join([part if isinstance(part, bytes) else values[part] for part in self.parts])
 
 
-def stem(variable: str) -> str:
-    """Return a variable's name without its format."""
-    return variable.partition(":")[0]
-
-
 def shape(template: Template) -> str:
     """Write a template as its file does."""
     return "".join(part.decode() if isinstance(part, bytes) else f"{{{part}}}" for part in template.parts)
@@ -85,7 +85,15 @@ def _suggestion(name: str, known: Collection[str]) -> str:
     near = sorted(other for other in known if stem(other) == stem(name)) or filter(None, [nearest(name, known)])
     if listed := _listed(near):
         return f"Did you mean {listed}?"
-    return f"Known here: {_listed(other for other in sorted(known) if ':' not in other or stem(other) not in known)}."
+    return f"Known here: {_listed(sorted({_short(other, known) for other in known}))}."
+
+
+def _short(name: str, known: Collection[str]) -> str:
+    """Return the name without its format, if it may have none, and a sign for more than two formats."""
+    if ":" not in name or stem(name) in known:
+        return stem(name)
+    forms = sum(stem(other) == stem(name) for other in known)
+    return f"{stem(name)}:…" if forms > 2 else name
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -101,9 +109,8 @@ class Lookup:
     @classmethod
     def compile(cls, text: str, rooms: Collection[str]) -> "Lookup":
         """Read a template of `{type}`, `{memory}`, `{data.…}` and `{metadata.…}`, as far as `rooms` names them."""
-        paths = {path for path in _LOOKUP.findall(text) if path.partition(".")[0] in rooms}
         plain = {room for room in rooms if room in ("type", "memory")}
-        template = Template.compile(text, plain | paths | _examples(rooms))
+        template = Template.compile(text, plain | _examples(rooms), rooms)
         if not template.variables:
             raise TemplateError("it is the same for every event", remedy="Put a variable in it, such as {data.id}.")
         return cls(template)

@@ -2,31 +2,46 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from relay.contracts.facts import ROOMS
 from relay.contracts.fields import (
     BODY_VARIABLES,
     CONTENT_VARIABLES,
     EACH_VARIABLES,
     ENCODINGS,
     HEADER_VARIABLES,
-    JSON_VALUES,
+    RETRY_HEADER_VARIABLES,
     TEST_VARIABLES,
     TIME_FORMATS,
     VALUE_VARIABLES,
 )
 from relay.contracts.keys import ALGORITHMS, DECODERS
 from relay.contracts.schema import Schema, SchemaError
-from relay.contracts.template import Lookup, Part, Template, TemplateError
+from relay.contracts.template import Lookup, Template, TemplateError
+from relay.contracts.tree import Compile, Node, TreeError, from_json, from_toml
 from relay.core.grammars import FORBIDDEN, HEADER_NAME, HEADER_VALUE, NAME_MAX
+from relay.core.issues import did_you_mean
+from relay.core.model import Failure
 from relay.core.units import parse_duration_ms
 
-_OURS = FORBIDDEN | {"proxy-connection", "proxy-authorization"}
+_OURS = FORBIDDEN - {"user-agent"} | {"proxy-connection", "proxy-authorization"}
+
+FAILURES = frozenset({*map(str, Failure), *(f"http_{digit}xx" for digit in "2345"), "other"})
+"""What may have ended an attempt, in the words of its timeline, or `http_503` for an answer; families; and all others."""
+
+_STATUS = re.compile(r"http_[2-5][0-9][0-9]")
+
+
+class Table(BaseModel):
+    """A table of a contract file: what it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 def mistake(message: str, remedy: str) -> PydanticCustomError:
@@ -40,9 +55,24 @@ def _text(value: object) -> str:
     return value
 
 
-def _compile(value: object, known: Collection[str]) -> Template:
+def _failure(value: object) -> str:
+    word = _text(value)
+    if word not in FAILURES and not _STATUS.fullmatch(word):
+        remedy = did_you_mean(word, FAILURES) or f"Use http_503 and the like, or: {', '.join(sorted(FAILURES))}."
+        raise mistake("no attempt ends so", remedy)
+    return word
+
+
+def _inner_name(value: object) -> str:
+    name = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise mistake(f"{name[:80]!r} is no name", "Use letters, digits, - and _, at most 64.")
+    return name
+
+
+def _compile(value: object, known: Collection[str], rooms: Collection[str] = ()) -> Template:
     try:
-        return Template.compile(_text(value), known)
+        return Template.compile(_text(value), known, rooms)
     except TemplateError as error:
         raise mistake(error.detail, error.remedy) from None
 
@@ -64,11 +94,13 @@ def _header_name(value: object) -> str:
     return name
 
 
-def _template(known: Collection[str], *, in_header: bool = True, holding: str | None = None) -> PlainValidator:
+def _template(
+    known: Collection[str], rooms: Collection[str] = (), *, in_header: bool = True, holding: str | None = None
+) -> PlainValidator:
     """Compile a template of known variables; as a header's text if it becomes one, and with one that must be in it."""
 
     def check(value: object) -> Template:
-        template = _compile(_shown(value) if in_header else value, known)
+        template = _compile(_shown(value) if in_header else value, known, rooms)
         if holding is not None and holding not in template.variables:
             raise mistake("the signature would not be sent", f"Put {{{holding}}} in it.")
         return template
@@ -76,44 +108,31 @@ def _template(known: Collection[str], *, in_header: bool = True, holding: str | 
     return PlainValidator(check)
 
 
-def _json_value(value: object) -> Template:
-    """Compile a member's value to JSON: text in quotes, `{data}` and unix times bare, numbers and booleans as such."""
-    if isinstance(value, bool | int):
-        return Template((json.dumps(value).encode(),))
-    template = _compile(_constant(value), BODY_VARIABLES)
-    if len(template.parts) == 1 and template.parts[0] in JSON_VALUES:
-        return template
-    if "data" in template.variables:
-        raise mistake("{data} is a JSON value and cannot stand inside text", 'Give it a member of its own: "{data}".')
-    return _json_text(template)
+def _node(value: object) -> Node:
+    """Read a member's value: text with variables, a constant, or a table or list of such."""
+    return _read_tree(from_toml, value, BODY_VARIABLES)
 
 
-def _test_value(value: object) -> Template:
-    """Compile a member of a test event's data."""
-    if isinstance(value, bool | int):
-        return Template((json.dumps(value).encode(),))
-    return _json_text(_compile(_constant(value), TEST_VARIABLES))
+def _json_node(value: object) -> Node:
+    """Read a member's value from JSON text, for what TOML cannot write."""
+    return _read_tree(from_json, _text(value), BODY_VARIABLES)
 
 
-_KINDS = "must be text, a whole number, true or false"
+def _test_node(value: object) -> Node:
+    """Read the data of a test event, a table or JSON text."""
+    if isinstance(value, str):
+        return _read_tree(from_json, value, TEST_VARIABLES)
+    if not isinstance(value, dict):
+        raise mistake("must be a table, or JSON text", "Write { … } or '{ … }'.")
+    return _read_tree(from_toml, value, TEST_VARIABLES)
 
 
-def _constant(value: object) -> object:
-    if isinstance(value, float):
-        raise mistake(
-            _KINDS, "A fraction has several spellings: let it come with the data, or write it in quotes as text."
-        )
-    if isinstance(value, list | dict):
-        raise mistake(_KINDS, "Let lists and objects come with the data.")
-    return value
-
-
-def _json_text(template: Template) -> Template:
-    return Template.of([b'"', *map(_quoted, template.parts), b'"'])
-
-
-def _quoted(part: Part) -> Part:
-    return json.dumps(part.decode(), ensure_ascii=False)[1:-1].encode() if isinstance(part, bytes) else part
+def _read_tree(read: Callable[[Any, Compile], Node], value: object, known: Collection[str]) -> Node:
+    rooms = (*ROOMS, "signature") if known is BODY_VARIABLES else ()
+    try:
+        return read(value, lambda text: Template.compile(text, known, rooms))
+    except (TreeError, TemplateError) as error:
+        raise mistake(error.detail, error.remedy) from None
 
 
 def _grammar(value: object) -> re.Pattern[str]:
@@ -143,7 +162,7 @@ def _schema(value: object) -> Schema:
     if not isinstance(value, Mapping):
         raise mistake("must be a table, or name a file", 'Write "folder/file.json" or "folder/file.json#/$defs/name".')
     try:
-        return Schema.compile(value)
+        return Schema.compile(json.loads(json.dumps(value)))  # fractions without the spelling that they keep elsewhere
     except SchemaError as error:
         raise mistake(f"is no JSON Schema that can be used: {error.detail}", error.remedy) from None
 
@@ -182,11 +201,15 @@ def _event_key_or_false(value: object) -> Lookup | Literal[False]:
 
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 HeaderText = Annotated[str, BeforeValidator(_shown)]
-HeaderTemplate = Annotated[Template, _template(HEADER_VARIABLES)]
+HeaderTemplate = Annotated[Template, _template(HEADER_VARIABLES, ROOMS)]
+RetryHeaderTemplate = Annotated[Template, _template(RETRY_HEADER_VARIABLES, ROOMS)]
+FailureWord = Annotated[str, BeforeValidator(_failure)]
+InnerName = Annotated[str, BeforeValidator(_inner_name)]
 DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
-MemberValue = Annotated[Template, PlainValidator(_json_value)]
-TestValue = Annotated[Template, PlainValidator(_test_value)]
-ContentTemplate = Annotated[Template, _template(CONTENT_VARIABLES, in_header=False)]
+MemberValue = Annotated[Node, PlainValidator(_node)]
+MemberJson = Annotated[Node, PlainValidator(_json_node)]
+TestData = Annotated[Node, PlainValidator(_test_node)]
+ContentTemplate = Annotated[Template, _template(CONTENT_VARIABLES, ROOMS, in_header=False)]
 EachTemplate = Annotated[Template, _template(EACH_VARIABLES, holding="sig")]
 ValueTemplate = Annotated[Template, _template(VALUE_VARIABLES, holding="sigs")]
 Grammar = Annotated[re.Pattern[str], PlainValidator(_grammar)]

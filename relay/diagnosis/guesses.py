@@ -4,11 +4,14 @@ Each try comes with the sentence to say if it turns out to be what happened. The
 """
 
 import json
-from collections.abc import Callable, Iterator
+from base64 import urlsafe_b64decode
+from binascii import a2b_base64, a2b_hex
+from collections.abc import Callable, Iterator, Mapping
 
 from relay.contracts.document import Kind, Signature
 from relay.contracts.fields import ENCODINGS
-from relay.contracts.keys import ALGORITHMS, DECODERS, Sign
+from relay.contracts.keypairs import PAIRS, Check
+from relay.contracts.keys import DECODERS, checks, is_public
 
 BODY_ALONE = "The signature covers the body alone; the contract signs {!r}."
 _ADDED = "The body has lost or gained a line end since it was signed; send and verify the exact bytes."
@@ -26,8 +29,11 @@ _LAYOUTS: tuple[tuple[str, tuple[str, str], int | None], ...] = (
 )
 
 
-def key_readings(kind: Kind, secret: str) -> Iterator[tuple[str, Sign]]:
-    """Yield wrong ways to turn a secret into a key."""
+def key_readings(kind: Kind, secret: str) -> Iterator[tuple[str, Check]]:
+    """Yield wrong ways to use a secret: to turn it into a key, or with another algorithm for the same key."""
+    if kind.algorithm in PAIRS:
+        yield from _pair_readings(kind, secret)
+        return
     stripped = secret.removeprefix(kind.key.strip)
     right = f"the contract's key is {f'what follows {kind.key.strip}' if kind.key.strip else 'the whole secret'}"
     right += ", decoded from " + kind.key.decode if kind.key.decode != "utf8" else ", as text"
@@ -39,10 +45,23 @@ def key_readings(kind: Kind, secret: str) -> Iterator[tuple[str, Sign]]:
         ("the secret decoded from hex", stripped, "hex"),
     ):
         try:
-            sign = ALGORITHMS[kind.algorithm](DECODERS[decode](text))
+            check = checks(kind.algorithm, DECODERS[decode](text), public=False)
         except ValueError:
             continue
-        yield f"It was signed with {words}; {right}.", sign
+        yield f"It was signed with {words}; {right}.", check
+
+
+def _pair_readings(kind: Kind, secret: str) -> Iterator[tuple[str, Check]]:
+    public = is_public(secret, kind.key.public)
+    text = secret.removeprefix(kind.key.public if public else kind.key.strip)
+    key = DECODERS["pem" if text.startswith("-----BEGIN ") else kind.key.decode](text)
+    for algorithm in PAIRS:
+        try:
+            check = checks(algorithm, key, public=public)
+        except ValueError:  # the key is none for it
+            continue
+        if algorithm != kind.algorithm:
+            yield f"It was signed with {algorithm}; the contract signs with {kind.algorithm}.", check
 
 
 def body_readings(body: bytes) -> Iterator[tuple[str, bytes]]:
@@ -67,11 +86,35 @@ def _serialised(body: bytes) -> Iterator[tuple[str, bytes]]:
         return
 
 
-def encodings(entry: Signature) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    """Yield the entry's way to write a signature, then wrong ones."""
-    yield "", ENCODINGS[entry.encoding]
-    for name in ENCODINGS:
-        if name != entry.encoding:
-            yield f"The signature is written in {name}; the contract writes {entry.encoding}.", ENCODINGS[name]
-    yield "The signature is written in upper-case hex.", lambda raw: raw.hex().upper().encode()
-    yield "The signature has lost its padding (=).", lambda raw: ENCODINGS["base64"](raw).rstrip(b"=")
+def decoded(encoding: str, text: bytes) -> bytes | None:
+    """Return what a signature is, or None if the encoding does not write it so."""
+    decode, encode = _WAYS[encoding]
+    try:
+        raw = decode(text)
+    except ValueError:
+        return None
+    return raw if encode(raw) == text else None
+
+
+def signature_readings(entry: Signature, text: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield what a received signature may be: in the entry's encoding, then in wrong ones."""
+    for name in (entry.encoding, *(name for name in _WAYS if name != entry.encoding)):
+        raw = decoded(name, text)
+        if raw is not None:
+            yield "" if name == entry.encoding else _WRITTEN.get(name, _OTHERWISE).format(name, entry.encoding), raw
+
+
+_OTHERWISE = "The signature is written in {}; the contract writes {}."
+_WRITTEN = {
+    "HEX": "The signature is written in upper-case hex.",
+    "unpadded": "The signature has lost its padding (=).",
+}
+
+_WAYS: Mapping[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+    "hex": (a2b_hex, ENCODINGS["hex"]),
+    "base64": (a2b_base64, ENCODINGS["base64"]),
+    "base64url": (urlsafe_b64decode, ENCODINGS["base64url"]),
+    "HEX": (a2b_hex, lambda raw: raw.hex().upper().encode()),
+    "unpadded": (lambda text: a2b_base64(text + b"==="), lambda raw: ENCODINGS["base64"](raw).rstrip(b"=")),
+}
+"""How a signature is read and written by each encoding, and by what people make of them."""

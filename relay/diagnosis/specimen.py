@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from relay.contracts.contract import Contract
-from relay.contracts.envelope import Unrenderable
-from relay.contracts.fields import Rendering
+from relay.contracts.facts import Unrenderable
+from relay.contracts.fields import OF_BODY, Rendering, stem
+from relay.contracts.frozen import Frozen
 from relay.contracts.payload import Payload
-from relay.contracts.template import stem
 from relay.core.model import Secret
-
-_COVERING = frozenset({"body", "sha256", "crc32"})
-"""Variables of what is signed that change with every byte of the body."""
 
 
 class Sent(NamedTuple):
@@ -58,24 +55,32 @@ class Specimen:
         `signed` says what is signed in the place of the body, `signed_ms` at what time.
         """
         event_id, name = id or self.new_id(), type or self.type
-        body = self._body(event_id, name, data or self.data, now_ms)
+        frozen = self._frozen(event_id, name, data or self.data, now_ms)
         signer = self.contract.signer(self.secrets if secrets is None else secrets, self.url, self.endpoint_id)
         time_ms = now_ms if signed_ms is None else signed_ms
-        headers = signer.headers(id=event_id, type=name, timestamp_ms=time_ms, body=signed(body), attempt=attempt)
-        return Sent(headers, body)
+        whole = signer.request(id=event_id, type=name, timestamp_ms=time_ms, frozen=frozen, attempt=attempt)
+        headers = signer.headers(
+            id=event_id,
+            type=name,
+            timestamp_ms=time_ms,
+            body=signed(whole.body),
+            attempt=attempt,
+            facts=Frozen.read(frozen).facts,
+        )
+        return Sent(headers, whole.body)
 
-    def _body(self, id: str, type: str, data: bytes, now_ms: int) -> bytes:
+    def _frozen(self, id: str, type: str, data: bytes, now_ms: int) -> bytes:
         return self.contract.render(Rendering(id, type, now_ms, now_ms, Payload(data)))
 
     # -- what the contract promises ------------------------------------------------------------------------------------
 
     def signs_time(self) -> bool:
         """Whether a signature covers the time of the attempt."""
-        return "timestamp" in self._covered()
+        return not self._covered().isdisjoint({"timestamp", "sent_at"})
 
     def signs_body(self) -> bool:
         """Whether a signature covers the body."""
-        return not _COVERING.isdisjoint(self._covered())
+        return not self._covered().isdisjoint(map(stem, OF_BODY))
 
     def _covered(self) -> set[str]:
         entries = self.contract.document.signature
@@ -110,7 +115,7 @@ class Specimen:
 
     def _can_be_sent(self, data: bytes) -> bool:
         try:
-            self._body(self.id, self.type, data, 0)
+            self._frozen(self.id, self.type, data, 0)
         except Unrenderable:
             return False
         return True

@@ -5,31 +5,33 @@ again with each secret and compared. When nothing fits, the usual mistakes are t
 """
 
 import hmac
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import product
+from urllib.parse import unquote
 
 from relay.contracts.contract import Contract
 from relay.contracts.document import Kind, Signature
-from relay.contracts.fields import ENCODINGS, Message, endpoint_values, message_readers, parse_time_ms
-from relay.contracts.keys import Sign
-from relay.contracts.signing import SigningKey, signing_keys
-from relay.contracts.template import Part, Template, shape, stem
+from relay.contracts.facts import INNER, Fact
+from relay.contracts.fields import Message, endpoint_values, message_readers, parse_time_ms, stem
+from relay.contracts.keypairs import Check
+from relay.contracts.keys import checks, decode_key, is_public
+from relay.contracts.signing import is_fact
+from relay.contracts.template import Template, shape
+from relay.core.errors import ConfigError
 from relay.core.model import Secret
 from relay.core.units import format_duration
 from relay.diagnosis import guesses
+from relay.diagnosis.backwards import read_backwards
+from relay.diagnosis.facts import said_by_body, said_of_event, subject
 
 TOLERANCE_MS = 300_000
 """How far a timestamp may be from now, both ways: what all official Standard Webhooks libraries take."""
 
-_MESSAGE_FACTS = frozenset({"id", "type", "attempt", "timestamp"})  # what only the headers say
+_MESSAGE_FACTS = frozenset({"id", "type", "attempt", "timestamp"})  # what headers say, or the body
+_TIMES = ("timestamp", "sent_at")
 _SECOND_MS = 1000
-
-_FORMS = {"attempt": r"[1-9][0-9]{0,8}", "n": r"[0-9]+", "sigs": r".*", "sig": r".+", "secret": r".+"}
-_COUNTED = r"0|[1-9][0-9]{0,14}"  # no sign, fraction or leading zero: official verifiers take none
-_WRITTEN = r"[0-9TZ:.+-]+"
 
 
 class Verdict(StrEnum):
@@ -65,6 +67,8 @@ class _Request:
     now_ms: int
     tolerance_ms: int
     constants: Mapping[str, bytes]
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the caller knows of the event
+    said: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the body says
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
@@ -86,12 +90,21 @@ class _Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class _Key:
+    """A secret, or the public half of one, as what one signature was made with."""
+
+    secret: Secret
+    kind: Kind
+    content: Template
+    check: Check = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
-    """A received signature and a secret that could have made it."""
+    """A received signature and a key that could have made it."""
 
     claim: _Claim
-    key: SigningKey
-    secret: Secret
+    key: _Key
 
 
 class _Refused(Exception):
@@ -111,20 +124,39 @@ def verify(
     *,
     url: str = "",
     endpoint_id: str = "",
+    facts: Mapping[str, str] | None = None,
 ) -> Verification:
     """Check a request as its receiver should; `url` and `endpoint_id` are needed where the contract signs them.
 
-    One right signature, under a secret that is active at `now_ms`, suffices. ConfigError if a secret cannot be a key.
+    `secrets` may be public keys. `facts` are what a signature covers of the event and neither headers nor body say, such
+    as `data.id`. One right signature, under a secret that is active at `now_ms`, suffices. ConfigError if a secret
+    cannot be a key.
     """
     by_name = {name.lower(): value for name, value in headers.items()}
     constants = _constants(url, endpoint_id)
-    request = _Request(contract, tuple(secrets), by_name, body, now_ms, tolerance_ms, constants)
+    said = dict(said_by_body(contract, body))
+    request = _Request(contract, tuple(secrets), by_name, body, now_ms, tolerance_ms, constants, facts or {}, said)
     for entry in request.signatures:
-        signing_keys(entry, secrets, constants)  # an impossible secret is the caller's mistake, whatever was received
+        list(_keys(request, entry))  # an impossible secret is the caller's mistake, whatever was received
     try:
         return Verification(Verdict.VERIFIED, _examine(request))
     except _Refused as refused:
         return Verification(refused.verdict, refused.reason)
+
+
+def _keys(request: _Request, entry: Signature) -> Iterator[_Key]:
+    """Prepare the given secrets, newest first; ConfigError if one cannot be a key."""
+    for n, secret in enumerate(request.secrets, start=1):
+        kind = entry.kind_of(secret.value)
+        public = is_public(secret.value, kind.key.public)
+        prefix, decode = (kind.key.public if public else kind.key.strip), kind.key.decode
+        try:
+            key = decode_key(secret.value, prefix, "pem" if secret.value.startswith("-----BEGIN ") else decode)
+            check = checks(kind.algorithm, key, public=public)
+        except ValueError as error:
+            raise ConfigError(f"secret {n} {error}, so it cannot verify {entry.title}") from None
+        known = {**request.constants, "n": b"%d" % n, "secret": secret.value.encode()}
+        yield _Key(secret, kind, entry.content.bind(known), check)
 
 
 def _constants(url: str, endpoint_id: str) -> dict[str, bytes]:
@@ -168,14 +200,21 @@ def _facts_of_headers(request: _Request) -> dict[str, str]:
     facts: dict[str, str] = {}
     signed = {name for entry in request.signatures for name in _subjects(entry.content.variables)} & _MESSAGE_FACTS
     for name, template in request.contract.document.headers.items():
-        if signed & _subjects(template.variables):
+        if any(map(is_fact, template.variables)):
+            facts |= _read_if_there(request, name, template)
+        elif signed & _subjects(template.variables):
             facts |= _read_header(request, name, template)
-    return facts
+    return {**{name: text for name, text in request.said.items() if not is_fact(name)}, **facts}
+
+
+def _read_if_there(request: _Request, name: str, template: Template) -> dict[str, str]:
+    """Read a header that is left out where the event lacks what it shows."""
+    values = _read(request, template, request.headers.get(name.lower(), "")) or {}
+    return {variable: unquote(text) if Fact.of(variable) else text for variable, text in values.items()}
 
 
 def _subjects(variables: Iterable[str]) -> set[str]:
-    """Return what variables are about, whatever their format; {event} is another word for {type}."""
-    return {"type" if variable == "event" else stem(variable) for variable in variables}
+    return {"timestamp" if stem(variable) in _TIMES else subject(variable) for variable in variables}
 
 
 def _read_header(request: _Request, name: str, template: Template) -> dict[str, str]:
@@ -202,7 +241,7 @@ def _read(request: _Request, template: Template, text: str) -> dict[str, str] | 
 def _check_signature(request: _Request, entry: Signature, facts: Mapping[str, str]) -> str:
     pairs = _pairs(request, entry, _claims(request, entry, facts))
     for pair in pairs:
-        _check_known(pair, entry)
+        _check_known(request, pair, entry)
         if _is_right(request, entry, pair):
             return _check_circumstances(request, pair)
     raise _Refused(Verdict.WRONG_SIGNATURE, _why(request, entry, pairs) + _besides(request, pairs[0].claim))
@@ -210,9 +249,7 @@ def _check_signature(request: _Request, entry: Signature, facts: Mapping[str, st
 
 def _claims(request: _Request, entry: Signature, facts: Mapping[str, str]) -> list[_Claim]:
     """Take a signature header apart."""
-    if entry.unsigned is not None and request.headers.get(entry.header.lower()) == entry.unsigned:
-        raise _Refused(Verdict.MISSING_HEADER, f"{entry.header} says that the sender had no secret.")
-    whole = {**facts, **_read_header(request, entry.header, entry.value)}
+    whole = {**facts, **_read_signature(request, entry)}
     pieces = whole["sigs"].split(entry.join) if entry.join else [whole["sigs"]]
     claims = []
     for kind, piece in product(entry.kinds, pieces):
@@ -224,15 +261,31 @@ def _claims(request: _Request, entry: Signature, facts: Mapping[str, str]) -> li
     return claims
 
 
+def _read_signature(request: _Request, entry: Signature) -> dict[str, str]:
+    """Read a signature in its header, or where it stands in the body."""
+    if entry.header is not None:
+        if entry.unsigned is not None and request.headers.get(entry.header.lower()) == entry.unsigned:
+            raise _Refused(Verdict.MISSING_HEADER, f"{entry.header} says that the sender had no secret.")
+        return _read_header(request, entry.header, entry.value)
+    text = request.said.get(f"{INNER}{entry.name}", "")
+    if text in ("", entry.unsigned):
+        raise _Refused(Verdict.MISSING_HEADER, f"The body holds no {entry.title} where the contract has it.")
+    values = _read(request, entry.value, text)
+    if values is None:
+        reason = f"{entry.title} is {text[:200]!r}, which is not of the form {shape(entry.value)!r}."
+        raise _Refused(Verdict.MALFORMED_HEADER, reason)
+    return values
+
+
 def _no_claim(entry: Signature) -> str:
     forms = " or ".join(repr(shape(kind.each)) for kind in entry.kinds)
-    return f"{entry.header} holds no signature of the form {forms} (with {entry.join!r} between several)."
+    return f"{entry.title} holds no signature of the form {forms} (with {entry.join!r} between several)."
 
 
 def _claim(request: _Request, kind: Kind, facts: Mapping[str, str]) -> _Claim:
     time_ms = None
     for variable, text in facts.items():
-        if stem(variable) == "timestamp":
+        if stem(variable) in _TIMES:
             time_ms = _time_ms(text, variable.partition(":")[2] or request.time_format)
     return _Claim(kind, facts["sig"].encode("utf-8", "replace"), facts, time_ms)
 
@@ -245,29 +298,35 @@ def _time_ms(text: str, time_format: str) -> int:
 
 
 def _pairs(request: _Request, entry: Signature, claims: Iterable[_Claim]) -> list[_Pair]:
-    keys = signing_keys(entry, request.secrets, request.constants)
-    pairs = [
-        _Pair(claim, key, secret)
-        for claim, (key, secret) in product(claims, zip(keys, request.secrets, strict=True))
-        if entry.kind_of(secret.value) is claim.kind
-    ]
+    pairs = [_Pair(claim, key) for claim, key in product(claims, _keys(request, entry)) if key.kind is claim.kind]
     if not pairs:
-        reason = f"{entry.header} holds no signature of the kind that the given secret makes."
+        reason = f"{entry.title} holds no signature of the kind that the given secret makes."
         raise _Refused(Verdict.WRONG_SIGNATURE, reason)
     return pairs
 
 
-def _check_known(pair: _Pair, entry: Signature) -> None:
+def _check_known(request: _Request, pair: _Pair, entry: Signature) -> None:
     covered = _subjects(pair.key.content.variables) & (_MESSAGE_FACTS | {"url", "path", "endpoint_id"})
     unknown = covered - _subjects(pair.claim.facts)
+    unknown |= {name for name in pair.key.content.variables if is_fact(name) and _fact(request, pair, name) is None}
     if unknown:
         listed = ", ".join(sorted(unknown))
-        raise _Refused(Verdict.CANNOT_TELL, f"{entry.header} covers the {listed}, which no header tells; give it.")
+        raise _Refused(Verdict.CANNOT_TELL, f"{entry.title} covers the {listed}, which no header tells; give it.")
+
+
+def _fact(request: _Request, pair: _Pair, variable: str) -> str | None:
+    """Find what an event said: as it was given, or as headers or body say it."""
+    known = request.given.get(variable, pair.claim.facts.get(variable))
+    fact = Fact.of(variable)
+    if known is not None or fact is None:
+        return request.said.get(variable) if known is None else known
+    return said_of_event(request.contract, request.body, fact)
 
 
 def _is_right(request: _Request, entry: Signature, pair: _Pair) -> bool:
     content = _signed(request, pair, pair.key.content, request.body)
-    return hmac.compare_digest(ENCODINGS[entry.encoding](pair.key.sign(content)), pair.claim.sig)
+    signature = guesses.decoded(entry.encoding, pair.claim.sig)
+    return signature is not None and pair.key.check(content, signature)
 
 
 def _signed(request: _Request, pair: _Pair, content: Template, body: bytes) -> bytes:
@@ -277,15 +336,16 @@ def _signed(request: _Request, pair: _Pair, content: Template, body: bytes) -> b
     attempt = int(facts.get("attempt", "1"))
     message = Message(facts.get("id", ""), kind_of_event, pair.claim.time_ms or 0, body, attempt)
     values = {name: read(message) for name, read in message_readers(request.time_format, content.variables)}
-    verbatim = {name: text.encode("utf-8", "replace") for name, text in facts.items() if stem(name) in _MESSAGE_FACTS}
-    return content.render({**values, **verbatim})
+    verbatim = {name: text for name, text in facts.items() if subject(name) in _MESSAGE_FACTS or stem(name) in _TIMES}
+    verbatim |= {name: _fact(request, pair, name) or "" for name in content.variables if is_fact(name)}
+    return content.render({**values, **{name: text.encode("utf-8", "replace") for name, text in verbatim.items()}})
 
 
 def _check_circumstances(request: _Request, pair: _Pair) -> str:
     """Look at the time of a signature that is right."""
-    if _expired(pair.key.expires_at_ms, request.now_ms):
+    if _expired(pair.key.secret.expires_at_ms, request.now_ms):
         raise _Refused(Verdict.EXPIRED_SECRET, "The signature is right, but its secret was rotated out.")
-    timed = any(stem(variable) == "timestamp" for variable in pair.key.content.variables)
+    timed = any(stem(variable) in _TIMES for variable in pair.key.content.variables)
     stale = _staleness(request, pair.claim) if timed else ""
     if stale:
         raise _Refused(Verdict.STALE, f"The signature is right, but {stale}")
@@ -315,14 +375,15 @@ def _besides(request: _Request, claim: _Claim) -> str:
 def _why(request: _Request, entry: Signature, pairs: Iterable[_Pair]) -> str:
     """Try what usually goes wrong, until the received signature comes out."""
     for pair in pairs:
-        signs: list[tuple[str, Sign]] = [("", pair.key.sign)]
-        signs += guesses.key_readings(pair.claim.kind, pair.secret.value)
+        keys: list[tuple[str, Check]] = [("", pair.key.check)]
+        keys += guesses.key_readings(pair.claim.kind, pair.key.secret.value)
         contents = [("", pair.key.content), (guesses.BODY_ALONE.format(shape(entry.content)), Template(("body",)))]
         bodies = [("", request.body), *guesses.body_readings(request.body)]
-        for (key_words, sign), (content_words, content), (body_words, body) in product(signs, contents, bodies):
-            raw = sign(_signed(request, pair, content, body))
-            for encoding_words, encode in guesses.encodings(entry):
-                if hmac.compare_digest(encode(raw), pair.claim.sig):
+        signatures = list(guesses.signature_readings(entry, pair.claim.sig))
+        for (content_words, content), (body_words, body) in product(contents, bodies):
+            signed = _signed(request, pair, content, body)
+            for (key_words, check), (encoding_words, signature) in product(keys, signatures):
+                if check(signed, signature):
                     return " ".join(filter(None, (key_words, content_words, body_words, encoding_words)))
     return _no_idea(request.contract, request.body)
 
@@ -334,30 +395,3 @@ def _no_idea(contract: Contract, body: bytes) -> str:
         f"No given secret makes this signature, and the body has not the form of the contract {contract.name!r}: "
         "it was probably changed after it was signed; if not, the secret is another one."
     )
-
-
-# -- a template read backwards: from a header's text to the values that its variables had -------------------------------
-
-
-def read_backwards(template: Template, text: str, time_format: str) -> dict[str, str] | None:
-    """Return the value of each variable, or None if `template` cannot have made `text`."""
-    seen: set[str] = set()
-    pattern = "".join(_pattern(part, seen, time_format) for part in template.parts)
-    found = re.fullmatch(pattern, text, re.DOTALL)
-    return None if found is None else {group.replace("__", ":"): value for group, value in found.groupdict().items()}
-
-
-def _pattern(part: Part, seen: set[str], time_format: str) -> str:
-    if isinstance(part, bytes):
-        return re.escape(part.decode())
-    group = part.replace(":", "__")
-    if part in seen:
-        return f"(?P={group})"
-    seen.add(part)
-    return f"(?P<{group}>{_form(part, time_format)})"
-
-
-def _form(variable: str, time_format: str) -> str:
-    if stem(variable) != "timestamp":
-        return _FORMS.get(variable, ".+?")
-    return _COUNTED if (variable.partition(":")[2] or time_format).startswith("unix") else _WRITTEN

@@ -146,7 +146,7 @@ class Attempts:
         if reason is not None:
             dead = Settlement(delivery, DeliveryState.DEAD, None, reason=reason)
             return Ended(endpoint, event, dead, None, self._clock.now())
-        request = self._request(endpoint, event, delivery.attempts + 1)
+        request = self._request(endpoint, event, delivery.attempts + 1, await self._failure_before(endpoint, delivery))
         if endpoint.rate is not None:
             self._lanes.sent(delivery.key, self._clock.now())
             self._on_progress()
@@ -187,15 +187,26 @@ class Attempts:
             return DeadReason.EXPIRED
         return DeadReason.CORRUPT if event.corrupt else None
 
-    def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int) -> Request:
-        headers = self._registrar.current.signer(endpoint).headers(
-            id=event.id, type=event.type, timestamp_ms=self._clock.wall_ms(), body=event.body, attempt=attempt
+    async def _failure_before(self, endpoint: Endpoint, delivery: DueDelivery) -> str | None:
+        """Look up what ended the attempt before, for the few contracts that tell it to receivers."""
+        if not delivery.attempts or not self._registrar.current.signer(endpoint).tells_reason:
+            return None
+        return await self._persist(self._store.failure_before, delivery, self._unread)
+
+    def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int, failure: str | None = None) -> Request:
+        headers, body = self._registrar.current.signer(endpoint).request(
+            id=event.id,
+            type=event.type,
+            timestamp_ms=self._clock.wall_ms(),
+            frozen=event.body,
+            attempt=attempt,
+            failure=failure,
         )
         headers.update(endpoint.headers)
         return Request(
             endpoint.url,
             headers,
-            event.body,
+            body,
             endpoint.timeout_ms,
             tls=endpoint.tls,
             reach=endpoint.application.reach,

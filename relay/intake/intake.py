@@ -33,7 +33,7 @@ from relay.telemetry.metrics import Metrics
 _BREATH = 50
 """Items of a batch that are checked before other requests get a turn."""
 
-_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp"})
+_RENDERED = frozenset({"", "/type", "/data", "/id", "/timestamp", "/metadata"})
 """Members that the body is made of."""
 
 
@@ -174,12 +174,11 @@ class Intake:
         warnings: Sequence[Issue],
         aimed: tuple[int, ...] | None,
     ) -> _Draft:
-        given = given_bytes(posted.metadata)
-        metadata = None if given is None else Payload(given)
+        metadata = _metadata(posted)
         rules = rules_for(contract, application, posted, data, metadata, now_ms)
         if rules.expires_at_ms is not None:
             _refuse_late(posted, rules.expires_at_ms, now_ms)
-        event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data)
+        event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data, metadata)
         body = freeze(contract, event)
         key = idempotency(contract, application, posted, data)
         return _Draft(posted, metadata, application, event, body, rules, key, warnings, aimed)
@@ -333,16 +332,21 @@ def _unrenderable(
     if any(issue.path in _RENDERED for issue in issues):
         return
     try:
-        freeze(contract, _rendering(posted, "", now_ms, data))
+        freeze(contract, _rendering(posted, "", now_ms, data, _metadata(posted)))
     except Unrenderable as error:
         yield from error.issues
 
 
-def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload) -> Rendering:
+def _metadata(posted: Posted) -> Payload | None:
+    given = given_bytes(posted.metadata)
+    return None if given is None else Payload(given)
+
+
+def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload, metadata: Payload | None) -> Rendering:
     if posted.timestamp is None:
-        return Rendering(event_id, posted.type, now_ms, now_ms, data)
+        return Rendering(event_id, posted.type, now_ms, now_ms, data, None, metadata)
     timestamp_us = unix_us(posted.timestamp)
-    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us)
+    return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us, metadata)
 
 
 def _refuse_late(posted: Posted, expires_at_ms: int, now_ms: int) -> None:

@@ -46,7 +46,8 @@ def freeze(contract: Contract, event: Rendering) -> bytes:
         return contract.render(event)
     except Unrenderable as error:
         (issue,) = error.issues
-        raise Unrenderable(replace(issue, path=in_data(issue.path)), lossy=error.lossy) from None
+        path = in_data(issue.path) if error.room == "data" else f"/{error.room}{issue.path}"
+        raise Unrenderable(replace(issue, path=path), lossy=error.lossy) from None
 
 
 class Rules(NamedTuple):

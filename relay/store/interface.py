@@ -81,6 +81,9 @@ class Store(Protocol):
     async def read_event(self, ordinal: int, /) -> FrozenEvent | None:
         """Read what an attempt sends; O(log n)."""
 
+    async def failure_before(self, delivery: DueDelivery, /) -> str | None:
+        """Read what ended the last attempt: a `Failure`, or `http_503` for an answer; None once it was pruned. O(log n)"""
+
     # -- counts, in memory ---------------------------------------------------------------------------------------------
 
     @property

@@ -51,6 +51,9 @@ WITH_DUE = """
 READ_EVENT = """
     SELECT ordinal, id, type, application, created_at, expires_at, body, checksum FROM event WHERE ordinal = ?"""
 
+FAILURE_BEFORE = """
+    SELECT coalesce(failure, 'http_' || status) FROM attempt WHERE event = ? AND endpoint = ? AND number = ?"""
+
 _EVENT = f"SELECT {EVENT_COLUMNS}, e.body FROM event e JOIN application a ON a.ref = e.application WHERE e.id = ?"
 
 _DELIVERIES = f"""
@@ -116,6 +119,10 @@ class Reads:
     async def read_event(self, ordinal: int) -> FrozenEvent | None:
         rows = await self._attempts.fetch(READ_EVENT, (ordinal,))
         return _frozen(rows[0]) if rows else None
+
+    async def failure_before(self, delivery: DueDelivery) -> str | None:
+        rows = await self._attempts.fetch(FAILURE_BEFORE, (*delivery.key, delivery.attempts))
+        return rows[0][0] if rows else None
 
     # -- what people look at -----------------------------------------------------------------------------------------
 
