@@ -519,6 +519,7 @@ def disagreement(seed: int) -> str | None:
     return f"seed {seed}: {json.dumps(written)} on {data} and {metadata}: the plain one says {expected}"
 
 
+@pytest.mark.timeout(900)
 def test_compiled_filters_agree_with_plain_ones() -> None:
     """Random filters and documents are decided the same both ways, and what does not pass has a reason."""
     answers = [disagreement(seed) for seed in range(DOCUMENTS)]

@@ -8,7 +8,7 @@ from aiohttp import web
 from relay.api import render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
-from relay.api.body import parse_object, read, read_object, refuse_large
+from relay.api.body import parse_definition, read, read_object, refuse_large
 from relay.api.idempotency import claim_of, replayed
 from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json
@@ -36,7 +36,7 @@ class Applications:
         principal = request[PRINCIPAL]
         text = await read(request)
         refuse_large(text, resolve_limits(None, self._services.daemon.config.limits))
-        written = parse_object(text)
+        written = parse_definition(text)
         draft = self._services.reader(principal).application(written)
         made = await self._registrar.create_application(draft, claim_of(request, written))
         if not made.repeated:
@@ -63,7 +63,7 @@ class Applications:
         text, reader = await read(request), self._services.reader(principal)
         found = self._find(request)
         refuse_large(text, found.limits)
-        patch = parse_object(text)
+        patch = parse_definition(text)
         application = await self._registrar.update_application(
             found.id, lambda present: reader.revised_application(present, patch, found.limits)
         )

@@ -133,10 +133,7 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object; Refused (400) says where it is malformed, (422) that it is something else.
-
-    A number that neither 64 bits nor a double hold is a Decimal, which no field takes.
-    """
+    """Parse a JSON object; Refused (400) says where it is malformed, (422) that it is something else."""
     if not text.strip():
         return {}
     try:
@@ -145,6 +142,12 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise Refused(problems.malformed_json(f"{error}. Send a JSON object in UTF-8.")) from None
     if not isinstance(value, dict):
         raise Refused(problems.invalid([Issue("", "must be a JSON object")]))
+    return value
+
+
+def parse_definition(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object that is going to be kept: a number that neither 64 bits nor a double hold is a Decimal."""
+    value = parse_object(text)
     return json.loads(text, parse_int=exact, parse_float=exact) if _MANY_DIGITS.search(text) else value
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from relay.api import body, problems, render, sampling
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
-from relay.api.body import parse_object, read_nothing, read_object, refuse_large
+from relay.api.body import parse_definition, read_nothing, read_object, refuse_large
 from relay.api.certificates import write_certificate
 from relay.api.condition import Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
@@ -52,7 +52,7 @@ class Endpoints:
         text = await body.read(request)
         if principal.application is not None:  # else it stands in the text whose limits hold
             refuse_large(text, self._registrar.current.application(principal.application).application.limits)
-        written = parse_object(text)
+        written = parse_definition(text)
         claim = claim_of(request, written)
         named = written.pop("application", None)  # whose endpoint it is, rather than how it is
         try:
@@ -113,7 +113,7 @@ class Endpoints:
         self._refuse_self_service(principal, endpoint.application)
         text = await body.read(request)
         refuse_large(text, endpoint.application.limits)
-        patch = parse_object(text)
+        patch = parse_definition(text)
         reader, owner = self._services.reader(principal), endpoint.application
         endpoint = await self._registrar.update_endpoint(
             endpoint.id, lambda present: reader.revised_endpoint(present, patch, owner)

@@ -7,6 +7,8 @@ from relay.api.endpoints import PATH as ENDPOINTS
 from relay.api.endpoints import Endpoints
 from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
+from relay.api.filters import PATH as TRY_FILTER
+from relay.api.filters import Filters
 from relay.api.ingest import Ingest
 from relay.api.moving import Moving
 from relay.api.pace import Paces
@@ -72,6 +74,7 @@ def _registry(services: Services) -> list[Route]:
         Route("GET", endpoint + "/secret", Right.ADMINISTER, endpoints.secret),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
         Route("POST", endpoint + "/probe", Right.OPERATE, endpoints.probe),
+        Route("POST", TRY_FILTER, Right.READ, Filters(services).attempt),
         Route("POST", endpoint + "/test", Right.OPERATE, endpoints.test),
     ]
 

@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "app": Verb("applications", "Add, look at and change applications, and their keys."),
         "reload": Verb("status", "Let the daemon read its configuration again."),
         "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
+        "filter": Verb("filters", "Try what a filter lets through."),
     },
     "Move in": {
         "import": Verb("moving", "Make applications and endpoints of lines of JSON, all or none."),

@@ -2,8 +2,12 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, NoReturn
+
+from relay.cli.output import Exit, fail
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -27,6 +31,23 @@ def is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def read_json(given: str, name: str) -> str:
+    """Return JSON that an argument holds, or names as `@FILE` or `-`; ends the command if it is none."""
+    try:
+        if given == "-":
+            text = sys.stdin.buffer.read().decode()
+        else:
+            text = Path(given[1:]).read_text("utf-8") if given.startswith("@") else given
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{given} cannot be read: {error}", Exit.BAD_INPUT)
+    try:
+        text.encode()
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fail(f"{name} is not JSON: {error}. Quote it for the shell, or use @FILE.", Exit.BAD_INPUT)
+    return text
 
 
 def put(text: str, steps: Sequence[str], value: str) -> str:

@@ -1,5 +1,6 @@
 """`relay endpoint`: the receivers of events; and how what is given for one becomes a request."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import click
 
 from relay.cli.client import Daemon, asks_daemon, daemon_options
 from relay.cli.deliveries import report_test
+from relay.cli.json_text import read_json
 from relay.cli.output import (
     Columns,
     Exit,
@@ -56,6 +58,7 @@ retry_options = options(
 )
 endpoint_options = options(
     click.option("--type", "event_types", multiple=True, help="Event type, or prefix.*; repeatable.  [all]"),
+    click.option("--filter", "filter_text", metavar="JSON", help="Which events of these types: JSON, @FILE or -."),
     click.option("--description", help="A note for people."),
     click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Fixed header; repeatable."),
     click.option("--concurrency", type=click.IntRange(1), help="Most attempts at once."),
@@ -248,6 +251,7 @@ def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield from ((name, one[name]) for name in ("id", "application", "url"))
     yield "state", state(one)
     yield "event types", one["event_types"]
+    yield "filter", json.dumps(one["filter"], ensure_ascii=False) if one.get("filter") else None
     yield "description", one["description"] or None
     yield "headers", [f"{name}={value}" for name, value in one["headers"].items()] or None
     yield "limits", f"{one['concurrency']} at once, {one['rate_limit'] or 'any rate'}, time-out {one['timeout']}"
@@ -305,6 +309,11 @@ def limits_of(texts: tuple[str, ...]) -> Json:
     return limits
 
 
+def read_filter(given: str | None) -> Any:
+    """Return the filter that is given as JSON, in a file or on standard input; the daemon says what is wrong with it."""
+    return None if given is None else json.loads(read_json(given, "--filter"))
+
+
 def _header(text: str) -> tuple[str, str | None]:
     name, separator, value = text.partition("=")
     return name, value if separator else None
@@ -323,6 +332,7 @@ def definition(given: Json) -> Json:
         "retry": {name: value for name, value in retry.items() if value is not None},
         "tls": tls_members(given),
         "limits": limits_of(given.get("limits", ())),
+        "filter": read_filter(given.get("filter_text")),
     }
     plain = {name: given[name] for name in _PLAIN if given.get(name) is not None}
     return {name: value for name, value in members.items() if value} | plain

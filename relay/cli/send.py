@@ -2,10 +2,8 @@
 
 import json
 import secrets
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlencode
 
@@ -13,7 +11,7 @@ import click
 
 from relay.cli.client import Daemon, Refused, asks_daemon
 from relay.cli.deliveries import in_words, outcome, report_test, state
-from relay.cli.json_text import NoWay, is_json, put, value_at
+from relay.cli.json_text import NoWay, is_json, put, read_json, value_at
 from relay.cli.output import Exit, Json, counted, echo, echo_json, fail, moment, say, say_warnings
 from relay.cli.types import PATH as TYPES_PATH
 
@@ -37,8 +35,9 @@ _CHANGEABLE = ("data", "metadata", "id", "idempotency_key", "timestamp", "delive
 @click.option("--expires-at", help="RFC 3339 time after which it is not delivered any more.")
 @click.option("--deliver-at", help="RFC 3339 time before which it is not delivered.")
 @click.option("--ordering-key", help="What it is kept in order by, where the contract keeps order.")
+@click.option("--endpoint", "endpoints", multiple=True, metavar="ID", help="Only for this endpoint; repeatable.  [all]")
 @asks_daemon
-def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: str | None) -> None:
+def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: Any) -> None:
     """Send one event of TYPE.
 
     DATA is its payload as JSON: text, @FILE, or - for standard input. It is delivered byte for byte as given.
@@ -47,34 +46,14 @@ def send(daemon: Daemon, event_type: str, data: str, as_json: bool, **members: s
       relay send order.paid '{"order": 7}'
       relay send order.paid @order.json --key order-7
     """
-    answer = daemon.post("/v1/events", compose(event_type, read_data(data), members))
+    answer = daemon.post("/v1/events", compose(event_type, read_json(data, "DATA"), members))
     _report(answer, as_json)
 
 
 def compose(event_type: str, data: str, members: dict[str, Any]) -> bytes:
     """Write the request's body; the payload is spliced in as it is, so that its spelling survives."""
-    named = {"type": event_type} | {name: value for name, value in members.items() if value is not None}
+    named = {"type": event_type} | {name: value for name, value in members.items() if value not in (None, ())}
     return f'{json.dumps(named)[:-1]}, "data": {data}}}'.encode()
-
-
-def read_data(data: str) -> str:
-    """Return the payload's text from the argument, a file or standard input; ends the command if it is not JSON."""
-    text = _read(data)
-    try:
-        text.encode()
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        fail(f"DATA is not JSON: {error}. Quote it for the shell, or use @FILE.", Exit.BAD_INPUT)
-    return text
-
-
-def _read(data: str) -> str:
-    try:
-        if data == "-":
-            return sys.stdin.buffer.read().decode()
-        return Path(data[1:]).read_text("utf-8") if data.startswith("@") else data
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{data} cannot be read: {error}", Exit.BAD_INPUT)
 
 
 class _Trigger(click.Command):
