@@ -81,12 +81,20 @@ def applications(bench: Bench) -> str:
     return compared(Work(15_000), sides)(bench)
 
 
+def filters(bench: Bench) -> str:
+    """Compare intake for 100 applications whose ten endpoints all have a filter with as many of which one subscribes."""
+    many = max(int(100 * bench.scale), 2)
+    sides = {"one subscribes": variant(applications=many), "ten filters": variant(applications=many, filtered=True)}
+    return compared(Work(20_000, deliver=False), sides)(bench)
+
+
 PAIRS: Mapping[str, Row] = {
     "fan-out-1": compared(Work(15_000)),
     "fan-out-10": compared(Work(3_000, 10)),
     "fan-out-100": compared(Work(300, 100)),
     "intake": compared(Work(15_000, deliver=False)),
     "applications": applications,
+    "filters": filters,
     "body-16k": compared(Work(5_000, body_bytes=16 << 10)),
     "body-900k": compared(Work(250, body_bytes=900 << 10)),
     "tls": compared(Work(10_000), tls=True),

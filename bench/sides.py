@@ -37,6 +37,8 @@ url = "{url}/{number}/{place}"
 event_types = ["{type}"]
 secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 """
+_FILTER = 'filter = {{ "data.at" = {{ "$exists" = true }}, type = {{ "$suffix" = ".event" }}, "data.padding" = {{ "$prefix" = "{}" }} }}\n'
+"""Three conditions on what the load posts, of which the last decides."""
 
 
 class Work(NamedTuple):
@@ -53,6 +55,7 @@ class Work(NamedTuple):
     contract: str = "standard"
     ordering_keys: int = 0
     applications: int = 0  # beside the one that is always there, with ten endpoints each
+    filtered: bool = False  # all ten subscribe to what is posted, and a filter lets it through to one
     deliver: bool = True  # False: to endpoints that are paused, so that intake is measured alone
     delivery: str = ""  # TOML lines of `[delivery]`
 
@@ -121,8 +124,9 @@ def serving(folder: Path, sink: Sink, work: Work) -> Iterator[Daemon]:
     try:
         started(relay)
         if not work.deliver:
-            for number in range(work.fan_out):
-                relay.api.post(f"/v1/webhook-endpoints/bench-{number}/pause")
+            paused = [f"bench-{number}" for number in range(work.fan_out)]
+            for name in paused + [f"ep-{number}-0" for number in range(work.applications)]:
+                relay.api.post(f"/v1/webhook-endpoints/{name}/pause")
         yield relay
     finally:
         relay.kill()
@@ -149,19 +153,20 @@ def configuration(folder: Path, sink: Sink, work: Work, *, storage: str = "", ex
         contract=contract,
         delivery=f"concurrency = {GLOBAL_CONCURRENCY}\n{work.delivery}{tls}",
         storage=storage,
-        extra=_ANYBODY + _others(sink, work.applications) + extra,
+        extra=_ANYBODY + _others(sink, work) + extra,
     )
     return text if work.contract in ("standard", "ordered") else under_contract(text, work.contract)
 
 
-def _others(sink: Sink, applications: int) -> str:
-    """Write applications of ten endpoints each, one of which subscribes to what the load posts."""
+def _others(sink: Sink, work: Work) -> str:
+    """Write applications of ten endpoints each, one of which gets what the load posts."""
     text = ""
-    for number in range(applications):
+    for number in range(work.applications):
         text += f'\n[[application]]\nid = "app-{number}"\ncontract = "standard"\n'
         for place in range(10):
-            kind = "other.event" if place else "bench.event"
+            kind = "other.event" if place and not work.filtered else "bench.event"
             text += _OTHER_ENDPOINT.format(number=number, place=place, url=sink.url, type=kind)
+            text += _FILTER.format("y" * place + "x") if work.filtered else ""
     return text
 
 

@@ -24,6 +24,9 @@ class Constant(Enum):
     NULL = "null"
 
 
+CONSTANTS: Mapping[bool | None, Constant] = {True: Constant.TRUE, False: Constant.FALSE, None: Constant.NULL}
+
+
 class Undecided(Exception):
     """So much of this event has been looked at that looking ends: the filter is taken to let it through."""
 
@@ -77,7 +80,7 @@ def literal(written: Any) -> Any:
     if isinstance(written, float):
         return Decimal(repr(written))
     if written is None or isinstance(written, bool):
-        return _CONSTANTS[written]
+        return CONSTANTS[written]
     return written
 
 
@@ -131,12 +134,9 @@ def _ordered(order: Order) -> Compiler:
 def _on_text(test: Order) -> Compiler:
     def compiled(path: Path, wanted: Any) -> Predicate:
         def holds(facts: Facts) -> bool:
-            for found in facts[path]:
-                if found.__class__ is str:
-                    if len(found) > TEXT_PER_LOOK:
-                        facts.spend(len(found) // TEXT_PER_LOOK)
-                    if test(found, wanted):
-                        return True
+            for found in facts[path]:  # noqa: SIM110
+                if found.__class__ is str and test(found, wanted):
+                    return True
             return False
 
         return holds
@@ -144,7 +144,18 @@ def _on_text(test: Order) -> Compiler:
     return compiled
 
 
-_CONSTANTS: Mapping[bool | None, Constant] = {True: Constant.TRUE, False: Constant.FALSE, None: Constant.NULL}
+def _contains(path: Path, wanted: Any) -> Predicate:
+    def holds(facts: Facts) -> bool:
+        for found in facts[path]:
+            if found.__class__ is str:
+                if len(found) > TEXT_PER_LOOK:
+                    facts.spend(len(found) // TEXT_PER_LOOK)
+                if wanted in found:
+                    return True
+        return False
+
+    return holds
+
 
 ORDERING: Mapping[str, Order] = {
     "$gt": lambda found, wanted: found > wanted,
@@ -152,10 +163,10 @@ ORDERING: Mapping[str, Order] = {
     "$lt": lambda found, wanted: found < wanted,
     "$lte": lambda found, wanted: found <= wanted,
 }
-ON_TEXT: Mapping[str, Order] = {
-    "$prefix": str.startswith,
-    "$suffix": str.endswith,
-    "$contains": str.__contains__,
+ON_TEXT: Mapping[str, Compiler] = {
+    "$prefix": _on_text(str.startswith),
+    "$suffix": _on_text(str.endswith),
+    "$contains": _contains,
 }
 OPERATORS: Mapping[str, Compiler] = {
     "$eq": _eq,
@@ -164,6 +175,6 @@ OPERATORS: Mapping[str, Compiler] = {
     "$nin": _not(_in),
     **{name: _ordered(order) for name, order in ORDERING.items()},
     "$exists": _exists,
-    **{name: _on_text(test) for name, test in ON_TEXT.items()},
+    **ON_TEXT,
 }
 """What compiles each condition."""

@@ -326,6 +326,9 @@ def _all_of(operator: str, place: Place, parts: Iterable[Part]) -> Part:
     if len(tests) == 2:
         first, second = tests
         return Part(operator, place, lambda facts: first(facts) and second(facts), found)
+    if len(tests) == 3:
+        one, two, three = tests
+        return Part(operator, place, lambda facts: one(facts) and two(facts) and three(facts), found)
 
     def every(facts: Facts) -> bool:
         for holds in tests:  # noqa: SIM110  # `all` over a generator takes twice as long

@@ -12,24 +12,23 @@ from typing import Any
 import msgspec
 
 from relay.contracts.payload import Slice, split_array, split_object, text_of
-from relay.core.conditions import Constant, Path, Undecided, Values
+from relay.core.conditions import CONSTANTS, Path, Undecided, Values
 
 LOOKS_MAX = 20_000
 """Elements of lists, and KiB of long texts, that all filters together look at in one event."""
 
-_NUMBER = msgspec.json.Decoder(float_hook=Decimal)
-_CONSTANTS = {constant.value.encode(): constant for constant in Constant}
+_SCALAR = msgspec.json.Decoder(float_hook=Decimal)
 
 
 class EventFacts(dict[Path, Values]):
     """The values of one event by path. What leads through no list is looked up once; what does counts each time."""
 
-    __slots__ = ("_left", "_lists", "_objects", "_roots")
+    __slots__ = ("_left", "_lists", "_objects")
 
     def __init__(self, event_type: str, data: bytes, metadata: bytes | None) -> None:
         self[("type",)] = (event_type,)
-        self._roots: Mapping[str, Slice] = {"data": data} if metadata is None else {"data": data, "metadata": metadata}
-        self._objects: dict[Path, Mapping[str, Slice] | None] = {}  # None: a list stands there or before
+        roots: Mapping[str, Slice] = {"data": data} if metadata is None else {"data": data, "metadata": metadata}
+        self._objects: dict[Path, Mapping[str, Slice] | None] = {(): roots}  # None: a list stands there or before
         self._lists: dict[Path, Values] = {}
         self._left = LOOKS_MAX
 
@@ -45,7 +44,8 @@ class EventFacts(dict[Path, Values]):
             raise Undecided
 
     def __missing__(self, path: Path) -> Values:
-        members = self._members(path[:-1]) if len(path) > 1 else self._roots
+        above = path[:-1]
+        members = self._objects[above] if above in self._objects else self._members(above)
         if members is None:
             return self._through_lists(path)
         part = members.get(path[-1])
@@ -61,9 +61,13 @@ class EventFacts(dict[Path, Values]):
     def _members(self, path: Path) -> Mapping[str, Slice] | None:
         if path in self._objects:
             return self._objects[path]
-        above = self._members(path[:-1]) if len(path) > 1 else self._roots
-        raw = None if above is None else bytes(above.get(path[-1], b""))
-        members = None if raw is None or raw[:1] == b"[" else split_object(raw) if raw[:1] == b"{" else {}
+        above = self._members(path[:-1])
+        raw = b"" if above is None else bytes(above.get(path[-1], b""))
+        members: Mapping[str, Slice] | None = {}
+        if above is None or raw[:1] == b"[":
+            members = None
+        elif raw[:1] == b"{":
+            members = split_object(raw)
         self._objects[path] = members
         return members
 
@@ -76,7 +80,7 @@ class EventFacts(dict[Path, Values]):
 
     def _reached(self, path: Path) -> Iterator[Any]:
         """Yield what a path leads to, in the order of the text."""
-        waiting: list[tuple[Slice, int]] = [(self._roots[path[0]], 1)]
+        waiting: list[tuple[Slice, int]] = [((self._objects[()] or {})[path[0]], 1)]
         while waiting:
             part, at = waiting.pop()
             raw = bytes(part)
@@ -101,31 +105,27 @@ class EventFacts(dict[Path, Values]):
     def value(self, part: Slice) -> Any:
         """Return what conditions compare."""
         raw = bytes(part)
-        first = raw[0]
-        if first == _QUOTE:
-            return text_of(raw)
-        if first in b"{[":
+        if raw[0] in b"{[":
             return Compound(raw, self)
-        return _CONSTANTS.get(raw) or _number(raw)
-
-
-_QUOTE = ord('"')
+        try:
+            value = _SCALAR.decode(raw)
+        except (msgspec.DecodeError, InvalidOperation):
+            return text_of(raw) if raw[:1] == b'"' else _number(raw.decode())
+        return CONSTANTS[value] if value is None or value.__class__ is bool else value
 
 
 def _is_place(name: str) -> bool:
     return name.isascii() and name.isdecimal() and len(name) < 10 and (name == "0" or name[0] != "0")
 
 
-def _number(raw: bytes) -> int | Decimal:
+def _number(text: str) -> Decimal:
+    """Read a number of very many digits, or with an exponent beyond 10^18: nothing is as large, or as small."""
     try:
-        number: int | Decimal = _NUMBER.decode(raw)
-        return number
-    except (msgspec.ValidationError, InvalidOperation):  # very many digits, or an exponent beyond 10^18
-        mantissa, _, exponent = raw.decode().lower().partition("e")
+        return Decimal(text)
+    except InvalidOperation:
+        mantissa, _, exponent = text.lower().partition("e")
         number = Decimal(mantissa)
-        if not exponent or not number:
-            return number
-        return Decimal(0) if exponent.startswith("-") else number * Decimal("Infinity")
+        return number * Decimal("Infinity") if number and not exponent.startswith("-") else Decimal(0)
 
 
 class Compound:
