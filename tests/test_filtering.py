@@ -115,10 +115,11 @@ async def test_a_number_that_the_api_cannot_keep_is_refused(tmp_path: Path, numb
     async with Api(tmp_path) as api:
         body = b'{"url": "https://receiver.example/", "filter": {"data.a": ' + number + b"}}"
         created = await api.call("POST", PATH, body, by="acme-app")
+        keyed = await api.call("POST", PATH, body, by="acme-app", headers={"Idempotency-Key": "k" * 32})
         name = await made(api)
         patched = await api.call("PATCH", f"{PATH}/{name}", b'{"filter": {"data.a": ' + number + b"}}", by="acme-app")
         jitter = await api.call("PATCH", f"{PATH}/{name}", b'{"concurrency": ' + number + b"}", by="acme-app")
-    assert [created.status, patched.status, jitter.status] == [422, 422, 422]
+    assert [created.status, keyed.status, patched.status, jitter.status] == [422] * 4
     assert [error["pointer"] for error in created.json["errors"]] == ["/filter/data.a"]
     assert "exactly" in patched.json["errors"][0]["message"]
 
@@ -269,3 +270,24 @@ def test_the_example_of_the_page_is_a_filter() -> None:
     page = (Path(__file__).parent.parent / "docs" / "API.md").read_text().partition("## Filters")[2]
     example = json.loads(page.partition("```json\n")[2].partition("```")[0])
     assert filters.read(example).text
+
+
+# -- moving ---------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_filter_moves_with_its_endpoint(tmp_path: Path) -> None:
+    """An export has it, an import takes it, or names what is wrong with it and with its numbers."""
+    written = {"data.a": {"$in": [0.1, None]}, "$not": {"data.b": 5}}
+    async with Api(tmp_path) as api:
+        name = await made(api, filter=written)
+        lines = (await api.get("/v1/export?secrets=true"))["data"]
+        (line,) = (line for line in lines if line.get("endpoint", {}).get("id") == name)
+        await api.call("DELETE", f"{PATH}/{name}", by="acme-app")
+        again = await api.call("POST", "/v1/import", {"lines": [lines[0], line]})
+        shown = (await api.get(f"{PATH}/{name}"))["filter"]
+        line["endpoint"] |= {"id": "other", "filter": {"data.a": "number"}}
+        text = json.dumps({"lines": [lines[0], line]}).replace('"number"', "0.12345678901234567891")
+        wrong = await api.call("POST", "/v1/import", text.encode())
+    assert line["endpoint"].keys() >= {"filter"}
+    assert (again.status, shown) == (200, written), again.text
+    assert [error["pointer"] for error in wrong.json["errors"]] == ["/lines/1/endpoint/filter/data.a"]

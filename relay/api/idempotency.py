@@ -27,7 +27,7 @@ def claim_of(request: web.Request, written: Mapping[str, Any]) -> Claim | None:
         return None
     if fault := key_fault(key):
         raise Invalid([Issue("", f"the header {HEADER} {fault}")])
-    body = orjson.dumps(written, option=orjson.OPT_SORT_KEYS)
+    body = orjson.dumps(written, default=str, option=orjson.OPT_SORT_KEYS)
     return Claim(_scope(request[PRINCIPAL]), key, b"\n".join([request.method.encode(), request.path.encode(), body]))
 
 

@@ -131,7 +131,7 @@ class Lines:
         limits = None if owner is None else owner.limits
         if not isinstance(limits, Limits):
             limits = resolve_limits(limits, self._reader.config.limits)
-        size, most = len(orjson.dumps(dict(written))), limits.definition_bytes
+        size, most = len(orjson.dumps(dict(written), default=str)), limits.definition_bytes
         sentence = f"has {size} bytes; it may have {format_size(most)} (limits.definition)"
         return [Issue("", sentence)] if size > most else []
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from relay.api import problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
-from relay.api.body import read_object
+from relay.api.body import parse_definition, read
 from relay.api.lines import KINDS, SCHEMA, Lines, read_import
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
@@ -75,7 +75,7 @@ class Moving:
     async def import_(self, request: web.Request) -> web.StreamResponse:
         """Make all that the lines say, or nothing, and say what became of them."""
         principal = request[PRINCIPAL]
-        wanted = read_import(await read_object(request))
+        wanted = read_import(parse_definition(await read(request)))
         reader, warnings = self._services.reader(principal), list[Issue]()
 
         async def plan(registry: Registry, maker: Maker) -> Plan:
