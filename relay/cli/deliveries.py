@@ -76,7 +76,8 @@ def show_event(daemon: Daemon, event_id: str, as_json: bool) -> None:
         return
     times = {name: moment(event[name]) for name in ("created_at", "deliver_at", "expires_at")}
     named = {name: event[name] for name in ("id", "type", "application")}
-    echo(facts(named | times | {"deliveries": outcome(event), "payload": f"{event['payload_bytes']} bytes"}))
+    aimed = {"only for": event.get("endpoints")}
+    echo(facts(named | times | aimed | {"deliveries": outcome(event), "payload": f"{event['payload_bytes']} bytes"}))
     if owed:
         echo("\n" + table(DELIVERIES, owed))
 
