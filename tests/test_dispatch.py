@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from relay.core.errors import StoreUnavailable
 from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
 from relay.delivery.courier import Request
+from relay.dispatch import loop
 from relay.dispatch.cache import ENTRY_BYTES, EventCache
 from relay.dispatch.loop import CACHE_AHEAD_MS, Dispatch
 from relay.telemetry import log
@@ -35,6 +36,34 @@ def held_open() -> "asyncio.Future[int | Failure]":
 async def due_later(house: Engine) -> Any:
     """Accept an event that is due ten seconds from now."""
     return await house.post(deliver_at_ms=house.clock.wall_ms() + LATER_MS)
+
+
+# -- what starts at once ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("starts_at_once", "most"), [(loop.STARTS_AT_ONCE, loop.STARTS_AT_ONCE), (1_000, 30)])
+async def test_a_crowd_starts_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts_at_once: int, most: int
+) -> None:
+    """I2: of thirty attempts that may start, a few do in each round of the loop; with no such limit (negative control) all."""
+    monkeypatch.setattr(loop, "STARTS_AT_ONCE", starts_at_once)
+    names = [f"endpoint-{number}" for number in range(30)]
+    async with engine(tmp_path, config(*names)) as house:
+        started = [0]  # by round of the loop
+
+        async def count_rounds() -> None:
+            while True:
+                await asyncio.sleep(0)
+                started.append(len(house.courier.requests) - sum(started))
+
+        rounds = asyncio.create_task(count_rounds())
+        house.run()
+        await house.post()
+        await until(lambda: house.store.backlog == 0)
+        rounds.cancel()
+
+        assert sum(started) == 30
+        assert max(started) == most
 
 
 # -- what cannot be recorded is not sent (Q7) --------------------------------------------------------------------------

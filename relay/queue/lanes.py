@@ -158,14 +158,14 @@ class Lanes:
 
     # Attempts.
 
-    def take(self, now: Now) -> list[Start]:
-        """Choose what starts now. Each is reserved until `settled`, and runs until `finished` or `finished_unsent`.
+    def take(self, now: Now, most: float = math.inf) -> list[Start]:
+        """Choose what starts now, at most so many. Each is reserved until `settled`, and runs until `finished` or `finished_unsent`.
 
         O(log n) for each start, each lane that changed since the last call, and each timer that ran out.
         """
         self._run_timers(now)
         starts: list[Start] = []
-        while (lane := self._turns.next()) is not None:
+        while len(starts) < most and (lane := self._turns.next()) is not None:
             start = self._turn(lane, now)
             if start is not None:
                 starts.append(start)
