@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import stat
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,28 @@ async def test_closing_waits_for_a_commit_under_way(house: House) -> None:
     house.store.release.set()
     assert (await posting)[0] == 202
     await closing
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch"])
+async def test_a_payload_is_held_once_while_it_waits_for_its_commit(house: House, path: str) -> None:
+    """S7: of each event that waits there is the frozen body and no other copy; beside it, its mistaken neighbours."""
+    size_bytes, posts = 400_000, 8
+    text = b'{"type": "a.b", "data": "' + b"x" * size_bytes + b'"}'
+    if path.endswith("batch"):
+        text = b"[" + text + b", 1]"
+    house.store.release = asyncio.Event()
+    tracemalloc.start()
+    try:
+        posting = [asyncio.ensure_future(call(house, "POST", path, text, JSON_HEADERS)) for _ in range(posts)]
+        await until(lambda: len(house.store.transactions) == posts)
+        held = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.Filter(True, "*/relay/*"), tracemalloc.Filter(True, "*/aiohttp/web_*")]
+        )
+    finally:
+        tracemalloc.stop()
+    house.store.release.set()
+    assert all(status < 300 for status, _, _ in await asyncio.gather(*posting))
+    assert posts * size_bytes < sum(trace.size for trace in held.traces) < 1.3 * posts * size_bytes
 
 
 # -- who gets in ---------------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from relay.api import problems
@@ -106,24 +107,32 @@ async def read(request: web.Request) -> bytes:
 
 
 async def _received(request: web.Request) -> bytes:
+    config, content = request[CONFIG], request.content
     try:
-        if request.content.is_eof():  # it came with the head, as most do: no deadline is needed
-            return _bounded(request.content.read_nowait(), request[CONFIG].max_body_bytes)
-        config = request[CONFIG]
+        if content.is_eof():  # it came with the head, as most do: no deadline is needed
+            return _bounded(content.read_nowait(), config)
         size_bytes = request.content_length or config.max_body_bytes
         async with request[ARRIVING].within(config.body_timeout_ms / 1000, size_bytes):
-            return await request.read()
+            return await _collected(content, config)
     except TimeoutError:
-        raise Refused(problems.body_timeout(request[CONFIG].body_timeout_ms)) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise Refused(problems.body_too_large(request[CONFIG].max_body_bytes)) from None
+        raise Refused(problems.body_timeout(config.body_timeout_ms)) from None
     except (web.RequestPayloadError, HttpProcessingError):  # the second one is the pure Python parser's
         raise Refused(problems.bad_request("The body breaks off or is not framed as HTTP/1.1 asks.")) from None
 
 
-def _bounded(text: bytes, most_bytes: int) -> bytes:
-    if len(text) > most_bytes:
-        raise Refused(problems.body_too_large(most_bytes))
+async def _collected(content: StreamReader, config: ServerConfig) -> bytes:
+    """Put a body together once: aiohttp's own `read` makes a copy, and keeps it until the request is answered."""
+    text = BytesIO()
+    while chunk := await content.readany():
+        text.write(chunk)
+        if text.tell() > config.max_body_bytes:
+            raise Refused(problems.body_too_large(config.max_body_bytes))
+    return text.getvalue()
+
+
+def _bounded(text: bytes, config: ServerConfig) -> bytes:
+    if len(text) > config.max_body_bytes:
+        raise Refused(problems.body_too_large(config.max_body_bytes))
     return text
 
 

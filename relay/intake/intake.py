@@ -6,7 +6,7 @@ see to: an event that is stored and that nobody knows of must not be possible.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -75,6 +75,14 @@ class _Draft(NamedTuple):
     aimed: tuple[int, ...] | None  # refs of the endpoints that it is for, if it names any
 
 
+class _Sealed(NamedTuple):
+    """An event that goes into the store. It holds no part of the request: until the commit its body is the only copy."""
+
+    event: NewEvent
+    application: Application
+    warnings: Sequence[Issue]
+
+
 class Intake:
     """Takes events in. Holds no events: what is between the check and the commit is the store's.
 
@@ -108,7 +116,9 @@ class Intake:
         store did not take it, CommitUnknown when nobody knows.
         """
         screen(body, self.limits.max_depth)
-        (receipt,) = await self._commit([self._check(principal, body, key)])
+        sealed = self._sealed([self._check(principal, body, key)])
+        del body  # while it waits, its frozen body is enough
+        (receipt,) = await self._commit(sealed)
         if isinstance(receipt, RelayError):
             raise receipt
         return receipt
@@ -117,9 +127,11 @@ class Intake:
         """Accept a JSON array of events: each is answered for itself, and the sound ones commit together."""
         screen(body, self.limits.max_depth + 1)
         checked = await self._check_all(principal, read_batch(body, self.limits.max_batch))
-        drafts = [item for item in checked if isinstance(item, _Draft)]
-        receipts = iter(await self._commit(drafts) if drafts else ())
-        return [item if isinstance(item, RelayError) else next(receipts) for item in checked]
+        refusals = [item if isinstance(item, RelayError) else None for item in checked]
+        sealed = self._sealed([item for item in checked if isinstance(item, _Draft)])
+        del body, checked
+        receipts = iter(await self._commit(sealed) if sealed else ())
+        return [next(receipts) if refusal is None else refusal for refusal in refusals]
 
     async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Draft | RelayError]:
         checked: list[_Draft | RelayError] = []
@@ -128,7 +140,7 @@ class Intake:
             try:
                 checked.append(self._check(principal, item, None, suggest=mistakes < MISTAKES_MAX))
             except RelayError as refusal:
-                checked.append(refusal)
+                checked.append(_without_request(refusal))
                 await asyncio.sleep(0)  # mistakes are looked for one by one, which takes a millisecond or two
             mistakes += _mistakes(checked[-1])
             if number % _BREATH == 0:
@@ -185,16 +197,21 @@ class Intake:
 
     # -- the commit, and what follows it -------------------------------------------------------------------------------
 
-    async def _commit(self, drafts: Sequence[_Draft]) -> Sequence[Receipt | RelayError]:
+    def _sealed(self, drafts: Sequence[_Draft]) -> list[_Sealed]:
         # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
-        events = [self._seal(draft) for draft in drafts]
-        refused = self._crowded_out(drafts, events) if len(drafts) > 1 or len(events[0].targets) > 1 else {}
+        return [_Sealed(self._seal(draft), draft.application, draft.warnings) for draft in drafts]
+
+    async def _commit(self, sealed: Sequence[_Sealed]) -> Sequence[Receipt | RelayError]:
+        refused = self._crowded_out(sealed) if len(sealed) > 1 or len(sealed[0].event.targets) > 1 else {}
         if not refused:
-            return await self._store.accept(events, partial(self._committed, drafts, self._clock.mono_ms()))
-        kept = [index for index in range(len(drafts)) if index not in refused]
-        follow = partial(self._committed, [drafts[index] for index in kept], self._clock.mono_ms())
-        receipts = iter(await self._store.accept([events[index] for index in kept], follow) if kept else ())
-        return [refused[index] if index in refused else next(receipts) for index in range(len(drafts))]
+            return await self._submit(sealed)
+        kept = [one for index, one in enumerate(sealed) if index not in refused]
+        receipts = iter(await self._submit(kept) if kept else ())
+        return [refused[index] if index in refused else next(receipts) for index in range(len(sealed))]
+
+    def _submit(self, sealed: Sequence[_Sealed]) -> Awaitable[Sequence[Receipt | RelayError]]:
+        follow = partial(self._committed, sealed, self._clock.mono_ms())
+        return self._store.accept([one.event for one in sealed], follow)
 
     def _room(self) -> Room:
         return Room(self.limits.max_backlog, self._store.backlog, len(self._registrar.current.present) == 1)
@@ -206,16 +223,16 @@ class Intake:
             self._metrics.crowded_out(application.id)
             raise
 
-    def _crowded_out(self, drafts: Sequence[_Draft], events: Sequence[NewEvent]) -> dict[int, ApplicationFull]:
+    def _crowded_out(self, sealed: Sequence[_Sealed]) -> dict[int, ApplicationFull]:
         """Find what there is no room for, with its deliveries and the events before it in the same batch, by its place."""
         room, refused = self._room(), {}
         added: dict[int, Usage] = {}
-        for index, (draft, event) in enumerate(zip(drafts, events, strict=True)):
+        for index, (event, application, _) in enumerate(sealed):
             stored, mine = self._store.usage(event.application), added.get(event.application, Usage(0, 0))
             usage = Usage(stored.due + mine.due, stored.bytes + mine.bytes)
             due = len(event.targets)
             try:
-                self._refuse_full(draft.application, usage, room, max(due, 1))
+                self._refuse_full(application, usage, room, max(due, 1))
             except ApplicationFull as error:
                 refused[index] = error
                 continue
@@ -224,28 +241,28 @@ class Intake:
         return refused
 
     def _committed(
-        self, drafts: Sequence[_Draft], began_ms: float, results: Sequence[AcceptResult]
+        self, sealed: Sequence[_Sealed], began_ms: float, results: Sequence[AcceptResult]
     ) -> Sequence[Receipt | RelayError]:
         """Hand over what is durable; the answer to the request, if it still waits."""
         self._metrics.committed(self._clock.mono_ms() - began_ms)
-        return [self._hand_over(draft, result) for draft, result in zip(drafts, results, strict=True)]
+        return [self._hand_over(one, result) for one, result in zip(sealed, results, strict=True)]
 
-    def _hand_over(self, draft: _Draft, result: AcceptResult) -> Receipt | RelayError:
+    def _hand_over(self, sealed: _Sealed, result: AcceptResult) -> Receipt | RelayError:
         if isinstance(result, Accepted):
             self._metrics.accepted()
             self._on_accepted(result)
-            if draft.warnings:
-                self._warn(draft)
-            return _receipt(draft, result)
+            if sealed.warnings:
+                self._warn(sealed)
+            return _receipt(sealed, result)
         if isinstance(result, Duplicate):
             self._metrics.deduplicated()
-            return _repetition(draft, result)
+            return _repetition(sealed, result)
         return result
 
-    def _warn(self, draft: _Draft) -> None:
-        facts = {"event_id": draft.event.id, "event_type": draft.event.type, "application": draft.application.id}
+    def _warn(self, sealed: _Sealed) -> None:
+        facts = {"event_id": sealed.event.id, "event_type": sealed.event.type, "application": sealed.application.id}
         self._metrics.warned()
-        self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(draft.warnings))
+        self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(sealed.warnings))
 
     def _seal(self, draft: _Draft) -> NewEvent:
         """Make the event: it goes where it matches now, unless its contract keeps it back."""
@@ -284,6 +301,12 @@ class Intake:
         if facts.is_exhausted:
             self._log.warning(log.EVENT_UNDECIDED, event_id=event.id, application=draft.application.id)
         return narrowed
+
+
+def _without_request(refusal: RelayError) -> RelayError:
+    """Return a refusal without the frames that it and what caused it passed through: they hold the text of the batch."""
+    refusal.__context__ = refusal.__cause__ = None
+    return refusal.with_traceback(None)
 
 
 def _mistakes(item: _Draft | RelayError) -> int:
@@ -371,29 +394,29 @@ def _invalid(issues: Sequence[Issue], found: Sequence[Issue] = ()) -> Invalid:
 _OVERFLOW = "the backlog of each endpoint it goes to is full; its deliveries are dead letters, which can be replayed"
 
 
-def _receipt(draft: _Draft, result: Accepted) -> Receipt:
+def _receipt(sealed: _Sealed, result: Accepted) -> Receipt:
     reason, detail = result.reason, result.reason_detail
     overflow = result.overflowed and not result.deliveries
     return Receipt(
-        event_id=draft.event.id,
-        type=draft.event.type,
-        application=draft.application.id,
-        created_at_ms=draft.event.created_at_ms,
+        event_id=sealed.event.id,
+        type=sealed.event.type,
+        application=sealed.application.id,
+        created_at_ms=sealed.event.created_at_ms,
         deliveries=result.deliveries,
-        warnings=draft.warnings,
+        warnings=sealed.warnings,
         reason=DeadReason.OVERFLOW if overflow else reason,
         reason_detail=_OVERFLOW if overflow else detail,
     )
 
 
-def _repetition(draft: _Draft, first: Duplicate) -> Receipt:
+def _repetition(sealed: _Sealed, first: Duplicate) -> Receipt:
     return Receipt(
         event_id=first.event_id,
         type=first.type,
-        application=draft.application.id,
+        application=sealed.application.id,
         created_at_ms=first.created_at_ms,
         deliveries=first.deliveries,
-        warnings=draft.warnings,
+        warnings=sealed.warnings,
         duplicate=True,
         differs=first.differs,
     )
