@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from tests.support.contract_files import built_in, without_blanks
 
 URL = "https://example.com/hooks"
 NOW_MS = 1_614_265_330_000
+BUILT_IN = files("relay.contracts") / "builtin"
 SERVICES = ("rotor", "roughy", "videoaiditor", "wochit", "editframe")
 
 
@@ -653,3 +657,24 @@ def test_no_built_in_contract_is_known_to_the_code() -> None:
         words = module.read_text().lower()
         assert not [service for service in SERVICES if re.search(rf"\b{service}\b", words)], module
     assert ContractCatalogue.load().names
+
+
+@pytest.mark.parametrize("name", sorted(ContractCatalogue.read().names))
+def test_a_contract_of_relays_own_has_no_mistakes(name: str, tmp_path: Path) -> None:
+    """What comes with relay is not looked through at each start, so it is here, as a file of somebody's own is there."""
+    (tmp_path / f"own-{name}.toml").write_text(f'extends = "{name}"\n')
+    (tmp_path / f"copied-{name}.toml").write_bytes((BUILT_IN / f"{name}.toml").read_bytes())
+    catalogue = ContractCatalogue.read(tmp_path)
+    assert catalogue.issues == ()
+    assert catalogue.get(f"own-{name}") is not None
+
+
+def test_contracts_that_nobody_has_take_no_memory() -> None:
+    """Idle memory: a contract without schemas does not bring in the validator of schemas, and one with them does."""
+    code = (
+        "import sys, relay.daemon.process\nfrom relay.contracts import ContractCatalogue\n"
+        "catalogue = ContractCatalogue.load()\n"
+        "for name in ('standard', 'editframe'): print(catalogue.get(name) is not None, 'jsonschema_rs' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.split() == ["True", "False", "True", "True"]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,6 +42,7 @@ class Source:
 
     name: str
     file: str
+    comes_with_relay: bool = False
     raw: dict[str, Any] | None = None
     lines: Mapping[str, int] = field(default_factory=dict)  # key as TOML names it → where it stands
     issues: list[Issue] = field(default_factory=list)
@@ -59,15 +59,21 @@ class Source:
 
 
 class ContractCatalogue:
-    """Contracts by name. Immutable."""
+    """Contracts by name. Nothing of it changes, but that a contract of relay's own is made when it is first asked for.
+
+    They are many, most relays serve one or two, and their models and compiled schemas take megabytes.
+    """
 
     def __init__(
         self,
         contracts: Mapping[str, Contract],
         written: Mapping[str, Any] | None = None,
         issues: Iterable[Issue] = (),
+        unmade: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self._contracts = MappingProxyType(dict(contracts))
+        """`unmade` has whole documents that are sound, by name."""
+        self._contracts = dict(contracts)
+        self._unmade = dict(unmade or {})
         self._written = dict(written or {})  # whole documents by name; None for those with mistakes
         self.issues = tuple(issues)
 
@@ -94,22 +100,25 @@ class ContractCatalogue:
         for source in sources:
             loading.load(source)
         written = {source.name: None for source in sources if source.name} | loading.written
-        return cls(loading.contracts, written, (issue for source in sources for issue in source.issues))
+        issues = (issue for source in sources for issue in source.issues)
+        return cls(loading.contracts, written, issues, loading.unmade)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._contracts))
+        return tuple(sorted({*self._contracts, *self._unmade}))
 
     def get(self, name: str) -> Contract | None:
+        if name in self._unmade:
+            self._contracts[name] = Contract(name, ContractDocument.model_validate(self._unmade.pop(name)))
         return self._contracts.get(name)
 
     def is_faulty(self, name: str) -> bool:
         """Whether there is a file for this contract, with mistakes."""
-        return name not in self._contracts and name in self._written
+        return name not in self.names and name in self._written
 
     def differing(self, other: "ContractCatalogue") -> list[str]:
         """Name the contracts that only one of two catalogues has, or that are written differently."""
-        names = sorted({*self._contracts, *other._contracts})
+        names = sorted({*self.names, *other.names})
         return [name for name in names if self._written.get(name) != other._written.get(name)]
 
 
@@ -118,6 +127,7 @@ class _Loading:
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self.contracts: dict[str, Contract] = {}
+        self.unmade: dict[str, dict[str, Any]] = {}  # whole documents of relay's own contracts, which are sound
         self._sources = {source.name: source for source in sources if source.raw is not None}
         self.written: dict[str, dict[str, Any] | None] = {}  # whole documents by name; None: not to be built on
 
@@ -127,6 +137,9 @@ class _Loading:
             return
         self.written[source.name] = None  # whoever extends it from here on goes round in a circle
         whole = self._extended(source, source.raw)
+        if source.comes_with_relay and whole is not None:
+            self.written[source.name] = self.unmade[source.name] = whole
+            return
         document = None if whole is None else _check(source, whole)
         if document is not None:
             self.written[source.name] = whole
@@ -202,7 +215,7 @@ def _read(folder: Traversable, file: Traversable, taken: set[str]) -> Source:
         source = Source("", str(file))
         source.blame("", f"the name {name!r} is taken", "Rename the file.")
         return source
-    source = Source(name, str(file))
+    source = Source(name, str(file), comes_with_relay=folder is _BUILTIN)
     source.raw = _parse(file, source)
     if source.raw is not None:
         _fetch_schemas(folder, source, source.raw)

@@ -1,18 +1,21 @@
 """JSON Schema for the data of events, and its errors in plain words that repeat no value of a payload.
 
-Compiled once, patterns in linear time, no references to elsewhere.
+Compiled once, patterns in linear time, no references to elsewhere. The compiler takes some megabytes, so it is imported
+by the first schema: contracts without one do not need it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
 
 from relay.contracts.payload import Payload
 from relay.core.errors import RelayError
 from relay.core.issues import Issue, pointer
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator, ValidationError
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCHEMAS = frozenset(
@@ -73,26 +76,28 @@ class SchemaError(RelayError):
 class Schema:
     """What the data of one event type must be. Immutable."""
 
-    def __init__(self, document: Mapping[str, Any], validator: Draft202012Validator) -> None:
+    def __init__(self, document: Mapping[str, Any], validator: "Draft202012Validator") -> None:
         self.document = document
         self._validator = validator
 
     @classmethod
     def compile(cls, document: Mapping[str, Any]) -> "Schema":
         """Compile a schema of draft 2020-12; SchemaError for what would not be enforced or could not be understood."""
+        import jsonschema_rs
+
         odd = ", ".join(odd_keywords(document))
         if odd:
             remedy = "Remove or correct them: keywords are those of draft 2020-12, references begin with `#/`."
             raise SchemaError(f"these keywords would do nothing here: {odd}", remedy=remedy)
         try:
-            validator = Draft202012Validator(
+            validator = jsonschema_rs.Draft202012Validator(
                 dict(document),
                 offline=True,
                 validate_formats=True,
                 ignore_unknown_formats=False,
-                pattern_options=RegexOptions(size_limit=_PATTERN_BYTES),
+                pattern_options=jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES),
             )
-        except (ValidationError, ReferencingError) as error:
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
             where = pointer(*getattr(error, "instance_path", ()))
             message = f"at {where}: {error.message}" if where else error.message
             raise SchemaError(message, remedy=_remedy(error.message)) from None
@@ -118,7 +123,7 @@ class Schema:
             if not (allow_extra and error.kind.name in ("additionalProperties", "unevaluatedProperties")):
                 yield from issues_of(error, self._description(error.schema_path[:-1]))
 
-    def _errors(self, instance: Any, allow_extra: bool) -> Iterator[ValidationError]:
+    def _errors(self, instance: Any, allow_extra: bool) -> "Iterator[ValidationError]":
         """Yield what is wrong with the beginning of an instance; if that is nothing, the first mistake after it.
 
         A member that is too many in the beginning is too many in the whole, and whether one is missing from the whole is
@@ -133,9 +138,11 @@ class Schema:
         ]
         yield from found
         if not found:
+            import jsonschema_rs
+
             try:
                 self._validator.validate(instance)
-            except ValidationError as error:
+            except jsonschema_rs.ValidationError as error:
                 yield error
 
     def _description(self, path: Sequence[str | int]) -> str | None:
@@ -173,7 +180,7 @@ class _Beginning:
             yield entry
 
 
-def _holds_of(error: ValidationError, instance: Any, allow_extra: bool) -> bool:
+def _holds_of(error: "ValidationError", instance: Any, allow_extra: bool) -> bool:
     """Whether what is wrong with the beginning of a value is wrong with all of it."""
     if error.kind.name == "required":
         for step in error.instance_path:
@@ -229,7 +236,7 @@ def _remedy(message: str) -> str:
     return _LOCAL if "etriev" in message or "Pointer" in message else "Mend it."
 
 
-def issues_of(error: ValidationError, meant: str | None) -> Iterator[Issue]:
+def issues_of(error: "ValidationError", meant: str | None) -> Iterator[Issue]:
     """Yield what one finding of the validator means; the payload's values are never repeated.
 
     `meant` is what the schema says in words about the place, for where its keywords say little.

@@ -31,7 +31,7 @@ class Reader:
     async def open(cls, path: Path, timeout_ms: int, on_fatal: Callable[[StoreDamaged], None]) -> "Reader":
         """Open a connection to a database that the writer has open already."""
         connection = await aiosqlite.connect(reader_uri(path), uri=True, isolation_level=None)
-        for pragma in ("query_only = ON", "trusted_schema = OFF", "temp_store = MEMORY", "cache_size = -8192"):
+        for pragma in ("query_only = ON", "trusted_schema = OFF", "temp_store = MEMORY", "cache_size = -4096"):
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         return cls(connection, timeout_ms, on_fatal)
 
