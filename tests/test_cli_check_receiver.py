@@ -201,7 +201,44 @@ async def test_nothing_more_is_sent_when_the_right_one_is_refused() -> None:
     assert findings[0].result is Found.FAULT
     assert "answered 401 (the receiver does not accept the signature" in findings[0].says
     assert {finding.result for finding in findings[1:]} == {Found.NOT_TRIED}
-    assert len(receiver.received) == 1
+    assert findings[0].remedy == checks(1)[0].remedy
+
+
+def misreading(
+    key: bytes, body: Callable[[bytes], bytes] = bytes, *, alone: bool = False, written: Any = base64.b64encode
+) -> Take:
+    """Verify by a key, a body or an encoding that are not the contract's."""
+
+    def take(request: Received) -> int:
+        before = b"" if alone else "{webhook-id}.{webhook-timestamp}.".format_map(request.headers).encode()
+        expected = b"v1," + written(hmac.digest(key, before + body(request.body), hashlib.sha256))
+        return 204 if request.headers["webhook-signature"].encode() == expected else 401
+
+    return take
+
+
+KEY = base64.b64decode(SECRET.removeprefix("whsec_"))
+MISREADINGS = {
+    "It takes the whole secret as text for its key": misreading(SECRET.encode()),
+    "It takes the secret as text, without its prefix": misreading(SECRET.removeprefix("whsec_").encode()),
+    "It verifies the body alone; the contract signs '{id}.{timestamp}.{body}'": misreading(KEY, alone=True),
+    "It expects a signature in hex; the contract writes base64": misreading(
+        KEY, written=lambda raw: raw.hex().encode()
+    ),
+    "It verifies JSON that it has parsed and written anew (with blanks": misreading(
+        KEY, lambda body: json.dumps(json.loads(body)).encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("says", MISREADINGS)
+async def test_a_misreading_of_the_contract_is_named(says: str) -> None:
+    """A receiver that refuses what is right is sent what would be right to one that misreads secret, content or body."""
+    async with at(MISREADINGS[says]) as url:
+        findings = await found(url)
+
+    assert findings[0].result is Found.FAULT
+    assert findings[0].remedy.startswith(says)
 
 
 async def test_a_receiver_that_never_answers_is_named() -> None:

@@ -15,12 +15,16 @@ from relay.core.netguard import ForbiddenAddress
 from relay.core.terminal import one_line
 from relay.delivery.remedies import explain_status
 from relay.diagnosis.checks import Answer, Check, Finding, Result, judge, left_out
+from relay.diagnosis.misreadings import misreadings
 from relay.diagnosis.specimen import Sent, Specimen
 
 PIECES = 4
 """In how many pieces a slow body comes."""
 PAUSE_S = 0.5
 """How long the pause before each of them is."""
+
+_UNVERIFIED = (400, 401, 403, 422, 500)
+"""What receivers answer where a signature is not as they think it must be."""
 
 _WORDS = {
     Result.FINE: "ok",
@@ -57,9 +61,24 @@ async def run(
                 finding = judge(check, answer, limit_ms)
                 if not findings and finding.result is Result.FAULT:
                     hopeless = "the right delivery was not accepted"
+                    finding = await _explained(http, specimen, finding, wall_ms, pause)
             findings.append(finding)
             show(finding)
     return findings
+
+
+async def _explained(
+    http: aiohttp.ClientSession, specimen: Specimen, refusal: Finding, wall_ms: Callable[[], int], pause: Pause
+) -> Finding:
+    """Find out why a right delivery was refused: send what would be right to a receiver that misreads the contract."""
+    assert refusal.answer is not None
+    if refusal.answer.status not in _UNVERIFIED or not specimen.contract.signs:
+        return refusal
+    for misreading in misreadings(specimen):
+        answer = await _send(http, specimen.url, misreading.make(wall_ms()), pause)
+        if answer.status is not None and 200 <= answer.status <= 299:
+            return refusal._replace(remedy=misreading.says)
+    return refusal
 
 
 async def _send(http: aiohttp.ClientSession, url: str, sent: Sent, pause: Pause) -> Answer:
