@@ -66,6 +66,7 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path) -> None:
             "url": "https://a.example/?k=v",
             "application": "initech",
             "headers": {"X-A": "1"},
+            "filter": {"data.n": {"$gt": 1}},
             "rate_limit": "5/s",
         }
         await old.call("POST", "/v1/webhook-endpoints", given | {"id": "first", "secret": OLDER})

@@ -23,7 +23,7 @@ LINES_MAX = 10_000
 
 KINDS = ("application", "endpoint")
 
-_BREATH = 20
+_BREATH = 10
 """Lines that are read before other requests get a turn."""
 
 
