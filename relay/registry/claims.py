@@ -5,7 +5,7 @@ which stands in the record, and from the key itself, which does not: whoever has
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b, shake_256
 from itertools import count
 from typing import NamedTuple, TypeVar
@@ -81,7 +81,7 @@ class Making(NamedTuple):
 
     def made(self, **ids: str) -> CreationRecord | None:
         """Return the record of what this call makes, to be kept with it."""
-        return self.record and self.record.of(ids)
+        return self.record and replace(self.record, made=ids)
 
 
 def begin(
@@ -98,7 +98,7 @@ def begin(
         )
     seed = random_bytes(SEED_BYTES) if before is None else before.seed
     record = CreationRecord(claim.scope, claim.digest, claim.fingerprint, seed, {}, maker.now_ms)
-    return Making(maker.drawing_from(claim.drawing(seed)), record, before)
+    return Making(replace(maker, random_bytes=claim.drawing(seed)), record, before)
 
 
 def newest(row: EndpointRow) -> str | None:

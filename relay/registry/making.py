@@ -52,10 +52,6 @@ class Maker:
     random_bytes: Callable[[int], bytes]
     now_ms: int
 
-    def drawing_from(self, random_bytes: Callable[[int], bytes]) -> "Maker":
-        """Return one that takes its random bytes from elsewhere."""
-        return replace(self, random_bytes=random_bytes)
-
     def application(self, draft: ApplicationDraft) -> ApplicationRow:
         """Make the row of a new application."""
         written = draft.definition

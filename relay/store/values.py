@@ -1,7 +1,7 @@
 """The values that go in and out of the store beside those of `relay.core.model`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
@@ -86,10 +86,6 @@ class CreationRecord:
     seed: bytes = field(repr=False)  # of what was drawn at random for it
     made: Mapping[str, str]  # ids by kind: application, endpoint, key
     created_at_ms: int
-
-    def of(self, made: Mapping[str, str]) -> "CreationRecord":
-        """Return the record of what was made."""
-        return replace(self, made=made)
 
 
 class RegistryRows(NamedTuple):
