@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from relay.api.lines import read_import
+from relay.api.secrets import read_rotation
+from relay.api.written import NewEndpoint
 from relay.config.secrets import SECRET_BYTES_MAX
 from relay.core.clock import SystemClock
+from relay.registry import Claim, KeyDraft
 from tests.support.api import CONFIG, Answer, Api
 
 PATH = "/v1/webhook-endpoints"
@@ -183,6 +187,21 @@ async def test_an_unsigned_contract_has_no_secret_to_read(tmp_path: Path) -> Non
     assert made.status == 201, made.text
     assert (made.json["secret"], found["secret"], found["secrets"]) == (None, None, [])
     assert "signs nothing" in mistakes(wrong)["/secret"]
+
+
+async def test_nothing_on_the_way_shows_a_secret(tmp_path: Path) -> None:
+    """Invariant 13: no value that carries a secret or a token between rooms has it in its `repr`."""
+    async with Api(tmp_path) as api:
+        owner = api.registry.application("acme").application
+        read = NewEndpoint.model_validate({"url": URL, "secret": NEW, "secrets": [OLDER]}, context="written")
+        claim = Claim("token:root", "key-of-the-client", NEW.encode())
+        made = await api.registrar.create_endpoint(owner, read.draft(0), claim)
+        key = await api.registrar.create_key("acme", KeyDraft("k"))
+        carried = [read, read.draft(0), claim, made, key, read_rotation({"secret": NEW}, brings=True)]
+        carried += [read_import({"lines": [{"relay": {"schema": 1}}, {"endpoint": {"secret": NEW}}]})]
+    assert made.secret == NEW
+    for secret in (NEW, OLDER, key.token, "key-of-the-client"):
+        assert secret not in repr(carried)
 
 
 # -- rotating -------------------------------------------------------------------------------------------------------------

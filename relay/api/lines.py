@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -31,7 +31,7 @@ _BREATH = 10
 class ImportRequest:
     """What an import asks for."""
 
-    lines: Sequence[Any]
+    lines: Sequence[Any] = field(repr=False)
     update: bool
     dry_run: bool
 

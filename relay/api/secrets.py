@@ -11,7 +11,7 @@ from relay.config.admission import secret_faults
 from relay.config.secrets import SECRET_BYTES_MAX, Wrong
 from relay.contracts import Contract
 from relay.core.issues import Invalid, Issue, pointer
-from relay.core.model import Secret
+from relay.core.model import Secret, shown_without
 from relay.core.units import format_duration, parse_duration_ms, parse_time_ms
 
 OVERLAP_MS = 24 * 3_600_000
@@ -27,6 +27,9 @@ class Rotation(NamedTuple):
 
     overlap_ms: int
     secret: str | None  # None: a new one is made
+
+    def __repr__(self) -> str:
+        return shown_without(self, "secret")
 
 
 def _read_text(value: Any) -> str:

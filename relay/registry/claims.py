@@ -11,7 +11,7 @@ from itertools import count
 from typing import NamedTuple, TypeVar
 
 from relay.core.errors import Conflict
-from relay.core.model import Application, Endpoint
+from relay.core.model import Application, Endpoint, shown_without
 from relay.registry.making import Maker
 from relay.registry.registry import ApplicationEntry, Registry
 from relay.store import CreationRecord, EndpointRow, KeyRow
@@ -28,7 +28,7 @@ class Claim:
 
     scope: str  # whose key it is: an application's, or a token's that is bound to none
     key: str = field(repr=False)
-    call: bytes  # what was called, and with which body
+    call: bytes = field(repr=False)  # what was called, and with which body
 
     @property
     def digest(self) -> bytes:
@@ -54,6 +54,9 @@ class MadeEndpoint(NamedTuple):
     secret: str | None  # None: it has none, or a repeat came after that secret had ended
     repeated: bool = False  # it was made before, by the same idempotency key
 
+    def __repr__(self) -> str:
+        return shown_without(self, "secret")
+
 
 class MadeKey(NamedTuple):
     """A key that was made, with its token, which is kept nowhere."""
@@ -61,6 +64,9 @@ class MadeKey(NamedTuple):
     key: KeyRow
     token: str
     repeated: bool = False
+
+    def __repr__(self) -> str:
+        return shown_without(self, "token")
 
 
 class MadeApplication(NamedTuple):
