@@ -10,6 +10,7 @@ from aiohttp import hdrs
 
 from relay.store.sqlite import registry as rows
 from tests.support.api import CONFIG, Answer, Api
+from tests.support.stack import Stack
 from tests.test_api_routes import OWN, Caller, MatrixApi, Role, Things, body_of, fill
 
 ADMIN = Caller("admin", Role.ADMIN)
@@ -27,6 +28,7 @@ MAKES_NOTHING = {
     "/v1/webhook-endpoints/{id}/disable": "a state",
     "/v1/webhook-endpoints/{id}/probe": "an attempt of what is due",
     "/v1/webhook-endpoints/{id}/test": "nothing is stored",
+    "/v1/filters/try": "nothing is stored",
     "/v1/import": "what is there already, by its id, stays as it is",
     "/v1/reload": "what the file says, however often",
 }
@@ -161,6 +163,39 @@ async def test_what_is_gone_is_not_made_again(tmp_path: Path) -> None:
     assert overlapping.json["secret"] == made["secret"]
     assert (ended.status, ended.json["id"], ended.json["secret"]) == (201, made["id"], None)
     assert (gone.status, gone.json["type"]) == (409, "made_before")
+
+
+@pytest.mark.parametrize("algorithm", ["rsa-sha256", "ecdsa-p256-sha256", "hmac-sha256"])
+async def test_a_repeat_has_the_secret_of_every_kind(tmp_path: Path, algorithm: str) -> None:
+    """Whatever a contract signs with, and whoever brought the secret, a repeat shows the one that was made or given."""
+    decode = "" if algorithm == "hmac-sha256" else 'key = { decode = "base64" }'
+    (tmp_path / "contracts").mkdir()
+    (tmp_path / "contracts" / "own.toml").write_text(CONTRACT.format(algorithm=algorithm, key=decode))
+    async with Stack(tmp_path) as stack:
+        keyed = {"Idempotency-Key": "k"}
+        body = {"id": "initech", "contract": "own", "endpoint": {"url": "http://127.0.0.1:9/"}}
+        made = [await stack.call("POST", "/v1/applications", body, headers=keyed) for _ in range(2)]
+        secret = made[0][1]["endpoint"]["secret"]
+        given = {"url": "http://127.0.0.1:9/", "application": "initech", "secret": secret}
+        brought = [await stack.call("POST", ENDPOINTS, given, headers=keyed | {"Idempotency-Key": "k2"}) for _ in range(2)]
+    assert made[0][0] == 201, made
+    assert made[0] == made[1]
+    assert brought[0] == brought[1]
+    assert brought[1][1]["secret"] == secret
+
+
+CONTRACT = """
+description = "Signs"
+[types]
+catalogue = "open"
+[body]
+members = [{{ name = "data", value = "{{data}}" }}]
+[[signature]]
+header = "X-Signature"
+algorithm = "{algorithm}"
+encoding = "base64"
+{key}
+"""
 
 
 async def test_a_refused_call_keeps_no_key(tmp_path: Path) -> None:

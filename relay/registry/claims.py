@@ -1,13 +1,13 @@
 """Idempotency keys on calls that make something: a repeat is answered with what the first one made.
 
-Secrets and tokens belong into that answer too, and the database keeps no second copy of them. They are drawn from a seed,
-which stands in the record, and from the key itself, which does not: whoever has both draws the same again.
+Secrets and tokens belong into that answer too, and the database keeps no second copy of them. A secret is found again among
+those of its endpoint, by a mark that nobody can try secrets against without the key. A token, which is kept nowhere, is
+drawn from a seed, which stands in the record, and from the key itself, which does not.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b, shake_256
-from itertools import count
 from typing import NamedTuple, TypeVar
 
 from relay.core.errors import Conflict
@@ -37,14 +37,20 @@ class Claim:
 
     @property
     def fingerprint(self) -> bytes:
-        """What the record remembers of the call; without the key nobody can try secrets against it."""
-        keyed = blake2b(self.key.encode(), person=b"fingerprint").digest()
-        return blake2b(self.call, key=keyed, digest_size=DIGEST_BYTES).digest()
+        """What the record remembers of the call."""
+        return self._keyed(self.call, b"call")
 
-    def drawing(self, seed: bytes) -> Callable[[int], bytes]:
-        """Return a source of random bytes that gives the same again for the same seed and key."""
-        numbers = count()
-        return lambda size: shake_256(seed + next(numbers).to_bytes(8) + self.key.encode()).digest(size)
+    def mark(self, secret: str) -> str:
+        """Return by what a secret is found again."""
+        return self._keyed(secret.encode("utf-8", "surrogatepass"), b"secret").hex()
+
+    def token_bytes(self, seed: bytes) -> Callable[[int], bytes]:
+        """Return what a token is made of: the same again for the same seed and key."""
+        return lambda size: shake_256(seed + self.key.encode()).digest(size)
+
+    def _keyed(self, text: bytes, purpose: bytes) -> bytes:
+        """Digest what nobody can guess without the key."""
+        return blake2b(text, key=blake2b(self.key.encode()).digest(), person=purpose, digest_size=DIGEST_BYTES).digest()
 
 
 class MadeEndpoint(NamedTuple):
@@ -78,33 +84,42 @@ class MadeApplication(NamedTuple):
     repeated: bool = False
 
 
+class Repeat(NamedTuple):
+    """A call whose key came before, and what the first call made."""
+
+    claim: Claim
+    first: CreationRecord
+
+
 class Making(NamedTuple):
-    """How one call makes things: what it draws, and what its idempotency key stands for already."""
+    """How one call makes things, and what its idempotency key will stand for, or stands for already."""
 
     maker: Maker
-    record: CreationRecord | None  # None: it came without a key
-    before: CreationRecord | None  # what the first call with that key made; None: this is the first
+    claim: Claim | None = None  # None: it came without a key
+    record: CreationRecord | None = None
+    repeat: Repeat | None = None
 
-    def made(self, **ids: str) -> CreationRecord | None:
+    def made(self, secret: str | None = None, **ids: str) -> CreationRecord | None:
         """Return the record of what this call makes, to be kept with it."""
-        return self.record and replace(self.record, made=ids)
+        if self.claim is None or self.record is None:
+            return None
+        return replace(self.record, made=ids if secret is None else ids | {"secret": self.claim.mark(secret)})
 
 
-def begin(
-    claim: Claim | None, before: CreationRecord | None, random_bytes: Callable[[int], bytes], maker: Maker
-) -> Making:
+def begin(claim: Claim | None, before: CreationRecord | None, maker: Maker) -> Making:
     """Say how a call makes things; Conflict `idempotency_conflict` for a key that came with another call or body."""
     if claim is None:
-        return Making(maker, None, None)
+        return Making(maker)
     if before is not None and before.fingerprint != claim.fingerprint:
         raise Conflict(
             "idempotency_conflict",
             "this idempotency key came before with another call or body",
             remedy="Take a new key for a new call.",
         )
-    seed = random_bytes(SEED_BYTES) if before is None else before.seed
+    seed = maker.random_bytes(SEED_BYTES) if before is None else before.seed
     record = CreationRecord(claim.scope, claim.digest, claim.fingerprint, seed, {}, maker.now_ms)
-    return Making(replace(maker, random_bytes=claim.drawing(seed)), record, before)
+    repeat = None if before is None else Repeat(claim, before)
+    return Making(replace(maker, token_bytes=claim.token_bytes(seed)), claim, record, repeat)
 
 
 def newest(row: EndpointRow) -> str | None:
@@ -112,32 +127,27 @@ def newest(row: EndpointRow) -> str | None:
     return row.secrets[0].value if row.secrets else None
 
 
-def endpoint_again(registry: Registry, before: CreationRecord, drawn: EndpointRow) -> MadeEndpoint:
-    """Answer a repeat with the endpoint of the first call, and with the secret that was drawn for it."""
-    endpoint = _still_there(registry.endpoints.get(before.made["endpoint"]), "an endpoint")
-    return MadeEndpoint(endpoint, _secret_again(drawn, endpoint), repeated=True)
+def endpoint_again(registry: Registry, repeat: Repeat) -> MadeEndpoint:
+    """Answer a repeat with the endpoint of the first call, and with the secret that was made then, while it signs."""
+    made = repeat.first.made
+    endpoint = _still_there(registry.endpoints.get(made["endpoint"]), "an endpoint")
+    values = (secret.value for secret in endpoint.secrets)
+    secret = next((value for value in values if repeat.claim.mark(value) == made.get("secret")), None)
+    return MadeEndpoint(endpoint, secret, repeated=True)
 
 
-def key_again(owner: ApplicationEntry, before: CreationRecord, token: str) -> MadeKey:
-    """Answer a repeat with the key of the first call, and its token, which was drawn for it."""
-    return MadeKey(_still_there(owner.keys.get(before.made["key"]), "a key"), token, repeated=True)
+def key_again(owner: ApplicationEntry, repeat: Repeat, token: str) -> MadeKey:
+    """Answer a repeat with the key of the first call, and its token, which was drawn again."""
+    return MadeKey(_still_there(owner.keys.get(repeat.first.made["key"]), "a key"), token, repeated=True)
 
 
-def application_again(
-    registry: Registry, before: CreationRecord, drawn: EndpointRow | None, token: str
-) -> MadeApplication:
+def application_again(registry: Registry, repeat: Repeat, token: str) -> MadeApplication:
     """Answer a repeat with the application of the first call, and with what is left of what came with it."""
-    owner = _still_there(registry.applications.get(before.made["application"]), "an application")
-    endpoint = registry.endpoints.get(before.made.get("endpoint", ""))
-    key = owner.keys.get(before.made.get("key", ""))
-    return MadeApplication(
-        owner.application,
-        None
-        if endpoint is None or drawn is None
-        else MadeEndpoint(endpoint, _secret_again(drawn, endpoint), repeated=True),
-        None if key is None else MadeKey(key, token, repeated=True),
-        repeated=True,
-    )
+    made = repeat.first.made
+    owner = _still_there(registry.applications.get(made["application"]), "an application")
+    endpoint = endpoint_again(registry, repeat) if made.get("endpoint") in registry.endpoints else None
+    key = key_again(owner, repeat, token) if made.get("key") in owner.keys else None
+    return MadeApplication(owner.application, endpoint, key, repeated=True)
 
 
 def _still_there(found: T | None, noun: str) -> T:
@@ -149,9 +159,3 @@ def _still_there(found: T | None, noun: str) -> T:
             remedy="Take a new key to make another.",
         )
     return found
-
-
-def _secret_again(drawn: EndpointRow, present: Endpoint) -> str | None:
-    """Return the secret that the first answer had; None for one that no longer signs."""
-    secret = newest(drawn)
-    return secret if secret in [each.value for each in present.secrets] else None

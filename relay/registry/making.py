@@ -50,6 +50,7 @@ class Maker:
 
     new_id: Callable[[str], str]
     random_bytes: Callable[[int], bytes]
+    token_bytes: Callable[[int], bytes]  # of which a token is made: an idempotency key brings its own
     now_ms: int
 
     def application(self, draft: ApplicationDraft) -> ApplicationRow:
@@ -69,7 +70,7 @@ class Maker:
 
     def key(self, application_id: str, draft: KeyDraft) -> tuple[KeyRow, str]:
         """Make a key: a token of 256 random bits, of which only the digest is kept."""
-        token = KEY_PREFIX + urlsafe_b64encode(self.random_bytes(KEY_BYTES)).decode().rstrip("=")
+        token = KEY_PREFIX + urlsafe_b64encode(self.token_bytes(KEY_BYTES)).decode().rstrip("=")
         row = KeyRow(
             id=self.new_id("key"),
             application=application_id,

@@ -139,12 +139,12 @@ class Registrar:
             owner = registry.application(application.id)  # an edit or a reload may have gone first
             contract = registry.contract(owner.application)
             making = await self._begin(claim)
-            row = making.maker.endpoint(application.id, contract, draft)
-            if making.before is not None:
-                return endpoint_again(registry, making.before, row)
+            if making.repeat is not None:
+                return endpoint_again(registry, making.repeat)
             refuse_more(owner, contract)
-            row = in_place_of(registry, row, making.maker.now_ms)
-            return MadeEndpoint(await self._save_endpoint(row, record=making.made(endpoint=row.id)), newest(row))
+            row = in_place_of(registry, making.maker.endpoint(application.id, contract, draft), making.maker.now_ms)
+            record = making.made(newest(row), endpoint=row.id)
+            return MadeEndpoint(await self._save_endpoint(row, record=record), newest(row))
 
     async def update_endpoint(
         self, endpoint_id: str, revise: Callable[[EndpointDefinition], EndpointDefinition]
@@ -179,14 +179,14 @@ class Registrar:
         """
         async with self._edit() as registry:
             row, making = editable(registry, endpoint_id, ROTATE_IN_FILE), await self._begin(claim)
+            if making.repeat is not None:
+                return endpoint_again(registry, making.repeat)
             contract, now_ms = registry.entries[row.ref].contract, making.maker.now_ms
             refuse_secret(contract, given)
             secret = given or contract.new_secret(making.maker.random_bytes)
             until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
             rotated = replace(row, secrets=renewed(row.secrets, secret, now_ms, until_ms), updated_at_ms=now_ms)
-            if making.before is not None:
-                return endpoint_again(registry, making.before, rotated)
-            return MadeEndpoint(await self._save_endpoint(rotated, record=making.made(endpoint=row.id)), secret)
+            return MadeEndpoint(await self._save_endpoint(rotated, record=making.made(secret, endpoint=row.id)), secret)
 
     async def pause(self, endpoint_id: str) -> bool:
         """Hold what is due and what comes; return whether that is new. Conflict for a disabled endpoint."""
@@ -236,21 +236,22 @@ class Registrar:
             contract, making = contract_for(registry, draft.definition), await self._begin(claim)
             maker = making.maker
             row = maker.application(draft)
-            endpoint = None if draft.endpoint is None else maker.endpoint(row.id, contract, draft.endpoint)
             key, token = (None, "") if draft.key is None else maker.key(row.id, draft.key)
-            if making.before is not None:
-                return application_again(registry, making.before, endpoint, token)
+            if making.repeat is not None:
+                return application_again(registry, making.repeat, token)
             refuse_taken(registry, row.id)
+            endpoint = None if draft.endpoint is None else maker.endpoint(row.id, contract, draft.endpoint)
+            secret = None if endpoint is None else newest(endpoint)
             ids = {"application": row.id} | ({} if endpoint is None else {"endpoint": endpoint.id})
             await self._save(
                 RegistryChange(
                     applications=[row],
                     endpoints=[] if endpoint is None else [in_place_of(registry, endpoint, maker.now_ms)],
                     keys=[] if key is None else [key],
-                    record=making.made(**ids, **({} if key is None else {"key": key.id})),
+                    record=making.made(secret, **ids, **({} if key is None else {"key": key.id})),
                 )
             )
-            made = None if endpoint is None else MadeEndpoint(self.current.endpoint(endpoint.id), newest(endpoint))
+            made = None if endpoint is None else MadeEndpoint(self.current.endpoint(endpoint.id), secret)
             made_key = None if key is None else MadeKey(key, token)
             return MadeApplication(self.current.application(row.id).application, made, made_key)
 
@@ -299,8 +300,8 @@ class Registrar:
         async with self._edit() as registry:
             owner, making = registry.application(application_id), await self._begin(claim)
             key, token = making.maker.key(application_id, draft)
-            if making.before is not None:
-                return key_again(owner, making.before, token)
+            if making.repeat is not None:
+                return key_again(owner, making.repeat, token)
             if len(owner.keys) >= KEYS_MAX:
                 raise Conflict(
                     "too_many_keys",
@@ -326,7 +327,7 @@ class Registrar:
         Invalid with every issue of the plan changes nothing. O(rows), with a turn for others now and then.
         """
         async with self._edit() as registry:
-            planned = await plan(registry, Maker(self._ids.new, self._random_bytes, self._clock.wall_ms()))
+            planned = await plan(registry, self._maker())
             if planned.issues:
                 raise Invalid(planned.issues)
             if not dry_run and not planned.is_empty:
@@ -346,8 +347,10 @@ class Registrar:
 
     async def _begin(self, claim: Claim | None) -> Making:
         before = None if claim is None else await self._store.find_creation(claim.scope, claim.digest)
-        maker = Maker(self._ids.new, self._random_bytes, self._clock.wall_ms())
-        return begin(claim, before, self._random_bytes, maker)
+        return begin(claim, before, self._maker())
+
+    def _maker(self) -> Maker:
+        return Maker(self._ids.new, self._random_bytes, self._random_bytes, self._clock.wall_ms())
 
     async def _save_endpoint(
         self, row: EndpointRow, *, fresh: bool = False, record: CreationRecord | None = None

@@ -83,8 +83,8 @@ class CreationRecord:
     scope: str  # whose key it is
     key: bytes  # a digest of the key
     fingerprint: bytes  # a digest of the call and its body
-    seed: bytes = field(repr=False)  # of what was drawn at random for it
-    made: Mapping[str, str]  # ids by kind: application, endpoint, key
+    seed: bytes = field(repr=False)  # of the token that was made
+    made: Mapping[str, str]  # ids by kind: application, endpoint, key; and a mark of the secret
     created_at_ms: int
 
 
