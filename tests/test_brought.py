@@ -1,10 +1,12 @@
 """Customers brought along: endpoints with ids and secrets that they have already, secrets read again, rotations to a given one."""
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.api.lines import read_import
@@ -222,6 +224,18 @@ async def test_a_rotation_to_a_given_secret(tmp_path: Path) -> None:
     assert [each["secret"] for each in before["secrets"]] == [NEW, OLDER]
     assert (again.status, after) == (200, before)
     assert (back.status, last["secrets"]) == (200, [{"secret": OLDER, "expires_at": None}])
+
+
+async def test_a_rotation_stays_with_its_kind_of_secret(tmp_path: Path) -> None:
+    """K13: who was brought along with an ed25519 key verifies by a public half, and is rotated to another such key."""
+    pair = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    given = "whsk_" + b64encode(bytes(range(32)) + pair.public_key().public_bytes_raw()).decode()
+    async with Api(tmp_path) as api:
+        made = await bring(api, id="moved", secret=given)
+        rotated = await api.call("POST", f"{PATH}/moved/rotate-secret", {})
+    assert made.json["secret"] == given
+    assert rotated.json["secret"].startswith("whsk_")
+    assert rotated.json["secret"] != given
 
 
 async def test_a_rotation_to_what_cannot_sign_changes_nothing(tmp_path: Path) -> None:

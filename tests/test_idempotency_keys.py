@@ -177,7 +177,9 @@ async def test_a_repeat_has_the_secret_of_every_kind(tmp_path: Path, algorithm: 
         made = [await stack.call("POST", "/v1/applications", body, headers=keyed) for _ in range(2)]
         secret = made[0][1]["endpoint"]["secret"]
         given = {"url": "http://127.0.0.1:9/", "application": "initech", "secret": secret}
-        brought = [await stack.call("POST", ENDPOINTS, given, headers=keyed | {"Idempotency-Key": "k2"}) for _ in range(2)]
+        brought = [
+            await stack.call("POST", ENDPOINTS, given, headers=keyed | {"Idempotency-Key": "k2"}) for _ in range(2)
+        ]
     assert made[0][0] == 201, made
     assert made[0] == made[1]
     assert brought[0] == brought[1]

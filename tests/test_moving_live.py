@@ -206,6 +206,9 @@ def test_secrets_through_the_command_line(daemon: Daemon, tmp_path: Path) -> Non
     assert run(daemon, "endpoint", "rotate-secret", "mine", "--secret", second).exit_code == Exit.FINE
     shown = run(daemon, "endpoint", "secret", "mine")
     assert (shown.stdout, "An older one signs as well, until" in shown.stderr) == (f"{second}\n", True)
+    (tmp_path / "keys.pem").write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n" * 2)
+    pem = run(daemon, "endpoint", "rotate-secret", "mine", "--secret-file", str(tmp_path / "keys.pem"))
+    assert (pem.exit_code, "several secrets" in pem.stderr) == (Exit.USAGE, True)
     (tmp_path / "both").write_text(f"{second}\n\n")
     refused = [
         run(

@@ -1,6 +1,7 @@
 """`relay endpoint`: the receivers of events; and how what is given for one becomes a request."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,7 +93,7 @@ def add_endpoint(
 ) -> None:
     """Add an endpoint; its signing secret is printed, and `relay endpoint secret` prints it again for an admin.
 
-    --secret-file may hold older secrets too, a line each, the newest first: all of them sign.
+    --secret-file may hold older secrets too, a line each or keys in PEM, the newest first: all of them sign.
     """
     for header in given["headers"]:
         if "=" not in header:
@@ -168,7 +169,7 @@ def rotate_secret(daemon: Daemon, endpoint_id: str, overlap: str | None, as_json
     """Make a new signing secret and print it, or sign with one that the receiver has already."""
     brought = secrets_of(given)
     if len(brought) > 1:
-        fail("--secret-file: it holds several lines; a rotation takes one secret.", Exit.USAGE)
+        fail("--secret-file: it holds several secrets; a rotation takes one.", Exit.USAGE)
     members = ({"overlap": overlap} if overlap else {}) | ({"secret": brought[0]} if brought else {})
     made = daemon.post(f"{ENDPOINTS}/{endpoint_id}/rotate-secret", members)
     show(made, as_json, lambda: f"{made['id']} rotated." if brought else f"secret: {made['secret']}")
@@ -280,13 +281,18 @@ def secrets_of(given: Json) -> list[str]:
     text, file = given["secret"], given["secret_file"]
     if text is not None and file is not None:
         fail("Give --secret or --secret-file, not both.", Exit.USAGE)
-    secrets = [text] if text is not None else [] if file is None else file.read().splitlines()
+    secrets = [text] if text is not None else [] if file is None else _texts(file.read())
     if (text is not None or file is not None) and not all(secrets or [""]):
         fail(
             "The secret is empty." if text is not None else f"{file.name}: a secret is missing, or a line is empty.",
             Exit.USAGE,
         )
     return secrets
+
+
+def _texts(held: str) -> list[str]:
+    """Take a file of secrets apart: keys in PEM, or lines."""
+    return re.findall(r"-----BEGIN .*?-----END [^-]*-----", held, re.DOTALL) or held.splitlines()
 
 
 def feature_of(text: str) -> tuple[str, bool]:

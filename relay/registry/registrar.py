@@ -183,7 +183,7 @@ class Registrar:
                 return endpoint_again(registry, making.repeat)
             contract, now_ms = registry.entries[row.ref].contract, making.maker.now_ms
             refuse_secret(contract, given)
-            secret = given or contract.new_secret(making.maker.random_bytes)
+            secret = given or contract.new_secret(making.maker.random_bytes, newest(row) or "")
             until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
             rotated = replace(row, secrets=renewed(row.secrets, secret, now_ms, until_ms), updated_at_ms=now_ms)
             return MadeEndpoint(await self._save_endpoint(rotated, record=making.made(secret, endpoint=row.id)), secret)
