@@ -331,6 +331,19 @@ def test_a_contract_of_ones_own_is_named_by_its_file(tmp_path: Path) -> None:
     assert f"{path}:3" in str(wrong.output)
 
 
+async def test_a_public_key_is_enough_to_verify() -> None:
+    """Where pairs of keys sign, a receiver has the public half alone: `--secret` takes it, and deliveries are verified."""
+    private = built_in("standard").new_secret(bytes, like="whsk_")
+    public = built_in("standard").public_key(private)
+    assert public is not None
+    result = await asyncio.to_thread(run, "--secret", public, "--expect", "1", "--timeout", "10ms")
+    async with desk(public) as here:
+        assert (await here.deliver(private))[0] == 204
+        assert (await here.deliver(built_in("standard").new_secret(lambda size: b"x" * size, like="whsk_")))[0] == 401
+
+    assert (result.exit_code, "Expected 1." in result.stderr) == (Exit.FAILED, True), result.output
+
+
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 

@@ -128,14 +128,24 @@ def _keys(contract: "Contract", given: Sequence[str]) -> tuple[Secret, ...]:
         say(f"The contract {contract.name!r} signs nothing: anybody who knows the URL can send what is shown here.")
         return ()
     if given:
-        keys = read_secrets(given)
-        _refuse_unfit(contract, keys)
-        return keys
+        return _verifying(contract, read_secrets(given))
     made = contract.new_secret(os.urandom)
     say(
         f"Secret: {made}   (made for this run: give it to the endpoint that delivers here, or pass yours with --secret)"
     )
     return (Secret(made),)
+
+
+def _verifying(contract: "Contract", secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+    """Return secrets, or public halves of them, that can verify; others end the command."""
+    from relay.core.errors import ConfigError
+    from relay.diagnosis.verify import verify
+
+    try:
+        verify(contract, secrets, {}, b"", 0)
+    except ConfigError as error:
+        fail(str(error), Exit.BAD_INPUT)
+    return secrets
 
 
 def _refuse_unfit(contract: "Contract", secrets: Sequence[Secret]) -> None:

@@ -36,9 +36,9 @@ def signed(
     attempt: int = 1,
 ) -> Signed:
     """Make a delivery of one event at a wall-clock time; the secrets newest first."""
-    body = contract.render(Rendering(id, type, at_ms, at_ms, Payload(data)))
+    frozen = contract.render(Rendering(id, type, at_ms, at_ms, Payload(data)))
     signer = contract.signer(_secrets(secrets), url, endpoint)
-    return Signed(signer.headers(id=id, type=type, timestamp_ms=at_ms, body=body, attempt=attempt), body)
+    return Signed(*signer.request(id=id, type=type, timestamp_ms=at_ms, frozen=frozen, attempt=attempt))
 
 
 def _secrets(texts: Sequence[str]) -> tuple[Secret, ...]:
