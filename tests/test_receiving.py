@@ -16,9 +16,10 @@ import pytest
 from relay.contracts import Contract
 from tests.support.contract_files import built_in, contract
 from tests.support.daemon import SECRET
-from tests.support.five import TEXT_SECRET
+from tests.support.five import SECRETS, TEXT_SECRET, all_delivered, application, catalogue, send_all
 from tests.support.signed import Signed, signed
 from tests.support.snippets import INTERPRETERS, Case, is_there, judged, snippets
+from tests.support.stack import Stack
 from tests.test_cli_check_receiver import Found, found, of
 
 SNIPPETS = snippets("RECEIVING.md")
@@ -177,14 +178,14 @@ def test_the_variants_in_comments_are_right(tmp_path: Path) -> None:
 
 
 @contextmanager
-def running(language: str, folder: Path) -> Iterator[str]:
-    """Run a whole receiver of the document in a process of its own; gives its URL."""
+def running(language: str, folder: Path, verifier: str, secret: str = SECRET) -> Iterator[str]:
+    """Run a whole receiver of the document, with one of its verifiers, in a process of its own; gives its URL."""
     name = {"python": "receiver.py", "node": "receiver.js"}[language]
-    (folder / name).write_text(SNIPPETS["standard", language] + "\n" + SNIPPETS["receiver", language])
+    (folder / name).write_text(verifier + "\n" + SNIPPETS["receiver", language])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "WEBHOOK_SECRET": SECRET, "PORT": str(port), "DATABASE": str(folder / "inbox.db")}
+    env = {**os.environ, "WEBHOOK_SECRET": secret, "PORT": str(port), "DATABASE": str(folder / "inbox.db")}
     command = [sys.executable if language == "python" else "node", str(folder / name)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -204,8 +205,31 @@ async def test_nothing_is_found_in_the_receivers_of_the_document(tmp_path: Path,
     """`relay check-receiver` finds no fault in the whole receivers, and nothing to remark."""
     if not is_there(language):
         pytest.skip(f"needs {INTERPRETERS[language]}: this receiver of docs/RECEIVING.md runs in it")
-    with running(language, tmp_path) as url:
+    with running(language, tmp_path, SNIPPETS["standard", language]) as url:
         findings = await asyncio.wait_for(found(url), 50)
 
     assert {finding.check: finding.says for finding in findings if finding.result is not Found.FINE} == {}
     assert len(of(Found.FINE, findings)) == 10
+
+
+def as_documented(service: str, language: str) -> str:
+    """The verifier that the document names for a service, with the headers of that service."""
+    if service == "roughy":
+        return SNIPPETS["standard", language].replace("webhook-", "svix-")
+    header = {"editframe": "x-webhook-signature", "videoaiditor": "x-signature"}[service]
+    return SNIPPETS["hex", language].replace("x-webhook-signature", header)
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+@pytest.mark.parametrize("service", ["roughy", "editframe", "videoaiditor"])
+async def test_the_receivers_of_the_document_take_every_event(tmp_path: Path, service: str, language: str) -> None:
+    """Behind a running relay the whole receivers answer 2xx to each type of the catalogue of each service that signs."""
+    if not is_there(language):
+        pytest.skip(f"needs {INTERPRETERS[language]}: this receiver of docs/RECEIVING.md runs in it")
+    with running(language, tmp_path, as_documented(service, language), SECRETS[service]) as url:
+        async with Stack(tmp_path, extra=application(service, url)) as stack:
+            sent = await send_all(stack.call, service)
+            tests = sum(posting.test_only for posting in catalogue(service))
+            await all_delivered(stack.call, service, len(sent) - tests)
+
+    assert len(sent) == len(built_in(service).types)
