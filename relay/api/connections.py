@@ -26,8 +26,8 @@ from relay.api.turns import Turns
 OnUnexpected = Callable[[str, BaseException], None]
 """Takes an error that nobody foresaw: where ("POST /v1/events"), and what."""
 
-UNREADABLE: web.RequestKey[Problem] = web.RequestKey("unreadable", Problem)
-"""Set for a request whose first line is not one of HTTP/1.1, and says why."""
+UNREADABLE: web.RequestKey[Problem | None] = web.RequestKey("unreadable")
+"""Set for every request: why its first line is not one of HTTP/1.1, or None."""
 
 VERSIONS = (HttpVersion11, HttpVersion10)
 

@@ -154,8 +154,8 @@ def _response(problem: Problem) -> web.Response:
 
 def _ambiguity(request: web.Request) -> Problem | None:
     """Say what of a head is no HTTP/1.1, or may be read in two ways."""
-    if UNREADABLE in request:
-        return request[UNREADABLE]
+    if (unreadable := request[UNREADABLE]) is not None:
+        return unreadable
     headers = request.headers
     for name in SINGLE_HEADERS:
         if len(headers.getall(name, ())) > 1:
@@ -169,7 +169,7 @@ async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpect
     arriving, turns = body.Arriving(config.max_body_bytes), Turns(loop)
 
     def request_of(message: RawRequestMessage, *others: Any) -> web.Request:
-        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURNS: turns}
+        state: dict[Any, Any] = {body.CONFIG: config, body.ARRIVING: arriving, TURNS: turns, UNREADABLE: None}
         return make_request(message, *others, loop, client_max_size=config.max_body_bytes, state=state)
 
     server = web.Server(door.answer, request_factory=request_of)  # type: ignore[arg-type]  # it is given those requests

@@ -27,6 +27,8 @@ from relay.core.model import Secret
 
 _NO_FACTS: Mapping[str, str] = {}
 _LISTED_MAX = 30
+_LAWFUL_MAX = 1_000
+"""Types whose form a contract remembers to be lawful; then it begins anew."""
 
 
 class NoExample(LookupError):
@@ -65,6 +67,7 @@ class Contract:
         self.header_names = frozenset(map(str.lower, names))
         self._envelope = Envelope(document.body)
         self._facts = tuple(kept_facts(document))
+        self._lawful: set[str] = set()  # types of late
 
     def __repr__(self) -> str:
         return f"Contract({self.name!r})"
@@ -80,9 +83,16 @@ class Contract:
 
     def check_form(self, type: str) -> str | None:
         """Return None for a type of lawful form, be it in the catalogue or not, else a sentence."""
+        if type in self._lawful:
+            return None
         if not TYPE_CHARACTERS.fullmatch(type):
             return f"{type[:80]!r} is no event type; use {self.document.types.description}"
-        return grammars.check_type(type, self.type_grammar, self.document.types.description)
+        wrong = grammars.check_type(type, self.type_grammar, self.document.types.description)
+        if wrong is None:
+            if len(self._lawful) >= _LAWFUL_MAX:
+                self._lawful.clear()
+            self._lawful.add(type)
+        return wrong
 
     def check_subscription(self, pattern: str, *, suggest: bool = True) -> str | None:
         """Return None for `*`, `prefix.*` or a type that an endpoint may subscribe to, else a sentence.

@@ -60,7 +60,10 @@ class Template:
 
     def render(self, values: Mapping[str, bytes]) -> bytes:
         """Return the bytes; KeyError if a variable has no value."""
-        return b"".join([part if isinstance(part, bytes) else values[part] for part in self.parts])
+        parts = self.parts
+        if len(parts) == 1:  # as most headers have it: nothing is to be joined
+            return parts[0] if isinstance(parts[0], bytes) else values[parts[0]]
+        return b"".join([part if isinstance(part, bytes) else values[part] for part in parts])
 
 
 def shape(template: Template) -> str:

@@ -124,18 +124,21 @@ class Slots:
 
         Doubtful ones leave three quarters of `concurrency` to those that answer, in the total too.
         """
+        answering, doubtful, silent = self.total.counts
+        left = IN_FLIGHT * self.concurrency - answering - doubtful - silent
         if kind is Kind.ANSWERING:
-            return self.total.answering < self.concurrency and self.total.in_flight < IN_FLIGHT * self.concurrency
-        spared = self.concurrency - self.concurrency // DOUBTFUL_SHARE
-        return (
-            self.total.doubtful < max(self.concurrency // DOUBTFUL_SHARE, 1)
-            and self.total.in_flight < IN_FLIGHT * self.concurrency - spared
-        )
+            return answering < self.concurrency and left > 0
+        share = self.concurrency // DOUBTFUL_SHARE
+        return doubtful < max(share, 1) and left > self.concurrency - share
 
     def obstacle(self, own: Usage, kind: Kind) -> Obstacle | None:
         """Say what stands before one more attempt of an application at an endpoint of this kind."""
         if not self.is_open(kind):
             return Obstacle.ALL if kind is Kind.ANSWERING else Obstacle.DOUBTFUL
+        return self.own_obstacle(own, kind)
+
+    def own_obstacle(self, own: Usage, kind: Kind) -> Obstacle | None:
+        """Say what stands before it although all applications together may start one."""
         if kind is Kind.ANSWERING:
             if own.answering > self.crowd_max:
                 return Obstacle.CROWDED

@@ -30,7 +30,12 @@ class Turns:
     @property
     def is_open(self) -> bool:
         """Whether `next` would look at a lane. O(1)."""
-        return any(self._rounds) and any(self._rounds[kind] and self._slots.is_open(kind) for kind in KINDS)
+        answering, doubtful, silent = self._rounds
+        if answering and self._slots.is_open(Kind.ANSWERING):
+            return True
+        return bool(doubtful or silent) and self._slots.is_open(
+            Kind.DOUBTFUL
+        )  # silent ones share the slots of doubtful
 
     @property
     def is_anybody_waiting(self) -> bool:
@@ -69,7 +74,7 @@ class Turns:
             while waiting and self._slots.is_open(kind):
                 application = waiting.popleft()
                 application.places[kind] = Place.NOWHERE
-                obstacle = self._slots.obstacle(application, kind)
+                obstacle = self._slots.own_obstacle(application, kind)
                 if obstacle is not None:
                     self._set_aside(application, kind, obstacle)
                 elif (lane := self._first(application, kind)) is not None:
