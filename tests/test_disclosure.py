@@ -12,7 +12,7 @@ import pytest
 
 from relay.api.disclosure import STEP_MS, UNREACHABLE, UNREACHABLE_DETAIL, next_step_ms
 from relay.core.model import Failure, HeaderPair, Outcome, Trace
-from tests.support.api import Api
+from tests.support.api import CONFIG, Api
 from tests.support.waiting import until
 
 ENDPOINT = "/v1/webhook-endpoints/primary"
@@ -100,6 +100,75 @@ async def test_other_failures_are_told_to_everybody(tmp_path: Path) -> None:
             api.courier.script += [failed(failure, "a sentence", 3)]
             answer = (await api.call("POST", f"{ENDPOINT}/test", {}, by="acme-app")).json
             assert (answer["failure"], answer["detail"], answer["duration_ms"]) == (failure, "a sentence", 3)
+
+
+NAMES = {what: reply for what, reply in BEHIND.items() if reply[0] is not Failure.BLOCKED_ADDRESS}
+"""What may lie behind a name; a literal address is no secret to whoever wrote it."""
+
+DOORS = (
+    "/v1/webhook-endpoints", "/v1/events", "/v1/deliveries", "/v1/deliveries?state=dead", "/v1/deliveries?reason=blocked",
+    "/v1/dead-letters", "/v1/event-types",
+)  # fmt: skip
+
+
+async def told_through_every_door(folder: Path, reply: tuple[Failure, str], by: str) -> list[tuple[int, Any]]:
+    """Make an endpoint at a name, and do everything that an application may with it until its events are dead letters.
+
+    Nothing differs between two walks but what lies behind the name: time stands still and chance is the same.
+    """
+    answers = []
+    async with Api(folder, CONFIG | {"application": [{"id": "acme"}, {"id": "globex"}]}) as api:
+        api.courier.script += [failed(*reply, 3)] * 40
+
+        async def ask(method: str, path: str, body: Any = None) -> Any:
+            answer = await api.call(method, path, body, by=by)
+            answers.append((answer.status, {name: value for name, value in answer.json.items() if name != "secret"}))
+            return answer.json
+
+        body = {"url": "https://intranet.example/hooks", "event_types": ["*"]} | (
+            {"application": "acme"} if by == "root" else {}
+        )
+        made = await ask("POST", "/v1/webhook-endpoints", body)
+        place = f"/v1/webhook-endpoints/{made['id']}"
+        for number in range(6):
+            event = await api.post_event()
+            await api.delivery_of(event, attempts=1)
+            if number == 0:
+                await ask("PATCH", place, {"url": "https://wiki.example/hooks"})
+            for verb in ("probe", "pause", "resume", "enable", "disable", "enable"):
+                await ask("POST", f"{place}/{verb}", {})
+            await api.quiet()
+            api.clock.advance(5_000)
+            dead = await api.delivery_of(event, "dead")
+            await ask("GET", f"/v1/deliveries/{dead['id']}")
+            await ask("GET", f"/v1/events/{event}")
+            await ask("GET", f"/v1/events/{event}/deliveries")
+            await ask("GET", place)
+        for door in DOORS:
+            await ask("GET", door)
+        await ask("POST", f"/v1/deliveries/{dead['id']}/retry", {})
+        await api.delivery_of(event, attempts=dead["attempts"] + 1)
+        await ask("GET", f"/v1/deliveries/{dead['id']}")
+    return answers
+
+
+@pytest.mark.parametrize("by", ["acme-app", "root"])
+async def test_every_door_tells_a_tenant_one_thing(tmp_path: Path, by: str) -> None:
+    """I15: creation, update, probe, moves, timeline, views, lists, health and dead letters say the same of every name.
+
+    An admin is told the truth, which is the control.
+    """
+    walks = [
+        await told_through_every_door(tmp_path / str(number), reply, by) for number, reply in enumerate(NAMES.values())
+    ]
+    for walk in walks[1:]:
+        differing = [(one, other) for one, other in zip(walk, walks[0], strict=True) if one != other]
+        assert bool(differing) is (by == "root"), differing[:1]
+    if by == "acme-app":
+        assert UNREACHABLE in str(walks[0])
+        assert not any(
+            word in str(walks) for word in ("dns", "blocked_name", "private", "this host", "does not resolve")
+        )
 
 
 @pytest.mark.parametrize(("took_ms", "told_ms"), [(0, 1_000), (999.9, 1_000), (1_000, 2_000), (5_003, 6_000)])
