@@ -44,19 +44,16 @@ class EventFacts(dict[Path, Values]):
             raise Undecided
 
     def __missing__(self, path: Path) -> Values:
-        above = path[:-1]
-        members = self._objects[above] if above in self._objects else self._members(above)
+        *above, name = path
+        members = self._members(tuple(above))
         if members is None:
             return self._through_lists(path)
-        part = members.get(path[-1])
-        found: Values = ()
-        if part is not None:
-            value = self.value(part)
-            if value.__class__ is Compound and value.is_list:
-                return self._through_lists(path)
-            found = (value,)
-        self[path] = found
-        return found
+        if name not in members:
+            return self.setdefault(path, ())
+        value = self.value(members[name])
+        if value.__class__ is Compound and value.is_list:
+            return self._through_lists(path)
+        return self.setdefault(path, (value,))
 
     def _members(self, path: Path) -> Mapping[str, Slice] | None:
         if path in self._objects:
