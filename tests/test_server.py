@@ -18,6 +18,7 @@ from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
 from relay.api import body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
+from relay.api.connections import PIECE_BYTES
 from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.pace import Paces
 from relay.api.problems import Problem
@@ -35,7 +36,7 @@ from relay.telemetry.metrics import Metrics
 from tests.support.daemon import PRODUCER_TOKEN
 from tests.support.fakes import FixedRegistrar, NotingStore, registry_of
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import quiet, until
 
 PRODUCER = "producer-secret-0123"
 READER = "reader-secret-012345"
@@ -115,6 +116,11 @@ class House:
     @property
     def address(self) -> tuple[str, int]:
         return split_address(self.listeners.addresses[0])
+
+    def open_connections(self) -> list[Any]:
+        """Return the connections that are open, as the server has them."""
+        server = self.listeners._runner.server
+        return [] if server is None else server.connections
 
     def _on_unexpected(self, where: str, error: BaseException) -> None:
         self.unexpected.append((where, error))
@@ -727,8 +733,7 @@ async def ask(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], sen
 
 def connections(house: House) -> int:
     """Return how many connections the server has open."""
-    server = house.listeners._runner.server
-    return 0 if server is None else len(server.connections)
+    return len(house.open_connections())
 
 
 async def test_the_oldest_connection_without_a_name_gives_way(open_house: Opener, tmp_path: Path) -> None:
@@ -835,6 +840,34 @@ async def test_unread_answers_are_bounded_over_all(open_house: Opener, monkeypat
     last[1].write(with_token(READER, "/big") * 30)
     await until(lambda: connections(house) == 0)
     assert house.unexpected == []
+
+
+async def test_a_large_body_comes_in_by_turns(open_house: Opener) -> None:
+    """I7: after each large piece of a body its connection waits; while others have the turns nothing more of it is read.
+
+    Negative control: what a client sends in small pieces is read all the time.
+    """
+    house = await open_house()
+    reader, writer = await house.connect()
+    asked = head(f"Content-Length: {400 << 10}", path="/echo").replace(PRODUCER.encode(), READER.encode())
+    writer.write(asked)
+    await until(lambda: any(each._request_in_progress for each in house.open_connections()))
+    (connection,) = house.open_connections()
+    held: list[Callable[[], object]] = []
+    connection._turns.call = lambda caller, work: held.append(work)
+    writer.write(b"x" * (PIECE_BYTES // 2))
+    await until(lambda: connection._current_request.content.total_bytes == PIECE_BYTES // 2)
+    assert held == []
+    writer.write(b"x" * ((400 << 10) - PIECE_BYTES // 2))
+    for _ in range(50):
+        await until(lambda: bool(held) or connection._current_request is None)
+        if connection._current_request is None:
+            break
+        seen = connection._current_request.content.total_bytes
+        await quiet()
+        assert connection._current_request.content.total_bytes == seen
+        held.pop()()
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_requests_sent_ahead_go_in_turns(open_house: Opener) -> None:

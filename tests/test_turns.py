@@ -200,6 +200,22 @@ async def test_whoever_is_cancelled_holds_nobody_up() -> None:
     assert [task.cancelled() for task in waiting] == [True, True, False, False]
 
 
+async def test_what_is_called_and_what_waits_share_the_turns() -> None:
+    """I7: a piece that is read when it is called, and work that waits for its turn, go one by one in the order they asked."""
+    loop: Any = Loop()
+    turns = Turns(loop)
+    order: list[str] = []
+    async with working(turns, loop, [("a", 0.01), ("a", 0.01)]) as done:
+        await asyncio.sleep(0)
+        turns.call("a", lambda: order.append(f"piece after {len(done)}"))
+        turns.call("b", lambda: order.append(f"piece after {len(done)}"))
+        await quiet()
+    assert order == ["piece after 2", "piece after 2"]
+    turns.call("a", lambda: order.append("alone"))
+    await quiet()
+    assert order[-1] == "alone"
+
+
 # -- what goes in turns --------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import errno
 import socket
 from collections.abc import Callable
 
-ACCEPTS = 16
+ACCEPTS = 4
 """Connections that one listener takes in each round, at most."""
 
 BACKLOG = 1024

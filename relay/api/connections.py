@@ -37,6 +37,9 @@ UNREAD_BYTES_MAX = 64 << 20
 ROUNDS_TO_A_NAME = 4
 """Rounds of the loop until a connection that was taken has said whose it is, where its request came with it."""
 
+PIECE_BYTES = 16 << 10
+"""From this size on a piece of what a client sends is large: loops read up to 256 KiB at once, from every client in each round."""
+
 MAX_HEADERS = 64
 MAX_LINE_BYTES = 8190
 """How long the request line and each header may be."""
@@ -53,7 +56,17 @@ SERVER = "relay"
 class Connection(web.RequestHandler):
     """aiohttp's protocol, which also knows its peer, ends writes that take too long, and answers errors with problems."""
 
-    __slots__ = ("_deadline", "_make_request", "_on_unexpected", "_others", "_turns", "name", "on_lost", "peer_uid")
+    __slots__ = (
+        "_deadline",
+        "_make_request",
+        "_on_unexpected",
+        "_others",
+        "_turns",
+        "_waits_to_read",
+        "name",
+        "on_lost",
+        "peer_uid",
+    )
 
     def __init__(
         self, *args: Any, on_unexpected: OnUnexpected, turns: Turns, others: "Connections", **kwargs: Any
@@ -65,6 +78,7 @@ class Connection(web.RequestHandler):
         assert self._request_factory is not None
         self._make_request: Callable[..., web.BaseRequest] = self._request_factory
         self._request_factory = self._request_of
+        self._waits_to_read = False  # its turn to take in more has not come
         self._deadline: asyncio.TimerHandle | None = None  # of what the client has not read
         self.name: str | None = None  # of the caller whose connection it is, once a request has said so
         self.on_lost: Callable[[], object] | None = None  # what a handler wants to hear of the end
@@ -84,6 +98,23 @@ class Connection(web.RequestHandler):
             self._deadline.cancel()
         if self.on_lost is not None:
             self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came. After a large piece, as of a large body, the next one waits for its turn."""
+        super().data_received(data)
+        if len(data) >= PIECE_BYTES and not self._waits_to_read:
+            self._waits_to_read = True
+            self._pause_transport_reading()
+            self._turns.call(self.name or NOBODY, self._read_on)
+
+    def _read_on(self) -> None:
+        self._waits_to_read = False
+        if not self._reading_paused and not self._buffer_paused:
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._waits_to_read:
+            super()._resume_transport_reading()
 
     def pause_writing(self) -> None:
         """Take note that the client does not read: from now on its time runs."""

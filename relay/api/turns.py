@@ -1,4 +1,4 @@
-"""Turns for work that holds the loop for milliseconds: a large body, a page of a list, a request sent ahead of its turn.
+"""Turns for work that holds the loop: a large body, each large piece of it that comes in, a page, a request sent ahead.
 
 Nothing else runs while one of them is at work, so they go one by one: callers in turn, and each with a rest behind it while
 small requests come in. What is small waits for one of them at most, however many there are.
@@ -6,6 +6,7 @@ small requests come in. What is small waits for one of them at most, however man
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -37,20 +38,35 @@ class Turns:
     async def turn(self, caller: str) -> None:
         """Wait until work may begin; it ends where its task waits for something the next time."""
         if self._is_taken:
-            await self._called(caller)
+            called = self._asked(caller)
+            try:
+                await called
+            except asyncio.CancelledError:
+                if called.done() and not called.cancelled():
+                    self._next()  # it was this one's turn
+                raise
+        self._begin()
+
+    def call(self, caller: str, work: Callable[[], object]) -> None:
+        """Call `work` when it is its turn."""
+
+        def begin(_: asyncio.Future[None]) -> None:
+            self._begin()
+            work()
+
+        self._asked(caller).add_done_callback(begin)
+
+    def _asked(self, caller: str) -> asyncio.Future[None]:
+        called = self._loop.create_future()
+        self._waiting.setdefault(caller, deque()).append(called)
+        if not self._is_taken:
+            self._next()
+        return called
+
+    def _begin(self) -> None:
         self._is_taken = True
         self._began_s = self._loop.time()
         self._loop.call_soon(self._rest)
-
-    async def _called(self, caller: str) -> None:
-        called = self._loop.create_future()
-        self._waiting.setdefault(caller, deque()).append(called)
-        try:
-            await called
-        except asyncio.CancelledError:
-            if called.done() and not called.cancelled():
-                self._next()  # it was this one's turn
-            raise
 
     def _rest(self) -> None:
         """A turn is over: call the next one, after a rest where others want the loop."""
@@ -70,6 +86,7 @@ class Turns:
             if queue:
                 self._waiting[caller] = queue
             if not called.done():
+                self._is_taken = True
                 called.set_result(None)
                 return
         self._is_taken = False
