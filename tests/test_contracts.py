@@ -302,6 +302,7 @@ one.toml: signature[0].secrets: 'third' is not supported. Use one of: all, first
 one.toml: signature[1].content: anyone can compute a plain digest. Use hmac-sha256, or put {secret} in content.
 one.toml: signature[1].variant[0].key: a variant is recognised by the prefix of its secrets. Set strip, such as "whsk_".
 one.toml: signature[1].variant[0].each: unknown variable {secret}. Known here: {attempt}, {crc32}, {endpoint_id}, {event}, {id}, {md5:…}, {method}, {n}, {path}, {sent_at:…}, {sha1:…}, {sha256}, {sha512:…}, {sig}, {timestamp}, {type}, {url}.
+one.toml: signature[1].variant[1].key: a variant is recognised by the prefix of its secrets. Set strip, such as "whsk_".
 one.toml: signature[1].variant[1].prefix: unknown key. Remove it; known here: algorithm, key, each.
 one.toml: delivery.timeout: 'soon' is no duration. Write a number and a unit, such as "30s".
 one.toml: delivery.retry.schedule[1]: '5 parrots' is no duration. Write a number and a unit, such as "30s".

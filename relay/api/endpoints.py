@@ -254,7 +254,9 @@ class Endpoints:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
         work = write_work(look_at(self._services, endpoint))
         shown = write_certificate(self._services, endpoint)
-        return written | shown | work | {"health": health_for(principal, work["health"])}
+        contract = self._registrar.current.contract(endpoint.application)
+        keys = contract.public_keys(lasting(endpoint.secrets, self._services.clock.wall_ms()))
+        return written | shown | work | {"public_keys": keys, "health": health_for(principal, work["health"])}
 
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)

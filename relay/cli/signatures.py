@@ -16,6 +16,8 @@ from relay.cli.contracts import (
     warn_of_secrets,
 )
 from relay.cli.output import Exit, fail, json_option, options, show
+from relay.contracts.fields import Message
+from relay.contracts.signing import is_fact
 from relay.core.clock import SystemClock
 from relay.core.errors import ConfigError
 from relay.core.ids import IdFactory
@@ -28,6 +30,9 @@ _request_options = options(
     secrets_option("A secret"),
     click.option("--url", default="", help="URL of the endpoint, for contracts that sign it."),
     click.option("--endpoint", default="", help="Id of the endpoint, for contracts that sign it."),
+    click.option(
+        "--fact", "facts", multiple=True, help="Part of the event, `data.id=7`, for contracts that sign or show it."
+    ),
     json_option,
 )
 """What both verbs take: the body, the contract, the secrets, the endpoint."""
@@ -46,6 +51,7 @@ def sign(
     secrets: Sequence[str],
     url: str,
     endpoint: str,
+    facts: Sequence[str],
     as_json: bool,
     event_id: str | None,
     event_type: str,
@@ -54,7 +60,8 @@ def sign(
 ) -> None:
     """Print the headers with which the relay would send BODY, a file or - for standard input.
 
-    BODY is signed byte for byte as it is; the relay's own bodies have the contract's envelope around the data.
+    BODY is signed byte for byte as it is; the relay's own bodies have the contract's envelope around the data. With --json
+    the signatures that stand inside bodies are shown as well.
 
     \b
       relay sign --secret env:SECRET body.json
@@ -67,14 +74,19 @@ def sign(
         signer = contract.signer(keys, url, endpoint)
     except ConfigError as error:
         fail(str(error), Exit.BAD_INPUT)
+    message = Message(_new_id() if event_id is None else event_id, event_type, _time_ms(at), body.read(), attempt)
+    known = _facts(facts)
     headers = signer.headers(
-        id=_new_id() if event_id is None else event_id,
-        type=event_type,
-        timestamp_ms=_time_ms(at),
-        body=body.read(),
+        id=message.id,
+        type=message.type,
+        timestamp_ms=message.timestamp_ms,
+        body=message.body,
         attempt=attempt,
+        facts=known,
     )
-    show({"headers": headers}, as_json, lambda: "\n".join(f"{name}: {value}" for name, value in headers.items()))
+    inner = {name: text.decode() for name, text in signer.inner_signatures(message, known).items()}
+    shown = {"headers": headers} | ({"signatures": inner} if inner else {})
+    show(shown, as_json, lambda: "\n".join(f"{name}: {value}" for name, value in headers.items()))
 
 
 @click.command("verify")
@@ -90,6 +102,7 @@ def verify_command(
     secrets: Sequence[str],
     url: str,
     endpoint: str,
+    facts: Sequence[str],
     as_json: bool,
     headers: Sequence[str],
     header_file: Iterable[str] | None,
@@ -108,12 +121,32 @@ def verify_command(
     keys, received = read_secrets(secrets), _headers([*(header_file or ()), *headers])
     now_ms, tolerance_ms = _time_ms(at), read_duration_ms("--tolerance", tolerance)
     try:
-        found = verify(contract, keys, received, body.read(), now_ms, tolerance_ms, url=url, endpoint_id=endpoint)
+        found = verify(
+            contract,
+            keys,
+            received,
+            body.read(),
+            now_ms,
+            tolerance_ms,
+            url=url,
+            endpoint_id=endpoint,
+            facts=_facts(facts),
+        )
     except ConfigError as error:
         fail(str(error), Exit.BAD_INPUT)
     answer = {"verified": found.ok, "verdict": found.verdict, "reason": found.reason}
     show(answer, as_json, lambda: f"{'Verified' if found.ok else 'Not verified'}: {found.reason}")
     click.get_current_context().exit(Exit.FINE if found.ok else Exit.FAILED)
+
+
+def _facts(given: Iterable[str]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not is_fact(name):
+            fail(f"--fact {text[:80]!r} is no part of an event. Write it as data.id=7.", Exit.USAGE)
+        facts[name] = value
+    return facts
 
 
 def _new_id() -> str:

@@ -237,13 +237,17 @@ class Contract:
         size = min(max(kind.key.new_bytes, kind.key.min_bytes), kind.key.max_bytes)
         return encode_key(new_key(kind.algorithm, random_bytes, size), kind.key.strip, kind.key.decode)
 
-    def public_key(self, secret: str) -> str | None:
-        """Return what receivers verify signatures of this secret with; None where they have the secret itself."""
-        halves = (public_half(kind.algorithm, secret, kind.key) for kind in self._kinds_of(secret))
-        return next((half for half in halves if half is not None), None)
+    def public_keys(self, secrets: Iterable[Secret]) -> list[str]:
+        """Return what receivers verify with, newest first; nothing where they have the secrets themselves."""
+        return [half for secret in secrets if (half := self._public_key(secret.value)) is not None]
 
-    def _kinds_of(self, secret: str) -> Iterator[Kind]:
-        return (entry.kind_of(secret) for entry in self.document.signature)
+    def _public_key(self, secret: str) -> str | None:
+        kinds = (entry.kind_of(secret) for entry in self.document.signature)
+        try:
+            halves = [public_half(kind.algorithm, secret, kind.key) for kind in kinds]
+        except ValueError:  # a secret of before the contract was changed
+            return None
+        return next((half for half in halves if half is not None), None)
 
     def signer(self, secrets: Sequence[Secret], url: str, endpoint_id: str) -> Signer:
         """Prepare an endpoint's headers; ConfigError if a secret cannot be a key. Newest secret first."""

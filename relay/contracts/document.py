@@ -82,7 +82,7 @@ class Kind(Table):
     """What a secret of one kind signs with."""
 
     algorithm: Algorithm = "hmac-sha256"
-    key: Key = Key()
+    key: Key = Field(default=Key(), validate_default=True)
     each: EachTemplate = Template(("sig",))
 
     @field_validator("key")
