@@ -149,3 +149,20 @@ def test_wrong_input_gets_one_message_and_the_documented_code(
 def test_any_bytes_can_be_signed() -> None:
     """A body need be neither JSON nor text."""
     assert relay("sign", "--secret", SECRET, body=b"\xff\x00").exit_code == 0
+
+
+def test_parts_of_the_event_are_given(tmp_path: Path) -> None:
+    """K14: what a contract shows and signs of an event comes with --fact; what is no part of one is wrong use."""
+    (tmp_path / "own.toml").write_text(
+        'description = "x"\n[body]\nkind = "data"\n[headers]\nX-Who = "{data.who}"\n'
+        '[[signature]]\nheader = "s"\ncontent = "{data.who}.{metadata.n}.{body}"\n'
+    )
+    own = ("--contract", "own", "--contracts", str(tmp_path), "--secret", "k" * 32)
+    facts = ("--fact", "data.who=Ada L", "--fact", "metadata.n=7")
+    signed = json.loads(relay("sign", *own, *facts, "--json", "-").stdout)["headers"]
+    assert signed["X-Who"] == "Ada%20L"
+    shown = [part for name, value in signed.items() for part in ("-H", f"{name}: {value}")]
+    assert relay("verify", *own, *shown, "--fact", "metadata.n=7", "--fact", "data.who=Ada L", "-").exit_code == 0
+    assert "covers the metadata.n" in relay("verify", *own, *shown, "--fact", "data.who=Ada L", "-").stdout
+    wrong = relay("sign", *own, "--fact", "who=Ada", "-")
+    assert (wrong.exit_code, "Write it as data.id=7" in wrong.stderr) == (2, True)
