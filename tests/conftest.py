@@ -6,8 +6,11 @@ awaited would be cancelled in silence when the loop closes; it fails its test he
 
 import asyncio
 import inspect
+import json
 import os
+import shutil
 import ssl
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from hypothesis import settings
 
 from relay.delivery.courier import Courier
 from tests.support.couriers import running_courier, serving, trusting
+from tests.support.node_receivers import NODE
 from tests.support.stores import ENGINES, Engine
 from tests.support.waiting import TurnLoop, quiet
 
@@ -45,6 +49,18 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that stands behind the interface of the store."""
     chosen: Engine = request.param
     return chosen
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> None:
+    """The verifiers of npm, installed once from the lock file."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs Node: the JavaScript verifier is the independent half of this test")
+    wanted = json.loads((NODE / "package.json").read_bytes())["dependencies"]
+    if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
+        install = ["npm", "ci", "--no-audit", "--no-fund", "--fetch-retries=1"]
+        if subprocess.run(install, cwd=NODE, check=False, capture_output=True).returncode != 0:
+            pytest.skip("npm could not install the JavaScript verifiers: is its registry in reach?")
 
 
 @pytest.fixture(scope="module")

@@ -334,7 +334,7 @@ def test_a_contract_of_ones_own_is_named_by_its_file(tmp_path: Path) -> None:
 async def test_a_public_key_is_enough_to_verify() -> None:
     """Where pairs of keys sign, a receiver has the public half alone: `--secret` takes it, and deliveries are verified."""
     private = built_in("standard").new_secret(bytes, like="whsk_")
-    public = built_in("standard").public_key(private)
+    (public,) = built_in("standard").public_keys([Secret(private)])
     assert public is not None
     result = await asyncio.to_thread(run, "--secret", public, "--expect", "1", "--timeout", "10ms")
     async with desk(public) as here:

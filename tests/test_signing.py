@@ -360,17 +360,6 @@ def test_official_python_library_refuses_what_was_changed() -> None:
         standardwebhooks.Webhook(message["secret"]).verify(message["body"] + " ", message["headers"])
 
 
-@pytest.fixture(scope="session")
-def node_modules() -> None:
-    """npm's `standardwebhooks`, installed once from the lock file."""
-    if shutil.which("npm") is None:
-        pytest.skip("needs Node: the JavaScript verifier is the independent half of this test")
-    if not (NODE / "node_modules" / "standardwebhooks").is_dir():
-        install = ["npm", "ci", "--no-audit", "--no-fund", "--fetch-retries=1"]
-        if subprocess.run(install, cwd=NODE, check=False, capture_output=True).returncode != 0:
-            pytest.skip("npm could not install the JavaScript verifier: is its registry in reach?")
-
-
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_goes_on_without_the_registry_of_npm(tmp_path: Path) -> None:
     """H24: an npm that cannot install is named and passed over, and its failure is not stamped as an install."""

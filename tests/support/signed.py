@@ -34,9 +34,11 @@ def signed(
     url: str = "https://example.com/hooks",
     endpoint: str = "ep_1",
     attempt: int = 1,
+    metadata: bytes | None = None,
 ) -> Signed:
     """Make a delivery of one event at a wall-clock time; the secrets newest first."""
-    frozen = contract.render(Rendering(id, type, at_ms, at_ms, Payload(data)))
+    known = None if metadata is None else Payload(metadata)
+    frozen = contract.render(Rendering(id, type, at_ms, at_ms, Payload(data), metadata=known))
     signer = contract.signer(_secrets(secrets), url, endpoint)
     return Signed(*signer.request(id=id, type=type, timestamp_ms=at_ms, frozen=frozen, attempt=attempt))
 
