@@ -36,6 +36,7 @@ from relay.core.model import (
     DueDelivery,
     Duplicate,
     NewEvent,
+    NoDelivery,
     Outcome,
     Settlement,
 )
@@ -55,6 +56,7 @@ FULL_COUNT = """
       SELECT length(e.body) AS size, count(*) AS targets, sum(d.state = 0) AS due
       FROM event e JOIN delivery d ON d.event = e.ordinal WHERE e.application = ? GROUP BY e.ordinal)"""
 KEYS = st.none() | st.sampled_from(["a", "b", "c"])
+TARGETS = st.none() | st.sets(st.integers(0, 2))
 ORDERS = st.none() | st.sampled_from(["x", "y"])
 PICK = st.integers(min_value=0, max_value=1_000)
 
@@ -82,7 +84,7 @@ class Model:
     """What must be in the database."""
 
     deliveries: dict[DeliveryKey, Expected] = field(default_factory=dict)
-    keys: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # key → (event id, fingerprint)
+    keys: dict[str, tuple[str, bytes, bool]] = field(default_factory=dict)  # key → (event id, fingerprint, filtered)
     deleted: set[int] = field(default_factory=set)
 
     def due(self, ref: int) -> list[DueDelivery]:
@@ -171,8 +173,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
 
-    @rule(posts=st.lists(st.tuples(st.sets(st.integers(0, 2)), KEYS, st.booleans(), ORDERS), min_size=1, max_size=4))
-    def accept(self, posts: list[tuple[set[int], str | None, bool, str | None]]) -> None:
+    @rule(posts=st.lists(st.tuples(TARGETS, KEYS, st.booleans(), ORDERS), min_size=1, max_size=4))
+    def accept(self, posts: list[tuple[set[int] | None, str | None, bool, str | None]]) -> None:
         events = [self.event(*post) for post in posts]
 
         async def submit() -> Sequence[Any]:
@@ -186,15 +188,27 @@ class StoreMachine(RuleBasedStateMachine):
                 reserved[ref] += ref not in full
             self.expect(event, post[1], full, result)
 
-    def event(self, targets: set[int], name: str | None, other: bool, ordering_key: str | None) -> NewEvent:
-        refs = tuple(self.refs[index] for index in sorted(targets) if self.refs[index] not in self.model.deleted)
+    def event(self, targets: set[int] | None, name: str | None, other: bool, ordering_key: str | None) -> NewEvent:
+        """Make an event; one with no targets at all, not even none of them, is filtered."""
+        refs = tuple(self.refs[index] for index in sorted(targets or ()) if self.refs[index] not in self.model.deleted)
         claim = None if name is None else claim_on(name, "other" if other else "same")
         self.clock.advance(1)
-        return self.relay.event(*refs, idempotency=claim, ordering_key=ordering_key)
+        event = self.relay.event(*refs, idempotency=claim, ordering_key=ordering_key, body_under=str.encode)
+        return (
+            event
+            if targets is not None
+            else event._replace(reason=NoDelivery.FILTERED, reason_detail="it lacks a thing")
+        )
 
     def expect(self, event: NewEvent, name: str | None, full: set[int], result: object) -> None:
         known = None if name is None else self.model.keys.get(name)
-        if known is not None:
+        if known is not None and known[2] and event.reason is NoDelivery.FILTERED:
+            assert isinstance(result, Duplicate)
+            assert (result.event_id, result.reason, result.differs) == (known[0], NoDelivery.FILTERED, False)
+            return
+        if known is not None and known[2]:
+            event = event._replace(id=known[0], body=known[0].encode())
+        elif known is not None:
             assert event.idempotency is not None
             if known[1] == event.idempotency.fingerprint:
                 assert isinstance(result, Duplicate)
@@ -203,6 +217,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert isinstance(result, Conflict)
             return
         assert isinstance(result, Accepted)
+        assert (result.event.id, result.event.body) == (event.id, event.body)
         self.learn(event, name, full, result.event.ordinal)
         mine = [self.model.deliveries[DeliveryKey(result.event.ordinal, ref)].due for ref in event.targets]
         assert list(result.due) == [due for due in mine if due is not None]
@@ -211,7 +226,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Put an event that was stored into the model."""
         if name is not None:
             assert event.idempotency is not None
-            self.model.keys[name] = (event.id, event.idempotency.fingerprint)
+            filtered = event.reason is NoDelivery.FILTERED
+            self.model.keys[name] = (event.id, event.idempotency.fingerprint, filtered)
         start_ms = event.created_at_ms
         for ref in event.targets:
             kept = Expected(DeliveryState.DUE, None, 1, 0, None, event.ordering_key, start_ms)

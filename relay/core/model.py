@@ -5,7 +5,7 @@ store gives out: compare and sort them, never compute with them. What is made an
 tuple, which costs a fifth of what a frozen dataclass does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -271,13 +271,22 @@ class FrozenEvent(NamedTuple):
         return shown_without(self, "body")
 
 
+class KeyKind(StrEnum):
+    """What makes a repetition one."""
+
+    GIVEN = "given"  # an idempotency key of the producer
+    ID = "id"  # the id that the producer chose
+    DERIVED = "derived"  # what the contract's template makes
+
+
 @dataclass(frozen=True, slots=True)
 class Idempotency:
     """A claim on a key within an application."""
 
     key: bytes  # 16 bytes: a digest of the kind of key and the key
     fingerprint: bytes  # 16 bytes: a digest of type, data as the body carries them, and the endpoints that are named
-    derived: bool = False  # made from the contract's template, not given
+    kind: KeyKind = KeyKind.GIVEN
+    may_differ: bool = False  # with other data it is a repetition all the same
 
 
 class Remembered(NamedTuple):
@@ -292,6 +301,11 @@ class Recall(NamedTuple):
 
     key: str
     otherwise: str  # why it is held back if nothing is
+
+
+def share_bytes(body: bytes, targets: Sized) -> int:
+    """Return what each delivery of an event is charged of the body: its part, rounded up, so that all of them count it once."""
+    return -(-len(body) // (len(targets) or 1))
 
 
 class NewEvent(NamedTuple):
@@ -316,11 +330,17 @@ class NewEvent(NamedTuple):
     idempotency: Idempotency | None = None
     recall: Recall | None = None  # decided when it is stored, against what was stored before it
     remember: Remembered | None = None
+    body_under: Callable[[str], bytes] | None = None  # makes the body under another id; of events that have a key
 
     @property
     def share_bytes(self) -> int:
-        """Return what each delivery is charged of the body: its part, rounded up, so that all of them count it once."""
-        return -(-len(self.body) // (len(self.targets) or 1))
+        """Return what each delivery is charged of the body."""
+        return share_bytes(self.body, self.targets)
+
+    @property
+    def may_be_filtered(self) -> bool:
+        """Whether it is kept back, or is if nothing is remembered."""
+        return self.reason is NoDelivery.FILTERED or self.recall is not None
 
     def __repr__(self) -> str:
         return shown_without(self, "body", "metadata")
@@ -339,13 +359,15 @@ class Accepted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The key (or the given id) was there before; nothing was stored."""
+    """What makes a repetition one was there before; nothing was stored. All but `differs` is about the first event."""
 
     event_id: str
     type: str
     created_at_ms: int
     deliveries: int
     differs: bool  # the fingerprint is another one
+    reason: NoDelivery | DeadReason | None = None  # why there are no deliveries, while the first event is stored
+    reason_detail: str = ""
 
 
 class HeaderPair(NamedTuple):

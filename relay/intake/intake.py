@@ -71,6 +71,7 @@ class _Draft(NamedTuple):
     body: bytes
     rules: Rules
     idempotency: Idempotency | None
+    body_under: Callable[[str], bytes] | None
     warnings: Sequence[Issue]
     aimed: tuple[int, ...] | None  # refs of the endpoints that it is for, if it names any
 
@@ -193,7 +194,8 @@ class Intake:
         event = _rendering(posted, self._ids.new("evt") if posted.id is None else posted.id, now_ms, data, metadata)
         body = freeze(contract, event)
         key = idempotency(contract, application, posted, data)
-        return _Draft(posted, metadata, application, event, body, rules, key, warnings, aimed)
+        body_under = None if key is None else partial(_freeze_under, contract, event)
+        return _Draft(posted, metadata, application, event, body, rules, key, body_under, warnings, aimed)
 
     # -- the commit, and what follows it -------------------------------------------------------------------------------
 
@@ -252,15 +254,15 @@ class Intake:
             self._metrics.accepted()
             self._on_accepted(result)
             if sealed.warnings:
-                self._warn(sealed)
+                self._warn(sealed, result.event.id)
             return _receipt(sealed, result)
         if isinstance(result, Duplicate):
             self._metrics.deduplicated()
             return _repetition(sealed, result)
         return result
 
-    def _warn(self, sealed: _Sealed) -> None:
-        facts = {"event_id": sealed.event.id, "event_type": sealed.event.type, "application": sealed.application.id}
+    def _warn(self, sealed: _Sealed, event_id: str) -> None:
+        facts = {"event_id": event_id, "event_type": sealed.event.type, "application": sealed.application.id}
         self._metrics.warned()
         self._log.warning(log.EVENT_WARNED, **facts, mistakes=len(sealed.warnings))
 
@@ -292,6 +294,7 @@ class Intake:
             recall=rules.recall,
             remember=rules.remember,
             aimed=draft.aimed or (),
+            body_under=draft.body_under,
         )
 
     def _narrowed(self, match: Match, draft: _Draft) -> Match:
@@ -372,6 +375,10 @@ def _rendering(posted: Posted, event_id: str, now_ms: int, data: Payload, metada
     return Rendering(event_id, posted.type, timestamp_us // 1000, now_ms, data, timestamp_us, metadata)
 
 
+def _freeze_under(contract: Contract, event: Rendering, event_id: str) -> bytes:
+    return freeze(contract, event._replace(id=event_id))
+
+
 def _refuse_late(posted: Posted, expires_at_ms: int, now_ms: int) -> None:
     """Refuse what would expire before it may be sent."""
     deliver_at_ms = given_ms(posted.deliver_at)
@@ -398,7 +405,7 @@ def _receipt(sealed: _Sealed, result: Accepted) -> Receipt:
     reason, detail = result.reason, result.reason_detail
     overflow = result.overflowed and not result.deliveries
     return Receipt(
-        event_id=sealed.event.id,
+        event_id=result.event.id,  # another where it takes the place of a filtered one
         type=sealed.event.type,
         application=sealed.application.id,
         created_at_ms=sealed.event.created_at_ms,
@@ -419,4 +426,6 @@ def _repetition(sealed: _Sealed, first: Duplicate) -> Receipt:
         warnings=sealed.warnings,
         duplicate=True,
         differs=first.differs,
+        reason=first.reason,
+        reason_detail=_OVERFLOW if first.reason is DeadReason.OVERFLOW else first.reason_detail,
     )

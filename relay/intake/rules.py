@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from relay.contracts import Contract, Payload, Rendering, Unrenderable
 from relay.core.issues import Issue
-from relay.core.model import Application, Idempotency, Recall, Remembered, Validation
+from relay.core.model import Application, Idempotency, KeyKind, Recall, Remembered, Validation
 from relay.core.units import unix_ms
 from relay.intake.parse import KEY_CHARACTERS_MAX, Posted
 
@@ -89,20 +89,20 @@ def idempotency(contract: Contract, application: Application, posted: Posted, da
 
     That is the key that the producer gave, else the id that it chose, else what the contract's template makes.
     """
-    derived = False
+    may_differ = False
     if posted.idempotency_key is not None:
-        key = b"key\0" + posted.idempotency_key.encode()
+        kind, key = KeyKind.GIVEN, b"key\0" + posted.idempotency_key.encode()
     elif posted.id is not None:
-        key = b"id\0" + posted.id.encode()
+        kind, key = KeyKind.ID, b"id\0" + posted.id.encode()
     else:
         made = contract.idempotency_key(posted.type, data)
         if made is None:
             return None
-        key = b"derived\0" + made.encode()
-        derived = contract.idempotency_differs == "duplicate"
+        kind, key = KeyKind.DERIVED, b"derived\0" + made.encode()
+        may_differ = contract.idempotency_differs == "duplicate"
     aimed = (name.encode() for name in sorted({*posted.endpoints})) if posted.endpoints else ()
     fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), contract.normalised(data), *aimed))
-    return Idempotency(_digest(key), _digest(fingerprint), derived)
+    return Idempotency(_digest(key), _digest(fingerprint), kind, may_differ)
 
 
 def bounded(key: str) -> str:

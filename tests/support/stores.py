@@ -15,6 +15,7 @@ from relay.core.model import (
     DeliveryState,
     DueDelivery,
     Idempotency,
+    KeyKind,
     NewEvent,
     Origin,
     Outcome,
@@ -138,7 +139,8 @@ async def application(store: Store, name: str = "acme") -> int:
 
 def key(text: str, body: str = "same", *, derived: bool = False) -> Idempotency:
     """Make a claim on a key for a body."""
-    return Idempotency(text.encode().ljust(16, b"."), body.encode().ljust(16, b"."), derived)
+    kind = KeyKind.DERIVED if derived else KeyKind.GIVEN
+    return Idempotency(text.encode().ljust(16, b"."), body.encode().ljust(16, b"."), kind, may_differ=derived)
 
 
 def look(folder: Path, statement: str) -> list[tuple[Any, ...]]:

@@ -1,8 +1,8 @@
 """Accepting events: an event and all its deliveries in one transaction (invariant 1), repeats answered (Q8).
 
-In the order of reading: an event whose given id or key is known is turned away; one that is sent only if something was
-said before is held back if it was not; what is left is stored, and its deliveries are due unless a predecessor of their
-ordering key is unfinished. All of it happens in one transaction, so what was accepted first is known to what was
+In the order of reading: an event whose given id or key is known is turned away, unless it may go now and the first one
+could not: then it takes the place of that; one that is sent only if something was said before is held back if it was not;
+what is left is stored, and its deliveries are due unless a predecessor of their ordering key is unfinished. All of it happens in one transaction, so what was accepted first is known to what was
 accepted after it: in the same group of writes, back to back, and after a crash.
 """
 
@@ -23,6 +23,7 @@ from relay.core.model import (
     Duplicate,
     FrozenEvent,
     Idempotency,
+    KeyKind,
     NewEvent,
     NoDelivery,
 )
@@ -54,8 +55,9 @@ _INSERT_CLAIM = """
     INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
 
 _KNOWN_CLAIM = """
-    SELECT c.fingerprint, c.event_id, c.type, c.created_at, c.deliveries
-    FROM idempotency i JOIN claim c ON c.event = i.event WHERE i.application = ? AND i.key = ?"""
+    SELECT c.event, c.fingerprint, c.event_id, c.type, c.created_at, c.deliveries, e.ordinal, e.reason, e.reason_detail
+    FROM idempotency i JOIN claim c ON c.event = i.event LEFT JOIN event e ON e.ordinal = c.event
+    WHERE i.application = ? AND i.key = ?"""
 
 KNOWN = "SELECT 1 FROM remembered WHERE application = ? AND key = ?"
 
@@ -78,6 +80,32 @@ class Entry(NamedTuple):
     overflowed: frozenset[int]
 
 
+_FORGET_EVENT = (
+    "DELETE FROM event WHERE ordinal = ?",
+    "DELETE FROM aimed WHERE event = ?",
+    "DELETE FROM claim WHERE event = ?",
+)
+"""All there is of an event that has no deliveries, but its key."""
+
+
+class Claim(NamedTuple):
+    """Whose a key is: what the first event with it was, and while that is stored, why it has no deliveries."""
+
+    ordinal: int
+    fingerprint: bytes
+    event_id: str
+    type: str
+    created_at_ms: int
+    deliveries: int
+    stored: int | None  # its ordinal, None once it was pruned
+    reason: str | None
+    reason_detail: str | None
+
+    @property
+    def filtered(self) -> bool:
+        return self.reason == NoDelivery.FILTERED
+
+
 class Acceptor:
     """Owner of the ordinals. Lives in the writer's thread."""
 
@@ -94,9 +122,11 @@ class Acceptor:
         """Store what is new in all batches; one list of results for each. O(events + deliveries), each O(log n)."""
         # A failed group leaves a gap: its commit may have been kept after all, so its numbers are not used again.
         entries = [Entry(next(self._ordinals), *item) for batch in batches for item in batch]
-        results: dict[int, AcceptResult] = dict(_turn_away(connection, entries))
-        kept = hold_back(connection, [entry for entry in entries if entry.ordinal not in results])
-        results.update(_store(connection, kept))
+        results: dict[int, AcceptResult] = {}
+        for together in _rounds(entries):
+            turned_away, left = _turn_away(connection, together)
+            results.update(turned_away)
+            results.update(_store(connection, hold_back(connection, left)))
         answers = iter([results[entry.ordinal] for entry in entries])
         return [[next(answers) for _ in batch] for batch in batches]
 
@@ -104,23 +134,43 @@ class Acceptor:
 # -- repeats -------------------------------------------------------------------------------------------------------
 
 
-def _turn_away(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Mapping[int, Duplicate | Conflict]:
-    """Claim the keys of new events and say what becomes of the rest, by ordinal.
+def _rounds(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Cut a group before each event whose key one before it has that may be filtered: that one must be stored first."""
+    begin, open_keys = 0, set[tuple[int, bytes]]()
+    for place, (_, event, _) in enumerate(entries):
+        if event.idempotency is None:
+            continue
+        key = event.application, event.idempotency.key
+        if key in open_keys:
+            yield entries[begin:place]
+            begin, open_keys = place, set()
+        if event.may_be_filtered:
+            open_keys.add(key)
+    yield entries[begin:]
+
+
+def _turn_away(
+    connection: sqlite3.Connection, entries: Sequence[Entry]
+) -> tuple[Mapping[int, Duplicate | Conflict], Sequence[Entry]]:
+    """Claim the keys of new events; return what becomes of those that are turned away, by ordinal, and the events left.
 
     A producer's own id is taken while its event is stored; a key stays claimed after its event was pruned.
     """
     if not any(entry.event.idempotency or entry.event.id_given for entry in entries):
-        return {}
+        return {}, entries
     refused = _taken_ids(connection, entries)
     keyed = [entry for entry in entries if entry.event.idempotency is not None]
     winners = _claim(connection, [entry for entry in keyed if entry.ordinal not in refused])
+    taking_over: dict[int, Entry] = {}
     for entry in keyed:
-        if entry.ordinal not in winners:
-            key = entry.event.application, _idempotency(entry).key
-            claim = connection.execute(_KNOWN_CLAIM, key).fetchone()
-            if claim is not None:
-                refused[entry.ordinal] = _repeat(entry, claim)
-    return refused
+        claim = None if entry.ordinal in winners else _known_claim(connection, entry, entries)
+        if claim is not None and claim.filtered and not _still_filtered(connection, entry, entries, refused):
+            refused.pop(entry.ordinal, None)
+            taking_over[entry.ordinal] = _take_over(connection, entry, claim)
+        elif claim is not None:
+            refused[entry.ordinal] = _repeat(entry, claim)
+    left = [taking_over.get(entry.ordinal, entry) for entry in entries if entry.ordinal not in refused]
+    return refused, left
 
 
 def _taken_ids(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int, Duplicate | Conflict]:
@@ -163,17 +213,77 @@ def _claim_row(entry: Entry) -> Row:
     return (ordinal, event.application, key, fingerprint, event.id, event.type, event.created_at_ms, deliveries)
 
 
-def _repeat(entry: Entry, claim: Row) -> Duplicate | Conflict:
-    fingerprint, event_id, event_type, created_at_ms, deliveries = claim
+def _known_claim(connection: sqlite3.Connection, entry: Entry, entries: Sequence[Entry]) -> Claim | None:
+    """Return whose an event's key is; the first one may be among `entries`, whose ordinals follow each other, unstored yet."""
+    row = connection.execute(_KNOWN_CLAIM, (entry.event.application, _idempotency(entry).key)).fetchone()
+    if row is None:
+        return None
+    claim, place = Claim(*row), row[0] - entries[0].ordinal
+    if place < 0:
+        return claim
+    first = entries[place].event
+    return claim._replace(stored=claim.ordinal, reason=first.reason, reason_detail=first.reason_detail)
+
+
+def _still_filtered(
+    connection: sqlite3.Connection, entry: Entry, entries: Sequence[Entry], refused: Mapping[int, object]
+) -> bool:
+    """Whether an event lacks what its first one lacked, by what was said before it, in this group too."""
+    event = entry.event
+    if event.recall is None:
+        return event.reason is NoDelivery.FILTERED
+    application, key = place = event.application, event.recall.key
+    said_here = (
+        other.ordinal < entry.ordinal and other.ordinal not in refused
+        for other in entries
+        if (what := other.event.remember) is not None and (other.event.application, what.key) == (application, key)
+    )
+    return not any(said_here) and connection.execute(KNOWN, place).fetchone() is None
+
+
+def _take_over(connection: sqlite3.Connection, entry: Entry, claim: Claim) -> Entry:
+    """Put an event in the place of the filtered one whose key it has: that goes, its id and key are the new one's."""
+    ordinal, event, overflowed = entry
+    if event.id != claim.event_id:
+        assert event.body_under is not None, "every event that has a key can be made under another id"
+        event = event._replace(id=claim.event_id, body=event.body_under(claim.event_id))
+    entry = Entry(ordinal, event, overflowed)
+    for statement in _FORGET_EVENT:
+        connection.execute(statement, (claim.ordinal,))
+    key = event.application, _idempotency(entry).key
+    connection.execute("UPDATE idempotency SET event = ? WHERE application = ? AND key = ?", (ordinal, *key))
+    execute_values(connection, _INSERT_CLAIM, [_claim_row(entry)])
+    return entry
+
+
+_CONFLICTS = {
+    KeyKind.GIVEN: (
+        "the key was used for another event ({})",
+        "Repeat a request with the same type and data, or use a new key.",
+    ),
+    KeyKind.ID: (
+        "the event {} has another type or other data",
+        "Repeat it as it was, or give this one another id.",
+    ),
+    KeyKind.DERIVED: (
+        "the contract takes this for a repetition of the event {}, which has other data",
+        "Repeat it as it was; to have this one sent as well, give it an idempotency_key of its own.",
+    ),
+}
+"""What is said of another event under the same key, and what to do: producers know only keys that they gave."""
+
+
+def _repeat(entry: Entry, claim: Claim) -> Duplicate | Conflict:
     idempotency = _idempotency(entry)
-    differs = fingerprint != idempotency.fingerprint
-    if differs and not idempotency.derived:
-        return Conflict(
-            "idempotency_conflict",
-            f"the key was used for another event ({event_id})",
-            remedy="Repeat a request with the same type and data, or use a new key.",
-        )
-    return Duplicate(event_id, event_type, created_at_ms, deliveries, differs)
+    differs = claim.fingerprint != idempotency.fingerprint and not claim.filtered
+    if differs and not idempotency.may_differ:
+        detail, remedy = _CONFLICTS[idempotency.kind]
+        return Conflict("idempotency_conflict", detail.format(claim.event_id), remedy=remedy)
+    reason: NoDelivery | DeadReason | None = None
+    if claim.deliveries == 0 and claim.stored is not None:
+        reason = DeadReason.OVERFLOW if claim.reason is None else NoDelivery(claim.reason)
+    first = claim.event_id, claim.type, claim.created_at_ms, claim.deliveries
+    return Duplicate(*first, differs, reason, claim.reason_detail or "")
 
 
 def _idempotency(entry: Entry) -> Idempotency:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent
+from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent, share_bytes
 from relay.store.sqlite.accept import Batch
 from relay.store.values import AcceptResult, Usage
 
@@ -128,7 +128,7 @@ class Counts:
         self.release(batch)
         for (event, overflowed), result in zip(batch, results, strict=True):
             if isinstance(result, Accepted) and result.reason is None:  # not a repeat, nor held back after all
-                share = event.share_bytes
+                share = share_bytes(result.event.body, event.targets)
                 dead, due = (0, 0, 1, _OVERFLOW), (1, share, 0, None)
                 self.apply([(ref, *(dead if ref in overflowed else due)) for ref in event.targets])
 
