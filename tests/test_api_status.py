@@ -1,16 +1,12 @@
 """The daemon's calls: health, readiness, status, metrics, reload."""
 
-import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.api import status
 from relay.api.reloads import CHANGES_MAX, WARNINGS_MAX, Reload, Reloads
-from relay.api.services import Services
 from relay.api.troubles import drift
 from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Failure, Outcome
@@ -25,25 +21,6 @@ async def test_healthz_answers_anybody(tmp_path: Path) -> None:
         head = await api.call("HEAD", "/healthz", by=None)
     assert (answer.status, answer.json) == (200, {"status": "ok"})
     assert (head.status, head.text) == (200, b"")
-
-
-async def test_others_have_their_turn_while_a_status_looks_at_many_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S5: a status of thousands of endpoints is put together in turns; deliveries and producers go on meanwhile."""
-    monkeypatch.setattr(status, "LOOKED_AT_ONCE", 10)
-    monkeypatch.setattr(status, "look_at", lambda services, endpoint: endpoint)
-    registry = SimpleNamespace(current=SimpleNamespace(endpoints={number: number for number in range(100)}))
-    turns: list[int] = []
-
-    async def other() -> None:
-        while True:
-            turns.append(1)
-            await asyncio.sleep(0)
-
-    beside = asyncio.create_task(other())
-    lines = await status.Status(cast(Services, SimpleNamespace(registrar=registry)))._lines()
-    beside.cancel()
-    assert [int(str(line)) for line in lines] == list(range(100))
-    assert len(turns) >= 10
 
 
 async def test_readyz_follows_intake(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from relay.api.condition import Line, warnings, why_delivery_waits, why_endpoint_waits, worst
 from relay.api.readiness import Closed, why_closed
 from relay.api.services import NO_LANE
+from relay.api.survey import Survey
 from relay.api.troubles import DESCRIPTORS_MISSING, LOCAL_TROUBLE, headline, troubles
 from relay.config import Config
 from relay.core.model import (
@@ -166,7 +167,13 @@ def test_readiness_names_its_reason(changed: dict[str, Any], code: str) -> None:
 
 def said(lines: list[Line], reasons: list[Closed], due: int, *, local_trouble: bool = False) -> str:
     """The first line of the status."""
-    return headline(lines, troubles(lines, reasons, local_trouble=local_trouble), due)
+    seen = surveyed(lines)
+    return headline(seen, troubles(seen, reasons, local_trouble=local_trouble), due)
+
+
+def surveyed(lines: list[Line]) -> Survey:
+    """A relay with these endpoints alone."""
+    return Survey(len(lines), sum(line.dead for line in lines), {}, lines)
 
 
 def test_the_headline_says_the_most_urgent_thing() -> None:
@@ -268,7 +275,9 @@ def test_refusing_endpoints_are_named_with_their_answers() -> None:
     assert said([*many, fine], [], 37) == (
         "5 of 6 endpoints refuse every delivery: b (404), c (404), d (404) and 2 more. The last answer of b: what to do about 404."
     )
-    assert [trouble.code for trouble in troubles([one], [], local_trouble=True, descriptors_missing=True)] == [
+    assert [
+        trouble.code for trouble in troubles(surveyed([one]), [], local_trouble=True, descriptors_missing=True)
+    ] == [
         "local_trouble",
         "descriptors_missing",
         "refusing",

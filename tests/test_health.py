@@ -268,12 +268,12 @@ def test_an_endpoint_is_active_for_ten_minutes() -> None:
 def test_an_endpoint_is_blocked_while_its_latest_attempt_was() -> None:
     """Our own guard refused its address: people see that, until an attempt goes out or the endpoint is deleted."""
     reachability = Reachability()
-    assert not reachability.blocked(1)
+    assert 1 not in reachability.blocked
     reachability.note(1, Outcome(0, 1, failure=Failure.BLOCKED_NAME), 0)
-    assert reachability.blocked(1)
+    assert 1 in reachability.blocked
     reachability.note(1, Outcome(0, 1, 204), 0)
-    assert not reachability.blocked(1)
+    assert 1 not in reachability.blocked
     reachability.note(1, Outcome(0, 1, failure=Failure.BLOCKED_ADDRESS), 0)
     reachability.forget(1)
     reachability.forget(1)
-    assert not reachability.blocked(1)
+    assert 1 not in reachability.blocked

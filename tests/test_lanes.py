@@ -148,10 +148,10 @@ def test_the_oldest_due_time_is_known() -> None:
     road = Road()
     road.lane(1)
     road.lane(2)
-    assert road.lanes.oldest_due_ms() is None
+    assert road.lanes.oldest_due_ms((1, 2)) is None
     road.offer(due(1, 1, 5_000))
     road.offer(due(2, 2, 4_000), due(3, 2, 3_000, manual=True))
-    assert road.lanes.oldest_due_ms() == 3_000
+    assert road.lanes.oldest_due_ms((1, 2)) == 3_000
 
 
 def test_the_oldest_starts_first() -> None:

@@ -547,6 +547,9 @@ class LanesMachine(RuleBasedStateMachine):
         for application in self.lanes._turns._applications.values():
             assert application.counts == [self.count(kind, application=application.ref) for kind in KINDS]
             assert application.lanes == sum(lane.application is application for lane in self.lanes._lanes.values())
+        lanes = self.lanes._lanes.items()
+        noted = {ref for ref, lane in lanes if lane.is_of_note and not lane.removed}
+        assert noted == self.lanes.of_note, "of note, or no longer so, and not noted"
 
 
 LanesMachine.TestCase.settings = settings(
@@ -672,6 +675,7 @@ MISTAKES = {
         lambda self, now: now.mono_ms,
         "suspended endpoint|beyond the rate",
     ),
+    "endpoints of note that are not noted": (Lanes, "_note", lambda self, lane: None, "and not noted"),
     "timers that never run out": (Lanes, "_set_timer", lambda self, lane, now: None, LOST),
     "a change that gives no turn": (Lanes, "_changed", queue_up_nobody, LOST),
     "silent attempts that keep their slots": (

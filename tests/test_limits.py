@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from relay.api.pace import Paces
+from relay.api.survey import Survey
 from relay.api.troubles import troubles
 from relay.core.access import Pace, Principal, Role
 from relay.core.model import Application, Limits, Origin
@@ -207,7 +208,7 @@ async def test_the_status_warns_of_an_application_near_its_limit(tmp_path: Path)
 def test_of_several_full_applications_one_is_explained() -> None:
     """I8: the headline has the sentence of the first application whose posts are refused, and names of the others."""
     refused = {name: f"Of {name} the posts are refused." for name in ("a", "b", "c", "d", "e", "f")}
-    (trouble,) = troubles([], [], local_trouble=False, refused=refused)
+    (trouble,) = troubles(Survey(0, 0, {}, []), [], local_trouble=False, refused=refused)
     assert trouble.detail == "Of a the posts are refused. Likewise: b, c, d and 2 more."
 
 

@@ -110,7 +110,7 @@ def test_the_number_of_endpoint_labels_is_capped() -> None:
     for number in range(5):
         metrics.attempt(f"endpoint-{number}", outcome())
     states = {f"endpoint-{number}": EndpointState.ENABLED for number in range(5)}
-    found = samples(metrics, readings(endpoint_states=states))
+    found = samples(metrics, readings(endpoint_states=states, endpoints={"enabled": 5}))
     assert found["relay_attempts_total", OTHER, "2xx"] == 3
     assert found["relay_endpoint_state", OTHER, "enabled"] == 3
     assert found["relay_endpoint_state", "endpoint-0", "enabled"] == 1

@@ -469,6 +469,8 @@ class StoreMachine(RuleBasedStateMachine):
         for ref in getattr(self, "refs", ()):
             assert self.store.due_count(ref) == self.model.count(ref, DeliveryState.DUE)
             assert self.store.dead_count(ref) == self.model.count(ref, DeliveryState.DEAD)
+        counts = {ref: self.model.count(ref, DeliveryState.DUE) for ref in getattr(self, "refs", ())}
+        assert self.store.due_counts() == {ref: count for ref, count in counts.items() if count}
         assert self.runner.run(self.all_due()) == [self.model.due(ref) for ref in getattr(self, "refs", ())]
 
     @invariant()

@@ -26,11 +26,14 @@ class Known(NamedTuple):
 
 
 def known(services: Services) -> Iterator[Known]:
-    """Walk through every certificate that is known now. O(endpoints)"""
+    """Walk through every certificate that is known now. O(as many)"""
     default = certificate_of(services.daemon.config.delivery.tls.client_cert.get_secret_value())
     if default is not None:
         yield Known("", CLIENT, default)
-    for endpoint in services.registrar.current.endpoints.values():
+    for ref in services.dispatch.standing.with_certificates():
+        endpoint = services.registrar.current.endpoint_by_ref(ref)
+        if endpoint is None:
+            continue
         shown = services.dispatch.standing.certificate(endpoint.ref)
         if shown is not None:
             yield Known(endpoint.id, RECEIVER, shown)

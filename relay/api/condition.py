@@ -1,6 +1,6 @@
 """How things are, as plain judgements over what was read: the relay, its endpoints, and what a delivery waits for."""
 
-from collections import Counter
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,7 +61,7 @@ class Line:
 
 def look_at(services: Services, endpoint: Endpoint) -> Line:
     """Put together what is known of an endpoint at this moment. O(1)"""
-    store, blocked = services.store, services.dispatch.standing.blocked(endpoint.ref)
+    store, blocked = services.store, endpoint.ref in services.dispatch.standing.blocked
     due, dead = store.due_count(endpoint.ref), store.dead_count(endpoint.ref)
     lane = services.lane(endpoint)
     refusing = not endpoint.held and is_refusing(lane.health, services.clock.wall_ms())
@@ -121,12 +121,7 @@ def _capital(sentence: str) -> str:
 def worst(lines: Iterable[Line]) -> list[Line]:
     """Return the endpoints that need somebody most, worst first: before all those that a mistake of our own holds up."""
     failing = [line for line in lines if line.failing]
-    return sorted(failing, key=_badness)[:WORST]
-
-
-def count_states(lines: Iterable[Line]) -> dict[str, int]:
-    """Count endpoints by the one word for how each stands; every word is there."""
-    return dict.fromkeys((word.value for word in Word), 0) | Counter(line.word.value for line in lines)
+    return heapq.nsmallest(WORST, failing, key=_badness)
 
 
 CLOCK_WARNINGS: Mapping[ClockState, str] = {

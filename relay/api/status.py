@@ -13,20 +13,18 @@ from relay.api import certificates
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing
-from relay.api.condition import Line, count_states, look_at, warnings, worst, write_work
+from relay.api.condition import Line, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, moment
 from relay.api.services import Services
+from relay.api.survey import Survey, Words, survey
 from relay.api.troubles import drift, headline, troubles
 from relay.intake import Room, say_full, tightest
 from relay.registry.vanished import vanished
 from relay.telemetry import log
 from relay.telemetry.metrics import Readings
-
-LOOKED_AT_ONCE = 200
-"""Endpoints that a status looks at before it lets others have their turn."""
 
 FULL_NAMED = 5
 """Applications near to their limits that a status names."""
@@ -54,17 +52,18 @@ class Status:
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer Prometheus."""
         accept = request.headers.get(hdrs.ACCEPT, "")
-        readings = self._readings(await self._lines())
+        readings = self._readings(await survey(self._services))
+        await asyncio.sleep(0)
         text, content_type = self._services.metrics.exposition(readings, accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """Show how the relay is."""
         self._services.query(request).check()
-        lines = await self._lines()
-        summary = self._summary(lines) | self._facts()
+        seen = await survey(self._services, LINES_MAX)
+        summary = self._summary(seen) | self._facts()
         await asyncio.sleep(0)
-        return Answer(summary | self._listed(lines))
+        return Answer(summary | self._listed(seen))
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         """Read the configuration again and take it over whole, or change nothing."""
@@ -82,23 +81,14 @@ class Status:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    async def _lines(self) -> list[Line]:
-        """Look at every endpoint, in turns: with thousands of them nobody waits for the whole. O(endpoints)"""
-        lines: list[Line] = []
-        for endpoint in self._services.registrar.current.endpoints.values():
-            lines.append(look_at(self._services, endpoint))
-            if len(lines) % LOOKED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return lines
-
-    def _summary(self, lines: list[Line]) -> Json:
+    def _summary(self, seen: Survey) -> Json:
         services, daemon, closed = self._services, self._services.daemon, list(why_closed(self._services))
         local_trouble, due = services.dispatch.standing.local_trouble(), services.store.backlog
         descriptors_missing = services.dispatch.attempts.descriptors_missing
         gone = vanished(services.registrar.current, services.store.due_count)
-        refused, near = self._nearly_full(lines)
+        refused, near = self._nearly_full(seen)
         found = troubles(
-            lines,
+            seen,
             closed,
             local_trouble=local_trouble,
             descriptors_missing=descriptors_missing,
@@ -107,7 +97,7 @@ class Status:
             gone=gone,
         )
         return {
-            "headline": headline(lines, found, due),
+            "headline": headline(seen, found, due),
             "troubles": [trouble._asdict() for trouble in found],
             "version": __version__,
             "started_at": moment(daemon.started.wall_ms),
@@ -115,16 +105,16 @@ class Status:
             "config_path": None if daemon.config_path is None else str(daemon.config_path),
             **_readiness(closed),
             "local_trouble": local_trouble,
-            "suspended": [line.endpoint.id for line in lines if line.lane.suspension is not None][:LINES_MAX],
-            "refusing": [line.endpoint.id for line in lines if line.refusing][:LINES_MAX],
+            "suspended": [line.endpoint.id for line in seen.noted if line.lane.suspension is not None][:LINES_MAX],
+            "refusing": [line.endpoint.id for line in seen.noted if line.refusing][:LINES_MAX],
             "clock": daemon.clock_watch.state,
             "reload": daemon.reloads.to_json(),
             "vanished": [asdict(one) for one in gone][:LINES_MAX],
             "warnings": [*drift(daemon.reloads, gone), *self._warnings(), *near],
             "due": due,
-            "oldest_due_s": self._oldest_due_s(),
+            "oldest_due_s": self._oldest_due_s(seen),
             "in_flight": services.dispatch.lanes.in_flight,
-            "dead": sum(line.dead for line in lines),
+            "dead": seen.dead,
         }
 
     def _warnings(self) -> list[str]:
@@ -138,18 +128,23 @@ class Status:
         ending = certificates.warnings_of(certificates.known(self._services), self._services.clock.wall_ms())
         return settings + ending
 
-    def _nearly_full(self, lines: list[Line]) -> tuple[dict[str, str], list[str]]:
-        """Say of which applications posts are refused, by id, and which are near to that. O(endpoints + applications)"""
+    def _nearly_full(self, seen: Survey) -> tuple[dict[str, str], list[str]]:
+        """Say of which applications posts are refused, by id, and which are near to that. O(endpoints with due deliveries)"""
         services, registry = self._services, self._services.registrar.current
         room = Room(services.daemon.config.storage.max_backlog, services.store.backlog, len(registry.present) == 1)
-        most = {line.endpoint.application.id: line.endpoint.id for line in sorted(lines, key=lambda line: line.due)}
+        most: dict[str, tuple[int, str]] = {}  # by application: where most is due, and how much
+        for ref, due in seen.due.items():
+            endpoint = registry.endpoint_by_ref(ref)
+            if endpoint is not None:
+                name = endpoint.application.id
+                most[name] = max(most.get(name, (0, "")), (due, endpoint.id))
         refused: dict[str, str] = {}
         near: list[str] = []
-        for entry in registry.applications.values():
-            application = entry.application
+        for name in sorted(most):
+            application = registry.applications[name].application
             limit = tightest(application, services.store.usage(application.ref), room)
             if limit is not None:
-                sentence = say_full(application, limit, most.get(application.id, ""))
+                sentence = say_full(application, limit, most[name][1])
                 if limit.is_reached:
                     refused[application.id] = sentence
                 else:
@@ -171,36 +166,36 @@ class Status:
             }
         }
 
-    def _listed(self, lines: list[Line]) -> Json:
+    def _listed(self, seen: Survey) -> Json:
         first = heapq.nsmallest(
             LINES_MAX,
-            lines,
+            [*seen.noted, *seen.quiet],
             key=lambda line: (line.lane.suspension is None, -line.failing, -line.due, line.endpoint.id),
         )
         return {
-            "endpoints_total": len(lines),
-            "endpoint_states": count_states(lines),
-            "worst": [_written(line) for line in worst(lines)],
+            "endpoints_total": seen.total,
+            "endpoint_states": seen.states,
+            "worst": [_written(line) for line in worst(seen.noted)],
             "endpoints": [_written(line) for line in first],
         }
 
-    def _readings(self, lines: list[Line]) -> Readings:
+    def _readings(self, seen: Survey) -> Readings:
         services, store, daemon = self._services, self._services.store, self._services.daemon
         sizes = store.sizes()
         return Readings(
             due=store.backlog,
-            dead=sum(line.dead for line in lines),
+            dead=seen.dead,
             in_flight=services.dispatch.lanes.in_flight,
             ready=next(why_closed(services), None) is None,
             database_bytes=sizes["database_bytes"],
             wal_bytes=sizes.get("wal_bytes", 0),
             disk_free_bytes=services.housekeeping.disk_free_bytes,
             uptime_s=self._uptime_s(),
-            oldest_due_s=self._oldest_due_s(),
+            oldest_due_s=self._oldest_due_s(seen),
             loop_lag_s=services.housekeeping.loop_lag_ms / 1_000,
             log_lines_dropped=daemon.log_lines_dropped,
-            endpoint_states={line.endpoint.id: line.word for line in lines},
-            endpoints=count_states(lines),
+            endpoint_states=Words(services),
+            endpoints=seen.states,
             applications={
                 name: services.store.usage(entry.application.ref)
                 for name, entry in services.registrar.current.applications.items()
@@ -210,9 +205,9 @@ class Status:
             ],
         )
 
-    def _oldest_due_s(self) -> float:
+    def _oldest_due_s(self, seen: Survey) -> float:
         """How long the oldest delivery that is not held has been due; 0 when nothing is late."""
-        oldest_ms = self._services.dispatch.lanes.oldest_due_ms()
+        oldest_ms = self._services.dispatch.lanes.oldest_due_ms(seen.due)
         return 0.0 if oldest_ms is None else max(self._services.clock.wall_ms() - oldest_ms, 0) / 1_000
 
     def _uptime_s(self) -> float:

@@ -7,6 +7,7 @@ from relay.api.condition import Line
 from relay.api.readiness import Closed
 from relay.api.reloads import Reloads, sentence
 from relay.api.render import moment
+from relay.api.survey import Survey
 from relay.core.issues import MISTAKES_MAX
 from relay.registry.vanished import Vanished
 
@@ -32,7 +33,7 @@ class Trouble(NamedTuple):
 
 
 def troubles(
-    lines: Sequence[Line],
+    seen: Survey,
     reasons: Sequence[Closed],
     *,
     local_trouble: bool,
@@ -43,9 +44,9 @@ def troubles(
 ) -> list[Trouble]:
     """List what somebody has to act on, the most urgent matter first; empty while nobody has to."""
     return [
-        *_troubles_here(lines, reasons, local_trouble, descriptors_missing),
+        *_troubles_here(seen.noted, reasons, local_trouble, descriptors_missing),
         *_troubles_of_applications(refused or {}),
-        *_troubles_there(lines),
+        *_troubles_there(seen),
         *_troubles_of_the_file(reloads or Reloads(), gone),
     ]
 
@@ -60,22 +61,21 @@ def drift(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[str]:
         yield f"{len(idle) - MISTAKES_MAX} more are no longer in the configuration file; nothing waits there."
 
 
-def headline(lines: Sequence[Line], found: Sequence[Trouble], due: int) -> str:
+def headline(seen: Survey, found: Sequence[Trouble], due: int) -> str:
     """Say how the relay is in one sentence: the most urgent trouble, or how it goes where there is none."""
     if found:
         return found[0].detail
-    failing = sum(line.failing for line in lines)
+    failing = sum(line.failing for line in seen.noted)
     if failing:
         verb = "is" if failing == 1 else "are"
-        return f"{failing} of {_counted(len(lines), 'endpoint')} {verb} failing; {_count_waiting(due)}."
-    held = sum(line.endpoint.held and line.due > 0 for line in lines)
+        return f"{failing} of {_counted(seen.total, 'endpoint')} {verb} failing; {_count_waiting(due)}."
+    held = sum(line.endpoint.held and line.due > 0 for line in seen.noted)
     if held:
         return f"{_counted(held, 'endpoint')} with held deliveries; {_count_waiting(due)}."
-    if not lines:
+    if not seen.total:
         return "There is no endpoint yet: add one with `relay endpoint add URL`."
-    dead = sum(line.dead for line in lines)
-    first = f"{_counted(dead, 'dead letter')} (`relay dead list`), otherwise all" if dead else "All"
-    return f"{first} is well: {_counted(len(lines), 'endpoint')}, {_count_waiting(due)}."
+    first = f"{_counted(seen.dead, 'dead letter')} (`relay dead list`), otherwise all" if seen.dead else "All"
+    return f"{first} is well: {_counted(seen.total, 'endpoint')}, {_count_waiting(due)}."
 
 
 def _troubles_here(
@@ -100,10 +100,10 @@ def _troubles_of_applications(refused: Mapping[str, str]) -> Iterator[Trouble]:
         yield Trouble("application_backlog_full", f"{refused[first]}{more}")
 
 
-def _troubles_there(lines: Sequence[Line]) -> Iterator[Trouble]:
-    refusing = [line for line in lines if line.refusing]
+def _troubles_there(seen: Survey) -> Iterator[Trouble]:
+    refusing = [line for line in seen.noted if line.refusing]
     if refusing:
-        yield Trouble("refusing", _refusing(refusing, len(lines)))
+        yield Trouble("refusing", _refusing(refusing, seen.total))
 
 
 def _troubles_of_the_file(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[Trouble]:

@@ -202,6 +202,7 @@ class Dispatch:
             self.lanes.configure(
                 ref, lane_settings(change.after), change.health, self._store.due_count(ref), self._clock.now()
             )
+            self.standing.configured(change.after)
             if change.health is not None:
                 self.standing.loaded(ref, change.health)
         self._kick.set()

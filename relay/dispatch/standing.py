@@ -5,7 +5,7 @@ ours, because nobody can be reached or the wall clock may be wrong (Q9, Q15).
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import structlog
 
@@ -36,20 +36,29 @@ class Standing:
         self._refusing: set[int] = set()  # refs that were last logged as refusing
         self._disabling: set[int] = set()  # refs
         self._certificates: dict[int, Certificate] = {}  # ref → what its receiver showed at the latest handshake
+        self._own_tls: set[int] = set()  # refs of endpoints with TLS settings of their own
         self._log = structlog.get_logger("relay.dispatch")
         self._undisabled = Recurring(self._log, clock, log.SETTLE_FAILED, log.SETTLE_RECOVERED)
 
-    def blocked(self, ref: int) -> bool:
-        """Whether an endpoint's latest attempt was refused because its address may not be dialled."""
-        return self._reachability.blocked(ref)
+    @property
+    def blocked(self) -> Collection[int]:
+        """Endpoints whose latest attempt was refused because its address may not be dialled; a view. O(1)"""
+        return self._reachability.blocked
 
     def certificate(self, ref: int) -> Certificate | None:
         """Return the certificate that an endpoint's receiver showed; None where none was shown since the start."""
         return self._certificates.get(ref)
 
+    def with_certificates(self) -> list[int]:
+        """List endpoints whose receivers showed certificates, or that have TLS settings of their own. O(as many)"""
+        return list(self._certificates | dict.fromkeys(self._own_tls))
+
     def local_trouble(self) -> bool:
-        """Whether hosts of several applications are out of reach for a reason of ours (Q9). O(endpoints)"""
-        return is_us(self._sightings())
+        """Whether hosts of several applications are out of reach for a reason of ours (Q9).
+
+        O(1) while no attempt failed so, O(active endpoints) otherwise.
+        """
+        return self._reachability.any_ours and is_us(self._sightings())
 
     def _sightings(self) -> Iterator[Sighting]:
         registry = self._registrar.current
@@ -64,6 +73,11 @@ class Standing:
         self._cooling.pop(ref, None)
         self._refusing.discard(ref)
         self._certificates.pop(ref, None)
+        self._own_tls.discard(ref)
+
+    def configured(self, endpoint: Endpoint) -> None:
+        """Take an endpoint's settings, whenever they change."""
+        (self._own_tls.discard if endpoint.tls is None else self._own_tls.add)(endpoint.ref)
 
     def loaded(self, ref: int, health: Health) -> None:
         """Take the health that an endpoint starts with, or was given by an edit."""

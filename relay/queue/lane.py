@@ -34,6 +34,9 @@ RATE_GRAINS = 1_000
 
 SECOND_MS = 1_000
 
+SPOTLESS = (Health(), Health(answered=True))
+"""The health of an endpoint that was never tried, and of one whose latest attempt succeeded."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
@@ -215,6 +218,11 @@ class Lane:
         self.health = health
         self.cooling = health.cool_down_ms > 0
         self.opens_ms = health_rules.opens_ms(health)
+
+    @property
+    def is_of_note(self) -> bool:
+        """Whether its endpoint is held or suspended, or anything but a success came since its last success."""
+        return self.settings.held or self.suspension is not None or self.health not in SPOTLESS
 
     def clamp_waits(self, now_ms: int) -> None:
         """Shorten a cool-down or `Retry-After` that lasts longer than any rule allows: the wall clock was wrong (Q15)."""

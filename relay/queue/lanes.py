@@ -14,7 +14,7 @@ elsewhere, and no decision can be forgotten. `take` costs a step for each start 
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -78,6 +78,12 @@ class Lanes:
         self._young: deque[tuple[Lane, int, Running]] = deque()  # attempts, with their events, oldest first
         self._wall = KeyedHeap()  # due times, cool-downs, Retry-After
         self._rates = KeyedHeap()
+        self._of_note: set[int] = set()  # refs
+
+    @property
+    def of_note(self) -> Collection[int]:
+        """Endpoints that are held or suspended, or did anything but succeed since their last success; a view. O(1)."""
+        return self._of_note
 
     @property
     def in_flight(self) -> int:
@@ -105,6 +111,7 @@ class Lanes:
             lane.memory.close()
         elif not lane.memory.opened:
             lane.memory.open(live=new and due_count == 0)
+        self._note(lane)
         self._review(lane)
         self._changed(lane)
 
@@ -114,6 +121,7 @@ class Lanes:
         if lane is not None:
             lane.memory.close()
             lane.removed = True
+            self._note(lane)
             self._changed(lane)
             self._forget_removed(lane)
 
@@ -130,6 +138,7 @@ class Lanes:
         self._refills.wall_stepped()
         for lane in self._lanes.values():
             lane.clamp_waits(now.wall_ms)
+            self._note(lane)
             self._changed(lane)
 
     # Commits.
@@ -184,6 +193,8 @@ class Lanes:
         lane = self._lanes[key.endpoint]
         self._free_slot(lane, key.event)
         health = lane.finish(key.event, verdict, now, self._slots.endpoint_max, self._rng)
+        if health is not None or key.endpoint in self._of_note:
+            self._note(lane)
         if lane.cooling:
             self._refills.relieve(lane)
         self._after_attempt(lane)
@@ -201,7 +212,9 @@ class Lanes:
 
         Return the suspension when it begins, or begins anew after its probe.
         """
-        suspension = self._lanes[key.endpoint].suspend(cause, now)
+        lane = self._lanes[key.endpoint]
+        suspension = lane.suspend(cause, now)
+        self._note(lane)
         self.finished_unsent(key)
         return suspension
 
@@ -286,12 +299,13 @@ class Lanes:
                 waits.append(first[0] - now_ms)
         return max(min(waits), 0.0) if waits else None
 
-    def oldest_due_ms(self) -> int | None:
-        """Return the earliest due time of what waits in memory; held endpoints keep nothing there.
+    def oldest_due_ms(self, refs: Iterable[int]) -> int | None:
+        """Return the earliest due time of what waits in memory for these endpoints. O(as many)
 
-        O(n): for status and metrics, not for every delivery.
+        Held endpoints keep nothing there.
         """
-        return min((lane.memory.earliest_ms for lane in self._lanes.values() if lane.memory.waiting), default=None)
+        lanes = [self._lanes[ref] for ref in refs if ref in self._lanes]
+        return min((lane.memory.earliest_ms for lane in lanes if lane.memory.waiting), default=None)
 
     def snapshot(self, ref: int, now: Now) -> LaneView | None:
         """Show a lane as it is now. O(1)."""
@@ -309,6 +323,11 @@ class Lanes:
             why_waiting=lane.why_waiting(now, self._slots.endpoint_max) or self._why_no_turn(lane),
             suspension=lane.suspension,
         )
+
+    def _note(self, lane: Lane) -> None:
+        """Keep in step which endpoints are of note, after anything that may change it."""
+        is_of_note = lane.is_of_note and not lane.removed
+        (self._of_note.add if is_of_note else self._of_note.discard)(lane.ref)
 
     def _run_timers(self, now: Now) -> None:
         for timers, now_ms in ((self._wall, now.wall_ms), (self._rates, now.mono_ms)):

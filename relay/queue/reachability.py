@@ -5,7 +5,7 @@ are counted, not endpoints, and each application has one voice, however many end
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from relay.core.model import Failure, Outcome
@@ -27,7 +27,6 @@ class Latest(NamedTuple):
     """The latest attempt of an endpoint."""
 
     mono_ms: float
-    failure: Failure | None
     ours: bool
 
 
@@ -44,18 +43,34 @@ class Reachability:
 
     def __init__(self) -> None:
         self._latest: dict[int, Latest] = {}  # by ref
+        self._blocked: set[int] = set()  # refs whose latest attempt was refused by our own guard
+        self._ours: set[int] = set()  # refs whose latest attempt failed in a way that this host causes
 
     def note(self, ref: int, outcome: Outcome, mono_ms: float) -> None:
         """Remember how an attempt ended. O(1)."""
-        self._latest[ref] = Latest(mono_ms, outcome.failure, outcome.ours)
+        self._latest[ref] = Latest(mono_ms, outcome.ours)
+        if outcome.failure is not None:
+            (self._blocked.add if outcome.failure in _BLOCKED else self._blocked.discard)(ref)
+            (self._ours.add if outcome.ours else self._ours.discard)(ref)
+        elif ref in self._blocked or ref in self._ours:
+            self._blocked.discard(ref)
+            self._ours.discard(ref)
 
     def forget(self, ref: int) -> None:
         """Drop an endpoint that was deleted. O(1)."""
         self._latest.pop(ref, None)
+        self._blocked.discard(ref)
+        self._ours.discard(ref)
 
-    def blocked(self, ref: int) -> bool:
-        """Whether the latest attempt was refused by our own guard: the endpoint is shown as blocked. O(1)."""
-        return ref in self._latest and self._latest[ref].failure in _BLOCKED
+    @property
+    def blocked(self) -> Collection[int]:
+        """Endpoints whose latest attempt was refused by our own guard: they are shown as blocked; a view. O(1)."""
+        return self._blocked
+
+    @property
+    def any_ours(self) -> bool:
+        """Whether any latest attempt, however old, failed in a way that this host causes. O(1)."""
+        return bool(self._ours)
 
     def active(self, mono_ms: float) -> Iterator[tuple[int, bool]]:
         """Walk through the active endpoints: each with whether it failed in a way that this host causes. O(endpoints)"""

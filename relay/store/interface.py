@@ -93,6 +93,12 @@ class Store(Protocol):
     def due_count(self, ref: int, /) -> int:
         """Due deliveries of an endpoint; O(1)."""
 
+    def due_counts(self) -> Mapping[int, int]:
+        """Due deliveries by endpoint, for those that have any. O(those, and those that had some since this was last asked)"""
+
+    def dead_counts(self) -> Mapping[int, int]:
+        """Dead letters by endpoint, for those that have or had any; a view, for reading. O(1)"""
+
     def usage(self, application: int, /) -> Usage:
         """What an application, by its ref, has due, what is being stored included; O(1)."""
 

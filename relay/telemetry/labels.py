@@ -7,7 +7,7 @@ cannot keep those of another out, and labels do not go to and fro between endpoi
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 ENDPOINTS_MAX = 200
@@ -58,6 +58,14 @@ class EndpointLabels:
         if endpoint not in self._holders and len(self._holders) < self._labels_max:
             return self._admit(endpoint)
         return endpoint if endpoint in self._holders else OTHER
+
+    def named(self, endpoints: Collection[str]) -> list[str]:
+        """List those of `endpoints` that have a label; what labels are left go to the first of the others. O(labels)"""
+        for endpoint in endpoints:
+            if len(self._holders) >= self._labels_max:
+                break
+            self.shown(endpoint)
+        return [endpoint for endpoint in self._holders if endpoint in endpoints]
 
     def end_turn(self) -> None:
         """Take back what deleted endpoints have, and let those that were refused ask again. O(labels)"""

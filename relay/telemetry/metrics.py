@@ -45,7 +45,9 @@ class Readings:
     oldest_due_s: float | None = None
     loop_lag_s: float | None = None
     log_lines_dropped: int = 0
-    endpoint_states: Mapping[str, str] = field(default_factory=dict)  # by id, the one word for how it stands
+    endpoint_states: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by id, the one word; only those shown are asked for
     endpoints: Mapping[str, int] = field(default_factory=dict)  # how many there are, by that word
     certificates_end_s: Sequence[tuple[str, str, float]] = ()  # endpoint, whose, unix time
     applications: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # by id: due deliveries, their bytes
@@ -281,7 +283,14 @@ class Metrics:
             yield _gauge("event_loop_lag_seconds", "How late the event loop ran last.", readings.loop_lag_s)
 
     def _states(self, readings: Readings) -> Mapping[Labels, float]:
-        return Counter((self._labels.shown(endpoint), state) for endpoint, state in readings.endpoint_states.items())
+        """Show the endpoints with labels one by one, and count the others by state. O(labels)"""
+        states, rest = readings.endpoint_states, Counter(readings.endpoints)
+        shown: dict[Labels, float] = {}
+        for endpoint in self._labels.named(states.keys()):
+            state = states[endpoint]
+            shown[endpoint, state] = 1
+            rest[state] -= 1
+        return shown | {(OTHER, state): count for state, count in rest.items() if count > 0}
 
     def _owed(self, readings: Readings) -> tuple[Counter[str], Counter[str]]:
         """Sum due deliveries and their bytes for each label."""

@@ -86,6 +86,16 @@ class Counts:
         """Due deliveries of an endpoint, those included that are being stored."""
         return self._due[ref] + self._reserved[ref]
 
+    def owing(self) -> dict[int, int]:
+        """Due deliveries of every endpoint that has any. O(those, and those that had some since this was last asked)
+
+        What fell to nothing is cleared away here, where hardly anybody asks, and not where every delivery passes.
+        """
+        for counts in (self._due, self._reserved):
+            for ref in [ref for ref, count in counts.items() if not count]:
+                del counts[ref]
+        return {ref: self.due(ref) for ref in (*self._due, *self._reserved)}
+
     def usage(self, application: int) -> Usage:
         """What an application has due, that included which is being stored; O(1)."""
         return Usage(

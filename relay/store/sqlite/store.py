@@ -221,6 +221,12 @@ class SqliteStore(Reads):
     def usage(self, application: int) -> Usage:
         return self._counts.usage(application)
 
+    def due_counts(self) -> Mapping[int, int]:
+        return self._counts.owing()
+
+    def dead_counts(self) -> Mapping[int, int]:
+        return self._counts.dead
+
     def dead_count(self, ref: int) -> int:
         return self._counts.dead[ref]
 
