@@ -377,7 +377,21 @@ def test_own_contracts_stand_beside_the_built_in_ones(tmp_path: Path) -> None:
     assert catalogue.get("mine") is not None
     assert catalogue.get("yours") is None
     services = {"editframe", "rotor", "roughy", "videoaiditor", "wochit"}
-    presets = {"box", "github", "hubspot", "mux", "paddle", "shopify", "slack", "square", "stripe", "twilio"}
+    presets = {
+        "box",
+        "cloudevents",
+        "cloudevents-binary",
+        "github",
+        "hubspot",
+        "mux",
+        "paddle",
+        "shopify",
+        "slack",
+        "slack-incoming",
+        "square",
+        "stripe",
+        "twilio",
+    }
     assert set(ContractCatalogue.load().names) == {"standard"} | services | presets
 
 

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,13 @@ from urllib.parse import parse_qsl
 
 import pytest
 from click.testing import CliRunner
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from cloudevents.core.exceptions import CloudEventValidationError
 from hubspot.utils.signature import Signature as HubSpot
 from paddle_billing.Notifications import Secret as PaddleSecret
 from paddle_billing.Notifications import Verifier as Paddle
+from slack_sdk.errors import SlackObjectFormationError
+from slack_sdk.models.blocks import PlainTextObject, SectionBlock
 from slack_sdk.signature import SignatureVerifier as Slack
 from square.utils.webhooks_helper import verify_signature
 from stripe import SignatureVerificationError, Webhook
@@ -154,6 +159,36 @@ def test_both_secrets_of_a_rotation_verify() -> None:
         sent = signed(built_in(name), SECRET, OTHER, at_ms=now_ms(), type=type, data=data)
         assert LIBRARIES[name](sent, SECRET)
         assert LIBRARIES[name](sent, OTHER)
+
+
+@pytest.mark.parametrize("name", ["cloudevents", "cloudevents-binary"])
+def test_the_library_of_cloudevents_reads_them(name: str) -> None:
+    """The official SDK reads id, type, time, subject and data; without its `source` it refuses (negative control)."""
+    data, metadata = b'{"total":19.90,"name":"\xc3\xbc"}', '{"subject":"Grüße 100 %"}'.encode()
+    sent = signed(built_in(name), at_ms=1_700_000_000_123, type="order.paid", data=data, metadata=metadata)
+
+    read = from_http_event(HTTPMessage(sent.headers, sent.body))
+
+    assert (read.get_id(), read.get_type(), read.get_source()) == ("evt_1", "order.paid", "/relay")
+    assert (read.get_subject(), read.get_data()) == ("Grüße 100 %", {"total": 19.90, "name": "ü"})
+    assert read.get_time() == datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC)
+    headers = {key: text for key, text in sent.headers.items() if key != "ce-source"}
+    with pytest.raises(CloudEventValidationError):
+        from_http_event(HTTPMessage(headers, sent.body.replace(b'"source"', b'"sauce"')))
+
+
+def test_messages_for_slack_are_blocks_of_its_library() -> None:
+    """Slack's own model takes the block, whose text is plain; one that is too long it refuses (negative control)."""
+    ((type, data),) = examples("slack-incoming")
+    message = json.loads(signed(built_in("slack-incoming"), at_ms=0, type=type, data=data).body)
+
+    (block,) = (SectionBlock(text=PlainTextObject(text=block["text"]["text"])) for block in message["blocks"])
+    block.validate_json()
+
+    assert block.to_dict() == message["blocks"][0]
+    assert message["text"] == "order.paid"
+    with pytest.raises(SlackObjectFormationError):
+        SectionBlock(text=PlainTextObject(text="x" * 3001)).validate_json()
 
 
 # -- published vectors -------------------------------------------------------------------------------------------------
