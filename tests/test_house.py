@@ -42,7 +42,7 @@ OUTSIDE: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"config", "contracts", "api"}),
     "click": frozenset({"cli"}),
     "prometheus_client": frozenset({"telemetry"}),
-    "cryptography": frozenset({"contracts", "config"}),
+    "cryptography": frozenset({"contracts", "config", "store"}),
     "jsonschema_rs": frozenset({"contracts"}),
 }
 """Which rooms may know an outside technology."""

@@ -30,6 +30,7 @@ MAKES_NOTHING = {
     "/v1/webhook-endpoints/{id}/test": "nothing is stored",
     "/v1/filters/try": "nothing is stored",
     "/v1/import": "what is there already, by its id, stays as it is",
+    "/v1/rekey": "what is encrypted with the newest key stays so",
     "/v1/reload": "what the file says, however often",
 }
 """The calls with POST that make nothing which a repeat would make twice. Any other must take the header."""

@@ -15,6 +15,7 @@ from relay.core.views import DeliveryView
 from relay.queue import LaneView, Suspension
 from relay.queue.health import is_refusing
 from relay.queue.slots import IN_FLIGHT
+from relay.store import AtRest
 
 WORST = 5
 
@@ -169,6 +170,19 @@ def warnings(
             f"allow_networks of {', '.join(inside[:OPENED_NAMED])}{more} lets their endpoints be inside networks."
         )
     return found
+
+
+AT_REST_WARNINGS = {
+    AtRest.CLEAR: "Secrets of endpoints stand in the database in clear: set storage.secrets_key (a key is printed by "
+    "`relay rekey --generate`), restart relay, then run `relay rekey`.",
+    AtRest.MIXED: "Secrets in the database stand in clear or under an older key, or traces of them do: run `relay rekey`.",
+}
+"""What to say of how secrets are kept, where there is something to do."""
+
+
+def at_rest_warnings(at_rest: AtRest) -> list[str]:
+    """Say what is to be done about secrets in the database."""
+    return [AT_REST_WARNINGS[at_rest]] if at_rest in AT_REST_WARNINGS else []
 
 
 def _badness(line: Line) -> tuple[object, ...]:

@@ -89,6 +89,7 @@ def _daemon(services: Services) -> list[Route]:
         Route("GET", "/metrics", Right.READ_STATUS, calls.metrics),
         Route("GET", "/v1/status", Right.READ_STATUS, calls.status),
         Route("POST", "/v1/reload", Right.ADMINISTER, calls.reload),
+        Route("POST", "/v1/rekey", Right.ADMINISTER, calls.rekey),
         Route("GET", "/v1/export", Right.ADMINISTER, moving.export, takes_query=True),
         Route("POST", "/v1/import", Right.ADMINISTER, moving.import_),
     ]

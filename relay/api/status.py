@@ -13,7 +13,7 @@ from relay.api import certificates
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing
-from relay.api.condition import Line, warnings, worst, write_work
+from relay.api.condition import Line, at_rest_warnings, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.reloads import invalid_config, write_reload
@@ -64,6 +64,24 @@ class Status:
         summary = self._summary(seen) | self._facts()
         await asyncio.sleep(0)
         return Answer(summary | self._listed(seen))
+
+    async def rekey(self, request: web.Request) -> web.StreamResponse:
+        """Encrypt all secrets in the database with the newest key."""
+        principal = request[PRINCIPAL]
+        await read_nothing(request)
+        done = await self._services.store.rekey()
+        self._log.info(log.REKEYED, by=principal.name, key=done.key, hindered=done.hindered, **done.resealed._asdict())
+        return Answer(
+            {
+                "key": done.key,
+                "endpoints": done.resealed.endpoints,
+                "idempotency_records": done.resealed.records,
+                "were_clear": done.resealed.clear,
+                "traces_removed": not done.hindered,
+                "hindered": done.hindered or None,
+                "backups": list(done.backups),
+            }
+        )
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         """Read the configuration again and take it over whole, or change nothing."""
@@ -126,7 +144,7 @@ class Status:
             applications=[entry.application for entry in applications],
         )
         ending = certificates.warnings_of(certificates.known(self._services), self._services.clock.wall_ms())
-        return settings + ending
+        return settings + at_rest_warnings(self._services.store.at_rest) + ending
 
     def _nearly_full(self, seen: Survey) -> tuple[dict[str, str], list[str]]:
         """Say of which applications posts are refused, by id, and which are near to that. O(endpoints with due deliveries)"""
@@ -160,6 +178,7 @@ class Status:
                 **store.facts,
                 **store.sizes(),
                 "durability": daemon.config.storage.durability,
+                "secrets": store.at_rest,
                 "healthy": store.healthy,
                 "disk_free_bytes": self._services.housekeeping.disk_free_bytes,
                 "settles_waiting": store.pending_settles,

@@ -33,6 +33,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "config": Verb("config", "Show the effective configuration."),
         "app": Verb("applications", "Add, look at and change applications, and their keys."),
         "reload": Verb("status", "Let the daemon read its configuration again."),
+        "rekey": Verb("rekey", "Encrypt the secrets in the database anew, or print a key."),
         "endpoint": Verb("registry", "Add, look at and change webhook endpoints."),
         "filter": Verb("filters", "Try what a filter lets through."),
     },

@@ -64,9 +64,9 @@ class Daemon:
         given = [(name, value) for name, value in query.items() if value is not None]
         return self.call("GET", f"{path}?{urlencode(given, errors='surrogateescape')}" if given else path).data
 
-    def post(self, path: str, body: Any = None) -> Any:
-        """Do something; the answer's data, None when there is none."""
-        return self.call("POST", path, body).data
+    def post(self, path: str, body: Any = None, *, patient: bool = False) -> Any:
+        """Do something; the answer's data, None when there is none. `patient` waits for the answer however long it takes."""
+        return self.call("POST", path, body, patient=patient).data
 
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Walk a list, newest first, to its end or for a million pages."""
@@ -78,13 +78,15 @@ class Daemon:
             if cursor is None:
                 return
 
-    def call(self, method: str, path: str, body: Any = None) -> Answer:
+    def call(self, method: str, path: str, body: Any = None, *, patient: bool = False) -> Answer:
         """Send one request. `bytes` go as they are, other bodies as JSON.
 
         Raises Refused for a problem; ends the command when no daemon can be reached.
         """
         payload = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = self._connect()
+        if patient:
+            connection.sock.settimeout(None)
         try:
             connection.request(
                 method, quote(path, safe=_SAFE, errors="surrogateescape"), payload, self._headers(payload)

@@ -25,7 +25,7 @@ MASK = "********"
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"(?:env|file|cred):.*")
-_SECRET_KEYS = frozenset({"secret", "secrets", "headers", "client_key"})
+_SECRET_KEYS = frozenset({"secret", "secrets", "secrets_key", "headers", "client_key"})
 _LABELS = ("id", "name")
 _PLACE = re.compile(r"(.+?)(?::(\d+))?")
 

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, ValidationError, core_schema
 
-from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_text
+from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_key, read_text
 from relay.core import filters
 from relay.core.filters import Filter
 from relay.core.issues import Invalid, keys_of
@@ -164,6 +164,9 @@ def _read_secret(value: Any, info: ValidationInfo) -> SecretStr:
     return info.context.resolve(value) if isinstance(info.context, Secrets) else SecretText(value)
 
 
+KEYS_MAX = 16
+"""Keys that secrets may stand under in the database at once: the newest, and older ones."""
+
 KEPT = "kept"
 """The context of a serialization that the database keeps: PEM texts are written in clear, as they will be needed."""
 
@@ -251,8 +254,13 @@ def _check_path(value: Path) -> Path:
     return value
 
 
-def _read_listen(value: Any) -> Any:
-    """One address may stand without brackets."""
+def _check_key(secret: SecretStr) -> SecretStr:
+    read_key(secret.get_secret_value())
+    return secret
+
+
+def _read_one_or_more(value: Any) -> Any:
+    """One value may stand without brackets."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -360,4 +368,9 @@ FilterField = Annotated[Filter, PlainValidator(_read_filter), PlainSerializer(la
 TlsVersion = Literal["1.2", "1.3"]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
 Filled = AfterValidator(_check_filled)
-Listen = Annotated[tuple[Annotated[str, AfterValidator(check_listen)], ...], BeforeValidator(_read_listen), Filled]
+Listen = Annotated[tuple[Annotated[str, AfterValidator(check_listen)], ...], BeforeValidator(_read_one_or_more), Filled]
+Keys = Annotated[
+    tuple[Annotated[SecretField, AfterValidator(_check_key)], ...],
+    BeforeValidator(_read_one_or_more),
+    at_most(KEYS_MAX),
+]

@@ -207,6 +207,8 @@ def _literal_secrets(config: Config, removed: Sequence[KeyPath], layers: Layers)
 def _secrets(config: Config) -> Iterable[tuple[KeyPath, object]]:
     for index, token in enumerate(config.tokens):
         yield ("token", index, "secret"), token.secret
+    for index, key in enumerate(config.storage.secrets_key):
+        yield ("storage", "secrets_key", index), key
     if config.delivery.tls.client_key:
         yield ("delivery", "tls", "client_key"), config.delivery.tls.client_key
     for place, application in enumerate(config.applications):

@@ -33,6 +33,7 @@ from relay.config.fields import (
     Filled,
     HostAddress,
     Id,
+    Keys,
     Listen,
     Network,
     Pace,
@@ -43,7 +44,7 @@ from relay.config.fields import (
     size,
     whole,
 )
-from relay.config.secrets import SecretText
+from relay.config.secrets import SecretText, read_key
 from relay.core.locate import KeyPath
 from relay.core.units import UNLIMITED, Rate
 from relay.core.units import parse_duration_ms as ms
@@ -80,7 +81,13 @@ class StorageConfig(Section):
     min_free_disk_bytes: Annotated[int, size("0B", "1000000GB")] = Field(nbytes("512MiB"), alias="min_free_disk")
     max_backlog: Annotated[int, whole(1, 10**12)] = 10_000_000
     endpoint_backlog: Annotated[int, whole(1, 10**12)] = 1_000_000
+    secrets_key: Keys = ()
     retention: RetentionConfig = RetentionConfig()
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What secrets in the database are encrypted with, newest first."""
+        return tuple(read_key(key.get_secret_value()) for key in self.secrets_key)
 
 
 class RetryConfig(Section):

@@ -1,6 +1,7 @@
 """Secrets and PEM texts as the file names them: `env:NAME`, `file:/path`, `cred:name`, or the text itself."""
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 from relay.core.issues import did_you_mean
 
 SECRET_BYTES_MAX = 4096
+KEY_BYTES = 32
 
 
 class Kind(NamedTuple):
@@ -26,6 +28,7 @@ AUTHORITIES = Kind(
     512 * 1024, "Put only the authorities into it that receivers need; those of this host are trusted too."
 )
 
+_URL_SAFE = str.maketrans("-_", "+/")
 _REFERENCE = re.compile(r"([A-Za-z]+):(.*)", re.DOTALL)
 
 
@@ -97,6 +100,17 @@ class Secrets:
         if not name or "/" in name:
             raise Wrong("the name of a credential is a plain file name", 'Write it like "cred:acme-token".')
         return read_text(Path(folder) / name, kind)
+
+
+def read_key(text: str) -> bytes:
+    """Return the 32 bytes of a key that is written in base64, or as 64 hexadecimal digits; Wrong for anything else."""
+    try:
+        key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else b64decode(text.translate(_URL_SAFE), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise Wrong(f"a key is {KEY_BYTES} random bytes, written in base64", "Make one with: relay rekey --generate")
+    return key
 
 
 def read_text(path: Path, kind: Kind) -> str:

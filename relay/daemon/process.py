@@ -189,7 +189,12 @@ class _Process:
                 fed_ms = self._clock.mono_ms()
 
     async def _writer_turns(self) -> bool:
-        """Whether the writer answers; that it cannot write, on a full disk, is an answer: a restart would not help."""
+        """Whether the writer answers; that it cannot write, on a full disk, is an answer: a restart would not help.
+
+        While it writes the file anew, which takes as long as it takes, a restart would only begin that again.
+        """
+        if self._relay.store.rewriting:
+            return True
         try:
             async with asyncio.timeout(WRITER_PATIENCE_S):
                 await self._relay.store.ping()

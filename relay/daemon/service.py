@@ -42,7 +42,7 @@ from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.registry import Registrar, TokenTable, tokens_of
 from relay.registry.vanished import vanished
-from relay.store.sqlite import SqliteStore, StoreSettings
+from relay.store.sqlite import Keyring, SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 
@@ -133,7 +133,10 @@ class Relay:
     async def _open_store(self) -> None:
         storage = self.config.storage
         settings = StoreSettings(
-            path=storage.path, durability=storage.durability, endpoint_backlog=storage.endpoint_backlog
+            path=storage.path,
+            durability=storage.durability,
+            endpoint_backlog=storage.endpoint_backlog,
+            keys=Keyring(storage.keys, self._random_bytes),
         )
         self.store = await self._store_opener(settings, self.clock)
         self._opened.push_async_callback(self.store.close)

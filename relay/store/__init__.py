@@ -7,6 +7,7 @@ from relay.store.interface import Store
 from relay.store.values import (
     AcceptResult,
     ApplicationRow,
+    AtRest,
     CreationRecord,
     DeliveryFilter,
     DueKey,
@@ -19,6 +20,8 @@ from relay.store.values import (
     RefillResult,
     RegistryChange,
     RegistryRows,
+    Rekeyed,
+    Resealed,
     Retention,
     StillOwed,
     Usage,
@@ -30,6 +33,7 @@ from relay.store.values import (
 __all__ = [
     "AcceptResult",
     "ApplicationRow",
+    "AtRest",
     "CreationRecord",
     "DeliveryFilter",
     "DueKey",
@@ -42,6 +46,8 @@ __all__ = [
     "RefillResult",
     "RegistryChange",
     "RegistryRows",
+    "Rekeyed",
+    "Resealed",
     "Retention",
     "StillOwed",
     "Store",

@@ -13,6 +13,7 @@ from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent, 
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
 from relay.store.values import (
     AcceptResult,
+    AtRest,
     CreationRecord,
     DeliveryFilter,
     DueKey,
@@ -23,6 +24,7 @@ from relay.store.values import (
     RefillResult,
     RegistryChange,
     RegistryRows,
+    Rekeyed,
     Retention,
     Usage,
 )
@@ -185,6 +187,21 @@ class Store(Protocol):
 
     async def find_creation(self, scope: str, key: bytes, /) -> CreationRecord | None:
         """Read what an idempotency key of a call that makes something stands for; O(log n)."""
+
+    @property
+    def at_rest(self) -> AtRest:
+        """How secrets are kept; O(1)."""
+
+    async def rekey(self) -> Rekeyed:
+        """Encrypt all secrets anew with the newest key, in steps, and leave no trace of what was there before.
+
+        Conflict without a key. O(n), and while traces are removed, O(size of the file), nothing else is written. What an
+        interruption leaves, the next call does.
+        """
+
+    @property
+    def rewriting(self) -> bool:
+        """Whether traces are being removed, which keeps writing for as long as it takes."""
 
     def save_health(self, ref: int, health: Health, /) -> None:
         """Store an endpoint's health with one of the next commits; only the latest counts. O(1)"""

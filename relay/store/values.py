@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
@@ -110,6 +111,37 @@ class RegistryChange:
     deleted_keys: Sequence[str] = ()  # ids
     unowed: Sequence[str] = ()  # ids of applications that must have nothing due, or StillOwed
     record: CreationRecord | None = None  # what this makes, by an idempotency key
+
+    @property
+    def brings_secrets(self) -> bool:
+        """Whether it writes what receivers trust in; what the file defines stays there."""
+        return any(row.secrets or row.definition is not None for row in self.endpoints)
+
+
+class AtRest(StrEnum):
+    """How the database keeps secrets."""
+
+    NONE = "none"  # it has none, and no key
+    CLEAR = "clear"  # there is no key
+    MIXED = "mixed"  # some in clear or under an older key, or traces of such: to be encrypted anew
+    ENCRYPTED = "encrypted"  # all with the newest key
+
+
+class Resealed(NamedTuple):
+    """How many rows were encrypted with the newest key."""
+
+    endpoints: int = 0
+    records: int = 0  # of idempotency keys
+    clear: int = 0  # endpoints whose secrets stood in clear before
+
+
+class Rekeyed(NamedTuple):
+    """What came of encrypting all secrets anew."""
+
+    key: str  # id of the newest
+    resealed: Resealed
+    hindered: str  # why what was overwritten may still be found in the file; empty when it is gone
+    backups: Sequence[str]  # files beside the database, made by migrations, which keep secrets as they were
 
 
 class StillOwed(RelayError):

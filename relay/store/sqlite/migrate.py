@@ -66,7 +66,7 @@ def migrate(connection: sqlite3.Connection, path: Path, to: Mapping[int, str] | 
 
 def back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
     """Copy the database beside itself, readable by its owner only; an older backup of that version is replaced."""
-    target = path.with_name(f"{path.name}.schema-{version}.backup")
+    target = path.with_name(_backup_name(path, version))
     target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(target, isolation_level=None)) as copy:
@@ -74,6 +74,15 @@ def back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
     with target.open("rb") as written:
         os.fsync(written.fileno())
     return target
+
+
+def backups(path: Path) -> list[Path]:
+    """Find the backups that migrations left beside a database."""
+    return [place for version in steps() if (place := path.with_name(_backup_name(path, version))).exists()]
+
+
+def _backup_name(path: Path, version: int) -> str:
+    return f"{path.name}.schema-{version}.backup"
 
 
 def _step(connection: sqlite3.Connection, number: int, script: str) -> None:

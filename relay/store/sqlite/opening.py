@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged, StoreMoved
 from relay.store.sqlite import migrate
+from relay.store.sqlite.sealing import NO_KEYS, Keyring, refuse_unreadable
 
 SQLITE_MIN = (3, 40, 0)
 
@@ -74,6 +75,7 @@ class StoreSettings:
     checkpoint_pages: int = 4_000  # the writer checkpoints after a commit that leaves this many pages in the WAL
     read_timeout_ms: int = 2_000  # a read for people that takes longer is interrupted
     queue_bytes: int = 64 << 20  # events that may wait for the writer; further ones are refused until there is room
+    keys: Keyring = NO_KEYS  # what secrets are encrypted with
     wal_max_bytes: int = 32 << 20  # a larger WAL is folded into the file and cut off as soon as no reader needs it
 
 
@@ -169,6 +171,7 @@ def _set_up(connection: sqlite3.Connection, settings: StoreSettings) -> StoreFac
     if unclean:
         _fold(connection, path)
     backup = migrate.migrate(connection, path)
+    refuse_unreadable(connection, settings.keys)
     connection.execute("UPDATE meta SET value = 0 WHERE name = 'clean'")
     return StoreFacts(
         path=str(path),

@@ -10,6 +10,7 @@ from relay.core.errors import NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.rows import Row
+from relay.store.sqlite.sealing import MARK, Keyring
 from relay.store.values import (
     ApplicationRow,
     CreationRecord,
@@ -46,6 +47,10 @@ _UPDATE_ENDPOINT = """
            health = coalesce(:health, health)
     WHERE ref = :ref AND deleted_at IS NULL"""
 
+_DELETE_ENDPOINT = """
+    UPDATE endpoint SET deleted_at = ?, secrets = '[]', definition = CASE WHEN definition IS NOT NULL THEN '{}' END
+    WHERE id = ? AND deleted_at IS NULL RETURNING ref"""
+
 _INSERT_KEY = """
     INSERT INTO application_key (id, application, name, prefix, digest, created_at, expires_at)
     VALUES (?, (SELECT ref FROM application WHERE id = ?), ?, ?, ?, ?, ?)"""
@@ -59,10 +64,13 @@ FORGET_OLDEST = """
     DELETE FROM creation_record WHERE scope = :scope AND created_at < (
       SELECT created_at FROM creation_record WHERE scope = :scope ORDER BY created_at DESC LIMIT 1 OFFSET :most)"""
 
+NO_SECRETS = "[]"
+"""What the database keeps of the secrets of an endpoint without any."""
+
 R = TypeVar("R", ApplicationRow, EndpointRow)
 
 
-def load(connection: sqlite3.Connection) -> RegistryRows:
+def load(connection: sqlite3.Connection, keys: Keyring) -> RegistryRows:
     """Read everything that was not deleted, oldest first."""
     applications = connection.execute(
         """
@@ -76,7 +84,7 @@ def load(connection: sqlite3.Connection) -> RegistryRows:
         FROM endpoint n JOIN application a ON a.ref = n.application
         WHERE n.deleted_at IS NULL AND a.deleted_at IS NULL ORDER BY n.ref"""
     )
-    keys = connection.execute(
+    tokens = connection.execute(
         """
         SELECT k.id, a.id, k.name, k.prefix, k.digest, k.created_at, k.expires_at
         FROM application_key k JOIN application a ON a.ref = k.application
@@ -85,13 +93,13 @@ def load(connection: sqlite3.Connection) -> RegistryRows:
     retired = connection.execute("SELECT id FROM application WHERE deleted_at IS NOT NULL")
     return RegistryRows(
         [_application(row) for row in applications],
-        [_endpoint(row) for row in endpoints],
-        [KeyRow(*row) for row in keys],
+        [_endpoint(row, keys) for row in endpoints],
+        [KeyRow(*row) for row in tokens],
         frozenset(row[0] for row in retired),
     )
 
 
-def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) -> Change[RegistryRows]:
+def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int, keys: Keyring) -> Change[RegistryRows]:
     """Make a change; the answer is the rows that it wrote, each `ref` given out here.
 
     NotFound for what was deleted meanwhile, StillOwed for deliveries due that must not be.
@@ -107,23 +115,45 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int) 
         _must_exist(cursor, "application", name)
     written = RegistryRows(
         [_save_application(connection, row) for row in wanted.applications],
-        [_save_endpoint(connection, row, fresh=row.id in wanted.fresh) for row in wanted.endpoints],
+        [_save_endpoint(connection, row, keys, fresh=row.id in wanted.fresh) for row in wanted.endpoints],
         wanted.keys,
         frozenset(wanted.deleted_applications),
     )
     connection.executemany(_INSERT_KEY, [astuple(key) for key in wanted.keys])
     if wanted.record is not None:
-        _save_creation(connection, wanted.record)
+        _save_creation(connection, wanted.record, keys)
+    if not keys and wanted.brings_secrets:
+        connection.execute("UPDATE meta SET value = 1 WHERE name = 'secret_traces' AND value <> 1")
     return Change(written, deleted=deleted)
 
 
-def find_creation(scope: str, key: bytes, connection: sqlite3.Connection) -> CreationRecord | None:
+def find_creation(scope: str, key: bytes, keys: Keyring, connection: sqlite3.Connection) -> CreationRecord | None:
     """Read what an idempotency key stands for."""
     row = connection.execute(FIND_CREATION, (scope, key)).fetchone()
     if row is None:
         return None
     fingerprint, seed, made, created_at_ms = row
-    return CreationRecord(scope, key, fingerprint, seed, json.loads(made), created_at_ms)
+    return CreationRecord(scope, key, fingerprint, open_seed(seed, scope, keys), json.loads(made), created_at_ms)
+
+
+def places(endpoint_id: str) -> tuple[str, str]:
+    """Return what sealed texts of an endpoint are bound to: its secrets, and its definition, which may hold a client key."""
+    return f"secrets of endpoint {endpoint_id}", f"definition of endpoint {endpoint_id}"
+
+
+def reseal(kept: str | None, place: str, keys: Keyring) -> str | None:
+    """Return what the database shall keep of a text, sealed or not, with the newest key; of no text and no secrets, just that."""
+    return kept if kept in (None, NO_SECRETS) else keys.seal(keys.open(kept, place), place)
+
+
+def seal_seed(seed: bytes, scope: str, keys: Keyring) -> bytes:
+    """Return what the database shall keep of the seed of a token."""
+    return keys.seal(seed.hex(), _seed_of(scope)).encode() if keys else seed
+
+
+def open_seed(kept: bytes, scope: str, keys: Keyring) -> bytes:
+    """Return the seed that the database keeps so."""
+    return bytes.fromhex(keys.open(kept.decode(), _seed_of(scope))) if kept.startswith(MARK.encode()) else kept
 
 
 def save_healths(connection: sqlite3.Connection, healths: Mapping[int, Health]) -> None:
@@ -140,8 +170,9 @@ def deleted(connection: sqlite3.Connection) -> Change[None]:
     return Change(None, deleted=[row[0] for row in rows])
 
 
-def _save_creation(connection: sqlite3.Connection, record: CreationRecord) -> None:
-    values = (record.scope, record.key, record.fingerprint, record.seed, _json(record.made), record.created_at_ms)
+def _save_creation(connection: sqlite3.Connection, record: CreationRecord, keys: Keyring) -> None:
+    seed = seal_seed(record.seed, record.scope, keys)
+    values = (record.scope, record.key, record.fingerprint, seed, _json(record.made), record.created_at_ms)
     connection.execute(
         "INSERT INTO creation_record (scope, key, fingerprint, seed, made, created_at) VALUES (?, ?, ?, ?, ?, ?)",
         values,
@@ -157,11 +188,8 @@ def _refuse_owed(connection: sqlite3.Connection, names: Sequence[str]) -> None:
 
 
 def _delete_endpoint(connection: sqlite3.Connection, endpoint_id: str, now_ms: int) -> int:
-    """Delete an endpoint by name, and its secrets with it; its history stays."""
-    row = connection.execute(
-        "UPDATE endpoint SET deleted_at = ?, secrets = '[]' WHERE id = ? AND deleted_at IS NULL RETURNING ref",
-        (now_ms, endpoint_id),
-    ).fetchone()
+    """Delete an endpoint by name, and its secrets and its definition with it; its history stays."""
+    row = connection.execute(_DELETE_ENDPOINT, (now_ms, endpoint_id)).fetchone()
     if row is None:
         raise _gone("endpoint", endpoint_id)
     ref: int = row[0]
@@ -173,11 +201,13 @@ def _save_application(connection: sqlite3.Connection, row: ApplicationRow) -> Ap
     return _save(connection, row, _UPDATE_APPLICATION if row.ref else _INSERT_APPLICATION, values)
 
 
-def _save_endpoint(connection: sqlite3.Connection, row: EndpointRow, *, fresh: bool) -> EndpointRow:
+def _save_endpoint(connection: sqlite3.Connection, row: EndpointRow, keys: Keyring, *, fresh: bool) -> EndpointRow:
     """Write an endpoint; its health only when it begins anew, for attempts change it all the time."""
+    secrets, definition = json.dumps([astuple(secret) for secret in row.secrets]), _json(row.definition)
+    of_secrets, of_definition = places(row.id)
     values = _fields(row) | {
-        "definition": _json(row.definition),
-        "secrets": json.dumps([astuple(secret) for secret in row.secrets]),
+        "definition": reseal(definition, of_definition, keys),
+        "secrets": reseal(secrets, of_secrets, keys),
         "health": _json(asdict(row.health)) if fresh else None,
     }
     return _save(connection, row, _UPDATE_ENDPOINT if row.ref else _INSERT_ENDPOINT, values)
@@ -210,15 +240,16 @@ def _application(row: Row) -> ApplicationRow:
     return ApplicationRow(ref, name, Origin(origin), definition and json.loads(definition), *rest)
 
 
-def _endpoint(row: Row) -> EndpointRow:
+def _endpoint(row: Row, keys: Keyring) -> EndpointRow:
     ref, name, application, origin, definition, secrets, state, disabled_by, since_ms, health, *rest = row
+    of_secrets, of_definition = places(name)
     return EndpointRow(
         ref,
         name,
         application,
         Origin(origin),
-        definition and json.loads(definition),
-        tuple(Secret(*secret) for secret in json.loads(secrets)),
+        definition and json.loads(keys.open(definition, of_definition)),
+        tuple(Secret(*secret) for secret in json.loads(keys.open(secrets, of_secrets))),
         EndpointState(state),
         disabled_by and DisabledBy(disabled_by),
         since_ms,
@@ -229,3 +260,7 @@ def _endpoint(row: Row) -> EndpointRow:
 
 def _json(value: object) -> str | None:
     return None if value is None else json.dumps(value)
+
+
+def _seed_of(scope: str) -> str:
+    return f"seed of {scope}"

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from relay.core.clock import Clock
+from relay.core.errors import Conflict
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery, Health, NewEvent, Settled, Settlement
 from relay.core.views import DeadGroup, DeliveryView, Page
-from relay.store.sqlite import edits, lists, opening, order, registry
+from relay.store.sqlite import edits, lists, migrate, opening, order, registry, rekey
 from relay.store.sqlite.accept import Acceptor, Batch
 from relay.store.sqlite.background import CANCEL_STEP, Deletions, HealthSaver, Heartbeat, WalKeeper
 from relay.store.sqlite.counts import Change, Counts, count
@@ -27,6 +28,7 @@ from relay.store.sqlite.settle import SettleWork, give_back, settle
 from relay.store.sqlite.writer import Job, Stage, Writer
 from relay.store.values import (
     AcceptResult,
+    AtRest,
     CreationRecord,
     DeliveryFilter,
     DueKey,
@@ -35,6 +37,8 @@ from relay.store.values import (
     PulledForward,
     RegistryChange,
     RegistryRows,
+    Rekeyed,
+    Resealed,
     Retention,
     Usage,
 )
@@ -55,6 +59,10 @@ class SqliteStore(Reads):
         """Use `open` instead; `writer_type` lets a test put a worse writer in."""
         super().__init__()
         self._settings = settings
+        self._keys = settings.keys
+        self._at_rest = AtRest.NONE
+        self._rekeying = asyncio.Lock()
+        self._rewriting = False
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor()
@@ -126,6 +134,7 @@ class SqliteStore(Reads):
         self._heartbeat.resume(connection)
         order.release_all_heads(connection)
         self._counts.reset(count(connection))
+        self._at_rest = rekey.at_rest(connection, self._keys)
         self._acceptor.resume(connection)
         return connection
 
@@ -267,18 +276,60 @@ class SqliteStore(Reads):
     # -- applications and endpoints ----------------------------------------------------------------------------------
 
     async def load_registry(self) -> RegistryRows:
-        rows: RegistryRows = await self._submit(Stage.EDIT, registry.load)
+        rows: RegistryRows = await self._submit(Stage.EDIT, partial(registry.load, keys=self._keys))
         return rows
 
     async def change_registry(self, change: RegistryChange) -> RegistryRows:
         for row in change.endpoints:
             if row.id in change.fresh:
                 self._healths.forget(row.ref)
-        return await self._edit(registry.change, change, self._clock.wall_ms())
+        rows = await self._edit(registry.change, change, self._clock.wall_ms(), self._keys)
+        if not self._keys and change.brings_secrets:
+            self._at_rest = AtRest.CLEAR
+        return rows
 
     async def find_creation(self, scope: str, key: bytes) -> CreationRecord | None:
-        record: CreationRecord | None = await self._submit(Stage.EDIT, partial(registry.find_creation, scope, key))
+        find = partial(registry.find_creation, scope, key, self._keys)
+        record: CreationRecord | None = await self._submit(Stage.EDIT, find)
         return record
+
+    @property
+    def at_rest(self) -> AtRest:
+        return self._at_rest
+
+    @property
+    def rewriting(self) -> bool:
+        return self._rewriting
+
+    async def rekey(self) -> Rekeyed:
+        if not self._keys:
+            raise Conflict(
+                "no_secrets_key",
+                "storage.secrets_key is not set, so there is nothing to encrypt with",
+                remedy="`relay rekey --generate` prints a key; configure it and restart relay.",
+            )
+        async with self._rekeying:
+            resealed = await self._reseal()
+            hindered = await self._scrub()
+            self._at_rest = AtRest.MIXED if hindered else AtRest.ENCRYPTED
+            backups = migrate.backups(self._settings.path)
+            return Rekeyed(self._keys.ids[0], resealed, hindered, [str(path) for path in backups])
+
+    async def _reseal(self) -> Resealed:
+        total = Resealed()
+        while True:
+            step = await self._edit(rekey.reseal, self._keys)
+            total = Resealed(*map(sum, zip(total, step.resealed, strict=True)))
+            if step.done:
+                return total
+
+    async def _scrub(self) -> str:
+        self._rewriting = True
+        try:
+            hindered: str = await self._submit(Stage.OUTSIDE, partial(rekey.scrub, folder=self._settings.path.parent))
+        finally:
+            self._rewriting = False
+        return hindered
 
     def save_health(self, ref: int, health: Health) -> None:
         self._healths.save(ref, health)
