@@ -170,11 +170,8 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
         faults = list(check_endpoint(endpoint, Rules(contract, subject.config, guard, opened)))
         always = check_url(endpoint.url, allow_http=True, allow_private=True) if faults else ()
         for issue in faults:
-            yield _finding(
-                path,
-                issue,
-                *(() if issue.message in always else (_contract_of(path), *_ALLOWANCES, (*path[:2], "allow_networks"))),
-            )
+            where = (*_ALLOWANCES, (*path[:2], "allow_networks")) if issue.path == "/url" else ()
+            yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *where)))
         wrong = {issue.path for issue in faults}
         warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, contract)]
         if subject.now_ms is not None:
