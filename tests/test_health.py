@@ -261,8 +261,11 @@ def test_an_endpoint_is_active_for_ten_minutes() -> None:
     reachability = Reachability()
     reachability.note(1, Outcome(0, 1, failure=Failure.DNS, ours=True), 0)
     reachability.note(2, Outcome(0, 1, failure=Failure.CONNECT), ACTIVE_MS)
+    assert reachability.any_ours
     assert list(reachability.active(ACTIVE_MS)) == [(1, True), (2, False)]
     assert list(reachability.active(ACTIVE_MS + 1)) == [(2, False)]
+    reachability.note(1, Outcome(0, 1, 204), ACTIVE_MS)
+    assert not reachability.any_ours
 
 
 def test_an_endpoint_is_blocked_while_its_latest_attempt_was() -> None:

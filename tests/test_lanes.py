@@ -112,6 +112,19 @@ class Road:
         return view
 
 
+def test_an_endpoint_is_of_note_from_a_failure_to_its_next_success() -> None:
+    """S5: what failed last is looked at by a status; what succeeds is only counted."""
+    road = Road()
+    road.lane()
+    road.offer(due(1), due(2))
+    road.take()
+    assert list(road.lanes.of_note) == []
+    road.end(1, FAILURE)
+    assert list(road.lanes.of_note) == [1]
+    road.end(2)
+    assert list(road.lanes.of_note) == []
+
+
 def test_a_new_delivery_starts_and_ends() -> None:
     """The way of one delivery through a lane: offered, taken, finished, settled, forgotten."""
     road = Road()

@@ -82,8 +82,8 @@ async def test_a_rate_counted_at_the_choice_would_not_hold(tmp_path: Path, monke
     """Negative control: with every attempt counted as sent when it is chosen, too many requests meet in a second."""
     send, take = RateLimit.send, Lanes.take
 
-    def take_and_send(self: Lanes, now: Now) -> list[Start]:
-        starts = take(self, now)
+    def take_and_send(self: Lanes, now: Now, most: float) -> list[Start]:
+        starts = take(self, now, most)
         for start in starts:
             rate = self._lanes[start.delivery.endpoint].rate
             assert rate is not None

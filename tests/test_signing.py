@@ -18,7 +18,7 @@ import time_machine
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from relay.contracts import Contract, Payload, Rendering
-from relay.contracts.keys import ALGORITHMS
+from relay.contracts.keys import ALGORITHMS, checks
 from relay.contracts.signing import SigningKey
 from relay.contracts.template import Template
 from relay.core.errors import ConfigError
@@ -436,6 +436,12 @@ def test_an_impossible_key_is_refused_before_anything_is_sent(secret: str, compl
         signature('algorithm = "ed25519"\nkey = { decode = "hex" }', secret)
 
     assert secret not in str(caught.value)
+
+
+def test_a_shared_secret_has_no_public_half() -> None:
+    """What is taken for a public key of an HMAC is refused: whoever has it could sign as well."""
+    with pytest.raises(ValueError, match="hmac-sha256 has none"):
+        checks("hmac-sha256", b"key", public=True)
 
 
 def test_secrets_sign_newest_first_until_they_expire() -> None:
