@@ -128,7 +128,7 @@ def test_contracts_of_ones_own_are_found(tmp_path: Path) -> None:
     ("words", "said", "code"),
     [
         (["--contract", "editfrme"], "Did you mean editframe?", Exit.USAGE),
-        (["--contract", "q"], "There are: editframe, rotor", Exit.USAGE),
+        (["--contract", "q"], "There are: box, cloudevents", Exit.USAGE),
         (["rendr.completed", "--contract", "editframe"], "did you mean 'render.completed'?", Exit.FAILED),
         (["order.paid", "--contract", "standard"], "is open", Exit.FAILED),
         (["--contract", "rotor", "--application", "acme"], "not both", Exit.USAGE),

@@ -193,7 +193,8 @@ async def test_a_second_start_under_a_wrong_clock_still_sees_the_jump(tmp_path: 
 
 def next_due_in_ms(stack: Stack) -> int:
     """In how many milliseconds the first delivery in memory is due; for ever when there is none."""
-    oldest_ms = stack.relay.dispatch.lanes.oldest_due_ms()
+    lanes = stack.relay.dispatch.lanes
+    oldest_ms = lanes.oldest_due_ms(lanes._lanes)
     return 1 << 60 if oldest_ms is None else oldest_ms - stack.fake.wall_ms()
 
 

@@ -181,7 +181,7 @@ def test_no_verb_lets_a_stranger_command_the_terminal(
     """I13: with such characters in every text it is given and in every answer, no verb prints one, on either stream."""
     (tmp_path / "file.json").write_text('{"a": 1}')
 
-    def call(self: Daemon, method: str, path: str, body: Any = None) -> Answer:
+    def call(self: Daemon, method: str, path: str, body: Any = None, *, patient: bool = False) -> Answer:
         found = shape(path)
         if answer == "a refusal":
             raise Refused(

@@ -105,7 +105,7 @@ async def test_editframes_own_test(tmp_path: Path) -> None:
     assert (outcome["endpoint"], outcome["event_type"], outcome["delivered"]) == ("hook", "webhook.test", True)
 
 
-@pytest.mark.parametrize("contract", CONTRACTS.names)
+@pytest.mark.parametrize("contract", ["editframe", "rotor", "roughy", "standard", "videoaiditor", "wochit"])
 async def test_every_example_passes_as_a_test(tmp_path: Path, contract: str) -> None:
     """Each catalogue example reaches the endpoint in the contract's shape, signed with the live secret (EDF-10, WOC-4,
     WOC-13, VAI-7, VAI-8, ROU-13, ROU-16, ROT-10, ROT-19)."""

@@ -165,6 +165,8 @@ def _node_schema(name: str, node: Node) -> Json:
 
 
 def _items(name: str, nodes: Sequence[Node]) -> Json:
+    if not nodes:
+        return {"maxItems": 0}
     return {"prefixItems": [_node_schema(name, node) for node in nodes], "minItems": len(nodes)}
 
 
