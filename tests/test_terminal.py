@@ -119,6 +119,12 @@ def shape(path: str) -> Any:
         one |= NUMBERS
     if path == "/v1/applications":
         one |= {"endpoint": poisoned(ENDPOINT | {"secret": "s"}), "key": poisoned({"id": "k", "token": "t"})}
+    if path == "/v1/import":
+        one |= {"applications": Anything({"made": 1}), "endpoints": Anything({"made": 1}), "secrets_made": [HOSTILE]}
+    if path == "/v1/rekey":
+        one |= NUMBERS | {"idempotency_records": 1, "were_clear": 1, "backups": [HOSTILE], "traces_removed": False}
+    if path.endswith("/secret"):
+        one["secrets"] = [Anything(expires_at="2026-11-22T08:00:00.000Z") for _ in range(2)]
     listed = Anything(one)
     listed["deliveries"] = {"due" + HOSTILE: 1} if path.startswith("/v1/events") else 1
     return Anything(one, data=[listed], timeline=[listed], next=HOSTILE if "?" not in path else None)
@@ -136,8 +142,8 @@ def leaves(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tupl
         yield from leaves(below, (*words, name))
 
 
-VERBS = [(words, command) for words, command in leaves(main) if words not in {("serve",), ("demo",)}]
-"""All but the two that run a relay: what they say of a stranger's text is the log's, below."""
+VERBS = [(words, command) for words, command in leaves(main) if words not in {("serve",), ("demo",), ("listen",)}]
+"""All but those that run until they are ended: what the relay says of a stranger's text is the log's, below."""
 
 
 def given_words(command: click.Command, folder: Path) -> list[str]:
