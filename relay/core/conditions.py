@@ -134,7 +134,7 @@ def _ordered(order: Order) -> Compiler:
 def _on_text(test: Order) -> Compiler:
     def compiled(path: Path, wanted: Any) -> Predicate:
         def holds(facts: Facts) -> bool:
-            for found in facts[path]:  # noqa: SIM110
+            for found in facts[path]:  # noqa: SIM110  # as above: twice as fast
                 if found.__class__ is str and test(found, wanted):
                     return True
             return False

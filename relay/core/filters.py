@@ -343,7 +343,7 @@ def _any_of(operator: str, place: Place, parts: Sequence[Part]) -> Part:
     tests = [part.holds for part in parts]
 
     def some(facts: Facts) -> bool:
-        for holds in tests:  # noqa: SIM110
+        for holds in tests:  # noqa: SIM110  # as above: twice as fast
             if holds(facts):
                 return True
         return False
