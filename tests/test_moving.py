@@ -133,7 +133,7 @@ async def test_an_export_of_one_application(tmp_path: Path) -> None:
 
 
 async def test_every_mistake_has_its_line(tmp_path: Path) -> None:
-    """Issue 9: all mistakes of all lines are in one answer, each with its line, and nothing is done."""
+    """T8: all mistakes of all lines are in one answer, each with its line, and nothing is done."""
     lines = [
         application("initech", contract="nowhere"),
         endpoint("a", "initech", url="ftp://x"),
@@ -146,6 +146,7 @@ async def test_every_mistake_has_its_line(tmp_path: Path) -> None:
         application("hooli"),
         endpoint("primary", "globex"),
         endpoint("d", "acme", state="paused", disabled_by="manual"),
+        endpoint("not an id", "acme", url="ftp://x", event_types=["not a type"]),
     ]
     async with Api(tmp_path) as api:
         answer = await bring(api, *lines)
@@ -155,6 +156,9 @@ async def test_every_mistake_has_its_line(tmp_path: Path) -> None:
         "/lines/1/application/contract",
         "/lines/10/endpoint",
         "/lines/11/endpoint/disabled_by",
+        "/lines/12/endpoint/event_types/0",
+        "/lines/12/endpoint/id",
+        "/lines/12/endpoint/url",
         "/lines/2/endpoint/url",
         "/lines/3/endpoint/secrets/0",
         "/lines/3/endpoint/timeout",

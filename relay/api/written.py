@@ -117,7 +117,7 @@ def _around(path: str) -> Iterator[str]:
         yield path
 
 
-_FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"}
+_FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*", "id": "id", "application": "id"}
 """What stands where something is missing or wrong while the rest is looked at: nothing is wrong with these."""
 
 
@@ -140,8 +140,6 @@ def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]
             repaired[name] = {key: each for key, each in value.items() if key not in within}
         elif None not in within and isinstance(value, list) and name in _FILLERS:
             repaired[name] = [_FILLERS[name] if place in within else each for place, each in enumerate(value)]
-        elif name == "url":
-            repaired[name] = _FILLERS[name]
     return repaired
 
 
@@ -151,6 +149,8 @@ class Form(Generic[M]):
     def __init__(self, model: type[M], noun: str) -> None:
         self._model = model
         self._names = list(fields(model))
+        required = [name for name, field in model.model_fields.items() if field.is_required() and name in _FILLERS]
+        self._filled = {name: _FILLERS[name] for name in required}
         self._unknown = f"is not a field of {noun}; it has {', '.join(self._names)}"
 
     def read(self, written: Mapping[str, Any]) -> "Read[M]":
@@ -169,7 +169,7 @@ class Form(Generic[M]):
             found = error.errors(include_url=False, include_input=False)
         issues = [self._issue(one) for one in found]
         try:
-            sound = self._validate(_repaired(written, [one["loc"] for one in found]))
+            sound = self._validate(self._filled | _repaired(written, [one["loc"] for one in found]))
         except ValidationError:
             sound = None
         return Read(sound, issues + others)
