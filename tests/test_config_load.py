@@ -27,7 +27,7 @@ from tests.support.config import CONTRACTS, HOME, WHSEC, endpoint, errors, read,
 
 WRONG_IN_MANY_WAYS = """\
 [server]
-listen = ["systemd", "127.0.0.1:1"]
+listen = ["sytemd", "127.0.0.1:1"]
 max_dept = 3
 [storage]
 durability = "ful"

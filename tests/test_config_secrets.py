@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.fields import UNIX_PATH_BYTES_MAX, check_listen
+from relay.config.listening import UNIX_PATH_BYTES_MAX, check_listen
 from relay.config.places import find_config_file, socket_path, state_folder
 from relay.config.secrets import SECRET_BYTES_MAX, Secrets, Wrong
 
@@ -104,11 +104,11 @@ def test_addresses_to_listen_on(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["systemd", "", "8420", ":8420", "127.0.0.1", "127.0.0.1:65536", "::1:80", "[x]:80", "[1:2]:80", "unix:", "unix:x",
+    ["systemd:", "", "8420", ":8420", "127.0.0.1", "127.0.0.1:65536", "::1:80", "[x]:80", "[1:2]:80", "unix:", "unix:x",
      "unix:/" + "x" * UNIX_PATH_BYTES_MAX, "http://127.0.0.1:80"],
 )  # fmt: skip
 def test_other_addresses_are_refused(address: str) -> None:
-    """Everything else is refused with a remedy, `systemd` until socket activation is built."""
+    """Everything else is refused with a remedy."""
     with pytest.raises(Wrong) as refused:
         check_listen(address)
     assert refused.value.remedy

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import DeliveryConfig
+from relay.config import DeliveryConfig, load
 from relay.core.errors import Busy, ConfigError, NotPermitted
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
 
 UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
+SOCKET = UNIT.with_name("relay.socket")
 
 
 class Manager:
@@ -131,7 +132,7 @@ def test_watchdog_interval(env: dict[str, str], interval_ms: float | None) -> No
 
 
 def read_unit() -> configparser.ConfigParser:
-    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit = configparser.ConfigParser(interpolation=None, strict=False)  # systemd takes a key twice
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have capitals
     unit.read(UNIT)
     return unit
@@ -155,14 +156,48 @@ def test_unit_gives_the_folders_that_the_daemon_looks_for() -> None:
     assert service["ExecStart"].endswith("relay serve --config /etc/relay/config.toml")
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_unit_passes_systemd_analyze(tmp_path: Path) -> None:
-    """`systemd-analyze verify` finds nothing to say about the unit."""
-    unit = tmp_path / "relay.service"
-    # The checker looks for the program itself, which is not installed where tests run.
-    unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", "/bin/true").replace("User=relay", "User=root"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=50, check=False
+def analyze(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Let systemd look at the units. It looks for the program and the user, too, which are not there where tests run."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    for unit in (UNIT, SOCKET):
+        text = unit.read_text().replace("/opt/relay/bin/relay", "/bin/true")
+        (folder / unit.name).write_text(
+            text.replace("User=relay", "User=daemon").replace("Group=relay", "Group=daemon")
+        )
+    return subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=50, check=False, cwd=folder
     )
-    complaints = [line for line in done.stderr.splitlines() if "relay.service" in line]
+
+
+def test_units_pass_systemd_analyze(tmp_path: Path) -> None:
+    """`systemd-analyze verify` finds nothing to say about the units."""
+    done = analyze(tmp_path, "verify", "--man=no", f"./{UNIT.name}", f"./{SOCKET.name}")
+    complaints = [line for line in done.stderr.splitlines() if "relay." in line]
     assert (done.returncode, complaints) == (0, [])
+
+
+def test_unit_is_exposed_no_more_than_it_must(tmp_path: Path) -> None:
+    """`systemd-analyze security` gives 1.2 at most: what remains is the network, which a sender of webhooks needs."""
+    done = analyze(tmp_path, "security", "--offline=yes", "--threshold=12", f"./{UNIT.name}")
+    assert done.returncode == 0, done.stdout
+    bare = tmp_path / "bare.service"
+    bare.write_text("[Service]\nExecStart=/bin/true\n")
+    assert analyze(tmp_path, "security", "--offline=yes", "--threshold=12", "./bare.service").returncode != 0, "control"
+
+
+def test_sockets_are_those_of_the_default(tmp_path: Path) -> None:
+    """A relay with `server.listen` left at its default takes over exactly what relay.socket holds; nobody else may open it."""
+    lines = [line.partition("=") for line in SOCKET.read_text().splitlines()]
+    held = [value for key, _, value in lines if key == "ListenStream"]
+    config = load(None, {"RUNTIME_DIRECTORY": "/run/relay", "HOME": str(tmp_path)}, {}).config
+    assert config is not None
+    assert [address if ":" in address else f"unix:{address}" for address in held] == list(config.server.listen)
+    assert ("SocketMode", "=", "0660") in lines
+
+
+def test_the_unit_names_the_user_that_sysusers_makes() -> None:
+    """The line for systemd-sysusers makes the user and the folder that the unit runs with."""
+    kind, name, *_, home = UNIT.with_name("relay.sysusers").read_text().splitlines()[-1].split()
+    service = read_unit()["Service"]
+    assert (kind, name, home) == ("u", service["User"], f"/var/lib/{service['StateDirectory']}")

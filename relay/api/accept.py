@@ -30,7 +30,10 @@ class Acceptor:
     """Takes the connections of one bound socket. Owner of that socket."""
 
     def __init__(self, sock: socket.socket, factory: ProtocolFactory, accepts: int = ACCEPTS) -> None:
-        """Listen, and take so many connections in each round; OSError where that is not possible."""
+        """Take so many connections in each round; OSError where one cannot listen.
+
+        A socket that listens already, because systemd passed it, keeps the queue that it was given.
+        """
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._factory = factory
@@ -39,7 +42,8 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # each connection inherits it
-        sock.listen(BACKLOG)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(BACKLOG)
         self._go_on()
 
     def close(self) -> None:

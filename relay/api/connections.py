@@ -7,6 +7,7 @@ no caller out, for a caller's request follows its connection at once; nor does o
 """
 
 import asyncio
+import contextlib
 import socket
 from collections import defaultdict
 from collections.abc import Callable
@@ -257,6 +258,7 @@ class Connections:
         self._nameless: dict[Connection, None] = {}  # the oldest first
         self._with_name: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by caller, the oldest first
         self._open = 0
+        self._all_named = asyncio.Event()  # or gone, since somebody began to wait for it
         self.paused_ones: dict[Connection, None] = {}
         """Those whose clients do not read, the longest first."""
 
@@ -277,6 +279,7 @@ class Connections:
             del self._nameless[connection]
             connection.name = name
             self._with_name[name][connection] = None
+            self._note_newcomers()
         return None
 
     def left(self, connection: Connection) -> None:
@@ -287,8 +290,20 @@ class Connections:
             return
         del held[connection]
         self._open -= 1
+        self._note_newcomers()
         if connection.name is not None and not held:
             del self._with_name[connection.name]
+
+    def _note_newcomers(self) -> None:
+        if not self._nameless:
+            self._all_named.set()
+
+    async def no_newcomers(self, timeout_s: float) -> None:
+        """Wait, not longer than `timeout_s`, until all who are connected have sent a request, or left."""
+        if self._nameless:
+            self._all_named.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_named.wait(), timeout_s)
 
     def paused(self, connection: Connection) -> None:
         """Take note that a client does not read; beyond `UNREAD_BYTES_MAX` those that have not for longest are ended."""

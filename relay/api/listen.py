@@ -5,14 +5,15 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
 
-from relay.api.accept import Acceptor, ProtocolFactory
+from relay.api.accept import Acceptor
+from relay.api.connections import Connections
 from relay.core.errors import Busy, CannotStart, NotPermitted
 from relay.core.netguard import Listener, as_dialled
 
@@ -21,33 +22,51 @@ PORT_MAX = 65_535
 UNIX_MODE = 0o660
 FOLDER_MODE = 0o750
 PROBE_TIMEOUT_S = 1.0
+FIRST_REQUEST_S = 1.0
+"""How long, at the end, those who have just connected are waited for to send their request."""
 
 
 class Listeners:
     """What the daemon listens on. Owner of the sockets, their paths, and the connections made through them."""
 
-    def __init__(self, runner: web.ServerRunner) -> None:
+    def __init__(self, runner: web.ServerRunner, passed: Mapping[str, socket.socket]) -> None:
+        """Take over the sockets that were `passed`, by address, instead of binding there."""
         self._runner = runner
+        self._passed = passed
         self._acceptors: list[Acceptor] = []
+        self._held: list[tuple[Acceptor, Connections]] = []  # those of sockets that outlive this process
         self._paths: list[_UnixPath] = []
         self.addresses: list[str] = []
         """Where it listens, as `listen` in the configuration writes it, with the port that was bound."""
         self.bound: set[Listener] = set()
         """The same for TCP, as the guard of deliveries asks for it."""
 
-    async def open(self, address: str, factory: ProtocolFactory, accepts: int) -> None:
-        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not.
-
-        So many connections are taken in each round of the loop.
-        """
+    async def open(self, address: str, connections: Connections) -> None:
+        """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
+        if (sock := self._passed.get(address)) is not None:
+            self._note([sock])
+            self._held.append((Acceptor(sock, connections, connections.accepts), connections))
+            return
         if address.startswith(UNIX_PREFIX):
             socks = self._bind_unix(Path(address.removeprefix(UNIX_PREFIX)))
         else:
             socks = await self._bind_tcp(address)
-        self._acceptors += [Acceptor(sock, factory, accepts) for sock in socks]
+        self._note(socks)
+        self._acceptors += [Acceptor(sock, connections, connections.accepts) for sock in socks]
+
+    def hand_back(self) -> None:
+        """Take no more connections from sockets that systemd holds: they wait for the next process. Safe twice."""
+        for acceptor, _ in self._held:
+            acceptor.close()
 
     async def close(self) -> None:
-        """Stop listening, let requests under way end within the shutdown time-out, and close. Safe twice."""
+        """Stop listening, let requests under way end within the shutdown time-out, and close. Safe twice.
+
+        Who was taken from a socket that systemd holds, and not from its queue, first hears that the relay is stopping.
+        """
+        self.hand_back()
+        for _, connections in self._held:
+            await connections.no_newcomers(FIRST_REQUEST_S)
         for acceptor in self._acceptors:
             acceptor.close()
         for path in self._paths:
@@ -59,19 +78,31 @@ class Listeners:
     async def _bind_tcp(self, address: str) -> list[socket.socket]:
         host, port = split_address(address)
         try:
-            socks = await bind_tcp(host, port)
+            return await bind_tcp(host, port)
         except (OSError, OverflowError) as error:
             raise _tcp_refusal(address, error) from None
-        names = [sock.getsockname() for sock in socks]
-        self.addresses += map(_written, names)
-        self.bound |= {(as_dialled(ip_address(name[0].partition("%")[0])), name[1]) for name in names}
-        return socks
 
     def _bind_unix(self, path: Path) -> list[socket.socket]:
         sock = bind_unix(path)
         self._paths.append(_UnixPath(path))
-        self.addresses.append(f"{UNIX_PREFIX}{path}")
         return [sock]
+
+    def _note(self, socks: Iterable[socket.socket]) -> None:
+        for sock in socks:
+            self.addresses.append(written(sock))
+            if sock.family != socket.AF_UNIX:
+                host, port = sock.getsockname()[:2]
+                self.bound.add((as_dialled(ip_address(host.partition("%")[0])), port))
+
+
+def written(sock: socket.socket) -> str:
+    """Return the address of a bound socket as `listen` in the configuration writes it; an abstract name begins with @."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        path = name if isinstance(name, str) else f"@{name[1:].decode(errors='replace')}"
+        return f"{UNIX_PREFIX}{path}"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -162,11 +193,6 @@ def _answers(path: Path) -> bool:
         except OSError:
             return True
     return True
-
-
-def _written(name: Sequence[object]) -> str:
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,8 @@ refused while the relay takes no events. Only then is a body asked for (`Expect`
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -163,8 +164,16 @@ def _ambiguity(request: web.Request) -> Problem | None:
     return None
 
 
-async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpected) -> Listeners:
-    """Listen on every address (`host:port`, `unix:/path`) or on none; CannotStart says which one failed and why."""
+async def serve(
+    door: FrontDoor,
+    config: ServerConfig,
+    on_unexpected: OnUnexpected,
+    passed: Mapping[str, socket.socket] | None = None,
+) -> Listeners:
+    """Listen on every address (`host:port`, `unix:/path`) or on none; CannotStart says which one failed and why.
+
+    Sockets that were `passed`, by address, are taken over.
+    """
     loop, make_request = asyncio.get_running_loop(), cast(Callable[..., web.Request], web.Request)
     arriving, turns = body.Arriving(config.max_body_bytes), Turns(loop)
 
@@ -175,11 +184,10 @@ async def serve(door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpect
     server = web.Server(door.answer, request_factory=request_of)  # type: ignore[arg-type]  # it is given those requests
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
-    listeners = Listeners(runner)
+    listeners = Listeners(runner, passed or {})
     try:
         for address in config.listen:
-            connections = _connections(server, config, on_unexpected, turns)
-            await listeners.open(address, connections, connections.accepts)
+            await listeners.open(address, _connections(server, config, on_unexpected, turns))
     except BaseException:
         await listeners.close()
         raise

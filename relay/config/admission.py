@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from dataclasses import dataclass, replace
 
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
-from relay.config.fields import listeners_of
+from relay.config.listening import listeners_of
 from relay.config.model import Config, DeliveryConfig
 from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue, Registration

@@ -4,7 +4,7 @@ Every check looks at one whole configuration and yields findings. A finding name
 them was already refused, the finding is dropped, for it would rest on a default that nobody chose.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from relay.config.admission import (
@@ -17,7 +17,7 @@ from relay.config.admission import (
     warn_tls,
 )
 from relay.config.definitions import ApplicationConfig, EndpointConfig, Section
-from relay.config.fields import is_local, listeners_of
+from relay.config.listening import Passed, is_local, is_systemd, listeners_of
 from relay.config.model import Config
 from relay.config.tls import certificate_of, expiry_warning, faults_of
 from relay.contracts import Contract, ContractCatalogue
@@ -49,13 +49,20 @@ class Finding(NamedTuple):
     warning: bool = False
 
 
+class Circumstances(NamedTuple):
+    """What a configuration is judged by beside what it says."""
+
+    dev: bool = False  # `serve --dev`
+    now_ms: int | None = None  # None: nothing is judged by the time
+    passed: Sequence[Passed] | None = None  # None: it is not known what systemd passes
+
+
 class Subject(NamedTuple):
     """What the checks look at."""
 
     config: Config
     contracts: ContractCatalogue
-    dev: bool  # `serve --dev`
-    now_ms: int | None = None  # None: nothing is judged by the time
+    given: Circumstances
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -72,17 +79,37 @@ def _listeners(subject: Subject) -> Iterator[Finding]:
             yield Finding(path, "this address is listed twice", "Remove one of the two.")
         if is_local(address):
             continue
-        if subject.dev:
+        if subject.given.dev:
             yield Finding(
-                path, "--dev is for addresses on this host only", 'Listen on "127.0.0.1:8420", or drop --dev.'
+                path,
+                f"--dev is for addresses on this host only, not {address}",
+                'Listen on "127.0.0.1:8420", or drop --dev.',
             )
             continue
         yield Finding(
             path,
-            "other hosts can reach this address, and the relay speaks plain HTTP: tokens and payloads can be read",
+            f"other hosts can reach {address}, and the relay speaks plain HTTP: tokens and payloads can be read",
             "Put a TLS proxy before it, or listen on 127.0.0.1.",
             warning=True,
         )
+
+
+def _passed(subject: Subject) -> Iterator[Finding]:
+    """What systemd passes and what is listed go together: a socket that nobody takes lets its clients wait for ever."""
+    if subject.given.passed is None:
+        return
+    listen, path = subject.config.server.listen, ("server", "listen")
+    for index, entry in enumerate(listen):
+        if is_systemd(entry):
+            remedy = "Enable relay.socket and start that first, or list addresses, such as 127.0.0.1:8420."
+            yield Finding((*path, index), "systemd passed no socket for this entry", remedy)
+    for one in subject.given.passed:
+        if one.address not in listen:
+            yield Finding(
+                path,
+                f"systemd passed a socket at {one.address} ({one.name}) that no entry takes",
+                'Write "systemd" in server.listen, or take the socket out of the socket unit.',
+            )
 
 
 def _durations(subject: Subject) -> Iterator[Finding]:
@@ -104,8 +131,8 @@ def _tls(subject: Subject) -> Iterator[Finding]:
     faults = list(faults_of(*(text.get_secret_value() for text in texts)))
     for key, sentence in faults:
         yield Finding((*path, "ca_file" if key == "ca" else key), *_sentence(sentence))
-    if subject.now_ms is not None and not faults:
-        warning = expiry_warning(certificate_of(tls.client_cert.get_secret_value()), subject.now_ms)
+    if subject.given.now_ms is not None and not faults:
+        warning = expiry_warning(certificate_of(tls.client_cert.get_secret_value()), subject.given.now_ms)
         if warning:
             yield Finding((*path, "client_cert"), *_sentence(warning), warning=True)
 
@@ -174,10 +201,10 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
             yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *where)))
         wrong = {issue.path for issue in faults}
         warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, contract)]
-        if subject.now_ms is not None:
-            warnings += warn_tls(endpoint.tls, subject.now_ms)
+        if subject.given.now_ms is not None:
+            warnings += warn_tls(endpoint.tls, subject.given.now_ms)
         for issue in warnings:
-            if issue.path not in wrong and not (subject.dev and issue.path == "/url"):
+            if issue.path not in wrong and not (subject.given.dev and issue.path == "/url"):
                 yield _finding(path, issue, _contract_of(path))
 
 
@@ -225,6 +252,7 @@ def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) ->
 
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _listeners,
+    _passed,
     _durations,
     _tls,
     _tokens,

@@ -5,7 +5,7 @@ In a file durations, sizes and rates are strings with units; code that builds a 
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,11 +23,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, ValidationError, core_schema
 
+from relay.config.listening import check_listen
 from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_key, read_text
 from relay.core import filters
 from relay.core.filters import Filter
 from relay.core.issues import Invalid, keys_of
-from relay.core.netguard import Listener, as_dialled
+from relay.core.netguard import as_dialled
 from relay.core.units import (
     UNLIMITED,
     Rate,
@@ -40,16 +41,11 @@ from relay.core.units import (
     parse_rate,
     parse_size_bytes,
 )
-from relay.core.urls import addresses_of
 
 T = TypeVar("T")
 
 LONGEST = "3650d"  # keeps sums of durations and unix times far from any limit
 
-UNIX_PATH_BYTES_MAX = 107
-"""What `sockaddr_un` holds on Linux, without its closing zero."""
-
-_TCP = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -276,73 +272,6 @@ def _parsed(parse: Callable[[str], T], value: str) -> T:
         return parse(value)
     except ValueError as error:
         raise Wrong(f"not understood: {error}") from None
-
-
-# -- addresses to listen on: `host:port`, `[ipv6]:port`, or `unix:/path` -------------------------------------------------
-
-
-def check_listen(address: str) -> str:
-    """Return an address to listen on that can be tried; Wrong for any other text."""
-    if address == "systemd":
-        raise Wrong(
-            "sockets passed by systemd are not supported yet",
-            'List the addresses themselves, such as "127.0.0.1:8420" and "unix:/run/relay/relay.sock".',
-        )
-    if address.startswith("unix:"):
-        _check_unix(address.removeprefix("unix:"))
-    else:
-        _check_tcp(address)
-    return address
-
-
-def is_local(address: str) -> bool:
-    """Whether only this host can reach a checked address."""
-    match = _TCP.fullmatch(address)
-    if match is None:
-        return True
-    host = match["ipv6"] or match["host"]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def listeners_of(addresses: Iterable[str]) -> frozenset[Listener]:
-    """Return where checked addresses listen on TCP, as far as they say it themselves; other names than localhost do not."""
-    found = []
-    for match in filter(None, map(_TCP.fullmatch, addresses)):
-        host = match["ipv6"] or match["host"]
-        found += [(address, int(match["port"])) for address in addresses_of(host)]
-    return frozenset(found)
-
-
-def _check_unix(path: str) -> None:
-    if not path.startswith("/"):
-        raise Wrong("the path of a Unix socket must be absolute", 'Write it like "unix:/run/relay/relay.sock".')
-    length = len(path.encode())
-    if length > UNIX_PATH_BYTES_MAX:
-        raise Wrong(
-            f"the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes, this one has {length}",
-            "Choose a shorter one, such as unix:/run/relay/relay.sock.",
-        )
-
-
-def _check_tcp(address: str) -> None:
-    match = _TCP.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:
-        raise Wrong(
-            "not an address to listen on",
-            'Write "127.0.0.1:8420", "[::1]:8420" or "unix:/run/relay/relay.sock".',
-        )
-    if match["ipv6"] and not _is_ipv6(match["ipv6"]):
-        raise Wrong("what stands in brackets is not an IPv6 address", 'Write it like "[::1]:8420".')
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False
 
 
 # -- the kinds -----------------------------------------------------------------------------------------------------------

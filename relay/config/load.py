@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from relay.config import layers as laying
 from relay.config import model as schema
-from relay.config.checks import Subject, check
+from relay.config.checks import Circumstances, Subject, check
 from relay.config.explain import (
     Setting,
     effective,
@@ -30,6 +30,7 @@ from relay.config.explain import (
     source_and_line,
 )
 from relay.config.layers import Document, Layers, Source
+from relay.config.listening import Passed, taken_over
 from relay.config.model import Config
 from relay.config.secrets import Secrets
 from relay.contracts import ContractCatalogue
@@ -98,12 +99,14 @@ def load(
     *,
     contracts: ContractCatalogue | None = None,
     now_ms: int | None = None,
+    passed: Sequence[Passed] | None = None,
 ) -> Loaded:
     """Read the file, lay environment and flags over it, and check the whole.
 
     `flags` maps dotted keys to values; the key `dev` stands for all that `serve --dev` allows. Without `contracts` they
     are read too: the built-in ones and those of the folder beside the file. Without `now_ms` nothing is judged by the
-    time: no certificate ends.
+    time: no certificate ends. `passed` are the sockets that systemd holds for this process; None where there is no
+    telling, and then `systemd` stays as it is written.
     """
     if contracts is None:
         contracts = ContractCatalogue.beside(path)
@@ -115,7 +118,8 @@ def load(
     unknown = laying.add_environment(layers, env)
     laying.add_flags(layers, flags)
     secrets = Secrets(env)
-    config, issues = _examine(layers, secrets, contracts, dev=bool(flags.get(laying.DEV)), now_ms=now_ms)
+    given = Circumstances(bool(flags.get(laying.DEV)), now_ms, passed)
+    config, issues = _examine(layers, secrets, contracts, given)
     issues += contracts.issues
     issues += _unknown_variables(name for name in unknown if name not in secrets.variables_read)
     issues.sort(key=lambda issue: _order(issue, str(path)))
@@ -131,7 +135,7 @@ def _order(issue: Issue, file: str) -> tuple[bool, str, int]:
 
 
 def _examine(
-    layers: Layers, secrets: Secrets, contracts: ContractCatalogue, *, dev: bool, now_ms: int | None
+    layers: Layers, secrets: Secrets, contracts: ContractCatalogue, given: Circumstances
 ) -> tuple[Config | None, list[Issue]]:
     """Validate, repair what is wrong so that the rest can be checked too, and check."""
     issues: list[Issue] = []
@@ -145,10 +149,16 @@ def _examine(
         config, removed = repaired(layers.document, [error["loc"] for error in errors], secrets)
     if config is None:
         return None, issues
-    for finding in check(Subject(config, contracts, dev, now_ms)):
+    config = _with_passed(config, given.passed or ())
+    for finding in check(Subject(config, contracts, given)):
         if not any(rests_on(path, removed) for path in (finding.path, *finding.rests_on)):
             issues.append(from_finding(finding, layers))
     return config, issues + _literal_secrets(config, removed, layers)
+
+
+def _with_passed(config: Config, passed: Sequence[Passed]) -> Config:
+    server = config.server.model_copy(update={"listen": taken_over(config.server.listen, passed)})
+    return config.model_copy(update={"server": server})
 
 
 def _read_file(layers: Layers) -> Issue | None:

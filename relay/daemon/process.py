@@ -16,10 +16,12 @@ import structlog
 
 from relay.api.reloads import Reload
 from relay.config import Config, Loaded, load, render_issues
+from relay.config.listening import Passed
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
 from relay.core.errors import CannotStart, NotPermitted, RelayError, StoreUnavailable
+from relay.daemon.passed import PassedSockets, passed_sockets
 from relay.daemon.service import Relay, exit_code
 from relay.daemon.signals import Signals
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
@@ -60,9 +62,11 @@ def run(
     says what to do, and by its exit code whether trying again may help.
     """
     path = find_config_file(config_path, env)
+    sockets = passed_sockets(env, os.getpid())
+    passed = [Passed(name, address) for address, (name, _) in sockets.items()]
 
     def reread() -> Loaded:
-        return load(path, env, flags, now_ms=SystemClock().wall_ms())
+        return load(path, env, flags, now_ms=SystemClock().wall_ms(), passed=passed)
 
     gc.set_threshold(*GC_THRESHOLDS)
     loaded = reread()
@@ -73,7 +77,7 @@ def run(
     logging = _configure_logging(loaded.config, env)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_Process(loaded, reread, env, say, logging, signals).run())
+            return runner.run(_Process(loaded, reread, env, say, logging, signals, sockets).run())
     finally:
         logging.close()
 
@@ -89,6 +93,7 @@ class _Process:
         say: Say,
         logging: Logging,
         signals: Signals,
+        sockets: PassedSockets,
     ) -> None:
         assert loaded.config is not None
         self._loaded = loaded
@@ -105,6 +110,7 @@ class _Process:
             extra_tokens=() if self._token is None else (self._token,),
             clock=self._clock,
             dropped_lines=lambda: logging.dropped,
+            passed={address: sock for address, (_, sock) in sockets.items()},
         )
         self._signals = signals
         self._asked_to_stop = asyncio.Event()

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import Awaitable, Callable, Collection, Container, Coroutine
+import socket
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -70,10 +71,12 @@ class Relay:
         open_store: OpenStore = SqliteStore.open,
         open_courier: OpenCourier | None = None,
         own: Container[Address] | None = None,
+        passed: Mapping[str, socket.socket] | None = None,
     ) -> None:
         """Take a configuration without errors. `extra_tokens` are accepted beside those of the configuration.
 
-        The last three put another store, another way to receivers, or other addresses of this host in the place of the
+        The sockets that were `passed` are listened to at their addresses, which the configuration has; whoever holds
+        them too keeps those who come while no relay runs. The three before three put another store, another way to receivers, or other addresses of this host in the place of the
         real ones.
         """
         assert loaded.config is not None
@@ -103,6 +106,7 @@ class Relay:
         self._reloading = asyncio.Lock()
         self._log = structlog.get_logger("relay.service")
         self._own = own
+        self._passed = passed
 
     # -- starting --------------------------------------------------------------------------------------------------
 
@@ -213,7 +217,7 @@ class Relay:
             paces=self.services.paces,
             is_stopping=lambda: self.stopping,
         )
-        self._listeners = await serve(door, server, self._unexpected)
+        self._listeners = await serve(door, server, self._unexpected, self._passed)
         self._opened.push_async_callback(self._listeners.close)
 
     def work(self) -> None:
@@ -353,13 +357,15 @@ class Relay:
     async def _drain_and_close(self) -> None:
         async with self._reloading:
             pass  # one that was under way is over, and none follows
+        if self._listeners is not None:
+            self._listeners.hand_back()
         # What a damaged database will not record is not waited for: it stays due.
         damaged = isinstance(self.fatal, StoreDamaged)
         cut = await self.dispatch.drain(0 if damaged else self.config.delivery.drain_timeout_ms)
         if cut:
             self._log.warning(log.DRAIN_CUT, attempts=cut)
         if self._listeners is not None:
-            await self._listeners.close()  # until here whoever asks hears that the relay is stopping
+            await self._listeners.close()  # until here whoever asks elsewhere hears that the relay is stopping
         await self._end_tasks()
         await self._opened.aclose()
         self._log.info(log.SERVICE_STOPPED, due=self.store.backlog)

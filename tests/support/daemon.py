@@ -98,8 +98,12 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         module: str = "relay",
         warm: Warm | None = None,
+        descriptors: Sequence[int] = (),
     ):
-        """Write `config` to the folder; `start` runs `python -m MODULE serve` on it, with `warm` as a fork."""
+        """Write `config` to the folder; `start` runs `python -m MODULE serve` on it, with `warm` as a fork.
+
+        The process inherits `descriptors`, under the same numbers.
+        """
         self.folder = folder
         self.config_path = folder / "config.toml"
         self.config_path.write_text(config, "utf-8")
@@ -111,6 +115,7 @@ class Daemon:
         self._env = dict(env or {})
         self._module = module
         self._warm = warm
+        self._descriptors = tuple(descriptors)
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._manager: socket.socket | None = None
 
@@ -147,6 +152,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=self._descriptors,
             )
 
     @property
