@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import sqlite3
+import sys
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from relay.core.model import (
     Settlement,
 )
 from relay.store import DeliveryFilter, EventFilter, delivery_id, delivery_key
-from relay.store.sqlite import opening, prune
+from relay.store.sqlite import opening, prune, writer
 from relay.store.sqlite import store as facade
 from relay.store.sqlite.lists import list_deliveries, list_events
 from relay.store.sqlite.reader import Reader
@@ -302,3 +304,41 @@ async def test_corruption_found_while_reading_is_fatal(tmp_path: Path, monkeypat
 
 def look_at_states(page: object) -> list[str]:
     return [view.state.value for view in page.data]  # type: ignore[attr-defined]
+
+
+async def test_a_crowd_of_large_events_keeps_a_small_one_waiting_for_one_group(tmp_path: Path) -> None:
+    """I8: events of very many rows are written a few at a time; an edit still comes after what was submitted before it."""
+    assert await written_in_order(tmp_path) == (["small", *["large"] * 5, "edit"], 3)
+
+
+async def test_a_writer_without_such_a_bound_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of I8: where no event counts as large, the small one waits for all that came before it."""
+    monkeypatch.setattr(writer, "LARGE_ROWS", sys.maxsize)
+    assert await written_in_order(tmp_path) == ([*["large"] * 5, "small", "edit"], 1)
+
+
+async def written_in_order(folder: Path) -> tuple[list[str], int]:
+    """Submit large batches, an event and an edit while a commit is held up; in which order they are answered, in how many groups."""
+    gate = Gate()
+    answered: list[str] = []
+    async with opened(folder, writer=gated(gate)) as relay:
+        ref = await relay.endpoint()
+
+        def submit(name: str, work: Awaitable[object]) -> asyncio.Future[object]:
+            future = asyncio.ensure_future(work)
+            future.add_done_callback(lambda _: answered.append(name))
+            return future
+
+        gate.hold()
+        first = asyncio.ensure_future(relay.store.ping())
+        await gate.reached()
+        events = writer.GROUP_ROWS // 4 - 1  # each of them has one delivery: two batches fill a group
+        large = [relay.store.accept([relay.event(ref) for _ in range(events)]) for _ in range(5)]
+        under_way = [submit("large", batch) for batch in large]
+        under_way += [submit("small", relay.store.accept([relay.event(ref)])), submit("edit", relay.endpoint("ep_2"))]
+        await quiet()
+        commits = gate.commits
+        gate.let_go()
+        await asyncio.gather(first, *under_way)
+        await quiet()
+        return answered, gate.commits - commits

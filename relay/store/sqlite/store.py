@@ -252,8 +252,9 @@ class SqliteStore(Reads):
     ) -> "asyncio.Future[Any]":
         batch = self._counts.reserve(events, self._settings.endpoint_backlog)
         done, failed = partial(self._accepted, batch, follow), partial(self._counts.release, batch)
-        size = sum([len(event.body) + _ROW_BYTES * (1 + len(event.targets)) for event in events])
-        return self._submit(Stage.ACCEPT, batch, done, failed, size)
+        rows = sum([1 + len(event.targets) for event in events])
+        size = _ROW_BYTES * rows + sum([len(event.body) for event in events])
+        return self._submit(Stage.ACCEPT, batch, done, failed, size, rows)
 
     def _accepted(self, batch: Batch, follow: Callable[[list[AcceptResult]], T], results: list[AcceptResult]) -> T:
         self._counts.accepted(batch, results)
@@ -388,9 +389,10 @@ class SqliteStore(Reads):
         done: Callable[[Any], Any] | None = None,
         failed: Callable[[], None] | None = None,
         size: int = _ROW_BYTES,
+        rows: int = 1,
     ) -> "asyncio.Future[Any]":
         future = self._loop.create_future()
-        self._writer.submit(Job(stage, work, size=size, done=done, failed=failed, future=future))
+        self._writer.submit(Job(stage, work, size=size, rows=rows, done=done, failed=failed, future=future))
         return future
 
     def _follow(self, change: Change[T]) -> T:

@@ -12,6 +12,7 @@ the end of its turn and for nothing else. One connection does all writes and all
 - an I/O error or corruption: likewise, and the writer stops for good and calls `on_fatal`;
 - what follows a commit in memory (`done`) raises: that is a bug which would leave memory behind the file, so `on_fatal` is
   called and the process stops;
+- a job of very many rows waits behind those of a few, with the edits that were submitted after it; each group takes some;
 - more than `queue_bytes` of events wait: further ones fail at once with StoreUnavailable. Settles and edits are always
   taken, for they are small and bounded elsewhere (Q7).
 
@@ -39,6 +40,12 @@ GROUP_BYTES = 8 << 20
 
 GROUP_JOBS = 1_024
 
+GROUP_ROWS = 300
+"""A group takes large jobs up to so many rows, at least one: 10,000 would keep whoever writes one row waiting for 200 ms."""
+
+LARGE_ROWS = 50
+"""A job of more rows than this is large."""
+
 
 class Stage(IntEnum):
     """When a job's turn comes within its group."""
@@ -56,6 +63,7 @@ class Job(Generic[T]):
     stage: Stage
     work: Any  # what the stage's function takes; for EDIT and OUTSIDE a function of the connection
     size: int = 500  # bytes it adds to a group, roughly
+    rows: int = 1  # that it writes, roughly
     done: Callable[[Any], T] | None = None  # turns the work's result into the answer
     failed: Callable[[], None] | None = None  # frees what was set aside for it
     future: asyncio.Future[T] | None = None  # None: nobody waits
@@ -111,6 +119,7 @@ class Writer:
         self._broken: StoreDamaged | None = None  # set once, before anything is answered of it
         self._troubled = False  # owned by the thread: something but an item failed in this group
         self._taken: deque[Job[Any] | None] = deque()  # owned by the thread: out of the queue, and in no group yet
+        self._large: deque[Job[Any] | None] = deque()  # owned by the thread: the same, what waits behind small jobs
         self._group_jobs: list[Job[Any]] = []  # owned by the thread: taken and not yet answered
         self._wrote = False  # owned by the thread: a commit of this group changed something
         self.healthy = True  # owned by the loop: False from a failed commit to the next that wrote something
@@ -164,7 +173,8 @@ class Writer:
         self._pass_on()
         while not self._queue.empty():
             self._taken += self._queue.get_nowait()
-        left = [job for job in self._taken if job is not None]
+        left = [job for job in (*self._large, *self._taken) if job is not None]
+        self._large.clear()
         self._taken.clear()
         self._answer(_fail(left, self._refusal()), healthy=False)
 
@@ -254,13 +264,35 @@ class Writer:
         """Wait for a job, then take what else is there, up to a group's size; False when the end was queued."""
         jobs: list[Job[Any]] = []
         size = 0
-        while size < GROUP_BYTES and len(jobs) < GROUP_JOBS and (self._taken or self._fetch(wait=not jobs)):
+        while (
+            size < GROUP_BYTES
+            and len(jobs) < GROUP_JOBS
+            and (self._taken or self._fetch(wait=not jobs and not self._large))
+        ):
             job = self._taken.popleft()
+            if self._is_behind(job):
+                self._large.append(job)
+                continue
             if job is None:
                 return jobs, False
             jobs.append(job)
             size += job.size
-        return jobs, True
+        return jobs, self._take_large(jobs)
+
+    def _is_behind(self, job: Job[Any] | None) -> bool:
+        """Whether a job waits in the second row: a large one, and behind it all that must not come before it."""
+        if job is not None and job.rows > LARGE_ROWS:
+            return True
+        return bool(self._large) and (job is None or job.stage > Stage.SETTLE)
+
+    def _take_large(self, jobs: list[Job[Any]]) -> bool:
+        """Add large jobs to a group, at least one; False when the end was queued behind them."""
+        rows = 0
+        while self._large and (job := self._large[0]) is not None and (not rows or rows + job.rows <= GROUP_ROWS):
+            jobs.append(job)
+            rows += job.rows
+            self._large.popleft()
+        return not (self._large and self._large[0] is None)
 
     def _fetch(self, *, wait: bool) -> bool:
         """Take the jobs of one turn of the loop out of the queue; False when there are none."""
