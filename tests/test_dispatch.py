@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.errors import StoreUnavailable
-from relay.core.model import DisabledBy, EndpointState, Failure, FrozenEvent, Health, Outcome
+from relay.core.frozen import FrozenEvent
+from relay.core.model import DisabledBy, EndpointState, Failure, Health, Outcome
 from relay.delivery.courier import Request
 from relay.dispatch import loop
 from relay.dispatch.cache import ENTRY_BYTES, EventCache

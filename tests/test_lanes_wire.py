@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from relay.core.clock import Now
-from relay.core.model import FrozenEvent, Outcome
+from relay.core.frozen import FrozenEvent
+from relay.core.model import Outcome
 from relay.delivery.courier import Request
 from relay.queue import Lanes, Start
 from relay.queue.lane import RateLimit

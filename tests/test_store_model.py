@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from relay.core.errors import Conflict, RelayError
+from relay.core.frozen import Variant
 from relay.core.model import (
     Accepted,
     DeadReason,
@@ -41,7 +42,7 @@ from relay.core.model import (
     Settlement,
 )
 from relay.store import DeliveryFilter, delivery_id
-from relay.store.sqlite import SqliteStore, StoreSettings
+from relay.store.sqlite import SqliteStore, StoreSettings, accept
 from relay.store.sqlite.counts import Counts, Move
 from relay.store.sqlite.writer import Job, Stage, Writer
 from tests.support.clock import FakeClock
@@ -53,7 +54,8 @@ T = TypeVar("T")
 BACKLOG = 6
 FULL_COUNT = """
     SELECT coalesce(sum(due), 0), coalesce(sum(due * ((size + targets - 1) / targets)), 0) FROM (
-      SELECT length(e.body) AS size, count(*) AS targets, sum(d.state = 0) AS due
+      SELECT length(e.body) + (SELECT coalesce(sum(length(body)), 0) FROM variant WHERE event = e.ordinal) AS size,
+             count(*) AS targets, sum(d.state = 0) AS due
       FROM event e JOIN delivery d ON d.event = e.ordinal WHERE e.application = ? GROUP BY e.ordinal)"""
 KEYS = st.none() | st.sampled_from(["a", "b", "c"])
 TARGETS = st.none() | st.sets(st.integers(0, 2))
@@ -86,6 +88,7 @@ class Model:
     deliveries: dict[DeliveryKey, Expected] = field(default_factory=dict)
     keys: dict[str, tuple[str, bytes, bool]] = field(default_factory=dict)  # key → (event id, fingerprint, filtered)
     deleted: set[int] = field(default_factory=set)
+    variants: dict[int, tuple[Variant, ...]] = field(default_factory=dict)  # by event
 
     def due(self, ref: int) -> list[DueDelivery]:
         found = [kept.due for key, kept in self.deliveries.items() if key.endpoint == ref and kept.due is not None]
@@ -194,11 +197,15 @@ class StoreMachine(RuleBasedStateMachine):
         claim = None if name is None else claim_on(name, "other" if other else "same")
         self.clock.advance(1)
         event = self.relay.event(*refs, idempotency=claim, ordering_key=ordering_key, body_under=str.encode)
-        return (
-            event
-            if targets is not None
-            else event._replace(reason=NoDelivery.FILTERED, reason_detail="it lacks a thing")
-        )
+        if targets is None:
+            return event._replace(reason=NoDelivery.FILTERED, reason_detail="it lacks a thing")
+        if self.refs[2] not in refs:
+            return event
+        return event._replace(variants=self.variants(event.id), variants_under=self.variants)
+
+    def variants(self, event_id: str) -> tuple[Variant, ...]:
+        """Make what the third endpoint is sent, which has a contract of its own."""
+        return (Variant("other", (self.refs[2],), b"<other>%s</other>" % event_id.encode()),)
 
     def expect(self, event: NewEvent, name: str | None, full: set[int], result: object) -> None:
         known = None if name is None else self.model.keys.get(name)
@@ -208,6 +215,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         if known is not None and known[2]:
             event = event._replace(id=known[0], body=known[0].encode())
+            event = event._replace(variants=self.variants(known[0]) if event.variants else ())
         elif known is not None:
             assert event.idempotency is not None
             if known[1] == event.idempotency.fingerprint:
@@ -217,7 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert isinstance(result, Conflict)
             return
         assert isinstance(result, Accepted)
-        assert (result.event.id, result.event.body) == (event.id, event.body)
+        assert (result.event.id, result.event.body, result.event.variants) == (event.id, event.body, event.variants)
         self.learn(event, name, full, result.event.ordinal)
         mine = [self.model.deliveries[DeliveryKey(result.event.ordinal, ref)].due for ref in event.targets]
         assert list(result.due) == [due for due in mine if due is not None]
@@ -229,6 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
             filtered = event.reason is NoDelivery.FILTERED
             self.model.keys[name] = (event.id, event.idempotency.fingerprint, filtered)
         start_ms = event.created_at_ms
+        self.model.variants[ordinal] = event.variants
         for ref in event.targets:
             kept = Expected(DeliveryState.DUE, None, 1, 0, None, event.ordering_key, start_ms)
             if ref in full:
@@ -463,6 +472,9 @@ class StoreMachine(RuleBasedStateMachine):
             delivery_id(key): (kept.state, kept.reason, kept.series, kept.attempts)
             for key, kept in self.model.deliveries.items()
         }
+        for ordinal, variants in self.model.variants.items():
+            event = self.run(self.store.read_event(ordinal))
+            assert event is None or event.variants == variants  # None: another has taken its place since
 
     @invariant()
     def due_rows_are_those_of_the_model(self) -> None:
@@ -531,6 +543,16 @@ def test_a_store_that_takes_nothing_off_is_caught(monkeypatch: pytest.MonkeyPatc
         apply(counts, [(ref, due, max(size, 0), *rest) for ref, due, size, *rest in moves])
 
     monkeypatch.setattr(Counts, "apply", add_only)
+    hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(StoreMachine, settings=hurried)
+
+
+@pytest.mark.timeout(120)
+def test_a_store_that_forgets_whom_a_variant_is_for_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: what endpoints with a contract of their own are sent is compared with the model after a restart."""
+    row = accept._variant_row
+    monkeypatch.setattr(accept, "_variant_row", lambda *given: (*row(*given)[:2], "[]", *row(*given)[3:]))
     hurried = settings(SETTINGS, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(StoreMachine, settings=hurried)

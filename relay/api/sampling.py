@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from relay.api.body import parse_object, raw_member, unknown_members
 from relay.contracts import Contract, NoExample, Payload, Rendering
+from relay.core.frozen import FrozenEvent
 from relay.core.issues import Invalid, Issue
-from relay.core.model import Application, FrozenEvent
+from relay.core.model import Application
 from relay.intake import rules
 
 

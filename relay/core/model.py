@@ -5,12 +5,13 @@ store gives out: compare and sort them, never compute with them. What is made an
 tuple, which costs a fifth of what a frozen dataclass does.
 """
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from relay.core.filters import Filter
+from relay.core.frozen import FrozenEvent, Variant, share_bytes
 from relay.core.netguard import PUBLIC_ONLY, Networks, Reach
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import Rate
@@ -52,6 +53,7 @@ class DeadReason(StrEnum):
     ENDPOINT_DISABLED = "endpoint_disabled"
     BLOCKED = "blocked"
     CORRUPT = "corrupt"
+    UNRENDERABLE = "unrenderable"
 
 
 class NoDelivery(StrEnum):
@@ -255,22 +257,6 @@ class DueDelivery(NamedTuple):
         return DeliveryKey(self.event, self.endpoint)
 
 
-class FrozenEvent(NamedTuple):
-    """What an attempt needs of an event: the bytes frozen at accept and what is signed with them."""
-
-    ordinal: int
-    id: str
-    type: str
-    application: int  # ref
-    created_at_ms: int
-    expires_at_ms: int | None
-    body: bytes
-    corrupt: bool = False  # the body was read, and is not what was accepted (invariant 6)
-
-    def __repr__(self) -> str:
-        return shown_without(self, "body")
-
-
 class KeyKind(StrEnum):
     """What makes a repetition one."""
 
@@ -303,11 +289,6 @@ class Recall(NamedTuple):
     otherwise: str  # why it is held back if nothing is
 
 
-def share_bytes(body: bytes, targets: Sized) -> int:
-    """Return what each delivery of an event is charged of the body: its part, rounded up, so that all of them count it once."""
-    return -(-len(body) // (len(targets) or 1))
-
-
 class NewEvent(NamedTuple):
     """An event as intake hands it to the store."""
 
@@ -331,11 +312,13 @@ class NewEvent(NamedTuple):
     recall: Recall | None = None  # decided when it is stored, against what was stored before it
     remember: Remembered | None = None
     body_under: Callable[[str], bytes] | None = None  # makes the body under another id; of events that have a key
+    variants: tuple[Variant, ...] = ()
+    variants_under: Callable[[str], tuple[Variant, ...]] | None = None  # makes these under another id
 
     @property
     def share_bytes(self) -> int:
-        """Return what each delivery is charged of the body."""
-        return share_bytes(self.body, self.targets)
+        """Return what each delivery is charged of the bodies."""
+        return share_bytes(self.body, self.variants, self.targets)
 
     @property
     def may_be_filtered(self) -> bool:

@@ -13,6 +13,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class VariantView:
+    """An event as the contract of some of its endpoints writes it."""
+
+    contract: str
+    endpoints: Sequence[str]
+    fault: str  # why it cannot; empty where there is a body
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class EventView:
     """An event as people see it."""
 
@@ -31,6 +41,7 @@ class EventView:
     body_bytes: int = 0
     deliveries: Mapping[str, int] = field(default_factory=dict)  # state → count
     endpoints: Sequence[str] = ()  # those that it was aimed at
+    variants: Sequence[VariantView] = ()  # none in lists
 
 
 @dataclass(frozen=True, slots=True)

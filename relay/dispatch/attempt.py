@@ -20,19 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from relay.contracts import Signer
 from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.errors import StoreDamaged, StoreUnavailable
-from relay.core.model import (
-    DeadReason,
-    DeliveryState,
-    DueDelivery,
-    Endpoint,
-    Failure,
-    FrozenEvent,
-    Outcome,
-    Settlement,
-    Trigger,
-)
+from relay.core.frozen import FrozenEvent
+from relay.core.model import DeadReason, DeliveryState, DueDelivery, Endpoint, Failure, Outcome, Settlement, Trigger
 from relay.delivery.courier import Courier, Request
 from relay.dispatch.cache import EventCache
 from relay.dispatch.standing import Standing
@@ -129,7 +121,9 @@ class Attempts:
 
     async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
         """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
-        request = self._request(endpoint, event, 1)._replace(excerpt=True)
+        signer = self._registrar.current.signer(endpoint, event.contract)
+        assert signer is not None, "its event was made in the contract that the endpoint has now"
+        request = self._request(endpoint, event, signer, 1)._replace(excerpt=True)
         outcome = await self.courier.attempt(request)
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         self._standing.note_certificate(endpoint, outcome)
@@ -139,14 +133,19 @@ class Attempts:
 
     async def _make(self, delivery: DueDelivery) -> Ended | None:
         event = self._cache.get(delivery.event) or await self._read_event(delivery)
-        endpoint = self._registrar.current.endpoint_by_ref(delivery.endpoint)
+        registry = self._registrar.current
+        endpoint = registry.endpoint_by_ref(delivery.endpoint)
         if event is None or endpoint is None or endpoint.held:
             return None  # event or endpoint were deleted, or the endpoint was held, after it was chosen
-        reason = self._unsendable(event, delivery)
-        if reason is not None:
+        if event.variants:
+            event = event.sent_to(endpoint.ref)
+        signer = registry.signer(endpoint, event.contract)
+        reason = self._unsendable(event, delivery, signer)
+        if signer is None or reason is not None:
             dead = Settlement(delivery, DeliveryState.DEAD, None, reason=reason)
             return Ended(endpoint, event, dead, None, self._clock.now())
-        request = self._request(endpoint, event, delivery.attempts + 1, await self._failure_before(endpoint, delivery))
+        failure = await self._failure_before(signer, delivery)
+        request = self._request(endpoint, event, signer, delivery.attempts + 1, failure)
         if endpoint.rate is not None:
             self._lanes.sent(delivery.key, self._clock.now())
             self._on_progress()
@@ -180,21 +179,26 @@ class Attempts:
             self._cache.put(event)
         return event
 
-    def _unsendable(self, event: FrozenEvent, delivery: DueDelivery) -> DeadReason | None:
-        """Why no attempt may start: the event expired (Q6), or its bytes are not those we accepted (invariant 6)."""
+    def _unsendable(self, event: FrozenEvent, delivery: DueDelivery, signer: Signer | None) -> DeadReason | None:
+        """Why no attempt may start: the event expired (Q6), its bytes are not those we accepted (invariant 6), or the
+        contract of its endpoint cannot make a request of it."""
         expired = event.expires_at_ms is not None and self._clock.wall_ms() >= event.expires_at_ms
         if expired and not delivery.forced and self._clock_watch.trusted:
             return DeadReason.EXPIRED
+        if event.fault or signer is None:
+            return DeadReason.UNRENDERABLE
         return DeadReason.CORRUPT if event.corrupt else None
 
-    async def _failure_before(self, endpoint: Endpoint, delivery: DueDelivery) -> str | None:
+    async def _failure_before(self, signer: Signer, delivery: DueDelivery) -> str | None:
         """Look up what ended the attempt before, for the few contracts that tell it to receivers."""
-        if not delivery.attempts or not self._registrar.current.signer(endpoint).tells_reason:
+        if not delivery.attempts or not signer.tells_reason:
             return None
         return await self._persist(self._store.failure_before, delivery, self._unread)
 
-    def _request(self, endpoint: Endpoint, event: FrozenEvent, attempt: int, failure: str | None = None) -> Request:
-        headers, body = self._registrar.current.signer(endpoint).request(
+    def _request(
+        self, endpoint: Endpoint, event: FrozenEvent, signer: Signer, attempt: int, failure: str | None = None
+    ) -> Request:
+        headers, body = signer.request(
             id=event.id,
             type=event.type,
             timestamp_ms=self._clock.wall_ms(),

@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 
-from relay.core.model import FrozenEvent
+from relay.core.frozen import FrozenEvent, bodies_bytes
 
 ENTRY_BYTES = 600
-"""What an entry costs beside its body: the object, its strings and its place in the table."""
+"""What an entry costs beside its bodies: the object, its strings and its place in the table."""
 
 
 class EventCache:
@@ -39,4 +39,4 @@ class EventCache:
 
 
 def _cost(event: FrozenEvent) -> int:
-    return len(event.body) + ENTRY_BYTES
+    return bodies_bytes(event.body, event.variants) + ENTRY_BYTES

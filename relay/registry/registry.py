@@ -15,7 +15,7 @@ from relay.config import ApplicationDefinition, Config, EndpointDefinition
 from relay.contracts import Contract, ContractCatalogue, Signer
 from relay.core.access import Principal
 from relay.core.conditions import Facts
-from relay.core.errors import Conflict, NotFound, StoreUnavailable
+from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.core.grammars import patterns_covering
 from relay.core.model import Application, Endpoint, EndpointState, NoDelivery
 from relay.registry.resolving import InFile, resolve_application, resolve_endpoint
@@ -199,12 +199,20 @@ class Registry:
         assert contract is not None, "the configuration was checked against the same catalogue"
         return contract
 
-    def signer(self, endpoint: Endpoint) -> Signer:
-        """Return what signs for an endpoint as it is now, however old the value that the caller holds."""
-        entry = self.entries.get(endpoint.ref)
-        if entry is None:  # it was deleted while a test event was under way
-            return self.contract(endpoint.application).signer(endpoint.secrets, endpoint.url, endpoint.id)
-        return entry.signer
+    def signer(self, endpoint: Endpoint, contract: str | None = None) -> Signer | None:
+        """Return what signs for an endpoint as it is now, however old the value that the caller holds.
+
+        It signs what was frozen in the `contract` of this name, None for that of its application, whatever contract the
+        endpoint has by now. None where that is gone, or cannot sign with the secrets that there are now.
+        """
+        entry, name = self.entries.get(endpoint.ref), contract or endpoint.application.contract
+        if entry is not None and entry.contract.name == name:
+            return entry.signer
+        known = self.contracts.get(name)  # the endpoint has another by now, or was deleted while a test was under way
+        try:
+            return None if known is None else known.signer(endpoint.secrets, endpoint.url, endpoint.id)
+        except ConfigError:
+            return None
 
     def application_for(self, principal: Principal, named: str | None, /) -> Application:
         """Return the application a request is about; NotFound for an unknown or foreign one.

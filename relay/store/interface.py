@@ -9,7 +9,8 @@ submitted again and changes nothing twice. `n` in the costs is the number of row
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar, overload
 
-from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent, Health, NewEvent, Settled, Settlement
+from relay.core.frozen import FrozenEvent
+from relay.core.model import DeadReason, DeliveryKey, DueDelivery, Health, NewEvent, Settled, Settlement
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
 from relay.store.values import (
     AcceptResult,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from relay.core import ids
 from relay.core.errors import Conflict, RelayError
+from relay.core.frozen import FrozenEvent
 from relay.core.model import (
     Accepted,
     DeadReason,
@@ -16,7 +17,6 @@ from relay.core.model import (
     DueDelivery,
     Duplicate,
     EndpointState,
-    FrozenEvent,
     Health,
     NoDelivery,
     Origin,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.cli import main
-from relay.core.model import Accepted, FrozenEvent, NewEvent
+from relay.core.frozen import FrozenEvent
+from relay.core.model import Accepted, NewEvent
 from relay.dispatch.loop import Dispatch
 from relay.store import AcceptResult
 from relay.store.sqlite import SqliteStore

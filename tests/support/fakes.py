@@ -7,7 +7,8 @@ from typing import Any
 
 from relay.config import Config
 from relay.contracts import ContractCatalogue
-from relay.core.model import Accepted, DueDelivery, FrozenEvent, NewEvent, Origin, Secret
+from relay.core.frozen import FrozenEvent
+from relay.core.model import Accepted, DueDelivery, NewEvent, Origin, Secret
 from relay.registry import Registry
 from relay.registry.planning import new_endpoint
 from relay.registry.resolving import InFile

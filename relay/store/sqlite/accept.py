@@ -15,13 +15,13 @@ from typing import NamedTuple
 from zlib import crc32
 
 from relay.core.errors import Conflict
+from relay.core.frozen import FrozenEvent, Variant
 from relay.core.model import (
     Accepted,
     DeadReason,
     DeliveryState,
     DueDelivery,
     Duplicate,
-    FrozenEvent,
     Idempotency,
     KeyKind,
     NewEvent,
@@ -50,6 +50,8 @@ _INSERT_DELIVERY = """
                           blocking, share)"""
 
 _INSERT_AIMED = "INSERT INTO aimed (event, endpoint)"
+
+_INSERT_VARIANT = "INSERT INTO variant (event, contract, endpoints, fault, checksum, body)"
 
 _INSERT_CLAIM = """
     INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
@@ -83,6 +85,7 @@ class Entry(NamedTuple):
 _FORGET_EVENT = (
     "DELETE FROM event WHERE ordinal = ?",
     "DELETE FROM aimed WHERE event = ?",
+    "DELETE FROM variant WHERE event = ?",
     "DELETE FROM claim WHERE event = ?",
 )
 """All there is of an event that has no deliveries, but its key."""
@@ -247,6 +250,8 @@ def _take_over(connection: sqlite3.Connection, entry: Entry, claim: Claim) -> En
     if event.id != claim.event_id:
         assert event.body_under is not None, "every event that has a key can be made under another id"
         event = event._replace(id=claim.event_id, body=event.body_under(claim.event_id))
+        if event.variants_under is not None:
+            event = event._replace(variants=event.variants_under(claim.event_id))
     entry = Entry(ordinal, event, overflowed)
     for statement in _FORGET_EVENT:
         connection.execute(statement, (claim.ordinal,))
@@ -320,7 +325,9 @@ def _recalled(connection: sqlite3.Connection, entry: Entry, said: Known) -> Entr
     if place in said or connection.execute(KNOWN, place).fetchone():
         return entry
     connection.execute("UPDATE claim SET deliveries = 0 WHERE event = ?", (entry.ordinal,))
-    held_back = event._replace(targets=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise)
+    held_back = event._replace(
+        targets=(), variants=(), reason=NoDelivery.FILTERED, reason_detail=event.recall.otherwise
+    )
     return Entry(entry.ordinal, held_back, frozenset())
 
 
@@ -363,13 +370,21 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
         frozen = (ordinal, *_FROZEN(event))
         event_rows.append((*frozen, crc32(event.body), *_REST(event)))
         deliveries = len(event.targets) - len(overflowed)
-        stored[ordinal] = Accepted(
-            FrozenEvent(*frozen), tuple(due), deliveries, event.reason, event.reason_detail, tuple(overflowed)
-        )
+        kept = FrozenEvent(*frozen)
+        if event.variants:
+            kept = kept._replace(variants=event.variants)
+        stored[ordinal] = Accepted(kept, tuple(due), deliveries, event.reason, event.reason_detail, tuple(overflowed))
     execute_values(connection, _INSERT_EVENT, event_rows)
     execute_values(connection, _INSERT_DELIVERY, delivery_rows)
     execute_values(connection, _INSERT_AIMED, [(ordinal, ref) for ordinal, event, _ in entries for ref in event.aimed])
+    variants = [_variant_row(ordinal, variant) for ordinal, event, _ in entries for variant in event.variants]
+    execute_values(connection, _INSERT_VARIANT, variants)
     return stored
+
+
+def _variant_row(ordinal: int, variant: Variant) -> Row:
+    contract, targets, body, fault, _ = variant
+    return (ordinal, contract, json.dumps(targets), fault, crc32(body), body)
 
 
 def _delivery_row(ordinal: int, event: NewEvent, ref: int, share: int, *, dead: bool, waits: bool) -> Row:

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent, share_bytes
+from relay.core.frozen import share_bytes
+from relay.core.model import Accepted, DeadReason, DueDelivery, NewEvent
 from relay.store.sqlite.accept import Batch
 from relay.store.values import AcceptResult, Usage
 
@@ -138,7 +139,7 @@ class Counts:
         self.release(batch)
         for (event, overflowed), result in zip(batch, results, strict=True):
             if isinstance(result, Accepted) and result.reason is None:  # not a repeat, nor held back after all
-                share = share_bytes(result.event.body, event.targets)
+                share = share_bytes(result.event.body, result.event.variants, event.targets)
                 dead, due = (0, 0, 1, _OVERFLOW), (1, share, 0, None)
                 self.apply([(ref, *(dead if ref in overflowed else due)) for ref in event.targets])
 

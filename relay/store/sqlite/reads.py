@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 from relay.core.errors import Conflict
-from relay.core.model import DeadReason, DeliveryKey, DueDelivery, FrozenEvent
-from relay.core.views import DeadGroup, DeliveryView, EventView, Page
+from relay.core.frozen import FrozenEvent, Variant
+from relay.core.model import DeadReason, DeliveryKey, DueDelivery
+from relay.core.views import DeadGroup, DeliveryView, EventView, Page, VariantView
 from relay.store.sqlite import lists
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.rows import (
@@ -23,7 +25,7 @@ from relay.store.sqlite.rows import (
 from relay.store.values import EventFilter, RefillResult, delivery_id, delivery_key
 
 RIDE_ALONG_BYTES = 16 << 10
-"""Bodies up to this size come with the refill; a larger one is read at its attempt."""
+"""Bodies up to this size come with the refill; a larger one is read at its attempt, and so are several of one event."""
 
 TIMELINE_MAX = 1_000
 FAN_OUT_MAX = 10_000
@@ -31,7 +33,8 @@ FAN_OUT_MAX = 10_000
 REFILL = f"""
     SELECT d.event, d.endpoint, d.due, d.series, d.attempts, d.series_attempts, d.budget_from, d.manual,
            e.ordinal, e.id, e.type, e.application, e.created_at, e.expires_at,
-           iif(length(e.body) <= {RIDE_ALONG_BYTES}, e.body, NULL), e.checksum
+           iif(length(e.body) <= {RIDE_ALONG_BYTES} AND NOT EXISTS (SELECT 1 FROM variant WHERE event = e.ordinal),
+               e.body, NULL), e.checksum
     FROM delivery d INDEXED BY delivery_due CROSS JOIN event e ON e.ordinal = d.event
     WHERE d.endpoint = ? AND d.state = 0 AND (d.due, d.event) >= (?, ?) ORDER BY d.due, d.event LIMIT ?"""
 
@@ -49,12 +52,19 @@ WITH_DUE = """
     SELECT ref FROM found WHERE ref IS NOT NULL"""
 
 READ_EVENT = """
-    SELECT ordinal, id, type, application, created_at, expires_at, body, checksum FROM event WHERE ordinal = ?"""
+    SELECT e.ordinal, e.id, e.type, e.application, e.created_at, e.expires_at, e.body, e.checksum,
+           v.contract, v.endpoints, v.body, v.fault, v.checksum
+    FROM event e LEFT JOIN variant v ON v.event = e.ordinal WHERE e.ordinal = ?"""
 
 FAILURE_BEFORE = """
     SELECT coalesce(failure, 'http_' || status) FROM attempt WHERE event = ? AND endpoint = ? AND number = ?"""
 
 _EVENT = f"SELECT {EVENT_COLUMNS}, e.body FROM event e JOIN application a ON a.ref = e.application WHERE e.id = ?"
+
+_VARIANTS = """
+    SELECT v.contract, (SELECT json_group_array(n.id) FROM json_each(v.endpoints) t CROSS JOIN endpoint n ON n.ref = t.value),
+           v.fault, v.body
+    FROM variant v WHERE v.event = ? ORDER BY v.contract"""
 
 _DELIVERIES = f"""
     SELECT {DELIVERY_COLUMNS} FROM event e CROSS JOIN delivery d ON d.event = e.ordinal {DELIVERY_JOINS}
@@ -118,7 +128,10 @@ class Reads:
 
     async def read_event(self, ordinal: int) -> FrozenEvent | None:
         rows = await self._attempts.fetch(READ_EVENT, (ordinal,))
-        return _frozen(rows[0]) if rows else None
+        if not rows:
+            return None
+        event = _frozen(rows[0][:8])
+        return event if rows[0][8] is None else event._replace(variants=tuple(_variant(row[8:]) for row in rows))
 
     async def failure_before(self, delivery: DueDelivery) -> str | None:
         rows = await self._attempts.fetch(FAILURE_BEFORE, (*delivery.key, delivery.attempts))
@@ -128,7 +141,11 @@ class Reads:
 
     async def find_event(self, event_id: str) -> EventView | None:
         rows = await self._people.fetch(_EVENT, (event_id,))
-        return (await lists.event_views(self._people, rows))[0] if rows else None
+        if not rows:
+            return None
+        (view,) = await lists.event_views(self._people, rows)
+        variants = await self._people.fetch(_VARIANTS, rows[0][:1])
+        return replace(view, variants=[VariantView(row[0], json.loads(row[1]), *row[2:]) for row in variants])
 
     async def list_events(self, wanted: EventFilter, cursor: str | None, limit: int) -> Page[EventView]:
         return await lists.list_events(self._search, wanted, cursor, limit)
@@ -169,7 +186,13 @@ class Reads:
 def _frozen(row: Row) -> FrozenEvent:
     """Make an event of what READ_EVENT reads, and compare its body with the checksum: once for all its attempts."""
     body, checksum = row[-2:]
-    return FrozenEvent._make((*row[:-1], crc32(body) != checksum))
+    event = FrozenEvent(*row[:-1])
+    return event if crc32(body) == checksum else event._replace(corrupt=True)
+
+
+def _variant(row: Row) -> Variant:
+    contract, endpoints, body, fault, checksum = row
+    return Variant(contract, tuple(json.loads(endpoints)), body, fault, crc32(body) != checksum)
 
 
 def _int64(number: float) -> int:
