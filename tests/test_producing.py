@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -220,5 +221,14 @@ async def test_a_wrong_token_stops_the_loop(tmp_path: Path) -> None:
 
 def test_both_languages_have_an_outbox() -> None:
     """The document has the recipe in Python and in Node."""
-    assert set(SNIPPETS) == {("outbox", "python"), ("outbox", "node")}
+    assert {language for name, language in SNIPPETS if name == "outbox"} == {"python", "node"}
     assert is_there("python")
+
+
+async def test_the_sdk_of_cloudevents_posts_as_the_document_shows(tmp_path: Path) -> None:
+    """The snippet's event is stored, and the same once more is a repetition."""
+    space: dict[str, Any] = {}
+    exec(SNIPPETS["cloudevents", "python"], space)
+    async with Stack(tmp_path) as stack:
+        post = partial(space["post_cloudevent"], stack.url, PRODUCER_TOKEN, "render-42", "render.completed")
+        assert [await asyncio.to_thread(post, {"n": 1}) for _ in range(2)] == [202, 200]

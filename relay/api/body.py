@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from relay.api import problems
 from relay.api.answer import JSON
 from relay.api.auth import name_of
+from relay.api.cloudevents import mode_of
 from relay.api.problems import Problem, Refused
 from relay.api.turns import TURNS
 from relay.config import ServerConfig
@@ -37,6 +38,13 @@ ARRIVING_BYTES_MAX = 64 << 20
 
 LARGE_BYTES = 64 << 10
 """A body beyond this waits for its turn before it is looked at."""
+
+
+_PLAIN = "JSON in UTF-8, with the header `Content-Type: application/json`"
+_EVENTS = (
+    f"Send {_PLAIN}; CloudEvents as application/cloudevents+json or application/cloudevents-batch+json, or in binary mode "
+    "with the header ce-specversion."
+)
 
 
 class Arriving:
@@ -77,8 +85,8 @@ ARRIVING: web.RequestKey[Arriving] = web.RequestKey("arriving", Arriving)
 """Set for every request: the bodies of all of them."""
 
 
-def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
-    """Say why the body that this head announces will not be read; None when it may be."""
+def examine_head(request: web.Request, config: ServerConfig, *, takes_events: bool = False) -> Problem | None:
+    """Say why the body that this head announces will not be read; None when it may be. Events may be CloudEvents."""
     if not request.body_exists:
         return None
     headers = request.headers
@@ -88,9 +96,11 @@ def examine_head(request: web.Request, config: ServerConfig) -> Problem | None:
     if length is not None and length > config.max_body_bytes:
         return problems.body_too_large(config.max_body_bytes)
     media_type = headers.get(hdrs.CONTENT_TYPE, "")
-    if media_type != JSON and not _is_json(media_type, request.method):
-        return problems.unsupported_media("Send JSON in UTF-8, with the header `Content-Type: application/json`.")
-    return None
+    if media_type == JSON or _is_json(media_type, request.method):
+        return None
+    if takes_events:
+        return problems.unsupported_media(_EVENTS) if mode_of(headers) is None else None
+    return problems.unsupported_media(f"Send {_PLAIN}.")
 
 
 async def read(request: web.Request) -> bytes:

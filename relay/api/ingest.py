@@ -8,13 +8,14 @@ from aiohttp import web
 from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.cloudevents import Mode, form_of, mode_of, refuse_parameters, structured
 from relay.api.idempotency import HEADER
 from relay.api.pace import Paces
 from relay.api.problems import Refused
 from relay.core.errors import RelayError
-from relay.core.issues import MISTAKES_MAX
+from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.units import format_time
-from relay.intake import Intake, Receipt
+from relay.intake import OWN, Form, Intake, Receipt
 
 
 class Ingest:
@@ -26,18 +27,43 @@ class Ingest:
 
     async def post_event(self, request: web.Request) -> Answer:
         """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
+        mode = mode_of(request.headers)
+        if mode is Mode.BATCH:
+            return await self.post_batch(request)
         key = request.headers.get(HEADER)
-        receipt = await self._intake.accept_one(request[PRINCIPAL], await body.read(request), key)
+        if mode is None:
+            refuse_parameters(request)
+            receipt = await self._intake.accept_one(request[PRINCIPAL], await body.read(request), key)
+        else:
+            receipt = await self._post_cloudevent(request, mode, key)
         return Answer(describe(receipt), status_of(receipt), {"Location": f"/v1/events/{receipt.event_id}"})
+
+    async def _post_cloudevent(self, request: web.Request, mode: Mode, key: str | None) -> Receipt:
+        max_depth = self._intake.limits.max_depth
+        text, issues = await body.read(request), list[Issue]()
+        if mode is Mode.BINARY:
+            text, issues = structured(request.headers, text, max_depth)
+        return await self._intake.accept_one(request[PRINCIPAL], text, key, form_of(request, max_depth, issues))
 
     async def post_batch(self, request: web.Request) -> Answer:
         """Take several events, each with an answer of its own."""
         if HEADER in request.headers:
             detail = 'A batch takes no Idempotency-Key header. Give each event its own "idempotency_key".'
             raise Refused(problems.bad_request(detail))
-        items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request))
+        form = self._form_of_batch(request)
+        items = await self._intake.accept_batch(request[PRINCIPAL], await body.read(request), form)
         self._paces.spend(request[PRINCIPAL], len(items) - 1, 0)
         return Answer({"results": results(items)})
+
+    def _form_of_batch(self, request: web.Request) -> Form:
+        mode = mode_of(request.headers)
+        if mode is None:
+            refuse_parameters(request)
+            return OWN
+        if mode is not Mode.BATCH:
+            detail = "A batch of CloudEvents is a JSON array of them: send it as application/cloudevents-batch+json."
+            raise Refused(problems.unsupported_media(detail))
+        return form_of(request, self._intake.limits.max_depth)
 
 
 def status_of(receipt: Receipt) -> int:

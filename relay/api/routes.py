@@ -28,8 +28,8 @@ def intake_routes(intake: Intake, paces: Paces) -> list[Route]:
     """Return the calls that bring events in."""
     calls = Ingest(intake, paces)
     return [
-        Route("POST", "/v1/events", Right.POST_EVENTS, calls.post_event),
-        Route("POST", "/v1/events/batch", Right.POST_EVENTS, calls.post_batch),
+        Route("POST", "/v1/events", Right.POST_EVENTS, calls.post_event, takes_query=True),
+        Route("POST", "/v1/events/batch", Right.POST_EVENTS, calls.post_batch, takes_query=True),
     ]
 
 

@@ -122,7 +122,7 @@ class FrontDoor:
         request[PRINCIPAL] = caller
         if right is Right.POST_EVENTS and (closed := self._admission()) is not None:
             return closed
-        head = body.examine_head(request, self._config)
+        head = body.examine_head(request, self._config, takes_events=right is Right.POST_EVENTS)
         return head or (right and refusal(caller, right)) or _unasked(request, route)
 
     async def _expected(self, request: web.Request) -> Problem | None:

@@ -165,7 +165,7 @@ def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> I
     seen: set[str] = set()
     for name, value in endpoint.headers.items():
         fault = check_header(name, value)
-        if fault is None and contract is not None and name.lower() in contract.header_names:
+        if fault is None and contract is not None and contract.sets_header(name):
             fault = f"{name} is written by the contract {contract.name}; remove it"
         if fault is None and name.lower() in seen:
             fault = "this header is there twice; remove one: case is no difference"

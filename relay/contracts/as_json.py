@@ -1,12 +1,11 @@
 """Bodies in JSON: nodes become pieces, in which what a producer wrote keeps its bytes."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
 import msgspec
 
-from relay.contracts.facts import DATA, Fact, Piece, Reader, plain
+from relay.contracts.facts import DATA, Fact, Piece, Reader, plain, quoted
 from relay.contracts.fields import COUNTED, Rendering
 from relay.contracts.payload import Payload
 from relay.contracts.tree import Constant, Items, Members, Node, Text
@@ -81,11 +80,6 @@ def members_at(fact: Fact, event: Rendering, own: frozenset[str]) -> Mapping[str
         if name in own:
             raise fact.refuse("is set by the contract; leave it out", name)
     return payload.members
-
-
-def quoted(text: str) -> bytes:
-    """Write a JSON string."""
-    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def _text(node: Text) -> Iterator[Piece]:

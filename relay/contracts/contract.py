@@ -15,6 +15,7 @@ from relay.contracts.document import (
     test_data,
 )
 from relay.contracts.envelope import Envelope
+from relay.contracts.facts import Defaults, SpreadHeaders
 from relay.contracts.fields import Rendering
 from relay.contracts.frozen import freeze
 from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, public_half, untidy
@@ -67,6 +68,9 @@ class Contract:
         self.header_names = frozenset(map(str.lower, names))
         self._envelope = Envelope(document.body)
         self._facts = tuple(kept_facts(document))
+        self._spread = [SpreadHeaders(prefix, fact) for prefix, fact in document.spread_headers.items()]
+        self._prefixes = tuple(map(str.lower, document.spread_headers))
+        self._defaults = Defaults(document.metadata) if document.metadata else None
         self._lawful: set[str] = set()  # types of late
 
     def __repr__(self) -> str:
@@ -146,14 +150,22 @@ class Contract:
 
         Every attempt makes of it what it sends (`Signer.request`). O(length)
         """
+        if self._defaults is not None:
+            event = self._defaults.fill(event)
         body = self._envelope.render(event)
-        return freeze(body, dict(self._known(event))) if self._facts else body
+        return freeze(body, dict(self._known(event))) if self._facts or self._spread else body
 
     def _known(self, event: Rendering) -> Iterator[tuple[str, str]]:
         for fact in self._facts:
             text = fact.read(event)
             if text is not None:
                 yield fact.variable, text
+        for spread in self._spread:
+            yield from spread.read(event, self.header_names)
+
+    def sets_header(self, name: str) -> bool:
+        """Whether a header is the contract's own."""
+        return name.lower() in self.header_names or name.lower().startswith(self._prefixes)
 
     def normalised(self, data: Payload) -> bytes:
         """Return data that `render` took, as the body carries them."""

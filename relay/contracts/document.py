@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from relay.contracts import as_json
 from relay.contracts.body import Body
-from relay.contracts.facts import INNER
+from relay.contracts.facts import INNER, Fact, quoted
 from relay.contracts.fields import OF_BODY
 from relay.contracts.keypairs import PAIRS
 from relay.contracts.keys import PLAIN_DIGESTS
@@ -30,12 +30,15 @@ from relay.contracts.values import (
     FailureWord,
     Grammar,
     HeaderName,
+    HeaderPrefix,
     HeaderTemplate,
     HeaderText,
     InnerName,
     JsonText,
+    MetadataDefault,
     NeededFact,
     RetryHeaderTemplate,
+    SpreadFact,
     Table,
     TestData,
     TimeFormat,
@@ -281,7 +284,9 @@ class ContractDocument(Table):
     type: dict[str, EventType] = Field(default={})
     features: dict[str, str] = Field(default={})
     body: Body
+    metadata: dict[str, MetadataDefault] = Field(default={})  # what stands for members that an event's metadata lack
     headers: dict[HeaderName, HeaderTemplate] = Field(default={})
+    spread_headers: dict[HeaderPrefix, SpreadFact] = Field(default={})  # a header for each member of an object
     retry_headers: dict[HeaderName, RetryHeaderTemplate] = Field(default={})  # of attempts after the first alone
     retry_reasons: dict[FailureWord, HeaderText] = Field(
         default={}
@@ -297,6 +302,15 @@ class ContractDocument(Table):
     def media_type(self) -> str:
         """What Content-Type says."""
         return self.content_type or _MEDIA_TYPES.get(self.body.kind, "application/json")
+
+    def otherwise(self, variable: str) -> str | None:
+        """Return the variable that stands for a part of the metadata in events that lack it, if one does."""
+        parts = self.metadata.get(variable.removeprefix("metadata."), Template(())).parts
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else None
+
+    def is_always_there(self, variable: str) -> bool:
+        """Whether every event has what a variable stands for."""
+        return Fact.of(variable) is None or variable.removeprefix("metadata.") in self.metadata
 
 
 _MEDIA_TYPES = {"form": "application/x-www-form-urlencoded", "xml": "application/xml"}
@@ -316,8 +330,6 @@ def test_data(data: Node, facts: Mapping[str, str]) -> bytes:
 
     def fill(text: Text) -> Iterator[bytes]:
         parts = text.template.parts
-        yield as_json.quoted(
-            "".join(part.decode() if isinstance(part, bytes) else facts.get(part, "") for part in parts)
-        )
+        yield quoted("".join(part.decode() if isinstance(part, bytes) else facts.get(part, "") for part in parts))
 
     return b"".join(as_json.spelled(data, fill))

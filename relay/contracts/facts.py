@@ -1,12 +1,15 @@
 """What a contract takes from an event beyond its id, type and times: `{data.order.id}`, `{metadata.source}`."""
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from relay.contracts.fields import GAP_VARIABLES, RENDERING_READERS, Rendering
 from relay.contracts.frozen import gap
-from relay.contracts.payload import as_text
+from relay.contracts.payload import Payload, as_text
+from relay.contracts.template import Template
+from relay.core.grammars import check_header_name
 from relay.core.issues import Invalid, Issue, pointer
 
 Reader = Callable[[Rendering], bytes]
@@ -21,6 +24,9 @@ INNER = "signature."
 
 HEADER_FACT_BYTES_MAX = 1024
 """How long a text may be that a header shows: percent-encoded it is three times as long at most."""
+
+SPREAD_MARK = "header "
+"""How a kept text begins that is a header of its own, before the header's name."""
 
 FACT = re.compile(r"(data|metadata)((?:\.[A-Za-z0-9_-]+)*)")
 
@@ -105,6 +111,68 @@ class KeptFact(NamedTuple):
         if self.bytes_max is not None and size > self.bytes_max:
             raise fact.refuse(f"has {size} bytes; a header carries at most {self.bytes_max} of it")
         return text
+
+
+class SpreadHeaders(NamedTuple):
+    """Members of an object of the event, each of which becomes a header; they are frozen with the body."""
+
+    prefix: str  # of the headers' names
+    fact: Fact
+
+    def read(self, event: Rendering, taken: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield what is kept of each, under its mark; Unrenderable for what no header carries, and for a name of `taken`."""
+        try:
+            raw = self.fact.raw(event)
+        except Missing:
+            return
+        members = Payload(raw).members
+        if members is None:
+            raise self.fact.refuse("must be an object: its members become headers")
+        if len(raw) > HEADER_FACT_BYTES_MAX:
+            raise self.fact.refuse(f"has {len(raw)} bytes; headers carry at most {HEADER_FACT_BYTES_MAX} of it")
+        for name, member in members.items():
+            text = bytes(member)
+            if text == b"null":
+                continue
+            header = self.prefix + name
+            if header.lower() in taken:
+                raise self.fact.refuse("is set by the contract; leave it out", name)
+            if fault := check_header_name(header):
+                raise self.fact.refuse(fault, name)
+            if text[:1] in (b"{", b"["):
+                raise self.fact.refuse("must be text, a number, true or false: it becomes a header", name)
+            yield SPREAD_MARK + header, as_text(text)
+
+
+class Defaults:
+    """What stands for members of the metadata that an event lacks. Immutable."""
+
+    def __init__(self, templates: Mapping[str, Template]) -> None:
+        self._templates = templates
+
+    def fill(self, event: Rendering) -> Rendering:
+        """Return the event with all of its metadata; a member that is null counts as left out. O(their length)"""
+        members = {} if event.metadata is None else event.metadata.members
+        if members is None:  # it is no object, and refused for that
+            return event
+        lacking = {
+            name: template
+            for name, template in self._templates.items()
+            if bytes(members.get(name, b"null")).strip() == b"null"
+        }
+        if not lacking:
+            return event
+        written = {name: bytes(raw) for name, raw in members.items()}
+        for name, template in lacking.items():
+            values = {variable: RENDERING_READERS[variable](event) for variable in template.variables}
+            written[name] = quoted(template.render(values).decode())
+        text = b",".join(quoted(name) + b":" + raw for name, raw in written.items())
+        return event._replace(metadata=Payload(b"{" + text + b"}"))
+
+
+def quoted(text: str) -> bytes:
+    """Write a JSON string."""
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def plain(variable: str, writing: str) -> Piece:

@@ -17,6 +17,7 @@ from relay.contracts.facts import INNER, Fact, Unrenderable
 from relay.contracts.fields import Rendering
 from relay.contracts.keypairs import PAIRS
 from relay.contracts.payload import Payload
+from relay.contracts.signing import header_variables, inner_variables
 from relay.contracts.template import Lookup
 from relay.core import grammars
 from relay.core.errors import ConfigError
@@ -318,6 +319,17 @@ def _retries(document: ContractDocument) -> Iterator[Issue]:
         yield issue_at(("retry_reasons",), "no header tells a reason", remedy)
 
 
+def _metadata(document: ContractDocument) -> Iterator[Issue]:
+    """Yield defaults of metadata that nothing of a delivery shows."""
+    variables = header_variables(document) | inner_variables(document)
+    shown = {fact for variable in variables if (fact := Fact.of(variable)) is not None}
+    shown |= {*document.spread_headers.values(), *(fact for of in document.body.members for fact in facts_of(of.node))}
+    for name in document.metadata:
+        if not any(fact.room == "metadata" and fact.steps[:1] in ((), (name,)) for fact in shown):
+            remedy = f'Put "{{metadata.{name}}}" into the body or a header, or remove it.'
+            yield issue_at(("metadata", name), "nothing shows it to receivers", remedy)
+
+
 def _extra_members(document: ContractDocument) -> Iterator[Issue]:
     checked = any(listed.data_schema is not None for listed in document.type.values())
     if "extra_members" in document.types.model_fields_set and not checked:
@@ -357,6 +369,7 @@ _RULES: tuple[Callable[[ContractDocument], Iterator[Issue]], ...] = (
     _digests,
     _private_keys,
     _retries,
+    _metadata,
     _extra_members,
     _examples,
 )

@@ -236,8 +236,8 @@ def _reference(place: str, name: str) -> str:
 def _parameters(contract: Contract) -> Iterator[Json]:
     for header, template in contract.document.headers.items():
         if "secret" not in template.variables:
-            in_any_case = not any(Fact.of(variable) for variable in template.variables)
-            yield _header(header, _meaning(template), required=in_any_case)
+            in_any_case = all(map(contract.document.is_always_there, template.variables))
+            yield _header(header, _meaning(contract, template), required=in_any_case)
     for header in contract.document.retry_headers:
         yield _header(header, "Sent with attempts after the first.", required=False)
     for entry in contract.document.signature:
@@ -254,8 +254,8 @@ _MEANINGS: Mapping[str, str] = {
 }
 
 
-def _meaning(template: Template) -> str:
-    about = set(map(stem, template.variables))
+def _meaning(contract: Contract, template: Template) -> str:
+    about = {stem(contract.document.otherwise(variable) or variable) for variable in template.variables}
     return next((words for fact, words in _MEANINGS.items() if about == {fact}), "Sent with every delivery.")
 
 

@@ -6,9 +6,9 @@ from functools import reduce
 from typing import NamedTuple
 from urllib.parse import quote
 
-from relay.contracts import as_form, as_json, as_xml
+from relay.contracts import as_form, as_xml
 from relay.contracts.document import ContractDocument, Signature
-from relay.contracts.facts import HEADER_FACT_BYTES_MAX, INNER, Fact, KeptFact
+from relay.contracts.facts import HEADER_FACT_BYTES_MAX, INNER, SPREAD_MARK, Fact, KeptFact, quoted
 from relay.contracts.fields import ENCODINGS, EVENT_TIMES, MESSAGE_READERS, Message, endpoint_values, message_readers
 from relay.contracts.frozen import MARK, NOTHING, Frozen, Gap
 from relay.contracts.keypairs import Sign
@@ -122,6 +122,7 @@ class Signer:
             self._add(name, template.bind(constants), secrets)
         for name, template in document.retry_headers.items():
             self._computed.append((name, _partial_header(template.bind(constants))))
+        self._spreads = bool(document.spread_headers)
         self._inner: dict[str, _SignatureValue] = {}
         for entry in document.signature:
             value = _signature_value(entry, secrets, constants)
@@ -183,6 +184,8 @@ class Signer:
             value = header.value(values, timestamp_ms)
             if value is not None:
                 headers[name] = value.decode("latin-1")
+        if self._spreads:
+            headers |= _spread_headers(facts)
         return headers
 
     def inner_signatures(self, message: Message, facts: Mapping[str, str] = NOTHING) -> dict[str, bytes]:
@@ -220,7 +223,7 @@ class Signer:
 
 WRITINGS: Mapping[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
-    "json": lambda text: as_json.quoted(text.decode())[1:-1],
+    "json": lambda text: quoted(text.decode())[1:-1],
     "xml": lambda text: as_xml.escaped(text.decode(), in_attribute=False).encode(),
     "attribute": lambda text: as_xml.escaped(text.decode(), in_attribute=True).encode(),
     "form": lambda text: as_form.encoded(text.decode()),
@@ -267,6 +270,11 @@ def _templates(entries: Iterable[Signature]) -> list[Template]:
 def _in_header(text: str) -> bytes:
     """Write what people typed so that a header can carry it: as CloudEvents does, percent-encoded but for visible ASCII."""
     return quote(text, safe=_SAFE).encode()
+
+
+def _spread_headers(facts: Mapping[str, str]) -> dict[str, str]:
+    marked = ((name, text) for name, text in facts.items() if name.startswith(SPREAD_MARK))
+    return {name.removeprefix(SPREAD_MARK): _in_header(text).decode() for name, text in marked}
 
 
 def _partial_header(template: Template) -> _PartialHeader:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from relay.contracts.facts import ROOMS
+from relay.contracts.facts import ROOMS, Fact
 from relay.contracts.fields import (
     BODY_VARIABLES,
     CONTENT_VARIABLES,
     EACH_VARIABLES,
     ENCODINGS,
     HEADER_VARIABLES,
+    RENDERING_READERS,
     RETRY_HEADER_VARIABLES,
     TEST_VARIABLES,
     TIME_FORMATS,
@@ -92,6 +93,21 @@ def _header_name(value: object) -> str:
     if name.lower() in _OURS:
         raise mistake(f"{name} is set by the relay itself", "Leave it out (`content_type` sets Content-Type).")
     return name
+
+
+def _header_prefix(value: object) -> str:
+    prefix = _text(value)
+    if not prefix.endswith("-") or not HEADER_NAME.fullmatch(prefix):
+        raise mistake(f"{prefix[:80]!r} is no beginning of a header's name", 'End it with a dash, such as "X-Acme-".')
+    return prefix
+
+
+def _spread_fact(value: object) -> Fact:
+    text = _text(value)
+    fact = Fact.of(text[1:-1]) if text[:1] + text[-1:] == "{}" else None
+    if fact is None:
+        raise mistake("it is no place in an event", 'Write one, such as "{metadata.extensions}".')
+    return fact
 
 
 def _template(
@@ -202,6 +218,9 @@ def _event_key_or_false(value: object) -> Lookup | Literal[False]:
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 HeaderText = Annotated[str, BeforeValidator(_shown)]
 HeaderTemplate = Annotated[Template, _template(HEADER_VARIABLES, ROOMS)]
+HeaderPrefix = Annotated[str, BeforeValidator(_header_prefix)]
+SpreadFact = Annotated[Fact, PlainValidator(_spread_fact)]
+MetadataDefault = Annotated[Template, _template(frozenset(RENDERING_READERS), in_header=False)]
 RetryHeaderTemplate = Annotated[Template, _template(RETRY_HEADER_VARIABLES, ROOMS)]
 FailureWord = Annotated[str, BeforeValidator(_failure)]
 InnerName = Annotated[str, BeforeValidator(_inner_name)]

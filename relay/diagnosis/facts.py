@@ -43,7 +43,7 @@ def facts_of(contract: Contract, headers: Mapping[str, str], body: bytes) -> Fac
     found: dict[str, str] = {}
     for source in (_of_headers(contract, by_name), said_by_body(contract, body)):
         for variable, text in source:
-            found.setdefault(subject(variable), text)
+            found.setdefault(subject(contract.document.otherwise(variable) or variable), text)
     attempt = found.get("attempt")
     return Facts(found.get("id"), found.get("type"), int(attempt) if attempt and attempt.isdecimal() else None)
 
@@ -57,9 +57,10 @@ def _of_headers(contract: Contract, headers: Mapping[str, str]) -> Iterator[tupl
     document = contract.document
     signed = {entry.header: entry.value for entry in document.signature if entry.header is not None}
     for name, template in {**document.headers, **document.retry_headers, **signed}.items():
-        if not _FACTS.isdisjoint(map(subject, template.variables)):
+        stands = {variable: subject(document.otherwise(variable) or variable) for variable in template.variables}
+        if not _FACTS.isdisjoint(stands.values()):
             read = read_backwards(template, headers.get(name.lower(), ""), document.timestamp) or {}
-            yield from ((variable, text) for variable, text in read.items() if subject(variable) in _FACTS)
+            yield from ((stands[variable], text) for variable, text in read.items() if stands[variable] in _FACTS)
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------

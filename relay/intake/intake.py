@@ -23,12 +23,15 @@ from relay.core.issues import MISTAKES_MAX, Invalid, Issue, pointer
 from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idempotency, NewEvent, NoDelivery
 from relay.core.units import format_time, unix_us
 from relay.intake.fullness import ApplicationFull, Room, refuse_full
-from relay.intake.parse import AIMED_MAX, Posted, check, given_bytes, given_ms, read, read_batch, screen
-from relay.intake.rules import Rules, enforce, freeze, idempotency, rules_for
+from relay.intake.parse import AIMED_MAX, Form, Posted, check, given_bytes, given_ms, read, read_batch, screen
+from relay.intake.rules import Rules, enforce, freeze, idempotency, misplaced, rules_for
 from relay.registry import EventFacts, Match, Registrar, Registry
 from relay.store import AcceptResult, Store, Usage
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
+
+OWN = Form(read, misplaced, str)
+"""The relay's own members."""
 
 _BREATH = 50
 """Items of a batch that are checked before other requests get a turn."""
@@ -110,38 +113,43 @@ class Intake:
         self._log = structlog.get_logger("relay.intake")
         self.limits = limits or IntakeLimits()
 
-    async def accept_one(self, principal: Principal, body: bytes, key: str | None = None) -> Receipt:
-        """Accept the event in `body`; `key` is the header `Idempotency-Key`.
+    async def accept_one(self, principal: Principal, body: bytes, key: str | None = None, form: Form = OWN) -> Receipt:
+        """Accept the event in `body`, which is written in this form; `key` is the header `Idempotency-Key`.
 
         Returns once it is committed. Malformed, Invalid or Conflict for what is wrong with it, StoreUnavailable when the
         store did not take it, CommitUnknown when nobody knows.
         """
         screen(body, self.limits.max_depth)
-        sealed = self._sealed([self._check(principal, body, key)])
+        try:
+            sealed = self._sealed([self._check(principal, body, key, form)])
+        except RelayError as refusal:
+            raise form.refusal(refusal) from None
         del body  # while it waits, its frozen body is enough
         (receipt,) = await self._commit(sealed)
         if isinstance(receipt, RelayError):
             raise receipt
         return receipt
 
-    async def accept_batch(self, principal: Principal, body: bytes) -> Sequence[Receipt | RelayError]:
+    async def accept_batch(self, principal: Principal, body: bytes, form: Form = OWN) -> Sequence[Receipt | RelayError]:
         """Accept a JSON array of events: each is answered for itself, and the sound ones commit together."""
         screen(body, self.limits.max_depth + 1)
-        checked = await self._check_all(principal, read_batch(body, self.limits.max_batch))
+        checked = await self._check_all(principal, read_batch(body, self.limits.max_batch), form)
         refusals = [item if isinstance(item, RelayError) else None for item in checked]
         sealed = self._sealed([item for item in checked if isinstance(item, _Draft)])
         del body, checked
         receipts = iter(await self._commit(sealed) if sealed else ())
         return [next(receipts) if refusal is None else refusal for refusal in refusals]
 
-    async def _check_all(self, principal: Principal, items: Sequence[msgspec.Raw]) -> list[_Draft | RelayError]:
+    async def _check_all(
+        self, principal: Principal, items: Sequence[msgspec.Raw], form: Form
+    ) -> list[_Draft | RelayError]:
         checked: list[_Draft | RelayError] = []
         mistakes = 0  # up to now: the answer lists so many, and nobody is told what was meant by the others
         for number, item in enumerate(items, 1):
             try:
-                checked.append(self._check(principal, item, None, suggest=mistakes < MISTAKES_MAX))
+                checked.append(self._check(principal, item, None, form, suggest=mistakes < MISTAKES_MAX))
             except RelayError as refusal:
-                checked.append(_without_request(refusal))
+                checked.append(_without_request(form.refusal(refusal)))
                 await asyncio.sleep(0)  # mistakes are looked for one by one, which takes a millisecond or two
             mistakes += _mistakes(checked[-1])
             if number % _BREATH == 0:
@@ -151,9 +159,9 @@ class Intake:
     # -- one event: read, checked against its contract, frozen ---------------------------------------------------------
 
     def _check(
-        self, principal: Principal, body: bytes | msgspec.Raw, key: str | None, *, suggest: bool = True
+        self, principal: Principal, body: bytes | msgspec.Raw, key: str | None, form: Form, *, suggest: bool = True
     ) -> _Draft:
-        posted, issues = read(body, suggest=suggest)
+        posted, issues = form.read(body, suggest=suggest)
         now_ms = self._clock.wall_ms()
         if key is not None:
             issues.extend(_take_header(posted, key))
@@ -164,7 +172,7 @@ class Intake:
             raise _invalid([*issues, Issue("/application", spoken(error))]) from None
         self._refuse_full(application, self._store.usage(application.ref), self._room())
         contract = self._registrar.current.contract(application)
-        issues.extend(_misplaced(contract, posted))
+        issues.extend(form.misplaced(contract, posted))
         aimed = None
         if posted.endpoints is not None:
             aimed, unknown = _aimed(self._registrar.current, application, posted.endpoints)
@@ -325,15 +333,6 @@ def _take_header(posted: Posted, key: str) -> Iterator[Issue]:
         posted.idempotency_key = key
     elif posted.idempotency_key != key:
         yield Issue("/idempotency_key", "is not what the header Idempotency-Key says; send one of them")
-
-
-def _misplaced(contract: Contract, posted: Posted) -> Iterator[Issue]:
-    if posted.ordering_key is not None and contract.ordering == "none":
-        yield Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
-    listed = contract.types.get(posted.type)
-    if listed is not None and listed.test_only:
-        sentence = f'"{posted.type}" is sent by tests only, to one endpoint: POST /v1/webhook-endpoints/{{id}}/test'
-        yield Issue("/type", f"{sentence}, or relay endpoint test")
 
 
 def _aimed(

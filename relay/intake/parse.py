@@ -5,14 +5,15 @@ slice of the body.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import accumulate
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from relay.contracts import payload
+from relay.contracts import Contract, payload
 from relay.core.errors import RelayError
 from relay.core.issues import MISTAKES_MAX, Invalid, Issue, nearest, pointer
 from relay.core.units import unix_ms
@@ -75,6 +76,15 @@ def is_deeper(body: bytes, max_depth: int) -> bool:
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
+def screen_json(text: bytes, max_depth: int) -> None:
+    """Raise Malformed for what `screen` refuses, and for what is no JSON."""
+    screen(text, max_depth)
+    try:
+        _BATCH.decode(b"[" + text + b"]")
+    except _NOT_DECODED as error:
+        _slices(payload.items, b"[" + text + b"]", error)
+
+
 class Posted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One event as posted. `data` and `metadata` are the exact slices of the body, which must stay in memory."""
 
@@ -90,6 +100,25 @@ class Posted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ordering_key: str | None = None
     endpoints: list[str] | None = None
 
+    @property
+    def identity(self) -> bytes | None:
+        """What no two different events share, where the producer says such a thing."""
+        return None if self.id is None else b"id\0" + self.id.encode()
+
+
+class Form(NamedTuple):
+    """How an event is written: in the relay's own members, or as another standard has them."""
+
+    read: Callable[..., tuple[Posted, list[Issue]]]  # of a body, and of whether to `suggest`; Malformed, Invalid
+    misplaced: Callable[[Contract, Posted], Iterable[Issue]]  # what of it its contract has no place for
+    place: Callable[[str], str]  # where its producer wrote what a pointer into the relay's own members names
+
+    def refusal(self, error: RelayError) -> RelayError:
+        """Return a refusal whose mistakes stand where the producer made them."""
+        if isinstance(error, Invalid):
+            error.issues = tuple(replace(issue, path=self.place(issue.path)) for issue in error.issues)
+        return error
+
 
 def read(body: bytes | msgspec.Raw, *, suggest: bool = True) -> tuple[Posted, list[Issue]]:
     """Decode one event; Malformed for what is not JSON. All other mistakes are listed, and placeholders take their place.
@@ -99,7 +128,7 @@ def read(body: bytes | msgspec.Raw, *, suggest: bool = True) -> tuple[Posted, li
     try:
         return _EVENT.decode(body), []
     except msgspec.ValidationError:
-        return _explain(_members(body), suggest)
+        return _explain(members_of(body), suggest)
     except _NOT_DECODED as error:
         return _explain(_slices(payload.members, bytes(body), error), suggest)
 
@@ -204,7 +233,8 @@ _DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _members(body: bytes | msgspec.Raw) -> Mapping[str, bytes | msgspec.Raw] | None:
+def members_of(body: bytes | msgspec.Raw) -> Mapping[str, bytes | msgspec.Raw] | None:
+    """Return the members of a JSON object as slices; None for another value, Malformed for what is no JSON."""
     try:
         return _MEMBERS.decode(body)
     except msgspec.ValidationError:

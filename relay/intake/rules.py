@@ -1,6 +1,6 @@
 """What a contract says about an event: what is wrong with it, what is added to it, and the body that is frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -38,6 +38,16 @@ def enforce(
 def in_data(pointer: str) -> str:
     """Return the pointer into the request of a pointer into its `data`."""
     return "/data" + pointer.encode("utf-8", "backslashreplace").decode()  # no UTF-8 holds a lone surrogate
+
+
+def misplaced(contract: Contract, posted: Posted) -> Iterator[Issue]:
+    """Yield what of an event in the relay's own form its contract has no place for."""
+    if posted.ordering_key is not None and contract.ordering == "none":
+        yield Issue("/ordering_key", f'the contract "{contract.name}" keeps no order; leave ordering_key out')
+    listed = contract.types.get(posted.type)
+    if listed is not None and listed.test_only:
+        sentence = f'"{posted.type}" is sent by tests only, to one endpoint: POST /v1/webhook-endpoints/{{id}}/test'
+        yield Issue("/type", f"{sentence}, or relay endpoint test")
 
 
 def freeze(contract: Contract, event: Rendering) -> bytes:
@@ -87,13 +97,13 @@ def rules_for(
 def idempotency(contract: Contract, application: Application, posted: Posted, data: Payload) -> Idempotency | None:
     """Return what makes a repetition of this event one (Q8).
 
-    That is the key that the producer gave, else the id that it chose, else what the contract's template makes.
+    That is the key that the producer gave, else what it says identifies the event, else what the contract's template makes.
     """
     may_differ = False
     if posted.idempotency_key is not None:
         kind, key = KeyKind.GIVEN, b"key\0" + posted.idempotency_key.encode()
-    elif posted.id is not None:
-        kind, key = KeyKind.ID, b"id\0" + posted.id.encode()
+    elif (identity := posted.identity) is not None:
+        kind, key = KeyKind.ID, identity
     else:
         made = contract.idempotency_key(posted.type, data)
         if made is None:
