@@ -14,7 +14,13 @@ from relay.config.layers import leaves
 from tests.support.config import HOME, WHSEC, read, sound
 
 EXAMPLE = (Path(__file__).parent.parent / "config.example.toml").read_text()
-ENV = {**HOME, "RENDER_API_TOKEN": "x" * 16, "ACME_SECRET": WHSEC, "ACME_SECRET_NEW": WHSEC.replace("M", "N")}
+ENV = {
+    **HOME,
+    "RENDER_API_TOKEN": "x" * 16,
+    "ACME_PASSWORD": "p",
+    "ACME_SECRET": WHSEC,
+    "ACME_SECRET_NEW": WHSEC.replace("M", "N"),
+}
 
 
 def uncommented() -> str:

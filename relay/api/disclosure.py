@@ -9,7 +9,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
@@ -29,7 +29,17 @@ STEP_MS = 1_000
 VALUE_MIN = 4
 """Shorter values of headers are not masked: they are no secrets, and stand everywhere."""
 
-_BEHIND_A_NAME = frozenset({Failure.DNS, Failure.BLOCKED_NAME, Failure.BLOCKED_ADDRESS})
+_UNREACHABLE = (UNREACHABLE, UNREACHABLE_DETAIL)
+_BEHIND_A_NAME: Mapping[str, tuple[str, str]] = {
+    Failure.DNS: _UNREACHABLE,
+    Failure.BLOCKED_NAME: _UNREACHABLE,
+    Failure.BLOCKED_ADDRESS: _UNREACHABLE,
+    Failure.TOKEN_UNREACHABLE: (
+        Failure.TOKEN_UNREACHABLE,
+        "the host of auth.token_url leads to no token server: there is no such name, or no public address; correct it",
+    ),
+}
+"""The failures that tell what lies behind a name, each with what a tenant reads in its place."""
 _DIGEST = re.compile(r"(?<![\w+/=-])(?=[A-Za-z+/=_-]*\d)[A-Za-z0-9+/=_-]{40,}")
 """What may be a signature or a key, whichever header it stood in."""
 _PLAIN_HEADERS = frozenset({"content-type"})
@@ -50,7 +60,8 @@ class Sight:
         if not self.network and written["failure"] in _BEHIND_A_NAME:
             hidden = {"address": None, "trace": None, "response": None}
             took = {"duration_ms": next_step_ms(written["duration_ms"] or 0)}
-            return written | hidden | took | {"failure": UNREACHABLE, "detail": UNREACHABLE_DETAIL}
+            failure, detail = _BEHIND_A_NAME[written["failure"]]
+            return written | hidden | took | {"failure": failure, "detail": detail}
         if self.credentials:
             return written
         detail, response = written["detail"], written["response"]
@@ -81,6 +92,7 @@ def sight_of(principal: Principal, registry: Registry, endpoint_id: str) -> Sigh
     if credentials or endpoint is None:
         return Sight(network, credentials, is_known=endpoint is not None)
     written = registry.contract(endpoint.application).header_names | {name.lower() for name, _ in endpoint.headers}
+    written |= {endpoint.auth.header.lower()} if endpoint.auth else set()
     spellings = {spelling for value in _credentials(endpoint) for spelling in _spellings(value)}
     values = sorted((value for value in spellings if len(value) >= VALUE_MIN), key=len, reverse=True)
     return Sight(network, credentials, written - _PLAIN_HEADERS, tuple(values))
@@ -90,7 +102,7 @@ def health_for(principal: Principal, written: Json) -> Json:
     """Take out of what is remembered of an endpoint's failures what a caller may not see."""
     if principal.may(Right.SEE_NETWORK) or written["last_failure"] not in _BEHIND_A_NAME:
         return written
-    return written | {"last_failure": UNREACHABLE}
+    return written | {"last_failure": _BEHIND_A_NAME[written["last_failure"]][0]}
 
 
 def is_behind_a_name(failure: Failure | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from relay.api.body import unknown_members
+from relay.api.secrets import without_credentials
 from relay.api.written import Owner, Reader
 from relay.config.admission import warn_endpoint
 from relay.core.issues import Invalid, Issue, pointer
@@ -104,7 +105,7 @@ class Lines:
         name = written.get("application")
         named = name if isinstance(name, str) else ""
         owner = self._owner(named)
-        wanted, issues = self._reader.imported_endpoint(self._with_key(written), owner)
+        wanted, issues = self._reader.imported_endpoint(self._completed(written), owner)
         issues = issues + self._too_large(written, owner)
         if owner is None and named and named not in self._owners:
             issues.append(Issue("/application", f"there is no application {named[:64]!r}, and no line that makes it"))
@@ -116,15 +117,16 @@ class Lines:
         known = self._registry.applications.get(name)
         return known.application if known is not None and known.application.present else None
 
-    def _with_key(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Put the client key of the endpoint that is there into a line that has its certificate alone, as exports write it."""
-        tls, known = written.get("tls"), self._registry.endpoints.get(str(written.get("id")))
-        if not isinstance(tls, Mapping) or "client_key" in tls or known is None:
+    def _completed(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Put the credentials of the endpoint that is there into a line without them, as exports write it.
+
+        A client key belongs to the certificate beside it, and what else authenticates to all that stands around it.
+        """
+        known = self._registry.endpoints.get(str(written.get("id")))
+        if known is None:
             return written
-        present = self._registry.entries[known.ref].definition.to_json().get("tls", {})
-        if "client_cert" not in tls or tls["client_cert"] != present.get("client_cert"):
-            return written
-        return {**written, "tls": {**tls, "client_key": present["client_key"]}}
+        present = self._registry.entries[known.ref].definition.to_json()
+        return {**written, **_completed_tls(written, present), **_completed_auth(written, present)}
 
     def _too_large(self, written: Mapping[str, Any], owner: Owner | None) -> list[Issue]:
         """Say when a line has more bytes than a definition of its application may have."""
@@ -141,3 +143,16 @@ class Lines:
             contract = None if owner is None else self._reader.contracts.get(owner.contract)
             found = warn_endpoint(definition.url, definition.event_types, contract)
             self.warnings += (replace(issue, path=where + issue.path) for issue in found)
+
+
+def _completed_tls(written: Mapping[str, Any], present: Mapping[str, Any]) -> Mapping[str, Any]:
+    tls, own = written.get("tls"), present.get("tls", {})
+    if not isinstance(tls, Mapping) or "client_key" in tls or "client_key" not in own:
+        return {}
+    is_same = tls.get("client_cert") == own["client_cert"]
+    return {"tls": {**tls, "client_key": own["client_key"]}} if is_same else {}
+
+
+def _completed_auth(written: Mapping[str, Any], present: Mapping[str, Any]) -> Mapping[str, Any]:
+    auth, own = written.get("auth"), present.get("auth", {})
+    return {"auth": own} if auth and auth == without_credentials(own) else {}

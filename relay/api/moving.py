@@ -15,7 +15,7 @@ from relay.api.lines import KINDS, SCHEMA, Lines, read_import
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json
-from relay.api.secrets import lasting, write_secrets
+from relay.api.secrets import lasting, without_credentials, write_secrets
 from relay.api.services import Services
 from relay.core.errors import Conflict
 from relay.core.issues import Invalid, Issue
@@ -122,8 +122,8 @@ def _written(line: Line, now_ms: int, *, with_secrets: bool) -> Json:
 
 def _endpoint(entry: EndpointEntry, secrets: list[Json] | None) -> Json:
     row, written = entry.row, entry.definition.to_json()
-    if secrets is None and "tls" in written:
-        written["tls"] = {name: text for name, text in written["tls"].items() if name != "client_key"}
+    if secrets is None:
+        written |= {name: without_credentials(written[name]) for name in ("tls", "auth") if name in written}
     state = {"state": row.state} | ({"disabled_by": row.disabled_by} if row.disabled_by else {})
     brought = {} if secrets is None else {"secrets": secrets}
     return {"id": row.id, "application": row.application} | written | state | brought

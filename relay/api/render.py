@@ -1,12 +1,13 @@
 """How things are written in the API's answers: names, times, and JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
 from relay.config.tls import authorities_of, certificate_of
 from relay.contracts import body_of
+from relay.core.auth import Auth
 from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, RetryPolicy, Trace
 from relay.core.tls import Certificate, TlsIdentity
@@ -150,10 +151,11 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "event_types": list(value.event_types),
         "filter": None if value.filter is None else value.filter.written,
         "description": value.description,
-        "headers": {name: text if plain else MASK for name, text in value.headers},
+        "headers": {name: text if plain else MASK for name, text in _own_headers(value)},
         "concurrency": value.concurrency,
         "rate_limit": None if value.rate is None else format_rate(value.rate),
         "tls": None if value.tls is None else tls(value.tls),
+        "auth": None if value.auth is None else auth(value.auth, plain=plain),
         "timeout": format_duration(value.timeout_ms),
         "retry": _retry(value.retry),
         "max_age": format_duration(value.retry.max_age_ms),
@@ -166,6 +168,20 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "created_at": moment(value.created_at_ms),
         "updated_at": moment(value.updated_at_ms),
     }
+
+
+def auth(value: Auth, *, plain: bool) -> Json:
+    """Write what authenticates at an endpoint; credentials are masked for everybody."""
+    shown = dict(value.shown)
+    if not plain:
+        shown |= {name: MASK for name in ("username", "client_id") if name in shown}
+        shown |= {"token_url": masked(shown["token_url"])} if "token_url" in shown else {}
+    return shown
+
+
+def _own_headers(value: Endpoint) -> Iterator[tuple[str, str]]:
+    """Yield the headers of an endpoint but for the one that authenticates."""
+    return (each for each in value.headers if value.auth is None or each[0] != value.auth.header)
 
 
 def tls(value: TlsIdentity) -> Json:

@@ -8,7 +8,8 @@ from pydantic import PlainValidator
 from relay.api.body import unknown_members
 from relay.api.render import Json, moment
 from relay.config.admission import secret_faults
-from relay.config.secrets import SECRET_BYTES_MAX, Wrong
+from relay.config.auth import SECRET_MEMBERS
+from relay.config.secrets import SECRET_BYTES_MAX, Wrong, refuse_reference
 from relay.contracts import Contract
 from relay.core.issues import Invalid, Issue, pointer
 from relay.core.model import Secret, shown_without
@@ -37,8 +38,7 @@ def _read_text(value: Any) -> str:
         raise Wrong("a secret is text", _FORM)
     if len(value.encode("utf-8", "surrogatepass")) > SECRET_BYTES_MAX:
         raise Wrong(f"the secret is larger than {SECRET_BYTES_MAX} bytes", "No contract takes such a long one.")
-    if value.startswith(("env:", "file:", "cred:")):
-        raise Wrong("files and variables of this host are for the configuration file", "Give the secret itself.")
+    refuse_reference(value, "Give the secret itself.")
     return value
 
 
@@ -111,6 +111,11 @@ def read_rotation(written: Mapping[str, Any], *, brings: bool) -> Rotation:
 def write_secrets(secrets: Iterable[Secret]) -> list[Json]:
     """Write secrets in clear, newest first, as `secrets` of a new endpoint takes them."""
     return [{"secret": secret.value, "expires_at": moment(secret.expires_at_ms)} for secret in secrets]
+
+
+def without_credentials(table: Mapping[str, Any]) -> Json:
+    """Leave out of the `tls` or the `auth` of an endpoint what an export without secrets must not have."""
+    return {name: text for name, text in table.items() if name not in ("client_key", *SECRET_MEMBERS)}
 
 
 def _overlap_ms(value: Any) -> int:

@@ -121,8 +121,8 @@ _FILLERS: Mapping[str, Any] = {"url": "https://example.com/", "event_types": "*"
 """What stands where something is missing or wrong while the rest is looked at: nothing is wrong with these."""
 
 
-_WHOLE = frozenset({"filter"})
-"""Members that a patch replaces rather than merges: to take one condition out of a filter makes another filter."""
+_WHOLE = frozenset({"filter", "auth"})
+"""Members that a patch replaces rather than merges: parts of two filters, or of two kinds of credentials, make no third."""
 
 
 def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _repaired(written: Mapping[str, Any], places: Iterable[tuple[int | str, ...]
     repaired = dict(written)
     for name, within in wrong.items():
         value = repaired.pop(name, None)
-        if None not in within and isinstance(value, Mapping) and name not in _WHOLE:
+        if None not in within and isinstance(value, Mapping) and name != "filter":  # a part of one may be none
             repaired[name] = {key: each for key, each in value.items() if key not in within}
         elif None not in within and isinstance(value, list) and name in _FILLERS:
             repaired[name] = [_FILLERS[name] if place in within else each for place, each in enumerate(value)]

@@ -65,6 +65,7 @@ endpoint_options = options(
     click.option("--concurrency", type=click.IntRange(1), help="Most attempts at once."),
     click.option("--rate-limit", help="Most attempts in a while, such as 50/s."),
     tls_options,
+    click.option("--auth", "auth_text", metavar="JSON", help="What authenticates there: JSON, @FILE or -."),
     retry_options,
 )
 secret_options = options(
@@ -258,6 +259,7 @@ def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "limits", f"{one['concurrency']} at once, {one['rate_limit'] or 'any rate'}, time-out {one['timeout']}"
     yield "retry", f"{', '.join(one['retry']['schedule'])} (jitter {one['retry']['jitter']}), for {one['max_age']}"
     yield "secrets", one["secrets"]
+    yield "authenticates", ", ".join(f"{name} {text}" for name, text in (one.get("auth") or {}).items()) or None
     yield from tls_rows(one)
     yield "from", "the configuration file" if one["origin"] == "file" else "the API"
     yield "deliveries", f"{one['due']} due, {one['dead']} dead"
@@ -315,9 +317,9 @@ def limits_of(texts: tuple[str, ...]) -> Json:
     return limits
 
 
-def read_filter(given: str | None) -> Any:
-    """Return the filter that is given as JSON, in a file or on standard input; the daemon says what is wrong with it."""
-    return None if given is None else json.loads(read_json(given, "--filter"))
+def read_member(given: str | None, option: str) -> Any:
+    """Return what is given as JSON, in a file or on standard input; the daemon says what is wrong with it."""
+    return None if given is None else json.loads(read_json(given, option))
 
 
 def _header(text: str) -> tuple[str, str | None]:
@@ -338,7 +340,8 @@ def definition(given: Json) -> Json:
         "retry": {name: value for name, value in retry.items() if value is not None},
         "tls": tls_members(given),
         "limits": limits_of(given.get("limits", ())),
-        "filter": read_filter(given.get("filter_text")),
+        "filter": read_member(given.get("filter_text"), "--filter"),
+        "auth": read_member(given.get("auth_text"), "--auth"),
     }
     plain = {name: given[name] for name in _PLAIN if given.get(name) is not None}
     return {name: value for name, value in members.items() if value} | plain

@@ -8,6 +8,8 @@ definition, and its message is a sentence with what to do after the last semicol
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from relay.config.auth import faults_of as faults_of_auth
+from relay.config.auth import header_name
 from relay.config.definitions import ApplicationDefinition, Definition, EndpointDefinition, EndpointTls
 from relay.config.listening import listeners_of
 from relay.config.model import Config, DeliveryConfig
@@ -65,10 +67,18 @@ def _own_listeners(config: Config, own: Container[Address]) -> Iterator[Issue]:
     guard = guard_of(config.delivery, own, lambda: listeners)
     for owner in config.applications:
         for endpoint in owner.endpoints:
-            address, port = place_of(endpoint.url)
-            if address is not None and guard.forbidden(str(address), port, owner.allow_networks) == THIS_RELAY:
-                key = f"application[{owner.id}].endpoint[{endpoint.id}].url"
-                yield Issue(key, f"{key}: {why_refused(THIS_RELAY, str(address))}")
+            for name, url in _urls_of(endpoint):
+                address, port = place_of(url)
+                if address is not None and guard.forbidden(str(address), port, owner.allow_networks) == THIS_RELAY:
+                    key = f"application[{owner.id}].endpoint[{endpoint.id}].{name}"
+                    yield Issue(key, f"{key}: {why_refused(THIS_RELAY, str(address))}")
+
+
+def _urls_of(endpoint: EndpointDefinition) -> Iterator[tuple[str, str]]:
+    """Yield where requests for an endpoint go, by the names of their settings."""
+    yield "url", endpoint.url
+    if endpoint.auth is not None and endpoint.auth.token_url is not None:
+        yield "auth.token_url", endpoint.auth.token_url
 
 
 def check_application(
@@ -102,6 +112,7 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
         yield from _check_subscriptions(endpoint.event_types, contract)
     yield from _check_headers(endpoint, contract)
     yield from _check_tls(endpoint)
+    yield from _check_auth(endpoint, rules)
     yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
     yield from _check_max_age(endpoint, rules.config)
 
@@ -182,6 +193,27 @@ def _check_tls(endpoint: EndpointDefinition) -> Iterator[Issue]:
     texts = (endpoint.tls.ca, endpoint.tls.client_cert, endpoint.tls.client_key)
     for key, sentence in faults_of(*(text.get_secret_value() if text else "" for text in texts)):
         yield Issue(pointer("tls", key), sentence)
+
+
+_TOKEN_SERVERS = Registration(https=True, public=True)
+"""Where tokens may come from whatever a contract says of receivers: client secrets go there."""
+
+
+def _check_auth(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
+    auth = endpoint.auth
+    if auth is None:
+        return
+    for key, sentence in faults_of_auth(auth):
+        yield Issue(pointer("auth", key), sentence)
+    if auth.token_url:
+        for fault in address_faults(auth.token_url, _TOKEN_SERVERS, rules):
+            yield Issue("/auth/token_url", fault)
+    name, contract = header_name(auth), rules.contract
+    place = "/auth/header" if auth.header is not None else "/auth"
+    if contract is not None and name.lower() in contract.header_names:
+        yield Issue(place, f"{name} is written by the contract {contract.name}; let another header authenticate")
+    if name.lower() in {each.lower() for each in endpoint.headers}:
+        yield Issue(place, f"{name} stands in headers as well and would be overwritten; remove one of the two")
 
 
 def warn_tls(tls: EndpointTls | None, now_ms: int) -> Iterator[Issue]:

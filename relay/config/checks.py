@@ -38,6 +38,9 @@ _LIMITS: Mapping[str, tuple[KeyPath, ...]] = {
 
 _ALLOWANCES: tuple[KeyPath, ...] = (("delivery", "allow_networks"), ("delivery", "allow_http"), ("server", "listen"))
 
+_ADDRESSES = ("/url", "/auth/token_url")
+"""What of an endpoint these are about."""
+
 
 class Finding(NamedTuple):
     """One thing that does not fit, at a path, resting on what stands at other paths."""
@@ -195,9 +198,10 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
     for path, endpoint in _endpoints(subject):
         contract, opened = _contract_at(subject, path), _application_at(subject, path).allow_networks
         faults = list(check_endpoint(endpoint, Rules(contract, subject.config, guard, opened)))
-        always = check_url(endpoint.url, allow_http=True, allow_private=True) if faults else ()
+        urls = (endpoint.url, endpoint.auth.token_url if endpoint.auth else None) if faults else ()
+        always = [one for url in urls if url for one in check_url(url, allow_http=True, allow_private=True)]
         for issue in faults:
-            where = (*_ALLOWANCES, (*path[:2], "allow_networks")) if issue.path == "/url" else ()
+            where = (*_ALLOWANCES, (*path[:2], "allow_networks")) if issue.path in _ADDRESSES else ()
             yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *where)))
         wrong = {issue.path for issue in faults}
         warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, contract)]

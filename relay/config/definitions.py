@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.config.fields import (
     KEPT,
+    Credential,
     Filled,
     FilterField,
     HostAddress,
@@ -125,6 +126,23 @@ class EndpointTls(Section):
     min_version: TlsVersion | None = None
 
 
+class EndpointAuth(Section):
+    """What relay authenticates with at one endpoint; which members stand here depends on the type."""
+
+    type: Literal["basic", "bearer", "api_key", "oauth2"] | None = None
+    username: Annotated[str, Field(max_length=256)] | None = None
+    password: Credential | None = None
+    token: Credential | None = None
+    header: str | None = None
+    key: Credential | None = None
+    token_url: str | None = None
+    client_id: Annotated[str, Field(max_length=1000)] | None = None
+    client_secret: Credential | None = None
+    scope: Annotated[str, Field(max_length=2000)] | None = None
+    audience: Annotated[str, Field(max_length=1000)] | None = None
+    client_auth: Literal["basic", "body"] | None = None
+
+
 class EndpointDefinition(Definition):
     """A receiver."""
 
@@ -136,6 +154,7 @@ class EndpointDefinition(Definition):
     concurrency: Annotated[int, whole(1, 10_000)] | None = None
     rate: RateLimit | None = Field(None, alias="rate_limit")
     tls: EndpointTls | None = None
+    auth: EndpointAuth | None = None
 
 
 class ApplicationDefinition(Definition):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic_core import ErrorDetails
 
 from relay.config import model as schema
+from relay.config.auth import SECRET_MEMBERS
 from relay.config.checks import Finding, one_of
 from relay.config.layers import Layers, leaves
 from relay.config.model import Config
@@ -26,6 +27,7 @@ MASK = "********"
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"(?:env|file|cred):.*")
 _SECRET_KEYS = frozenset({"secret", "secrets", "secrets_key", "headers", "client_key"})
+_URLS = frozenset({"url", "token_url"})
 _LABELS = ("id", "name")
 _PLACE = re.compile(r"(.+?)(?::(\d+))?")
 
@@ -96,9 +98,9 @@ def key_text(path: KeyPath, document: Any) -> str:
 
 def hidden(path: KeyPath, value: Any) -> Any:
     """Mask what must not be shown: secrets that are no references, header values, credentials in URLs."""
-    if path[-1] == "url":
+    if path[-1] in _URLS:
         return masked(value) if isinstance(value, str) and "://" in value else MASK
-    if _SECRET_KEYS.isdisjoint(path) or value == "":
+    if (_SECRET_KEYS.isdisjoint(path) and not (path[-2:-1] == ("auth",) and path[-1] in SECRET_MEMBERS)) or value == "":
         return value
     if isinstance(value, list | tuple):
         return [hidden(path, inner) for inner in value]

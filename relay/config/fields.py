@@ -24,7 +24,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, ValidationError, core_schema
 
 from relay.config.listening import check_listen
-from relay.config.secrets import AUTHORITIES, PEM, Secrets, SecretText, Wrong, read_key, read_text
+from relay.config.secrets import (
+    AUTHORITIES,
+    PEM,
+    SECRET,
+    Secrets,
+    SecretText,
+    Wrong,
+    read_key,
+    read_text,
+    refuse_reference,
+)
 from relay.core import filters
 from relay.core.filters import Filter
 from relay.core.issues import Invalid, keys_of
@@ -164,7 +174,7 @@ KEYS_MAX = 16
 """Keys that secrets may stand under in the database at once: the newest, and older ones."""
 
 KEPT = "kept"
-"""The context of a serialization that the database keeps: PEM texts are written in clear, as they will be needed."""
+"""The context of a serialization that the database keeps: PEM texts and credentials are written in clear, as they will be needed."""
 
 
 def _read_pem(value: Any, info: ValidationInfo) -> SecretStr:
@@ -174,16 +184,28 @@ def _read_pem(value: Any, info: ValidationInfo) -> SecretStr:
         raise Wrong("PEM is text in quotes", "It begins with -----BEGIN.")
     if value.startswith("/"):
         raise Wrong("is the name of a file, not what it holds", f'In the configuration file write "file:{value}".')
-    is_file = isinstance(info.context, Secrets)
-    if not is_file and value.startswith(("file:", "cred:", "env:")):
-        raise Wrong("files and variables of this host are for the configuration file", "Give the PEM text itself.")
+    if not isinstance(info.context, Secrets):
+        refuse_reference(value, "Give the PEM text itself.")
     if len(value) > PEM.bytes_max:
         raise Wrong(f"is larger than {PEM.bytes_max} bytes", "Give only the PEM blocks that are needed here.")
     return info.context.resolve(value, PEM) if isinstance(info.context, Secrets) and value else SecretText(value)
 
 
-def _write_pem(pem: SecretStr, info: SerializationInfo) -> str:
-    return pem.get_secret_value() if info.context == KEPT or not pem else _write_secret(pem)
+def _read_credential(value: Any, info: ValidationInfo) -> SecretStr:
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str):
+        raise Wrong("a secret is text", "Put it in quotes.")
+    if isinstance(info.context, Secrets):
+        return info.context.resolve(value)
+    refuse_reference(value, "Give the secret itself.")
+    if len(value.encode("utf-8", "surrogatepass")) > SECRET.bytes_max:
+        raise Wrong(f"the secret is larger than {SECRET.bytes_max} bytes", "No receiver takes such a long one.")
+    return SecretText(value)
+
+
+def _write_kept(text: SecretStr, info: SerializationInfo) -> str:
+    return text.get_secret_value() if info.context == KEPT or not text else _write_secret(text)
 
 
 def _read_authorities(value: Any) -> SecretStr:
@@ -291,8 +313,9 @@ BytesPace = Annotated[
     PlainSerializer(lambda rate: format_bytes_rate(rate) if rate.starts else ""),
 ]
 SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
-Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_pem, when_used="json")]
-Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_pem, when_used="json")]
+Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_kept, when_used="json")]
+Credential = Annotated[SecretStr, PlainValidator(_read_credential), PlainSerializer(_write_kept, when_used="json")]
+Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_kept, when_used="json")]
 FilterField = Annotated[Filter, PlainValidator(_read_filter), PlainSerializer(lambda kept: kept.written)]
 TlsVersion = Literal["1.2", "1.3"]
 AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]

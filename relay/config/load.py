@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from relay.config import layers as laying
 from relay.config import model as schema
+from relay.config.auth import secrets_of
 from relay.config.checks import Circumstances, Subject, check
 from relay.config.explain import (
     Setting,
@@ -230,6 +231,8 @@ def _secrets(config: Config) -> Iterable[tuple[KeyPath, object]]:
                 yield (*path, "secrets", number), secret
             if endpoint.tls is not None and endpoint.tls.client_key is not None:
                 yield (*path, "tls", "client_key"), endpoint.tls.client_key
+            if endpoint.auth is not None:
+                yield from (((*path, "auth", name), secret) for name, secret in secrets_of(endpoint.auth))
 
 
 def _readable_by_others(file: Path) -> bool:

@@ -28,6 +28,9 @@ AUTHORITIES = Kind(
     512 * 1024, "Put only the authorities into it that receivers need; those of this host are trusted too."
 )
 
+REFERENCES = ("env:", "file:", "cred:")
+"""How a reference begins: to a variable, a file or a systemd credential."""
+
 _URL_SAFE = str.maketrans("-_", "+/")
 _REFERENCE = re.compile(r"([A-Za-z]+):(.*)", re.DOTALL)
 
@@ -100,6 +103,12 @@ class Secrets:
         if not name or "/" in name:
             raise Wrong("the name of a credential is a plain file name", 'Write it like "cred:acme-token".')
         return read_text(Path(folder) / name, kind)
+
+
+def refuse_reference(text: str, remedy: str) -> None:
+    """Raise Wrong for a reference that somebody writes over the API: what this host holds is for its file to name."""
+    if text.startswith(REFERENCES):
+        raise Wrong("files and variables of this host are for the configuration file", remedy)
 
 
 def read_key(text: str) -> bytes:

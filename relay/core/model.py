@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from relay.core.auth import Auth
 from relay.core.filters import Filter
 from relay.core.frozen import FrozenEvent, Variant, share_bytes
 from relay.core.netguard import PUBLIC_ONLY, Networks, Reach
@@ -106,6 +107,8 @@ class Failure(StrEnum):
     BROKEN_RESPONSE = "broken_response"
     BLOCKED_ADDRESS = "blocked_address"  # the URL names a forbidden address itself
     BLOCKED_NAME = "blocked_name"  # the URL's host resolved to a forbidden address
+    NO_TOKEN = "no_token"  # noqa: S105 - a word; the token server gave no access token
+    TOKEN_UNREACHABLE = "token_unreachable"  # noqa: S105 - a word; its host does not resolve, or to a forbidden address
     INVALID_REQUEST = "invalid_request"  # a header or URL that cannot be sent at all
     NO_DESCRIPTORS = "no_descriptors"  # this process has no file descriptor left to connect with
 
@@ -189,7 +192,8 @@ class Endpoint:
     updated_at_ms: int
     filter: Filter | None = None  # None: every event of these types
     secrets: tuple[Secret, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()  # with the one that authenticates, where that is always the same
+    auth: Auth | None = None  # None: nothing but the headers
     tls: TlsIdentity | None = None  # None: as `[delivery]` says
     rate: Rate | None = None
     description: str = ""

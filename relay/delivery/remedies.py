@@ -8,7 +8,7 @@ from relay.delivery.answer import Field
 
 HOST_CHARACTERS = 253
 
-_CREDENTIALS = "the receiver does not accept the signature or credentials; compare the secret on both sides, and the endpoint's headers"
+_CREDENTIALS = "the receiver does not accept the signature or credentials; compare the secret on both sides, and the endpoint's headers and auth"
 _REMEDIES: Mapping[int, str] = {
     400: "the receiver cannot read the request; compare what it expects with the contract of the application",
     401: _CREDENTIALS,

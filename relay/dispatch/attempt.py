@@ -25,6 +25,7 @@ from relay.core.clock import Clock, ClockWatch, Now
 from relay.core.errors import StoreDamaged, StoreUnavailable
 from relay.core.frozen import FrozenEvent
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Endpoint, Failure, Outcome, Settlement, Trigger
+from relay.delivery.auth import Tokens
 from relay.delivery.courier import Courier, Request
 from relay.dispatch.cache import EventCache
 from relay.dispatch.standing import Standing
@@ -83,6 +84,7 @@ class Attempts:
         self.courier = courier  # a reload may put another in its place
         self._store = store
         self._registrar = registrar
+        self._tokens = Tokens(clock, self._exchange)
         self._lanes = lanes
         self._cache = cache
         self._standing = standing
@@ -124,10 +126,23 @@ class Attempts:
         signer = self._registrar.current.signer(endpoint, event.contract)
         assert signer is not None, "its event was made in the contract that the endpoint has now"
         request = self._request(endpoint, event, signer, 1)._replace(excerpt=True)
-        outcome = await self.courier.attempt(request)
+        outcome = await self._sent(request, endpoint)
         self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         self._standing.note_certificate(endpoint, outcome)
         return outcome
+
+    async def close(self) -> None:
+        """End what is under way beside attempts."""
+        await self._tokens.close()
+
+    def _sent(self, request: Request, endpoint: Endpoint) -> Awaitable[Outcome]:
+        """Send a request as the endpoint wants to be authenticated to."""
+        if endpoint.auth is None:
+            return self.courier.attempt(request)
+        return self._tokens.attempt(request, endpoint.auth)
+
+    async def _exchange(self, request: Request) -> Outcome:
+        return await self.courier.attempt(request)  # whichever is in use by now
 
     # -- up to the decision: a mistake of ours stays with this endpoint ------------------------------------------------
 
@@ -149,7 +164,7 @@ class Attempts:
         if endpoint.rate is not None:
             self._lanes.sent(delivery.key, self._clock.now())
             self._on_progress()
-        outcome = await self.courier.attempt(request)
+        outcome = await self._sent(request, endpoint)
         self._metrics.attempt(endpoint.id, outcome)
         if outcome.failure is Failure.NO_DESCRIPTORS:
             await self._wait_for_descriptors(outcome)

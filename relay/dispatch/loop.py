@@ -263,6 +263,7 @@ class Dispatch:
         for task in cut:
             task.cancel()
         await asyncio.gather(*cut, return_exceptions=True)
+        await self.attempts.close()
         return len(cut)
 
 

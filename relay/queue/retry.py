@@ -80,6 +80,8 @@ _BY_FAILURE: Mapping[Failure, Classification] = {
     Failure.BROKEN_RESPONSE: _FAILED,
     Failure.BLOCKED_ADDRESS: Classification(Action.DEAD, HealthEffect.NONE, reason=DeadReason.BLOCKED),
     Failure.BLOCKED_NAME: _FAILED,  # as a name that does not resolve: a tenant must not tell them apart
+    Failure.NO_TOKEN: _FAILED,  # no fault of the receiver's, but to ask for each delivery would burn their attempts
+    Failure.TOKEN_UNREACHABLE: _FAILED,
     Failure.NO_DESCRIPTORS: Classification(Action.NONE, HealthEffect.NONE),
     Failure.INVALID_REQUEST: _UNSENT,  # an edit of the endpoint mends it: settings are read at every attempt
 }

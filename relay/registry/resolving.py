@@ -14,6 +14,7 @@ from relay.config import (
     LimitsConfig,
     LimitsOverride,
 )
+from relay.config.auth import resolve_auth
 from relay.core.model import Application, Endpoint, HealthPolicy, Limits, Origin, RetryPolicy, Secret, Validation
 from relay.core.netguard import Reach
 from relay.core.tls import TlsIdentity
@@ -116,7 +117,7 @@ def resolve_endpoint(
     above: Sequence[Level],
 ) -> Endpoint:
     """Return an endpoint; what its definition leaves open comes from the levels above, of which the last says all."""
-    levels = (definition, *above)
+    levels, auth = (definition, *above), None if definition.auth is None else resolve_auth(definition.auth)
     health = config.delivery.health
     return Endpoint(
         ref=row.ref,
@@ -127,7 +128,8 @@ def resolve_endpoint(
         event_types=tuple(dict.fromkeys(definition.event_types)),
         filter=definition.filter,
         description=definition.description,
-        headers=tuple(definition.headers.items()),
+        headers=(*definition.headers.items(), *(() if auth is None else auth.headers)),
+        auth=auth,
         secrets=in_file.secrets_of(row),
         concurrency=min(definition.concurrency or CONCURRENCY, max(1, config.delivery.concurrency // 4)),
         rate=definition.rate,
