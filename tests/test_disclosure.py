@@ -93,10 +93,23 @@ async def test_a_timeline_tells_a_tenant_as_little(by: str, tmp_path: Path) -> N
         assert not any(word in str(seen) for word in ("dns", "blocked", "private"))
 
 
+async def test_a_tenant_hears_one_thing_of_a_token_server(tmp_path: Path) -> None:
+    """Issue 9: what lies behind the name of a token server is told to tenants in one way, after the same time; to an admin in full."""
+    async with Api(tmp_path) as api:
+        answers = []
+        for number, detail in enumerate(("the name does not resolve", "it is not a public address (private)")):
+            api.courier.script += [failed(Failure.TOKEN_UNREACHABLE, detail, number * 100 + 3)] * 2
+            answers.append(said(await ask_for_test(api, "acme-app")))
+            assert (await ask_for_test(api, "root"))["detail"] == detail
+    assert answers[0] == answers[1]
+    assert answers[0]["failure"] == "token_unreachable"
+    assert "auth.token_url" in answers[0]["detail"]
+
+
 async def test_other_failures_are_told_to_everybody(tmp_path: Path) -> None:
     """I15: what a tenant's own receiver does, refusing connections too, is its owner's to know, at once."""
     async with Api(tmp_path) as api:
-        for failure in set(Failure) - {failure for failure, _ in BEHIND.values()}:
+        for failure in set(Failure) - {failure for failure, _ in BEHIND.values()} - {Failure.TOKEN_UNREACHABLE}:
             api.courier.script += [failed(failure, "a sentence", 3)]
             answer = (await api.call("POST", f"{ENDPOINT}/test", {}, by="acme-app")).json
             assert (answer["failure"], answer["detail"], answer["duration_ms"]) == (failure, "a sentence", 3)
