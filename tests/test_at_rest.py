@@ -28,7 +28,7 @@ def whsec(text: str) -> str:
     return "whsec_" + b64encode(text.encode().ljust(24, b".")).decode()
 
 
-CANARY, HEADER = whsec("canary"), "Bearer canary-of-a-header"
+CANARY, HEADER, PASSWORD = whsec("canary"), "Bearer canary-of-a-header", "canary-of-a-password"
 OLD, NEW = (b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 KEY = trustme.CA().issue_cert("relay.example")
 
@@ -55,7 +55,8 @@ class Kept(House):
     async def fill(self) -> None:
         """Make endpoints with all that is secret of them: one that stays, one that is rotated, one that is deleted."""
         tls = {"client_cert": KEY.cert_chain_pems[0].bytes().decode(), "client_key": key_text()}
-        wanted = {"url": "https://receiver.example/", "headers": {"Authorization": HEADER}, "tls": tls}
+        wanted = {"url": "https://receiver.example/", "headers": {"X-Authorization": HEADER}, "tls": tls}
+        wanted |= {"auth": {"type": "basic", "username": "relay", "password": PASSWORD}}
         for name in ("stays", "rotated", "deleted"):
             made = await self.call("POST", ENDPOINTS, wanted | {"id": name, "secret": CANARY}, key=name)
             assert made["id"] == name, made
@@ -79,6 +80,7 @@ def canaries() -> dict[str, bytes]:
     return {
         "secret": CANARY.encode(),
         "header": HEADER.encode(),
+        "password": PASSWORD.encode(),
         "client key": key_text().splitlines()[3].encode(),
     }
 
@@ -111,7 +113,10 @@ async def test_with_a_key_no_file_holds_a_secret(tmp_path: Path) -> None:
     async with relay:
         assert await relay.secret() == CANARY
         shown = await relay.call("GET", f"{ENDPOINTS}/stays")
-        assert shown["headers"]["Authorization"] == HEADER
+        assert shown["headers"]["X-Authorization"] == HEADER
+        assert shown["auth"] == {"type": "basic", "username": "relay", "password": "***"}
+        exported = await relay.call("GET", "/v1/export?secrets=true")
+        assert PASSWORD in str(exported)
         again = await relay.call("POST", "/v1/applications/default/keys", {"name": "k"}, key="token")
         assert (await relay.call("POST", "/v1/applications/default/keys", {"name": "k"}, key="token")) == again
     seeds = look(tmp_path, "SELECT seed FROM creation_record")

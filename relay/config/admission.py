@@ -209,7 +209,7 @@ def _check_auth(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
         for fault in address_faults(auth.token_url, _TOKEN_SERVERS, rules):
             yield Issue("/auth/token_url", fault)
     name, contract = header_name(auth), rules.contract
-    place = "/auth/header" if auth.header is not None else "/auth"
+    place = "/auth/header" if auth.header is not None else "/auth/type"
     if contract is not None and name.lower() in contract.header_names:
         yield Issue(place, f"{name} is written by the contract {contract.name}; let another header authenticate")
     if name.lower() in {each.lower() for each in endpoint.headers}:
