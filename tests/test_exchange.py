@@ -123,7 +123,7 @@ def test_contracts_sign_the_path_that_is_sent(path: str) -> None:
     values = endpoint_values(url, "ep_1")
     assert values["url"] == url.encode()
     if not check_url(url, allow_http=False, allow_private=False):
-        request = lay_out(url, (), "relay").fill((), b"")
+        request = lay_out(url, (), user_agent="relay").fill((), b"")
         assert request.startswith(b"POST %s HTTP/1.1\r\n" % values["path"])
 
 
@@ -139,7 +139,7 @@ async def test_what_cannot_be_sent_is_an_outcome(courier: Courier, headers: dict
 
 def test_a_head_is_laid_out_once_and_filled_in() -> None:
     """Per cent signs in paths, names and values come through, and an own user agent takes the place of ours."""
-    layout = lay_out("https://a.example/%41?b=%25d", ("x-%s", "User-Agent"), "relay")
+    layout = lay_out("https://a.example/%41?b=%25d", ("x-%s", "User-Agent"), user_agent="relay")
     assert layout.fill(("100%", "mine"), b"body") == (
         b"POST /%41?b=%25d HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
         b"x-%s: 100%\r\nUser-Agent: mine\r\nContent-Length: 4\r\n\r\nbody"

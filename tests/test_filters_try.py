@@ -237,7 +237,11 @@ def test_what_a_try_needs(stub: ApiStub, words: list[str], code: Exit) -> None:
 def test_endpoints_are_added_and_changed_with_a_filter(stub: ApiStub, tmp_path: Path) -> None:
     """`--filter` takes JSON, a file or standard input; `--reset filter` removes it."""
     stub.answer("POST", ENDPOINTS, {"id": "ep_1", "secret": None}, 201)
-    stub.answer("PATCH", f"{ENDPOINTS}/ep_1", {"id": "ep_1", "state": "enabled", "disabled_by": None, "refusing": None})
+    stub.answer(
+        "PATCH",
+        f"{ENDPOINTS}/ep_1",
+        {"id": "ep_1", "state": "enabled", "disabled_by": None, "refusing": None, "unverified": None},
+    )
     file = tmp_path / "filter.json"
     file.write_text('{"data.b": 2}')
     run("endpoint", "add", "https://example.com/", "--filter", '{"data.a": 1}')

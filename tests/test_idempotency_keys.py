@@ -28,6 +28,7 @@ MAKES_NOTHING = {
     "/v1/webhook-endpoints/{id}/disable": "a state",
     "/v1/webhook-endpoints/{id}/probe": "an attempt of what is due",
     "/v1/webhook-endpoints/{id}/test": "nothing is stored",
+    "/v1/webhook-endpoints/{id}/verify": "what a receiver agreed to stays",
     "/v1/filters/try": "nothing is stored",
     "/v1/import": "what is there already, by its id, stays as it is",
     "/v1/rekey": "what is encrypted with the newest key stays so",

@@ -38,6 +38,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "### `[[signature]]`": document.Signature,
     "`key`:": document.Key,
     "### `[registration]`": document.Registration,
+    "### `[verification]`": document.Verification,
     "### `[memory]`": document.Memory,
     "### `[ordering]`": document.OrderingRule,
     "### `[idempotency]`": document.IdempotencyRule,

@@ -98,6 +98,8 @@ SHAPE: dict[str, Any] = {
     "changed": ["a"],
     "needs_restart": ["b"],
     "reloaded": True,
+    "unverified": {"tries": 1, "detail": "d", "next_try_at": "2026-11-22T08:00:00.000Z"},
+    "agreed": True,
     "worst": [ENDPOINT | {"blocked": True, "suspended": None}],
     "errors": [{"pointer": "/a", "message": "b"}],
     "usage": {"due": 1, "bytes": 2},

@@ -12,6 +12,7 @@ from relay.config import Config
 from relay.core.clock import ClockState
 from relay.core.model import Application, DeliveryState, DisabledBy, Endpoint, EndpointState
 from relay.core.views import DeliveryView
+from relay.dispatch.verifier import NOT_ASKED, Trial
 from relay.queue import LaneView, Suspension
 from relay.queue.health import is_refusing
 from relay.queue.slots import IN_FLIGHT
@@ -24,12 +25,16 @@ OPENED_NAMED = 5
 
 
 class Word(StrEnum):
-    """The one word for how an endpoint stands: the state it was set to, or that its receiver refuses everything (Q9)."""
+    """The one word for how an endpoint stands: the state it was set to, or what its receiver makes of it.
+
+    That one may refuse everything (Q9), or has not agreed yet to take events.
+    """
 
     ENABLED = "enabled"
     PAUSED = "paused"
     DISABLED = "disabled"
     REFUSING = "refusing"
+    UNVERIFIED = "unverified"
 
 
 DESCRIPTORS_RESERVE = 256
@@ -46,18 +51,25 @@ class Line:
     dead: int
     blocked: bool = False  # the latest attempt was refused by our own guard
     refusing: bool = False  # it takes deliveries, and its receiver refuses them all
+    trial: Trial | None = None  # its receiver was asked whether it wants events, and did not agree
 
     @property
     def word(self) -> Word:
         """The one word for how it stands."""
+        if self.endpoint.unverified and self.endpoint.state is EndpointState.ENABLED:
+            return Word.UNVERIFIED
         return Word.REFUSING if self.refusing else Word(self.endpoint.state)
 
     @property
     def failing(self) -> bool:
-        """Whether it needs somebody to look: it fails or refuses, is blocked or suspended, or was disabled for failing."""
+        """Whether it needs somebody to look.
+
+        It fails, refuses, did not agree when it was asked, is blocked or suspended, or was disabled for failing.
+        """
         automatic = self.endpoint.disabled_by not in (None, DisabledBy.MANUAL)
         suspended = self.lane.suspension is not None
-        return self.lane.health.failures > 0 or automatic or self.blocked or suspended or self.refusing
+        is_stuck = self.blocked or suspended or self.refusing or self.trial is not None
+        return self.lane.health.failures > 0 or automatic or is_stuck
 
 
 def look_at(services: Services, endpoint: Endpoint) -> Line:
@@ -66,7 +78,7 @@ def look_at(services: Services, endpoint: Endpoint) -> Line:
     due, dead = store.due_count(endpoint.ref), store.dead_count(endpoint.ref)
     lane = services.lane(endpoint)
     refusing = not endpoint.held and is_refusing(lane.health, services.clock.wall_ms())
-    return Line(endpoint, lane, due, dead, blocked, refusing)
+    return Line(endpoint, lane, due, dead, blocked, refusing, services.verifier.trial(endpoint.ref))
 
 
 def write_work(line: Line) -> Json:
@@ -78,6 +90,21 @@ def write_work(line: Line) -> Json:
         "health": render.health(line.lane.health),
         "refusing": render.refusing(line.lane.health) if line.refusing else None,
         "suspended": render.suspension(line.lane.suspension),
+        "unverified": _write_trial(line),
+    }
+
+
+def _write_trial(line: Line) -> Json | None:
+    """Write what came of asking a receiver that has not agreed; nothing came of it yet where it was not asked."""
+    if not line.endpoint.unverified:
+        return None
+    trial = line.trial or NOT_ASKED
+    return {
+        "tries": trial.tries,
+        "tried_at": render.moment(trial.at_ms or None),
+        "failure": trial.failure,
+        "detail": trial.detail or None,
+        "next_try_at": render.moment(trial.next_ms),
     }
 
 
@@ -88,7 +115,8 @@ def what_hinders(line: Line, last_failure: str, now_ms: int) -> str | None:
     """
     endpoint, health = line.endpoint, line.lane.health
     if endpoint.held:
-        return f"{_capital(why_held(endpoint))}; {_helps_held(endpoint)}."
+        answer = f": {line.trial.detail}" if line.trial and not endpoint.stopped else ""
+        return f"{_capital(why_held(endpoint))}{answer}; {_helps_held(endpoint)}."
     if line.lane.suspension is not None:
         return f"{_capital(why_suspended(line.lane.suspension))}."
     probe = f"`relay endpoint probe {endpoint.id}` tries one delivery at once"
@@ -112,6 +140,8 @@ def _helps_held(endpoint: Endpoint) -> str:
         return "put it back there and reload, or delete it here"
     if endpoint.state is EndpointState.PAUSED:
         return f"`relay endpoint resume {endpoint.id}` takes them up again"
+    if endpoint.state is EndpointState.ENABLED:
+        return f"`relay endpoint verify {endpoint.id}` asks it now"
     return f"`relay endpoint enable {endpoint.id}` takes them up again"
 
 
@@ -200,12 +230,15 @@ _DISABLED = {
 }
 
 
+UNVERIFIED = "the endpoint is not verified: its receiver has not agreed yet to take events"
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """The earliest start of the next attempt; None when no time is known, and a word and a sentence why."""
 
     at_ms: int | None
-    why: str  # "held", "predecessor", "scheduled", "cool_down", "retry_after", "suspended", "turn"
+    why: str  # "held", "unverified", "predecessor", "scheduled", "cool_down", "retry_after", "suspended", "turn"
     detail: str
 
 
@@ -218,7 +251,7 @@ def why_delivery_waits(
     if endpoint is None or lane is None:
         return Waiting(None, "held", "its endpoint was deleted; it will be cancelled")
     if endpoint.held:
-        return Waiting(None, "held", why_held(endpoint))
+        return Waiting(None, "held" if endpoint.stopped else "unverified", why_held(endpoint))
     if view.due_ms is None:
         return Waiting(None, "predecessor", "an earlier delivery of the same ordering key goes first")
     return _next_start(view.due_ms, lane, now_ms)
@@ -239,7 +272,7 @@ def why_held(endpoint: Endpoint) -> str:
         return "the endpoint is paused"
     if endpoint.state is EndpointState.DISABLED:
         return f"the endpoint was disabled {_DISABLED[endpoint.disabled_by or DisabledBy.MANUAL]}"
-    return ""
+    return UNVERIFIED if endpoint.unverified else ""
 
 
 def why_suspended(suspension: Suspension) -> str:

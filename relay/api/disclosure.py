@@ -17,6 +17,7 @@ from relay.api.render import MASK, Json
 from relay.core.access import Principal, Right
 from relay.core.model import Endpoint, Failure
 from relay.core.urls import request_path
+from relay.dispatch.verifier import Trial
 from relay.registry import Registry
 from relay.telemetry.masking import mask_text
 
@@ -103,6 +104,18 @@ def health_for(principal: Principal, written: Json) -> Json:
     if principal.may(Right.SEE_NETWORK) or written["last_failure"] not in _BEHIND_A_NAME:
         return written
     return written | {"last_failure": _BEHIND_A_NAME[written["last_failure"]][0]}
+
+
+def trial_for(principal: Principal, trial: Trial | None) -> Trial | None:
+    """Take out of what came of asking a receiver what a caller may not see."""
+    if trial is None or principal.may(Right.SEE_NETWORK) or trial.failure not in _BEHIND_A_NAME:
+        return trial
+    return trial._replace(failure=UNREACHABLE, detail=UNREACHABLE_DETAIL)
+
+
+def said_to(principal: Principal, detail: str, failure: Failure | None) -> str:
+    """Return what a caller may read about why something failed."""
+    return UNREACHABLE_DETAIL if failure in _BEHIND_A_NAME and not principal.may(Right.SEE_NETWORK) else detail
 
 
 def is_behind_a_name(failure: Failure | None) -> bool:

@@ -13,8 +13,8 @@ from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, read_nothing, read_object, refuse_large
 from relay.api.certificates import write_certificate
-from relay.api.condition import Word, look_at, what_hinders, write_work
-from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, sight_of
+from relay.api.condition import Line, Word, look_at, what_hinders, write_work
+from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, said_to, sight_of, trial_for
 from relay.api.idempotency import claim_of, replayed
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
@@ -28,6 +28,7 @@ from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound, RelayError, spoken
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Application, Endpoint, EndpointState
+from relay.core.verification import Method, Proof
 from relay.intake.parse import screen
 from relay.registry import resolve_limits
 from relay.store import delivery_id
@@ -171,12 +172,7 @@ class Endpoints:
         """Send one event to this endpoint alone, now, and answer with the outcome; nothing is stored or retried."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
-        if not (endpoint.present and endpoint.application.present):
-            raise Conflict(
-                "not_configured",
-                f"endpoint {endpoint.id!r} is no longer in the configuration file",
-                remedy="Put it back there and reload.",
-            )
+        _refuse_vanished(endpoint)
         application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
         self._tests.refuse_more(application)  # before the work of making one
         written = await body.read(request)
@@ -192,6 +188,32 @@ class Endpoints:
                 await for_client(request, self._wait_for_step(began_ms))
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
         return Answer(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        """Ask a receiver now whether it wants events; what it agreed to before, no answer takes back."""
+        principal = request[PRINCIPAL]
+        endpoint = self._find(request, principal)
+        _refuse_vanished(endpoint)
+        if endpoint.verification is Method.NONE:
+            raise Conflict(
+                "nothing_to_verify",
+                f"endpoint {endpoint.id!r} takes events without being asked",
+                remedy='To have it asked, set its verification to "challenge", "options" or "ping".',
+            )
+        await read_nothing(request)
+        sight, verifier = sight_of(principal, self._registrar.current, endpoint.id), self._services.verifier
+        with self._tests.admitted(endpoint.application):
+            began_ms = self._services.clock.mono_ms()
+            asked = await for_client(request, verifier.put(endpoint))
+            if is_behind_a_name(asked.outcome.failure) and not sight.network:
+                await for_client(request, self._wait_for_step(began_ms))
+        said = (await verifier.conclude(endpoint, asked)).said
+        agreed = isinstance(said, Proof)
+        self._said(log.ENDPOINT_ASKED, endpoint, principal, agreed=agreed)
+        endpoint = self._find(request, principal)
+        attempt = sight.attempt(render.outcome(asked.outcome))
+        note = None if isinstance(said, Proof) else said_to(principal, said, asked.outcome.failure)
+        return Answer(self._detail(endpoint, principal) | {"agreed": agreed, "note": note, "attempt": attempt})
 
     async def _wait_for_step(self, began_ms: float) -> None:
         """Let the time that an answer takes tell a tenant no more than the answer does."""
@@ -245,18 +267,33 @@ class Endpoints:
         return Answer(self._detail(endpoint, principal) | {"changed": changed, "note": note})
 
     def _hindered(self, endpoint: Endpoint, principal: Principal) -> str | None:
-        line = look_at(self._services, endpoint)
-        line = replace(line, blocked=line.blocked and principal.may(Right.SEE_NETWORK))
+        line = self._line(endpoint, principal)
         last_failure = health_for(principal, render.health(line.lane.health))["last_failure"] or ""
         return what_hinders(line, last_failure, self._services.clock.wall_ms())
 
     def _detail(self, endpoint: Endpoint, principal: Principal) -> Json:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
-        work = write_work(look_at(self._services, endpoint))
+        work = write_work(self._line(endpoint, principal))
         shown = write_certificate(self._services, endpoint)
         contract = self._registrar.current.contract(endpoint.application)
         keys = contract.public_keys(lasting(endpoint.secrets, self._services.clock.wall_ms()))
         return written | shown | work | {"public_keys": keys, "health": health_for(principal, work["health"])}
 
+    def _line(self, endpoint: Endpoint, principal: Principal) -> Line:
+        """Put together how an endpoint stands, as far as a caller may see it."""
+        line = look_at(self._services, endpoint)
+        blocked = line.blocked and principal.may(Right.SEE_NETWORK)
+        return replace(line, blocked=blocked, trial=trial_for(principal, line.trial))
+
     def _said(self, event: str, endpoint: Endpoint, principal: Principal, **facts: Any) -> None:
         self._log.info(event, endpoint=endpoint.id, by=principal.name, **facts)
+
+
+def _refuse_vanished(endpoint: Endpoint) -> None:
+    """Raise Conflict for an endpoint that no request is made for, because it is no longer in the file."""
+    if not (endpoint.present and endpoint.application.present):
+        raise Conflict(
+            "not_configured",
+            f"endpoint {endpoint.id!r} is no longer in the configuration file",
+            remedy="Put it back there and reload.",
+        )

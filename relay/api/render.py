@@ -13,6 +13,7 @@ from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, Retr
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import format_duration, format_rate, format_size, format_time
 from relay.core.urls import masked
+from relay.core.verification import Proof
 from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView
 from relay.queue import Suspension
 from relay.registry import ApplicationEntry
@@ -160,6 +161,8 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "retry": _retry(value.retry),
         "max_age": format_duration(value.retry.max_age_ms),
         "secrets": len(value.secrets),
+        "verification": value.verification,
+        "verified": None if value.unverified or value.proof is None else proof(value.proof),
         "state": value.state,
         "disabled_by": value.disabled_by,
         "state_since": moment(value.state_since_ms or None),
@@ -180,8 +183,21 @@ def auth(value: Auth, *, plain: bool) -> Json:
 
 
 def _own_headers(value: Endpoint) -> Iterator[tuple[str, str]]:
-    """Yield the headers of an endpoint but for the one that authenticates."""
-    return (each for each in value.headers if value.auth is None or each[0] != value.auth.header)
+    """Yield the headers of an endpoint but for the one that authenticates, and what its receiver allowed."""
+    added = {name for name, _ in value.proof.headers} if value.proof else set()
+    added |= {value.auth.header} if value.auth else set()
+    return (each for each in value.headers if each[0] not in added)
+
+
+def proof(value: Proof) -> Json:
+    """Write that a receiver agreed: when, how it was asked, and the rate that it allowed."""
+    rate = value.rate
+    return {
+        "at": moment(value.at_ms),
+        "method": value.method,
+        "origin": value.origin or None,
+        "allowed_rate": None if rate is None else format_rate(rate),
+    }
 
 
 def tls(value: TlsIdentity) -> Json:

@@ -74,6 +74,7 @@ def _registry(services: Services) -> list[Route]:
         Route("GET", endpoint + "/secret", Right.ADMINISTER, endpoints.secret),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
         Route("POST", endpoint + "/probe", Right.OPERATE, endpoints.probe),
+        Route("POST", endpoint + "/verify", Right.OPERATE, endpoints.verify),
         Route("POST", TRY_FILTER, Right.READ, Filters(services).attempt),
         Route("POST", endpoint + "/test", Right.OPERATE, endpoints.test),
     ]

@@ -18,6 +18,7 @@ from relay.core.ids import IdFactory
 from relay.core.model import Endpoint, Health
 from relay.core.netguard import Address, Guard
 from relay.dispatch.loop import Dispatch
+from relay.dispatch.verifier import Verifier
 from relay.housekeeping import Housekeeping
 from relay.queue import LaneView
 from relay.registry import Registrar
@@ -80,6 +81,7 @@ class Services:
     store: Store
     registrar: Registrar
     dispatch: Dispatch
+    verifier: Verifier
     housekeeping: Housekeeping
     metrics: Metrics
     daemon: Daemon

@@ -13,7 +13,7 @@ from relay.api import certificates
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing
-from relay.api.condition import Line, at_rest_warnings, warnings, worst, write_work
+from relay.api.condition import Line, Word, at_rest_warnings, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.reloads import invalid_config, write_reload
@@ -125,6 +125,7 @@ class Status:
             "local_trouble": local_trouble,
             "suspended": [line.endpoint.id for line in seen.noted if line.lane.suspension is not None][:LINES_MAX],
             "refusing": [line.endpoint.id for line in seen.noted if line.refusing][:LINES_MAX],
+            "unverified": [line.endpoint.id for line in seen.noted if line.word is Word.UNVERIFIED][:LINES_MAX],
             "clock": daemon.clock_watch.state,
             "reload": daemon.reloads.to_json(),
             "vanished": [asdict(one) for one in gone][:LINES_MAX],

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from relay.api.condition import Line
+from relay.api.condition import Line, Word
 from relay.api.readiness import Closed
 from relay.api.reloads import Reloads, sentence
 from relay.api.render import moment
@@ -104,6 +104,9 @@ def _troubles_there(seen: Survey) -> Iterator[Trouble]:
     refusing = [line for line in seen.noted if line.refusing]
     if refusing:
         yield Trouble("refusing", _refusing(refusing, seen.total))
+    unverified = [line for line in seen.noted if line.word is Word.UNVERIFIED and line.trial is not None]
+    if unverified:
+        yield Trouble("unverified", _unverified(unverified, seen.total))
 
 
 def _troubles_of_the_file(reloads: Reloads, gone: Sequence[Vanished]) -> Iterator[Trouble]:
@@ -137,6 +140,17 @@ def _refusing(lines: Sequence[Line], total: int) -> str:
     verb = "refuses" if len(lines) == 1 else "refuse"
     advice = f" The last answer{whose}: {remedy}." if remedy else ""
     return f"{len(lines)} of {_counted(total, 'endpoint')} {verb} every delivery: {names}.{advice}"
+
+
+def _unverified(lines: Sequence[Line], total: int) -> str:
+    most = sorted(lines, key=lambda line: (-line.due, line.endpoint.id))
+    first, names = most[0], _names(most, lambda line: line.endpoint.id)
+    verb = "has" if len(lines) == 1 else "have"
+    answer = f" {first.endpoint.id}: {first.trial.detail}." if first.trial else ""
+    return (
+        f"{len(lines)} of {_counted(total, 'endpoint')} {verb} not agreed to take events, which wait: {names}.{answer} "
+        f"Relay asks again by itself; `relay endpoint verify {first.endpoint.id}` asks now."
+    )
 
 
 def _names(lines: Sequence[Line], name: Callable[[Line], str]) -> str:

@@ -23,6 +23,7 @@ from relay.core.model import Secret
 from relay.core.netguard import ForbiddenAddress
 from relay.core.terminal import one_line
 from relay.core.units import format_time
+from relay.core.verification import ALLOWED_ORIGIN_HEADER, ALLOWED_RATE_HEADER, ANY, ORIGIN_HEADER
 from relay.diagnosis.facts import Facts, facts_of
 from relay.diagnosis.verify import Verdict, Verification, verify
 
@@ -131,7 +132,7 @@ class Tally:
 
 
 class Listener:
-    """Listens, checks and answers. `show` is called with each delivery after its answer was sent."""
+    """Listens, checks and answers. `show` is called with each delivery after its answer was sent, `note` with what is none."""
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class Listener:
         clock: Clock,
         forward_to: str | None = None,
         pause: Pause = asyncio.sleep,
+        note: Callable[[str], None] = say,
     ) -> None:
         self._checking = checking
         self._faults = faults
@@ -151,6 +153,7 @@ class Listener:
         self._clock = clock
         self._forward_to = forward_to
         self._pause = pause
+        self._note = note
         self._http: aiohttp.ClientSession | None = None
 
     @contextlib.asynccontextmanager
@@ -167,6 +170,8 @@ class Listener:
                 await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if ORIGIN_HEADER in request.headers and request.method == "OPTIONS":
+            return self._allow(request.headers)
         if request.method != "POST":
             return web.Response(status=405, headers={"Allow": "POST"}, text="Deliveries are POSTed.\n")
         body = await _read(request)
@@ -174,6 +179,9 @@ class Listener:
             return web.Response(status=413, text=f"More than {BODY_BYTES_MAX} bytes.\n")
         at_ms, url = self._clock.wall_ms(), f"{request.scheme}://{request.host}{request.raw_path}"
         found = self._checking.verify(request.headers, body, at_ms, url)
+        if found.ok and (answer := self._agree(body)) is not None:
+            reply = answer if self._forward_to is None else await self._forward(self._forward_to, request, body)
+            return await self._send(request, reply)
         facts = facts_of(self._checking.contract, request.headers, body)
         repeated = self._tally.is_repeat(facts.id)
         reply = await self._reply(request, body, found)
@@ -183,6 +191,21 @@ class Listener:
             delivery = Delivery(at_ms, facts, repeated, found, body, reply.status, reply.note)
             self._show(delivery)
             self._tally.end(delivery)
+
+    def _allow(self, headers: Mapping[str, str]) -> web.Response:
+        """Answer CloudEvents' handshake: whoever asks may send, as often as it likes."""
+        origin = headers[ORIGIN_HEADER]
+        self._note(one_line(f"Asked whether {origin} may send events, by OPTIONS."))
+        return web.Response(headers={"Allow": "POST", ALLOWED_ORIGIN_HEADER: origin, ALLOWED_RATE_HEADER: ANY})
+
+    def _agree(self, body: bytes) -> Reply | None:
+        """Answer a challenge or a ping of the contract; None for a delivery."""
+        asks = self._checking.contract.verification
+        challenge = asks.challenge_in(body)
+        if challenge is None and not asks.is_ping(body):
+            return None
+        self._note(f"Asked whether it wants events, by a {'ping' if challenge is None else 'challenge'}.")
+        return Reply(204) if challenge is None else Reply(200, {"Content-Type": "text/plain"}, challenge.encode())
 
     async def _reply(self, request: web.BaseRequest, body: bytes, found: Verification) -> Reply:
         if not found.ok:

@@ -133,10 +133,12 @@ def say_warnings(answer: Json) -> None:
 
 
 def state(one: Json) -> str:
-    """Say an endpoint's state: who disabled it, or that its receiver refuses everything."""
+    """Say an endpoint's state: who disabled it, or that its receiver refuses everything or has not agreed to take events."""
     if one["disabled_by"]:
         return f"{one['state']} ({one['disabled_by']})"
-    return "refusing" if one["refusing"] else str(one["state"])
+    if one["refusing"]:
+        return "refusing"
+    return "unverified" if one["unverified"] and one["state"] == "enabled" else str(one["state"])
 
 
 def counted(count: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from relay.cli.output import (
     Exit,
     Json,
     confirm,
+    counted,
     echo,
     echo_json,
     facts,
@@ -43,6 +44,7 @@ _PLAIN = (
     "description",
     "concurrency",
     "rate_limit",
+    "verification",
     "timeout",
     "max_age",
 )
@@ -64,6 +66,11 @@ endpoint_options = options(
     click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Fixed header; repeatable."),
     click.option("--concurrency", type=click.IntRange(1), help="Most attempts at once."),
     click.option("--rate-limit", help="Most attempts in a while, such as 50/s."),
+    click.option(
+        "--verification",
+        type=click.Choice(["none", "challenge", "options", "ping"]),
+        help="How its receiver is asked before the first event.  [as the contract says]",
+    ),
     tls_options,
     click.option("--auth", "auth_text", metavar="JSON", help="What authenticates there: JSON, @FILE or -."),
     retry_options,
@@ -238,6 +245,17 @@ def probe(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
+@endpoint.command("verify")
+@endpoint_argument
+@asks_daemon
+def verify(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
+    """Ask its receiver now whether it wants events; exits 1 if it does not agree. Until it does, deliveries are held."""
+    one = daemon.post(f"{ENDPOINTS}/{endpoint_id}/verify")
+    show(one, as_json, lambda: f"{one['id']} agreed; it is {state(one)} now." if one["agreed"] else str(one["note"]))
+    if not one["agreed"]:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
 def report(one: Json, as_json: bool, done: str) -> None:
     """Print an endpoint after a change, or that there was none, and what still hinders its deliveries."""
     changed = one.get("changed", True)
@@ -264,7 +282,21 @@ def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield "from", "the configuration file" if one["origin"] == "file" else "the API"
     yield "deliveries", f"{one['due']} due, {one['dead']} dead"
     yield "waits for", one["waits_for"]
+    yield from _verification_rows(one)
     yield from _health_rows(one["health"], one["refusing"])
+
+
+def _verification_rows(one: Json) -> Iterator[tuple[str, Any]]:
+    if verified := one["verified"]:
+        yield "verified", f"by {verified['method']} at {moment(verified['at'])}"
+    if unverified := one["unverified"]:
+        tried = (
+            f"after {counted(unverified['tries'], 'try')}: {unverified['detail']}"
+            if unverified["tries"]
+            else "not asked yet"
+        )
+        yield "unverified", tried
+        yield "asked again at", moment(unverified["next_try_at"])
 
 
 def _health_rows(health: Json, refusing: Json | None) -> Iterator[tuple[str, Any]]:

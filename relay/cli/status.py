@@ -55,6 +55,8 @@ def _trouble(one: Json) -> str:
         return f"suspended by a mistake of relay's own: {one['suspended']['cause']}"
     if one["refusing"]:
         return f"refuses every delivery: {one['refusing']['status']}"
+    if one["unverified"]:
+        return f"did not agree to take events: {one['unverified']['detail']}"
     if one["blocked"]:
         return "blocked: its address may not be dialled"
     return f"{counted(one['health']['failures'], 'failure')}, last: {one['health']['last_failure'] or '–'}"

@@ -20,6 +20,7 @@ from relay.core.issues import MISTAKES_MAX, InvalidConfig, Issue, did_you_mean, 
 from relay.core.netguard import THIS_RELAY, Address, Guard, Listener, Networks, why_refused
 from relay.core.units import format_duration
 from relay.core.urls import check_url, literal_address, place_of
+from relay.core.verification import ORIGIN_HEADER, Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     if contract is not None:
         yield from _check_subscriptions(endpoint.event_types, contract)
     yield from _check_headers(endpoint, contract)
+    yield from _check_verification(endpoint, rules)
     yield from _check_tls(endpoint)
     yield from _check_auth(endpoint, rules)
     yield from _check_concurrency(endpoint, rules.config.delivery.concurrency)
@@ -183,6 +185,22 @@ def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> I
         if fault:
             yield Issue(pointer("headers", name), fault)
         seen.add(name.lower())
+
+
+def _check_verification(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
+    """What asks by OPTIONS says who asks, in a header of its own; what the contract asks of receivers is no tenant's choice."""
+    promised = Method.NONE if rules.contract is None else rules.contract.verification.asks
+    wanted = promised if endpoint.verification is None else Method(endpoint.verification)
+    if rules.for_tenant and promised is not Method.NONE and wanted is not promised:
+        yield Issue("/verification", f'the contract has receivers verified by "{promised}"; leave it out')
+    if wanted is not Method.OPTIONS:
+        return
+    if not rules.config.delivery.origin:
+        remedy = "ask its operator" if rules.for_tenant else 'set delivery.origin, such as "events.example.com"'
+        yield Issue("/verification", f"this relay has no name that receivers could allow by OPTIONS; {remedy}")
+    for name in endpoint.headers:
+        if name.lower() == ORIGIN_HEADER.lower():
+            yield Issue(pointer("headers", name), f"{ORIGIN_HEADER} says what the receiver allowed; remove it")
 
 
 def _check_tls(endpoint: EndpointDefinition) -> Iterator[Issue]:

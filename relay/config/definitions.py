@@ -155,6 +155,7 @@ class EndpointDefinition(Definition):
     rate: RateLimit | None = Field(None, alias="rate_limit")
     tls: EndpointTls | None = None
     auth: EndpointAuth | None = None
+    verification: Literal["none", "challenge", "options", "ping"] | None = None
 
 
 class ApplicationDefinition(Definition):

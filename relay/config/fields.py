@@ -57,6 +57,7 @@ T = TypeVar("T")
 LONGEST = "3650d"  # keeps sums of durations and unix times far from any limit
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ORIGIN = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.(?!\Z)|\Z))+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,14 @@ def _check_id(value: str) -> str:
     return value
 
 
+def _check_origin(value: str) -> str:
+    if value and not _ORIGIN.fullmatch(value):
+        raise Wrong(
+            "not a host name", 'Write the name that receivers know this sender by, such as "events.example.com".'
+        )
+    return value
+
+
 def _check_path(value: Path) -> Path:
     if not value.is_absolute():
         raise Wrong(
@@ -299,6 +308,7 @@ def _parsed(parse: Callable[[str], T], value: str) -> T:
 # -- the kinds -----------------------------------------------------------------------------------------------------------
 
 Id = Annotated[str, AfterValidator(_check_id)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_read_network), PlainSerializer(str)]
 HostAddress = Annotated[
     ipaddress.IPv4Address | ipaddress.IPv6Address, PlainValidator(_read_address), PlainSerializer(str)

@@ -36,6 +36,7 @@ from relay.config.fields import (
     Keys,
     Listen,
     Network,
+    Origin,
     Pace,
     Pem,
     SecretField,
@@ -132,6 +133,7 @@ class DeliveryConfig(Section):
     own_addresses: tuple[HostAddress, ...] = ()
     source_addresses: Annotated[tuple[HostAddress, ...], Field(max_length=SOURCES_MAX)] = ()
     allow_http: Annotated[bool, Field(strict=True)] = False
+    origin: Origin = ""
 
     @property
     def reach(self) -> tuple[object, ...]:

@@ -52,6 +52,7 @@ class Contract:
         self.all_types = None if self.catalogue_open else self._selectable
         self.features = frozenset(document.features)
         self.registration = document.registration
+        self.verification = document.verification
         self.ordering = document.ordering.mode
         self.idempotency_differs = document.idempotency.differs
         self.timeout_ms = document.delivery.timeout

@@ -45,6 +45,7 @@ from relay.contracts.values import (
     ValueTemplate,
     mistake,
 )
+from relay.contracts.verification import Verification
 from relay.core.grammars import DEFAULT_GRAMMAR
 from relay.core.issues import Issue
 
@@ -293,6 +294,7 @@ class ContractDocument(Table):
     )  # what `{retry_reason}` says for what ended the attempt before
     signature: tuple[Signature, ...] = ()
     registration: Registration = Registration()
+    verification: Verification = Verification()
     memory: Memory | None = None
     ordering: OrderingRule = OrderingRule()
     idempotency: IdempotencyRule = IdempotencyRule()

@@ -222,3 +222,4 @@ HEADER_VARIABLES = _SHOWN | EVENT_TIMES | {"secret"}
 RETRY_HEADER_VARIABLES = HEADER_VARIABLES - {"secret"} | _RETRY
 BODY_VARIABLES = frozenset(RENDERING_READERS) | GAP_VARIABLES | {"data", "metadata"}
 TEST_VARIABLES = frozenset({"endpoint_id", "application_id"})
+CHALLENGE_VARIABLES = frozenset({"challenge"})

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from relay.contracts.facts import ROOMS, Fact
 from relay.contracts.fields import (
     BODY_VARIABLES,
+    CHALLENGE_VARIABLES,
     CONTENT_VARIABLES,
     EACH_VARIABLES,
     ENCODINGS,
@@ -136,11 +137,25 @@ def _json_node(value: object) -> Node:
 
 def _test_node(value: object) -> Node:
     """Read the data of a test event, a table or JSON text."""
+    return _read_whole(value, TEST_VARIABLES)
+
+
+def _challenge_node(value: object) -> Node:
+    """Read what a challenge is, a table or JSON text."""
+    return _read_whole(value, CHALLENGE_VARIABLES)
+
+
+def _ping_node(value: object) -> Node:
+    """Read what a ping is, a table or JSON text."""
+    return _read_whole(value, ())
+
+
+def _read_whole(value: object, known: Collection[str]) -> Node:
     if isinstance(value, str):
-        return _read_tree(from_json, value, TEST_VARIABLES)
+        return _read_tree(from_json, value, known)
     if not isinstance(value, dict):
         raise mistake("must be a table, or JSON text", "Write { … } or '{ … }'.")
-    return _read_tree(from_toml, value, TEST_VARIABLES)
+    return _read_tree(from_toml, value, known)
 
 
 def _read_tree(read: Callable[[Any, Compile], Node], value: object, known: Collection[str]) -> Node:
@@ -228,6 +243,8 @@ DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
 MemberValue = Annotated[Node, PlainValidator(_node)]
 MemberJson = Annotated[Node, PlainValidator(_json_node)]
 TestData = Annotated[Node, PlainValidator(_test_node)]
+ChallengeData = Annotated[Node, PlainValidator(_challenge_node)]
+PingData = Annotated[Node, PlainValidator(_ping_node)]
 ContentTemplate = Annotated[Template, _template(CONTENT_VARIABLES, ROOMS, in_header=False)]
 EachTemplate = Annotated[Template, _template(EACH_VARIABLES, holding="sig")]
 ValueTemplate = Annotated[Template, _template(VALUE_VARIABLES, holding="sigs")]

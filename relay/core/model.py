@@ -16,6 +16,7 @@ from relay.core.frozen import FrozenEvent, Variant, share_bytes
 from relay.core.netguard import PUBLIC_ONLY, Networks, Reach
 from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import Rate
+from relay.core.verification import Method, Proof
 
 
 def shown_without(value: Any, *hidden: str) -> str:
@@ -201,11 +202,25 @@ class Endpoint:
     disabled_by: DisabledBy | None = None
     state_since_ms: int = 0
     present: bool = True  # False: it vanished from the file; its deliveries are held
+    verification: Method = Method.NONE  # how its receiver is asked before the first event
+    proof: Proof | None = None  # that it agreed
 
     @property
     def held(self) -> bool:
         """Whether its due deliveries wait."""
+        return self.unverified or self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing at all is sent to it, but what is asked for by hand."""
         return self.state is not EndpointState.ENABLED or not self.present or not self.application.present
+
+    @property
+    def unverified(self) -> bool:
+        """Whether its receiver has still to agree."""
+        if self.verification is Method.NONE:
+            return False
+        return self.proof is None or not self.proof.serves(self.verification)
 
 
 @dataclass(frozen=True, slots=True)

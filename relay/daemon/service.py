@@ -38,6 +38,7 @@ from relay.core.issues import InvalidConfig, Issue
 from relay.core.netguard import Address, Guard, Listener
 from relay.daemon.outbound import OpenCourier, Outbound, open_http_courier
 from relay.dispatch.loop import Dispatch
+from relay.dispatch.verifier import Verifier
 from relay.housekeeping import Housekeeping
 from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
@@ -165,6 +166,15 @@ class Relay:
             on_fatal=self._fail,
             log_all=self.config.log.deliveries == "all",
         )
+        self.verifier = Verifier(
+            registrar=self.registrar,
+            attempts=self.dispatch.attempts,
+            clock=self.clock,
+            ids=self._ids,
+            random_bytes=self._random_bytes,
+            rng=self._rng,
+            metrics=self.metrics,
+        )
         self.housekeeping = Housekeeping(
             store=self.store,
             registrar=self.registrar,
@@ -201,6 +211,7 @@ class Relay:
             store=self.store,
             registrar=self.registrar,
             dispatch=self.dispatch,
+            verifier=self.verifier,
             housekeeping=self.housekeeping,
             metrics=self.metrics,
             daemon=self,
@@ -224,6 +235,7 @@ class Relay:
         """Begin to deliver, and to keep house."""
         for loop in (
             self.dispatch.run(),
+            self.verifier.run(),
             self.housekeeping.watch(),
             self.housekeeping.audit(),
             self.housekeeping.prune(),

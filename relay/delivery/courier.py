@@ -31,7 +31,7 @@ LAYOUTS_MAX = 4096
 
 
 class Request(NamedTuple):
-    """What is to be POSTed, ready for the wire."""
+    """What is to be sent, ready for the wire."""
 
     url: str
     headers: Mapping[str, str]  # signatures, and what the endpoint authenticates with
@@ -40,6 +40,7 @@ class Request(NamedTuple):
     tls: TlsIdentity | None = None  # None: the courier's own
     excerpt: bool = False  # headers and body of a 2xx are wanted, too, as those of every other answer are
     reach: Reach = PUBLIC_ONLY  # where it may go, and comes from
+    method: str = "POST"
 
     def __repr__(self) -> str:
         return shown_without(self, "headers", "body")
@@ -93,7 +94,7 @@ class Courier:
         await self._idle.wait()
 
     async def attempt(self, request: Request) -> Outcome:
-        """POST the request and say what came of it. A mistake of our own is raised, and its connection is closed.
+        """Send the request and say what came of it. A mistake of our own is raised, and its connection is closed.
 
         O(length of the request and of what is read), whatever the number of endpoints and connections.
         """
@@ -117,7 +118,7 @@ class Courier:
 
     async def _post(self, request: Request, trail: Trail) -> Answer:
         deadline = self._loop.time() + request.timeout_ms / 1000
-        layout = self._lay_out(request.url, tuple(request.headers))
+        layout = self._lay_out(request.url, tuple(request.headers), request.method)
         data = layout.fill(request.headers.values(), request.body)
         origin = (*layout.target[:3], request.reach, request.tls)
         connection = self._kept(origin)

@@ -31,7 +31,7 @@ class Layout(NamedTuple):
             raise Unsendable("a header holds characters that cannot be sent") from None
 
 
-def lay_out(url: str, names: tuple[str, ...], user_agent: str) -> Layout:
+def lay_out(url: str, names: tuple[str, ...], method: str = "POST", *, user_agent: str) -> Layout:
     """Lay out the requests that go to `url` with headers of these names."""
     try:
         target = parse_target(url)
@@ -41,7 +41,7 @@ def lay_out(url: str, names: tuple[str, ...], user_agent: str) -> Layout:
     if not all(HEADER_NAME.fullmatch(name) for name in names) or not FRAMING.isdisjoint(given):
         raise Unsendable("a header has a name that cannot be sent")
     own = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
-    lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.authority}"]
+    lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.authority}"]
     lines += [f"{name}: {value}" for name, value in own.items() if name.lower() not in given]
     fixed = "\r\n".join(lines).replace("%", "%%")
     places = "".join(f"{name.replace('%', '%%')}: %s\r\n" for name in names)

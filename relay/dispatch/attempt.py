@@ -28,6 +28,7 @@ from relay.core.model import DeadReason, DeliveryState, DueDelivery, Endpoint, F
 from relay.delivery.auth import Tokens
 from relay.delivery.courier import Courier, Request
 from relay.dispatch.cache import EventCache
+from relay.dispatch.handshake import Question
 from relay.dispatch.standing import Standing
 from relay.queue import Lanes, Start
 from relay.queue.retry import Classification, decide
@@ -123,11 +124,21 @@ class Attempts:
 
     async def test(self, endpoint: Endpoint, event: FrozenEvent) -> Outcome:
         """Send `event` to one endpoint now, outside its lane: never retried, never counted against health."""
+        outcome = await self._send_once(endpoint, self._made_now(endpoint, event)._replace(excerpt=True))
+        self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
+        return outcome
+
+    async def verify(self, endpoint: Endpoint, question: Question) -> Outcome:
+        """Ask a receiver whether it wants events, as a test is sent."""
+        return await self._send_once(endpoint, question.shaped(self._made_now(endpoint, question.event)))
+
+    def _made_now(self, endpoint: Endpoint, event: FrozenEvent) -> Request:
         signer = self._registrar.current.signer(endpoint, event.contract)
         assert signer is not None, "its event was made in the contract that the endpoint has now"
-        request = self._request(endpoint, event, signer, 1)._replace(excerpt=True)
+        return self._request(endpoint, event, signer, 1)
+
+    async def _send_once(self, endpoint: Endpoint, request: Request) -> Outcome:
         outcome = await self._sent(request, endpoint)
-        self._metrics.attempt(endpoint.id, outcome, Trigger.TEST)
         self._standing.note_certificate(endpoint, outcome)
         return outcome
 

@@ -34,8 +34,8 @@ def new_endpoint(endpoint_id: str, application_id: str, origin: Origin, url: str
 
 
 def moved_to(row: EndpointRow, url: str, now_ms: int) -> EndpointRow:
-    """Give an endpoint another URL: that clears health and an automatic disable, never a manual one."""
-    fresh = replace(row, url_seen=url, health=Health(), updated_at_ms=now_ms)
+    """Give an endpoint another URL: that clears health, whether it is verified, and an automatic disable, never a manual one."""
+    fresh = replace(row, url_seen=url, health=Health(), proof=None, updated_at_ms=now_ms)
     if row.state is EndpointState.DISABLED and row.disabled_by is not DisabledBy.MANUAL:
         return replace(fresh, state=EndpointState.ENABLED, disabled_by=None, state_since_ms=now_ms)
     return fresh

@@ -19,6 +19,7 @@ from relay.core.errors import CommitUnknown, Conflict, NotFound, StoreUnavailabl
 from relay.core.ids import IdFactory
 from relay.core.issues import Invalid, InvalidConfig
 from relay.core.model import Application, DisabledBy, Endpoint, EndpointState, Health
+from relay.core.verification import Proof
 from relay.registry.claims import (
     Claim,
     MadeApplication,
@@ -187,6 +188,18 @@ class Registrar:
             until_ms = now_ms + overlap_ms if contract.overlaps else now_ms
             rotated = replace(row, secrets=renewed(row.secrets, secret, now_ms, until_ms), updated_at_ms=now_ms)
             return MadeEndpoint(await self._save_endpoint(rotated, record=making.made(secret, endpoint=row.id)), secret)
+
+    async def verified(self, asked: Endpoint, proof: Proof) -> bool:
+        """Keep that a receiver agreed; False for one that was asked for another URL than the endpoint has by now.
+
+        NotFound for an endpoint that was deleted meanwhile.
+        """
+        async with self._edit() as registry:
+            present = registry.endpoint(asked.id)
+            if (present.ref, present.url) != (asked.ref, asked.url):
+                return False
+            await self._save_endpoint(replace(registry.entries[present.ref].row, proof=proof))
+            return True
 
     async def pause(self, endpoint_id: str) -> bool:
         """Hold what is due and what comes; return whether that is new. Conflict for a disabled endpoint."""

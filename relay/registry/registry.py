@@ -18,6 +18,7 @@ from relay.core.conditions import Facts
 from relay.core.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from relay.core.grammars import patterns_covering
 from relay.core.model import Application, Endpoint, EndpointState, NoDelivery
+from relay.core.verification import Method
 from relay.registry.resolving import InFile, resolve_application, resolve_endpoint
 from relay.store import ApplicationRow, EndpointRow, KeyRow, RegistryRows
 
@@ -330,7 +331,8 @@ class Registry:
     def _resolved(self, row: EndpointRow, definition: EndpointDefinition, owner: ApplicationEntry) -> EndpointEntry:
         contract = self.contract(owner.application)
         above = (owner.definition, contract, self.config.delivery)
-        endpoint = resolve_endpoint(row, definition, owner.application, self.in_file, self.config, above)
+        asked = Method(definition.verification or contract.verification.method)
+        endpoint = resolve_endpoint(row, definition, owner.application, self.in_file, self.config, above, asked)
         return EndpointEntry(row, definition, endpoint, contract)
 
 

@@ -18,6 +18,7 @@ from relay.config.auth import resolve_auth
 from relay.core.model import Application, Endpoint, HealthPolicy, Limits, Origin, RetryPolicy, Secret, Validation
 from relay.core.netguard import Reach
 from relay.core.tls import TlsIdentity
+from relay.core.verification import Method, slower
 from relay.store import ApplicationRow, EndpointRow
 
 V = TypeVar("V")
@@ -115,6 +116,7 @@ def resolve_endpoint(
     in_file: InFile,
     config: Config,
     above: Sequence[Level],
+    asked: Method,
 ) -> Endpoint:
     """Return an endpoint; what its definition leaves open comes from the levels above, of which the last says all."""
     levels, auth = (definition, *above), None if definition.auth is None else resolve_auth(definition.auth)
@@ -128,11 +130,17 @@ def resolve_endpoint(
         event_types=tuple(dict.fromkeys(definition.event_types)),
         filter=definition.filter,
         description=definition.description,
-        headers=(*definition.headers.items(), *(() if auth is None else auth.headers)),
+        headers=(
+            *definition.headers.items(),
+            *(() if auth is None else auth.headers),
+            *(() if row.proof is None else row.proof.headers),
+        ),
         auth=auth,
         secrets=in_file.secrets_of(row),
+        verification=asked,
+        proof=row.proof,
         concurrency=min(definition.concurrency or CONCURRENCY, max(1, config.delivery.concurrency // 4)),
-        rate=definition.rate,
+        rate=slower(definition.rate, row.proof.rate if row.proof else None),
         tls=resolve_tls(definition.tls, config.delivery),
         timeout_ms=_first(*(level.timeout_ms for level in levels)),
         retry=RetryPolicy(

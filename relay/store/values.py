@@ -22,6 +22,7 @@ from relay.core.model import (
     Origin,
     Secret,
 )
+from relay.core.verification import Proof
 
 AcceptResult = Accepted | Duplicate | Conflict
 """What became of one event: stored, known already, or refused (the error is a value: the events beside it are stored)."""
@@ -49,6 +50,7 @@ class EndpointRow:
     url_seen: str | None  # the url that `health` and an automatic disable are about
     created_at_ms: int
     updated_at_ms: int
+    proof: Proof | None = None  # that the receiver at `url_seen` agreed to take events
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class Metrics:
         self._rejected: Counter[str] = Counter()
         self._attempts: defaultdict[Labels, int] = defaultdict(int)
         self._tests: Counter[str] = Counter()
+        self._verifications: Counter[str] = Counter()
         self._finished: defaultdict[Labels, int] = defaultdict(int)
         self._dropped: Counter[str] = Counter()  # of those finished, what belonged to labels that were taken back
         self._dead: Counter[str] = Counter()
@@ -157,6 +158,10 @@ class Metrics:
             for histogram, part_ms in zip(self._parts_ms, outcome.trace[:4], strict=True):
                 if part_ms is not None:
                     histogram.add(part_ms)
+
+    def verification(self, outcome: Outcome, *, agreed: bool) -> None:
+        """Count a request that asked a receiver whether it wants events."""
+        self._verifications["agreed" if agreed else _result(outcome)] += 1
 
     def delivered(self, endpoint: str, latency_ms: float) -> None:
         """Count a delivery and the time since its event was accepted."""
@@ -235,6 +240,9 @@ class Metrics:
         )
         yield _counters("attempts", "Delivery attempts.", ("endpoint", "result"), self._attempts)
         yield _counters("test_attempts", "Attempts made as a test.", ("result",), _keyed(self._tests))
+        yield _counters(
+            "verification_attempts", "Receivers asked for consent.", ("result",), _keyed(self._verifications)
+        )
         yield _counters("deliveries_finished", "Deliveries that ended.", ("endpoint", "outcome"), self._finished)
         yield _counters("dead_letters", "Deliveries that died.", ("reason",), _keyed(self._dead))
         yield _counter("retries_scheduled", "Failed attempts that will be repeated.", self._retries)

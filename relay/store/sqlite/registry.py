@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from relay.core.errors import NotFound
 from relay.core.model import DisabledBy, EndpointState, Health, Origin, Secret
+from relay.core.verification import Method, Proof
 from relay.store.sqlite.counts import Change
 from relay.store.sqlite.rows import Row
 from relay.store.sqlite.sealing import MARK, Keyring
@@ -37,14 +38,14 @@ _UPDATE_APPLICATION = """
 
 _INSERT_ENDPOINT = """
     INSERT INTO endpoint (id, application, origin, definition, secrets, state, disabled_by, state_since, url_seen,
-                          created_at, updated_at)
+                          created_at, updated_at, proof)
     VALUES (:id, (SELECT ref FROM application WHERE id = :application), :origin, :definition, :secrets, :state,
-            :disabled_by, :state_since_ms, :url_seen, :created_at_ms, :updated_at_ms)"""
+            :disabled_by, :state_since_ms, :url_seen, :created_at_ms, :updated_at_ms, :proof)"""
 
 _UPDATE_ENDPOINT = """
     UPDATE endpoint SET origin = :origin, definition = :definition, secrets = :secrets, state = :state, disabled_by = :disabled_by,
            state_since = :state_since_ms, url_seen = :url_seen, updated_at = :updated_at_ms,
-           health = coalesce(:health, health)
+           health = coalesce(:health, health), proof = :proof
     WHERE ref = :ref AND deleted_at IS NULL"""
 
 _DELETE_ENDPOINT = """
@@ -80,7 +81,7 @@ def load(connection: sqlite3.Connection, keys: Keyring) -> RegistryRows:
     endpoints = connection.execute(
         """
         SELECT n.ref, n.id, a.id, n.origin, n.definition, n.secrets, n.state, n.disabled_by, n.state_since, n.health,
-               n.url_seen, n.created_at, n.updated_at
+               n.url_seen, n.created_at, n.updated_at, n.proof
         FROM endpoint n JOIN application a ON a.ref = n.application
         WHERE n.deleted_at IS NULL AND a.deleted_at IS NULL ORDER BY n.ref"""
     )
@@ -209,6 +210,7 @@ def _save_endpoint(connection: sqlite3.Connection, row: EndpointRow, keys: Keyri
         "definition": reseal(definition, of_definition, keys),
         "secrets": reseal(secrets, of_secrets, keys),
         "health": _json(asdict(row.health)) if fresh else None,
+        "proof": None if row.proof is None else _json(asdict(row.proof)),
     }
     return _save(connection, row, _UPDATE_ENDPOINT if row.ref else _INSERT_ENDPOINT, values)
 
@@ -241,8 +243,9 @@ def _application(row: Row) -> ApplicationRow:
 
 
 def _endpoint(row: Row, keys: Keyring) -> EndpointRow:
-    ref, name, application, origin, definition, secrets, state, disabled_by, since_ms, health, *rest = row
+    ref, name, application, origin, definition, secrets, state, disabled_by, since_ms, health, *rest, proof = row
     of_secrets, of_definition = places(name)
+    rest += [proof and _proof(**json.loads(proof))]
     return EndpointRow(
         ref,
         name,
@@ -256,6 +259,10 @@ def _endpoint(row: Row, keys: Keyring) -> EndpointRow:
         Health(**json.loads(health)),
         *rest,
     )
+
+
+def _proof(method: str, **facts: Any) -> Proof:
+    return Proof(method=Method(method), **facts)
 
 
 def _json(value: object) -> str | None:
