@@ -110,12 +110,15 @@ def trial_for(principal: Principal, trial: Trial | None) -> Trial | None:
     """Take out of what came of asking a receiver what a caller may not see."""
     if trial is None or principal.may(Right.SEE_NETWORK) or trial.failure not in _BEHIND_A_NAME:
         return trial
-    return trial._replace(failure=UNREACHABLE, detail=UNREACHABLE_DETAIL)
+    failure, detail = _BEHIND_A_NAME[trial.failure]
+    return trial._replace(failure=failure, detail=detail)
 
 
 def said_to(principal: Principal, detail: str, failure: Failure | None) -> str:
     """Return what a caller may read about why something failed."""
-    return UNREACHABLE_DETAIL if failure in _BEHIND_A_NAME and not principal.may(Right.SEE_NETWORK) else detail
+    if failure not in _BEHIND_A_NAME or principal.may(Right.SEE_NETWORK):
+        return detail
+    return _BEHIND_A_NAME[failure][1]
 
 
 def is_behind_a_name(failure: Failure | None) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from relay.contracts import as_json
 from relay.contracts.document import (
     TYPE_CHARACTERS,
     ContractDocument,
@@ -12,7 +13,6 @@ from relay.contracts.document import (
     Kind,
     Signature,
     has_lengths,
-    test_data,
 )
 from relay.contracts.envelope import Envelope
 from relay.contracts.facts import Defaults, SpreadHeaders
@@ -137,7 +137,7 @@ class Contract:
         if name is None or name not in self.types:
             raise NoExample(_no_example(self, example_type))
         listed = self.types[name]
-        return name, listed.example if listed.test is None else test_data(listed.test, facts)
+        return name, listed.example if listed.test is None else as_json.filled(listed.test, facts)
 
     # -- one event -------------------------------------------------------------------------------------------------
 

@@ -2,20 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from relay.contracts import as_json
 from relay.contracts.body import Body
-from relay.contracts.facts import INNER, Fact, quoted
+from relay.contracts.facts import INNER, Fact
 from relay.contracts.fields import OF_BODY
 from relay.contracts.keypairs import PAIRS
 from relay.contracts.keys import PLAIN_DIGESTS
 from relay.contracts.payload import Payload
 from relay.contracts.template import Template
-from relay.contracts.tree import Node, Text
 from relay.contracts.values import (
     Algorithm,
     ContentTemplate,
@@ -325,13 +322,3 @@ def repeated_headers(raw: dict[str, Any]) -> list[str]:
     names += [entry.get("header") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     counts = Counter(name.lower() for name in names if isinstance(name, str))
     return sorted(name for name, count in counts.items() if count > 1)
-
-
-def test_data(data: Node, facts: Mapping[str, str]) -> bytes:
-    """Return the data of a contract's test event; `facts` are what its templates ask for."""
-
-    def fill(text: Text) -> Iterator[bytes]:
-        parts = text.template.parts
-        yield quoted("".join(part.decode() if isinstance(part, bytes) else facts.get(part, "") for part in parts))
-
-    return b"".join(as_json.spelled(data, fill))

@@ -10,8 +10,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from relay.contracts import as_json
 from relay.contracts.body import facts_of, gaps_of
-from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType, test_data
+from relay.contracts.document import TYPE_CHARACTERS, ContractDocument, EventType
 from relay.contracts.envelope import Envelope
 from relay.contracts.facts import INNER, Fact, Unrenderable
 from relay.contracts.fields import Rendering
@@ -340,7 +341,7 @@ def _examples(document: ContractDocument) -> Iterator[Issue]:
     for name, listed in document.type.items():
         yield from _samples(document, name, "example", listed.example)
         if listed.test is not None:
-            yield from _samples(document, name, "test", test_data(listed.test, _SAMPLE_FACTS))
+            yield from _samples(document, name, "test", as_json.filled(listed.test, _SAMPLE_FACTS))
 
 
 def _samples(document: ContractDocument, name: str, key: str, text: bytes) -> Iterator[Issue]:

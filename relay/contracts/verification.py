@@ -54,13 +54,7 @@ class Verification(Table):
     def body(self, method: Method, challenge: str) -> bytes:
         """Return what is posted. O(its length)"""
         node = self.challenge if method is Method.CHALLENGE else self.ping
-
-        def fill(text: Text) -> Iterator[bytes]:
-            yield as_json.quoted(
-                "".join(part.decode() if isinstance(part, bytes) else challenge for part in text.template.parts)
-            )
-
-        return b"".join(as_json.spelled(node, fill))
+        return as_json.filled(node, {"challenge": challenge})
 
     def is_repeated(self, challenge: str, sent: bytes, answer: bytes) -> bool:
         """Whether an answer holds the challenge, in a form that is taken; what was sent, sent back whole, is none. O(its length)"""
