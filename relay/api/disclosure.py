@@ -108,7 +108,7 @@ def health_for(principal: Principal, written: Json) -> Json:
 
 def trial_for(principal: Principal, trial: Trial | None) -> Trial | None:
     """Take out of what came of asking a receiver what a caller may not see."""
-    if trial is None or principal.may(Right.SEE_NETWORK) or trial.failure not in _BEHIND_A_NAME:
+    if trial is None or trial.failure is None or not is_hidden(principal, trial.failure):
         return trial
     failure, detail = _BEHIND_A_NAME[trial.failure]
     return trial._replace(failure=failure, detail=detail)
@@ -116,9 +116,14 @@ def trial_for(principal: Principal, trial: Trial | None) -> Trial | None:
 
 def said_to(principal: Principal, detail: str, failure: Failure | None) -> str:
     """Return what a caller may read about why something failed."""
-    if failure not in _BEHIND_A_NAME or principal.may(Right.SEE_NETWORK):
+    if failure is None or not is_hidden(principal, failure):
         return detail
     return _BEHIND_A_NAME[failure][1]
+
+
+def is_hidden(principal: Principal, failure: str) -> bool:
+    """Whether a caller reads another word for a failure."""
+    return failure in _BEHIND_A_NAME and not principal.may(Right.SEE_NETWORK)
 
 
 def is_behind_a_name(failure: Failure | None) -> bool:
