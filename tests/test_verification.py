@@ -307,8 +307,8 @@ async def test_what_waits_too_long_ends_as_when_paused(tmp_path: Path) -> None:
         old = await house.post()
         expiring = await house.post(expires_at="2027-01-15T08:10:00Z")
         await asked(house)
+        await house.quiet()  # the audit has had its first turn
         house.fake.advance(3_700_000)
-        await house.settled(old["id"], "dead")
         assert (await house.settled(old["id"], "dead"))["reason"] == "exhausted"
         assert (await house.settled(expiring["id"], "dead"))["reason"] == "expired"
 
