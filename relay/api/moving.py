@@ -124,8 +124,10 @@ def _endpoint(entry: EndpointEntry, secrets: list[Json] | None) -> Json:
     row, written = entry.row, entry.definition.to_json()
     if secrets is None:
         written |= {name: without_credentials(written[name]) for name in ("tls", "auth") if name in written}
-    state = {"state": row.state} | ({"disabled_by": row.disabled_by} if row.disabled_by else {})
+    state: Json = {"state": row.state} | ({"disabled_by": row.disabled_by} if row.disabled_by else {})
     brought = {} if secrets is None else {"secrets": secrets}
+    if row.proof is not None and not row.proof.origin and not entry.endpoint.unverified:
+        state["verified"] = True  # an origin was allowed to this relay, not to another one
     return {"id": row.id, "application": row.application} | written | state | brought
 
 

@@ -72,12 +72,13 @@ class ImportedEndpoint(NewEndpoint):
     application: Id
     state: Literal["enabled", "paused", "disabled"] | None = None
     disabled_by: Literal["manual", "gone", "receiver", "failing"] | None = None
+    verified: Annotated[bool, Field(strict=True)] = False
 
     def wanted(self, now_ms: int) -> WantedEndpoint:
         """Return what the line asks for; who disabled it is an operator, unless the line says otherwise."""
         state = None if self.state is None else EndpointState(self.state)
         by = DisabledBy(self.disabled_by or "manual") if state is EndpointState.DISABLED else None
-        return WantedEndpoint(self.application, self.draft(now_ms), state, by)
+        return WantedEndpoint(self.application, self.draft(now_ms), state, by, self.verified)
 
 
 class NewKey(Section):

@@ -88,7 +88,7 @@ class LimitsOverride(Section):
     definition_bytes: DefinitionBytes | None = Field(None, alias="definition")
 
 
-_BESIDE = {"id", "application", "secret", "secrets", "state", "disabled_by", "endpoints", "endpoint", "key"}
+_BESIDE = {"id", "application", "secret", "secrets", "state", "disabled_by", "verified", "endpoints", "endpoint", "key"}
 """What stands beside a definition where it is written, and is no part of it."""
 
 

@@ -73,5 +73,5 @@ def read_allowed_rate(text: str) -> int | None:
     if text.strip() == ANY:
         return None
     if not (digits.isascii() and digits.isdigit()):
-        raise ValueError(text)
+        raise ValueError(f"{text!r} is no rate")
     return int(digits) if len(digits) <= _RATE_DIGITS else None

@@ -13,6 +13,7 @@ from relay.config import ApplicationDefinition
 from relay.core.errors import Conflict, spoken
 from relay.core.issues import Invalid, Issue
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
+from relay.core.verification import Method, Proof
 from relay.registry.making import ApplicationDraft, EndpointDraft, Maker
 from relay.registry.planning import in_place_of, moved_to, refuse_taken
 from relay.registry.registry import ApplicationEntry, Registry
@@ -37,6 +38,7 @@ class WantedEndpoint:
     draft: EndpointDraft
     state: EndpointState | None = None  # None: as it is, a new one is enabled
     disabled_by: DisabledBy | None = None
+    verified: bool = False  # where it comes from its receiver agreed to take events
 
 
 Wanted = ApplicationDraft | WantedEndpoint
@@ -174,12 +176,14 @@ class Importing:
         return updated
 
     def _put(self, row: EndpointRow, wanted: WantedEndpoint) -> None:
-        """Take a row into the plan, in the state that its line names."""
+        """Take a row into the plan, in the state that its line names, verified if that says so."""
         if wanted.state is not None and (row.state, row.disabled_by) != (wanted.state, wanted.disabled_by):
             if row.state is EndpointState.DISABLED:
                 row = replace(row, health=Health())
                 self.plan.moved.add(row.id)
             row = replace(row, state=wanted.state, disabled_by=wanted.disabled_by, state_since_ms=self._maker.now_ms)
+        if wanted.verified and row.proof is None:
+            row = replace(row, proof=Proof(self._maker.now_ms, Method.NONE))
         self.plan.endpoints[row.id] = row
 
     # -- refusals --------------------------------------------------------------------------------------------------
