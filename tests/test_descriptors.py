@@ -84,9 +84,9 @@ async def test_a_delivery_without_descriptors_stays_due(tmp_path: Path) -> None:
 
 
 def test_the_limit_is_compared_with_what_may_be_open(tmp_path: Path) -> None:
-    """H22: attempts, connections kept for the next ones, clients of each listener, and a reserve."""
+    """H22: attempts, connections kept for the next ones, clients of each listener that are served or wait for it, and a reserve."""
     settings = sound(read(tmp_path, "[delivery]\nconcurrency = 16\n[server]\nmax_connections = 100\n"))
-    needed = 8 * 16 + len(settings.server.listen) * 100 + 256
+    needed = 8 * 16 + len(settings.server.listen) * 2 * 100 + 256
     assert few_descriptors(settings, needed) is None
     assert few_descriptors(settings, -1) is None
     few = few_descriptors(settings, needed - 1)

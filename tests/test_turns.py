@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay.api import accept
-from relay.api.accept import ACCEPTS, Acceptor
+from relay.api.accept import ACCEPTS, LOOKS, TAKES, Acceptor
 from relay.api.auth import PRINCIPAL
 from relay.api.body import ARRIVING, CONFIG, LARGE_BYTES, Arriving, read
 from relay.api.query import page_response
@@ -20,19 +20,26 @@ from relay.core.access import Principal, Role
 from relay.core.views import Page
 from tests.support.waiting import quiet, until
 
-BOTH_LOOPS = {"test_a_crowd_is_taken_a_few_at_a_time", "test_a_listener_without_descriptors_goes_on_later"}
+BOTH_LOOPS = {
+    "test_a_crowd_is_taken_a_few_at_a_time",
+    "test_a_listener_without_descriptors_goes_on_later",
+    "test_a_newcomer_does_not_wait_behind_a_crowd",
+    "test_a_crowd_that_waits_makes_room_for_others_only",
+}
 
-CROWD = 5 * ACCEPTS
+CROWD = 5 * TAKES
 
 
 # -- connections ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def crowd(port: int) -> Iterator[list[socket.socket]]:
-    """Connect many at once; the kernel keeps them waiting."""
-    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(CROWD)]
+def crowd(port: int, said: bytes = b"", count: int = CROWD) -> Iterator[list[socket.socket]]:
+    """Connect many at once, each of which says something; the kernel keeps them waiting."""
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     try:
+        for client in clients:
+            client.sendall(said)
         yield clients
     finally:
         for client in clients:
@@ -44,10 +51,37 @@ class Taken(asyncio.Protocol):
 
     def __init__(self, made: list["Taken"]) -> None:
         self.ended = False
+        self.said = b""
         made.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.said += data
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
+
+
+class Room:
+    """Places for connections, which are written down in the order in which they were taken."""
+
+    accepts = ACCEPTS
+    refusal = b"no room"
+
+    def __init__(self, waiting_max: int = 1_000) -> None:
+        self.waiting_max = waiting_max
+        self.made: list[Taken] = []
+
+    def claimant(self, head: bytes) -> str:
+        """Believe every word."""
+        return head.decode()
+
+    def __call__(self) -> Taken:
+        return Taken(self.made)
+
+    @property
+    def said(self) -> list[bytes]:
+        """What each of them said."""
+        return [each.said for each in self.made]
 
 
 async def taken_by_round(made: list[Taken]) -> list[int]:
@@ -61,13 +95,13 @@ async def taken_by_round(made: list[Taken]) -> list[int]:
 
 async def test_a_crowd_is_taken_a_few_at_a_time() -> None:
     """I4, I11: of connections that came together a bounded number is taken in each round, on either loop, and more than one."""
-    made: list[Taken] = []
+    room = Room()
     sock = socket.create_server(("127.0.0.1", 0))
-    acceptor = Acceptor(sock, lambda: Taken(made))
+    acceptor = Acceptor(sock, room)
     with crowd(sock.getsockname()[1]):
-        rounds = await taken_by_round(made)
+        rounds = await taken_by_round(room.made)
     assert 1 < max(rounds) <= ACCEPTS
-    await until(lambda: all(each.ended for each in made))
+    await until(lambda: all(each.ended for each in room.made))
     acceptor.close()
     acceptor.close()
 
@@ -98,15 +132,101 @@ class Exhausted(socket.socket):
 async def test_a_listener_without_descriptors_goes_on_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """H22: where no descriptor is left the listener rests instead of trying for ever, and then takes who still waits."""
     monkeypatch.setattr(accept, "PAUSE_S", 0)
-    made: list[Taken] = []
+    room = Room()
     sock = Exhausted(socket.AF_INET, socket.SOCK_STREAM)
     sock.bind(("127.0.0.1", 0))
-    acceptor = Acceptor(sock, lambda: Taken(made))
+    acceptor = Acceptor(sock, room)
     with socket.create_connection(sock.getsockname()):
-        await until(lambda: len(made) == 1)
+        await until(lambda: len(room.made) == 1)
     assert sock.failures == 0
-    await until(lambda: made[0].ended)
+    await until(lambda: room.made[0].ended)
     acceptor.close()
+
+
+async def test_a_newcomer_does_not_wait_behind_a_crowd() -> None:
+    """I4, I11: those who wait are served by claimant in turn, as their first bytes say, however many came before."""
+    rounds = CROWD // TAKES + 2  # until it was seen, and had its turn
+    assert await place_behind_a_crowd(Room()) <= rounds * ACCEPTS < CROWD
+
+
+async def test_the_place_finds_a_door_that_asks_nobody() -> None:
+    """Negative control of the test before: where nobody says who is calling, the newcomer is the last."""
+    room = Room()
+    room.claimant = lambda head: ""  # type: ignore[method-assign]
+    assert await place_behind_a_crowd(room) == CROWD
+
+
+async def place_behind_a_crowd(room: Room) -> int:
+    """Let one of another claimant come after a crowd; how many of these were taken before it."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=2 * CROWD)
+    port = sock.getsockname()[1]
+    with crowd(port, b"crowd"), crowd(port, b"one", 1):
+        acceptor = Acceptor(sock, room)
+        await until(lambda: len(room.made) == CROWD + 1 and all(room.said))
+        place = room.said.index(b"one")
+    await until(lambda: all(each.ended for each in room.made))
+    acceptor.close()
+    return place
+
+
+async def test_who_speaks_while_waiting_has_a_turn_as_who_it_is() -> None:
+    """I11: one that had said nothing when it was taken out of the kernel's queue is looked at again."""
+    room = Room()
+    sock = socket.create_server(("127.0.0.1", 0), backlog=2 * CROWD)
+    port = sock.getsockname()[1]
+    with crowd(port, b"crowd"), socket.create_connection(("127.0.0.1", port)) as late:
+        acceptor = Acceptor(sock, room)
+        room.accepts = 0  # it is not served before it spoke
+        await turns_of_the_loop()
+        late.sendall(b"late")
+        room.accepts = 1
+        await until(lambda: len(room.made) == CROWD + 1 and all(room.said))
+        assert room.said.index(b"late") <= CROWD // LOOKS + 2
+    await until(lambda: all(each.ended for each in room.made))
+    acceptor.close()
+
+
+async def turns_of_the_loop() -> None:
+    """Let whoever waits in the kernel be taken."""
+    for _ in range(2 * CROWD):
+        await asyncio.sleep(0)
+
+
+async def test_a_crowd_that_waits_makes_room_for_others_only() -> None:
+    """I9, I11: of more than may wait the crowd's own are turned away, with the answer that says so; another's is served."""
+    room = Room(waiting_max=ACCEPTS)
+    sock = socket.create_server(("127.0.0.1", 0), backlog=2 * CROWD)
+    port = sock.getsockname()[1]
+    with crowd(port, b"crowd") as clients, crowd(port, b"one", 1):
+        acceptor = Acceptor(sock, room)
+        await until(lambda: b"one" in room.said)
+        for client in clients:
+            client.setblocking(False)
+        await until(lambda: len(room.made) + sum(map(turned_away, clients)) == CROWD + 1)
+        assert len(room.made) < CROWD
+    await until(lambda: all(each.ended for each in room.made))
+    acceptor.close()
+
+
+def turned_away(client: socket.socket) -> bool:
+    """Whether a client was told that there is no room; what it was told stays for the next to look at."""
+    try:
+        return client.recv(100, socket.MSG_PEEK) == Room.refusal
+    except BlockingIOError:
+        return False
+
+
+async def test_who_waits_when_a_listener_closes_is_served() -> None:
+    """A connection that was taken out of the kernel's queue, which may be systemd's, is nobody else's to serve."""
+    room = Room()
+    room.accepts = 0
+    sock = socket.create_server(("127.0.0.1", 0), backlog=2 * CROWD)
+    with crowd(sock.getsockname()[1], b"crowd"):
+        acceptor = Acceptor(sock, room)
+        await turns_of_the_loop()
+        acceptor.close()
+        await until(lambda: len(room.made) == CROWD)
+    await until(lambda: all(each.ended for each in room.made))
 
 
 # -- turns ---------------------------------------------------------------------------------------------------------

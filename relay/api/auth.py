@@ -1,5 +1,6 @@
 """Who is calling: a bearer token, or the kernel's word about the peer of a Unix socket."""
 
+import re
 import socket
 import struct
 
@@ -15,6 +16,8 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 
 NOBODY = ""
 """The name of whoever makes calls that need no token."""
+
+_CLAIM = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([^\r\n]+)\r\n", re.IGNORECASE)
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _ROOT = 0
@@ -46,6 +49,12 @@ class Authenticator:
     def __init__(self, tokens: TokenTable, own_uid: int) -> None:
         self._tokens = tokens
         self._trusted_uids = frozenset({_ROOT, own_uid})
+
+    def claimant(self, head: bytes) -> str:
+        """Return the name of whose token the first bytes of a request bring, NOBODY where none is seen. It grants nothing."""
+        claim = _CLAIM.search(head)
+        found = None if claim is None else self._tokens.find(claim[1].strip().decode("latin-1"))
+        return NOBODY if found is None else found.name
 
     def identify(self, request: web.Request) -> Principal | Problem:
         """Return the caller of `request`, or why nobody may be assumed (401)."""

@@ -165,7 +165,8 @@ CLOCK_WARNINGS: Mapping[ClockState, str] = {
 def few_descriptors(config: Config, descriptors: int) -> str | None:
     """Say when so many file descriptors do not suffice for all that may be open at once under a configuration."""
     deliveries = 2 * IN_FLIGHT * config.delivery.concurrency  # under way, and kept for the next ones
-    needed = deliveries + len(config.server.listen) * config.server.max_connections + DESCRIPTORS_RESERVE
+    connections = 2 * len(config.server.listen) * config.server.max_connections  # served, and waiting for that
+    needed = deliveries + connections + DESCRIPTORS_RESERVE
     if descriptors < 0 or descriptors >= needed:  # below zero: no limit at all
         return None
     return (

@@ -246,15 +246,22 @@ class Connection(web.RequestHandler):
 class Connections:
     """Makes the connections of one listener. Owner of their number, their order and their shares."""
 
-    def __init__(self, make: Callable[..., Connection], max_connections: int, write_timeout_s: float) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Connection],
+        max_connections: int,
+        write_timeout_s: float,
+        claimant: Callable[[bytes], str] = lambda head: NOBODY,
+    ) -> None:
         self.write_timeout_s = write_timeout_s
+        self.claimant = claimant
         self._make = make
-        self._max_connections = max_connections
-        self._refusal = _as_http(problems.too_many_connections(max_connections))
+        self._max_connections = self.waiting_max = max_connections
+        self.refusal = _as_http(problems.too_many_connections(max_connections))
         self._newcomers = max(1, max_connections // 4)  # without a name, which have the time to say one
         self._share = max_connections - max_connections // 4  # of one caller
         self.accepts = max(1, min(ACCEPTS, self._newcomers // ROUNDS_TO_A_NAME))
-        """How many are taken in each round of the loop, so that newcomers do not push each other out."""
+        """How many are served from each round of the loop on, so that newcomers do not push each other out."""
         self._nameless: dict[Connection, None] = {}  # the oldest first
         self._with_name: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by caller, the oldest first
         self._open = 0
@@ -265,7 +272,7 @@ class Connections:
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a connection that was just accepted."""
         if self._open >= self._max_connections and not self._make_room():
-            return _TurnedAway(self._refusal)
+            return _TurnedAway(self.refusal)
         connection = self._make(others=self)
         self._nameless[connection] = None
         self._open += 1
@@ -327,7 +334,7 @@ class Connections:
         if one is None:
             return False
         self.left(one)
-        one.give_way(self._refusal)
+        one.give_way(self.refusal)
         return True
 
     def _idle(self) -> Connection | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relay.api.accept import Acceptor
+from relay.api.accept import BACKLOG, Acceptor
 from relay.api.connections import Connections
 from relay.core.errors import Busy, CannotStart, NotPermitted
 from relay.core.netguard import Listener, as_dialled
@@ -45,14 +45,14 @@ class Listeners:
         """Listen on one more address, `host:port` or `unix:/path`; CannotStart says why not."""
         if (sock := self._passed.get(address)) is not None:
             self._note([sock])
-            self._held.append((Acceptor(sock, connections, connections.accepts), connections))
+            self._held.append((Acceptor(sock, connections), connections))
             return
         if address.startswith(UNIX_PREFIX):
             socks = self._bind_unix(Path(address.removeprefix(UNIX_PREFIX)))
         else:
             socks = await self._bind_tcp(address)
         self._note(socks)
-        self._acceptors += [Acceptor(sock, connections, connections.accepts) for sock in socks]
+        self._acceptors += [Acceptor(sock, connections) for sock in socks]
 
     def hand_back(self) -> None:
         """Take no more connections from sockets that systemd holds: they wait for the next process. Safe twice."""
@@ -123,7 +123,7 @@ async def bind_tcp(host: str, port: int) -> list[socket.socket]:
     )
     with ExitStack() as bound:
         socks = [
-            bound.enter_context(socket.create_server((address[0], port, *address[2:]), family=family))
+            bound.enter_context(socket.create_server((address[0], port, *address[2:]), family=family, backlog=BACKLOG))
             for family, _, _, _, address in dict.fromkeys(looked_up)
         ]
         bound.pop_all()

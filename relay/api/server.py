@@ -68,6 +68,7 @@ class FrontDoor:
         self._on_unexpected = on_unexpected
         self._on_event_refused = on_event_refused
         self._is_stopping = is_stopping
+        self.claimant = authenticator.claimant
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer with what the handler of the call says, or with a problem."""
@@ -187,14 +188,16 @@ async def serve(
     listeners = Listeners(runner, passed or {})
     try:
         for address in config.listen:
-            await listeners.open(address, _connections(server, config, on_unexpected, turns))
+            await listeners.open(address, _connections(server, door, config, on_unexpected, turns))
     except BaseException:
         await listeners.close()
         raise
     return listeners
 
 
-def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnexpected, turns: Turns) -> Connections:
+def _connections(
+    server: web.Server, door: FrontDoor, config: ServerConfig, on_unexpected: OnUnexpected, turns: Turns
+) -> Connections:
     options: dict[str, Any] = {
         "loop": asyncio.get_running_loop(),
         "access_log": None,
@@ -207,4 +210,4 @@ def _connections(server: web.Server, config: ServerConfig, on_unexpected: OnUnex
     }
     make = functools.partial(Connection, server, on_unexpected=on_unexpected, turns=turns, **options)
     # For each listener: a flood on one leaves the others open.
-    return Connections(make, config.max_connections, config.write_timeout_ms / 1000)
+    return Connections(make, config.max_connections, config.write_timeout_ms / 1000, door.claimant)

@@ -37,7 +37,7 @@ WARNINGS_MAX = 20
 STATUS_EVERY_MS = 1_000
 TLS_READ_BYTES = 16 * 1024
 """What asyncio's own loop reads of a TLS connection at once, the size of a record; it would keep 256 KiB for each."""
-GC_THRESHOLDS = (20_000, 20, 100)
+GC_THRESHOLDS = (5_000, 40, 100)
 """Every attempt makes a few hundred objects and hardly a cycle: the default (700) spends a sixth of the time looking."""
 
 M_MMAP_THRESHOLD = -3  # malloc.h
