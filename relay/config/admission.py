@@ -70,7 +70,7 @@ def _own_listeners(config: Config, own: Container[Address]) -> Iterator[Issue]:
         for endpoint in owner.endpoints:
             for name, url in _urls_of(endpoint):
                 address, port = place_of(url)
-                if address is not None and guard.forbidden(str(address), port, owner.allow_networks) == THIS_RELAY:
+                if address is not None and guard.is_listener(address, port):
                     key = f"application[{owner.id}].endpoint[{endpoint.id}].{name}"
                     yield Issue(key, f"{key}: {why_refused(THIS_RELAY, str(address))}")
 

@@ -5,6 +5,7 @@ build a model; a file is read by its own names only. What one setting asks of an
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -210,6 +211,7 @@ class Config(Section):
 # -- what keys the file may have, asked of the models ------------------------------------------------------------------
 
 
+@cache
 def fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """Return a table's keys as they are written in the file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
@@ -219,11 +221,14 @@ def table_at(path: KeyPath) -> type[BaseModel] | None:
     """Return the model of the table at a path; None where there is none."""
     model: type[BaseModel] | None = Config
     for key in path:
-        if isinstance(key, int):
-            continue
-        field = fields(model).get(key) if model else None
-        model = None if field is None else nested(field.annotation)
+        if isinstance(key, str):
+            model = _inner_tables(model).get(key) if model else None
     return model
+
+
+@cache
+def _inner_tables(model: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
+    return {key: table for key, field in fields(model).items() if (table := nested(field.annotation))}
 
 
 def settings(

@@ -18,6 +18,7 @@ from relay.contracts.envelope import Envelope
 from relay.contracts.facts import Defaults, SpreadHeaders
 from relay.contracts.fields import Rendering
 from relay.contracts.frozen import freeze
+from relay.contracts.keypairs import PAIRS
 from relay.contracts.keys import ALGORITHMS, decode_key, encode_key, new_key, public_half, untidy
 from relay.contracts.payload import Payload
 from relay.contracts.signing import CHOSEN, Signer, kept_facts
@@ -338,7 +339,8 @@ def _secret_fault(entry: Signature, value: str) -> str | None:
     kind = entry.kind_of(value)
     try:
         key = decode_key(value, kind.key.strip, kind.key.decode)
-        ALGORITHMS[kind.algorithm](key)
+        if kind.algorithm in PAIRS:
+            ALGORITHMS[kind.algorithm](key)  # refuses a key that does not fit
     except ValueError as error:
         return f"the secret {error}; {_recipe(entry)}"
     if not has_lengths(kind.algorithm):

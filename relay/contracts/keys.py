@@ -100,12 +100,15 @@ def untidy(secret: str, *, lines: bool = False) -> str | None:
     return None
 
 
+_HMAC_PADS = tuple(bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
+
 def _hmac(digest: str, key: bytes) -> Sign:
     """Sign by HMAC (RFC 2104). What of it is the key's alone is hashed once here; `hmac.digest` does so for every message."""
     block_bytes = hashlib.new(digest).block_size
     short = key if len(key) <= block_bytes else hashlib.new(digest, key).digest()
     padded = short.ljust(block_bytes, b"\0")
-    inside, outside = (hashlib.new(digest, bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C))
+    inside, outside = (hashlib.new(digest, padded.translate(pad)) for pad in _HMAC_PADS)
 
     def sign(content: bytes) -> bytes:
         inner, outer = inside.copy(), outside.copy()

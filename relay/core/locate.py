@@ -10,8 +10,8 @@ from collections.abc import Mapping
 KeyPath = tuple[str | int, ...]
 """The way to a value: names of keys, and places in arrays."""
 
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_BLANK_OR_COMMA = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
+_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_BLANK_OR_COMMA = re.compile(r"(?:[ \t\r\n,]+|#[^\n]*)*")
 _DOT = re.compile(r"[ \t]*\.[ \t]*")
 _KEY_PART = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
 _SCALAR = re.compile(
@@ -21,6 +21,10 @@ _SCALAR = re.compile(
     r"""|[^,\]}#\n]+""",
     re.DOTALL,
 )
+_PLAIN_PAIR = re.compile(
+    r"""([A-Za-z0-9_-]+)[ \t]*=[ \t]*(?:"(?!"")[^"\\\n]*"|'(?!'')[^'\n]*'|[^\s"'\[{#,]+)[ \t]*(?=[#\r\n]|\Z)"""
+)
+"""What most lines hold: a bare key and a value that ends with its line. Taken at once, for files may have 100,000 lines."""
 
 
 def locate(text: str) -> Mapping[KeyPath, int]:
@@ -58,6 +62,9 @@ class _Walk:
             elif self._take("["):
                 table = self._table(self._key())
                 self._take("]")
+            elif plain := _PLAIN_PAIR.match(self._text, self._at):
+                self._note((*table, plain[1]))
+                self._at = plain.end()
             else:
                 self._pair(table)
             self._skip(_BLANK)

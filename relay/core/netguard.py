@@ -153,18 +153,18 @@ class Guard:
         self._own_addresses = frozenset(own_addresses)
         self._listeners = listeners
 
-    def forbidden(self, address: str, port: int | None = None, opened: Networks = ()) -> str | None:
-        """Say why `address` (text, with or without a zone id) must not be dialled; None when it may be.
+    def forbidden(self, address: str | Address, port: int | None = None, opened: Networks = ()) -> str | None:
+        """Say why `address` (or its text, with or without a zone id) must not be dialled; None when it may be.
 
         `opened` are networks that are open to whoever asks, beside those open to everybody. An open network has all its
         ports; a host that is public anyway keeps its own, so no `allow_networks` lets anybody send mail through it.
         O(open networks + listeners), and one question to the kernel for a public address.
         """
         try:
-            parsed = as_dialled(ip_address(address.partition("%")[0]))
+            parsed = as_dialled(ip_address(address.partition("%")[0]) if isinstance(address, str) else address)
         except ValueError:
             return NOT_AN_ADDRESS
-        if port is not None and self._is_listener(parsed, port):
+        if port is not None and self.is_listener(parsed, port):
             return THIS_RELAY
         closed = why_not_public(parsed) or (THIS_HOST if self._is_own(parsed) else None)
         if closed is not None:
@@ -176,7 +176,7 @@ class Guard:
             address = _translated(address)
         return address in self._own_addresses or address in self._own
 
-    def _is_listener(self, address: Address, port: int) -> bool:
+    def is_listener(self, address: Address, port: int) -> bool:
         """Whether one of our listeners takes connections to this place, by its address or by a wildcard."""
         bound = [host for host, bound_port in self._listeners() if bound_port == port]
         if not bound:

@@ -9,6 +9,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +29,8 @@ from relay.core.netguard import (
 
 URL_MAX = 2048
 HOST_MAX = 253
+HOSTS_KEPT = 64
+"""Hosts whose address is remembered: each endpoint's is asked for several times in a row."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PUBLIC_ONLY = Guard()
@@ -83,7 +86,7 @@ def check_url(
     host = parts.hostname or ""
     if host and not _UNSAFE.search(host):
         place = _Place(host, port or _DEFAULT_PORTS.get(parts.scheme), for_tenant)
-        reasons = (guard.forbidden(str(address), place.port, opened) for address in addresses_of(host))
+        reasons = (guard.forbidden(address, place.port, opened) for address in addresses_of(host))
         if host_address(host) is None:
             wrong = list(_name_faults(place, allow_private=allow_private))
             faults += wrong or _address_faults(place, THIS_RELAY if THIS_RELAY in reasons else None)
@@ -148,8 +151,11 @@ def place_of(url: str) -> tuple[Address | None, int]:
     return host_address(parts.hostname or ""), parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
+@lru_cache(HOSTS_KEPT)
 def host_address(host: str) -> Address | None:
     """Return the IP address that a URL's host is; None for a name."""
+    if ":" not in host and not host[-1:].isdigit():
+        return None  # without asking a parser, which takes longer to refuse a name than to read an address
     try:
         return None if "%" in host else as_dialled(ipaddress.ip_address(host))
     except ValueError:
