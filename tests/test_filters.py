@@ -534,3 +534,23 @@ def test_the_random_pairs_would_show_a_fault(monkeypatch: pytest.MonkeyPatch) ->
         assert any(disagreement(seed) for seed in range(DOCUMENTS))
     monkeypatch.setattr("relay.registry.facts._SCALAR", msgspec.json.Decoder())
     assert any(disagreement(seed) for seed in range(DOCUMENTS))
+
+
+# -- what is the same is there once ------------------------------------------------------------------------------------
+
+
+def test_equal_filters_are_one() -> None:
+    """A thousand endpoints that ask the same share one filter, and others with a condition in common share that."""
+    first, again = read({"data.a": {"$gte": 7}}), read({"data.a": {"$gte": 7}})
+    other = read({"data.a": {"$gte": 7}, "type": "a.b"})
+    assert first is again
+    assert other.root.parts[0].holds is first.root.holds
+
+
+def test_what_only_looks_equal_is_not() -> None:
+    """true is not 1, text is not a number, and a refused value stays refused beside a text that is written like it."""
+    written = [1, True, "1", "true", 1.5, "1.5"]
+    kept = [read({"data.a": value}) for value in written]
+    assert len({id(one.root.holds) for one in kept}) == len(written)
+    with pytest.raises(Invalid):
+        read({"data.a": Decimal("1.5")})

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from relay.core.conditions import (
     ON_TEXT,
@@ -81,7 +82,7 @@ class Part:
     wanted: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Filter:
     """A filter, ready for use. Immutable; equal to one that is written the same."""
 
@@ -167,7 +168,16 @@ def read(written: Any) -> Filter:
         reading.blame((), sentence, "Ask for one of several values with $in.")
     if reading.issues:
         raise Invalid(reading.issues)
-    return Filter(text, written, root)
+    return _KNOWN.setdefault(text, Filter(text, written, root))
+
+
+_KNOWN: WeakValueDictionary[str, "Filter"] = WeakValueDictionary()
+_CONDITIONS: WeakValueDictionary[tuple[str, Path, str], Predicate] = WeakValueDictionary()
+"""Filters and conditions that are in use. Many endpoints ask the same, and what is the same stays in the processor's caches."""
+
+
+def _condition(operator: str, path: Path, wanted: Any) -> Predicate:
+    return _CONDITIONS.setdefault((operator, path, json.dumps(wanted)), OPERATORS[operator](path, wanted))
 
 
 def _is_deeper(written: Any, levels: int) -> bool:
@@ -256,7 +266,7 @@ class _Reading:
         if fault is not None:
             self.blame(place, *fault)
             return Part(operator, place, _never)
-        return Part(operator, place, OPERATORS[operator](path, wanted), (), path, wanted)
+        return Part(operator, place, _condition(operator, path, wanted), (), path, wanted)
 
 
 _ALL = (*OPERATORS, *COMBINING)

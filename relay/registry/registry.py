@@ -6,7 +6,7 @@ A changed registry shares everything with the one before it but the entries that
 them: those are copied in C, a pointer for each endpoint (of the relay, and of the changed application).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -47,7 +47,9 @@ class Match(NamedTuple):
     reason: NoDelivery | None
     detail: str
     event_type: str = ""
-    subscribed: Sequence[Endpoint] = ()  # disabled ones too
+    subscribed: Sequence[
+        tuple[Endpoint, Callable[[Facts], bool] | None]
+    ] = ()  # disabled ones too; each with its filter
     is_filtered: bool = False  # some of them have a filter
 
     def narrowed(self, facts: Facts, aimed: Collection[int] | None) -> "Match":
@@ -55,14 +57,12 @@ class Match(NamedTuple):
 
         O(what subscribes, and its filters)
         """
-        asked = self.subscribed if aimed is None else [one for one in self.subscribed if one.ref in aimed]
-        passed = asked
-        if self.is_filtered:
-            passed = [one for one in asked if one.filter is None or one.filter.passes(facts)]
+        asked = self.subscribed if aimed is None else [one for one in self.subscribed if one[0].ref in aimed]
+        passed = [endpoint for endpoint, passes in asked if passes is None or passes(facts)]
         if passed or not self.subscribed:
             return _matched(self.event_type, passed)
         if asked:
-            sentence = f"no filter lets it through, of those that subscribe to {self.event_type}: {_named(asked)}"
+            sentence = f"no filter lets it through, of those that subscribe to {self.event_type}: {_named([one for one, _ in asked])}"
         else:
             sentence = f"none of the endpoints that it is aimed at subscribes to {self.event_type}"
         return Match((), NoDelivery.NO_MATCH, sentence)
@@ -264,8 +264,9 @@ class Registry:
                 if bucket is not None and covers(pattern, event_type):
                     subscribed.update(bucket)
         found = tuple(subscribed.values())
-        is_filtered = any(endpoint.filter is not None for endpoint in found)
-        return _matched(event_type, found)._replace(event_type=event_type, subscribed=found, is_filtered=is_filtered)
+        asked = tuple((endpoint, None if endpoint.filter is None else endpoint.filter.passes) for endpoint in found)
+        is_filtered = any(passes for _, passes in asked)
+        return _matched(event_type, found)._replace(event_type=event_type, subscribed=asked, is_filtered=is_filtered)
 
     # -- the next registry -----------------------------------------------------------------------------------------
 
