@@ -3,7 +3,6 @@
 import configparser
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +12,10 @@ import pytest
 from relay.config import DeliveryConfig, load
 from relay.core.errors import Busy, ConfigError, NotPermitted
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
+from tests.support.manager import Manager
 
 UNIT = Path(__file__).parents[1] / "systemd" / "relay.service"
 SOCKET = UNIT.with_name("relay.socket")
-
-
-class Manager:
-    """Plays systemd: a datagram socket at a path or an abstract name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind("\0" + name[1:] if name.startswith("@") else name)
-        self._socket.settimeout(5)
-
-    def heard(self) -> list[str]:
-        return self._socket.recv(4096).decode().split("\n")
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -20,11 +20,12 @@ from relay.config.listening import Passed
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
-from relay.core.errors import CannotStart, NotPermitted, RelayError, StoreUnavailable
+from relay.core.errors import CannotStart, NotPermitted, RelayError
 from relay.daemon.passed import PassedSockets, passed_sockets
 from relay.daemon.service import Relay, exit_code
 from relay.daemon.signals import Signals
 from relay.daemon.systemd import Notifier, watchdog_interval_ms
+from relay.daemon.watchdog import Watchdog, ask_for_time, work_done
 from relay.telemetry import log
 from relay.telemetry.log import Logging
 
@@ -34,7 +35,6 @@ ADMIN_TOKEN_BYTES = 32
 WARNINGS_MAX = 20
 """Warnings about the configuration that a start logs one by one; thousands of them would take seconds."""
 
-STATUS_EVERY_MS = 1_000
 TLS_READ_BYTES = 16 * 1024
 """What asyncio's own loop reads of a TLS connection at once, the size of a record; it would keep 256 KiB for each."""
 GC_THRESHOLDS = (5_000, 40, 100)
@@ -43,12 +43,6 @@ GC_THRESHOLDS = (5_000, 40, 100)
 M_MMAP_THRESHOLD = -3  # malloc.h
 LARGE_BUFFER_BYTES = 128 << 10
 """What glibc begins with."""
-
-LOOP_LAG_MAX_MS = 2_000
-"""A loop that wakes later than this does not feed the watchdog."""
-
-WRITER_PATIENCE_S = 5.0
-"""A writer thread that takes longer for a round trip does not feed the watchdog."""
 
 Say = Callable[[str], None]
 
@@ -83,7 +77,7 @@ def run(
 
 
 class _Process:
-    """One run of the daemon. Owner of the notifications to the service manager."""
+    """One run of the daemon. Owner of the channel to the service manager."""
 
     def __init__(
         self,
@@ -112,6 +106,8 @@ class _Process:
             dropped_lines=lambda: logging.dropped,
             passed={address: sock for address, (_, sock) in sockets.items()},
         )
+        interval_ms = watchdog_interval_ms(env, os.getpid())
+        self._watchdog = Watchdog(self._notifier, self._relay, self._clock, interval_ms)
         self._signals = signals
         self._asked_to_stop = asyncio.Event()
         self._reloads: set[asyncio.Future[None]] = set()  # under way
@@ -122,18 +118,25 @@ class _Process:
         if self._asked_to_stop.is_set():
             return 0  # before anything was opened
         self._announce_start()
-        await self._relay.start()
+        await self._start()
         gc.freeze()  # what start-up made stays: no collection has to look at it again
         self._signals.on_hang_up(loop, self._hang_up)
-        self._notifier.ready(self._status())
+        self._notifier.ready(self._watchdog.status)
         self._greet()
-        beating = self._relay.watched(self._beat()) if self._notifier.enabled else None
+        beating = self._relay.watched(self._watchdog.run()) if self._notifier.enabled else None
         try:
             return await self._serve()
         finally:
             if beating is not None:
                 beating.cancel()
             self._notifier.close()
+
+    async def _start(self) -> None:
+        asking = asyncio.create_task(ask_for_time(self._notifier, self._clock, work_done))
+        try:
+            await self._relay.start()
+        finally:
+            asking.cancel()
 
     async def _serve(self) -> int:
         stopped = asyncio.create_task(self._asked_to_stop.wait())
@@ -176,43 +179,7 @@ class _Process:
             self._notifier.ready("reload refused: the configuration has mistakes")
             return
         self._log.info(log.CONFIG_RELOADED, changed=result.changed, needs_restart=result.needs_restart)
-        self._notifier.ready(self._status())
-
-    # -- the service manager ---------------------------------------------------------------------------------------
-
-    async def _beat(self) -> None:
-        """Show the service manager how things stand, and feed its watchdog while loop and writer really turn."""
-        interval_ms = watchdog_interval_ms(self._env, os.getpid())
-        fed_ms = 0.0
-        while True:
-            before_ms = self._clock.mono_ms()
-            await asyncio.sleep(STATUS_EVERY_MS / 1000)
-            lag_ms = self._clock.mono_ms() - before_ms - STATUS_EVERY_MS
-            self._notifier.status(self._status())
-            due = interval_ms is not None and self._clock.mono_ms() - fed_ms >= interval_ms - STATUS_EVERY_MS
-            if due and lag_ms < LOOP_LAG_MAX_MS and await self._writer_turns():
-                self._notifier.watchdog()
-                fed_ms = self._clock.mono_ms()
-
-    async def _writer_turns(self) -> bool:
-        """Whether the writer answers; that it cannot write, on a full disk, is an answer: a restart would not help.
-
-        While it writes the file anew, which takes as long as it takes, a restart would only begin that again.
-        """
-        if self._relay.store.rewriting:
-            return True
-        try:
-            async with asyncio.timeout(WRITER_PATIENCE_S):
-                await self._relay.store.ping()
-        except TimeoutError:
-            return False
-        except StoreUnavailable:
-            pass
-        return True
-
-    def _status(self) -> str:
-        lanes = self._relay.dispatch.lanes
-        return f"{self._relay.store.backlog} due, {lanes.in_flight} in flight"
+        self._notifier.ready(self._watchdog.status)
 
     # -- the first words -------------------------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class Dispatch:
             log_all=log_all,
         )
         self._kick = asyncio.Event()
+        self._turned = asyncio.Event()  # since somebody began to wait for it
         self._idle = asyncio.Event()
         self._after_commit = _AfterCommit(self._fail)
         self._starting = True
@@ -108,6 +109,7 @@ class Dispatch:
         """Start what is due, until cancelled. Ends only by cancellation or by our own mistake."""
         while True:
             self._kick.clear()  # before looking: whatever comes meanwhile wakes us again
+            self._turned.set()
             now = self._clock.now()
             self._could_start = can_start = self._can_start()
             if can_start:
@@ -124,6 +126,12 @@ class Dispatch:
     def kick(self) -> None:
         """Look again soon."""
         self._kick.set()
+
+    async def turn(self) -> None:
+        """Return when the loop looks once more; never, if it hangs."""
+        self._turned.clear()
+        self.kick()
+        await self._turned.wait()
 
     def _attempt_progressed(self) -> None:
         """Look again if an attempt's end, or its settle's commit, lets something start; commonly it does not."""

@@ -7,7 +7,7 @@ import asyncio
 import os
 
 from relay.cli import main
-from relay.daemon import process
+from relay.daemon.watchdog import Watchdog
 from relay.housekeeping import Housekeeping
 
 
@@ -19,7 +19,7 @@ async def die(self: object) -> None:
 
 if __name__ == "__main__":
     if os.environ.get("DEAD") == "watchdog":
-        process._Process._beat = die  # type: ignore[method-assign]  # the mistake that is planted
+        Watchdog.run = die  # type: ignore[method-assign]  # the mistake that is planted
     else:
         Housekeeping.prune = die  # type: ignore[method-assign]  # likewise
     main()
