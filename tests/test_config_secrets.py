@@ -41,7 +41,7 @@ def test_other_text_is_the_secret_itself(text: str) -> None:
         ("file:relative", "must be absolute"),
         ("file:/nonexistent/x", "no such file"),
         ("file:/", "is a directory"),
-        ("cred:x", "no such file"),
+        ("cred:x", "there is no credential"),
         ("cred:../x", "plain file name"),
         ("cred:", "plain file name"),
     ],
@@ -58,7 +58,7 @@ def test_credentials_need_systemd() -> None:
     """Without `$CREDENTIALS_DIRECTORY` the remedy is the line for the unit."""
     with pytest.raises(Wrong) as caught:
         Secrets({}).resolve("cred:acme")
-    assert "LoadCredential=acme:" in caught.value.remedy
+    assert "LoadCredential=acme" in caught.value.remedy
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"x" * (SECRET_BYTES_MAX + 1)])

@@ -27,7 +27,7 @@ from relay.delivery.courier import Courier
 from relay.store.sqlite.writer import Writer
 from relay.telemetry import log
 from tests.support.clock import FakeClock
-from tests.support.daemon import PRODUCER_TOKEN, ROOT, Daemon, config_text
+from tests.support.daemon import PRODUCER_TOKEN, ROOT, Daemon, config_text, refused
 from tests.support.receiver import Answer, Receiver
 from tests.support.stack import Stack
 from tests.support.stores import sqlite_error
@@ -475,22 +475,6 @@ def test_a_database_that_was_moved_ends_the_process(tmp_path: Path) -> None:
 
 
 # -- starts that are refused -------------------------------------------------------------------------------------------
-
-
-def refused(folder: Path, config: str, *, code: int) -> str:
-    """Try to start; return the one line for people. The rest of the log are JSON lines; no traceback anywhere."""
-    daemon = Daemon(folder, config)
-    before = len(daemon.log()) if daemon.log_path.exists() else 0
-    daemon.launch()
-    try:
-        assert daemon.wait() == code, daemon.log()
-    finally:
-        daemon.kill()
-    said = daemon.log()[before:]
-    assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1, said
-    return lines[0]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from relay.api.accept import BACKLOG, Acceptor
 from relay.api.connections import Connections
-from relay.core.errors import Busy, CannotStart, NotPermitted
+from relay.core.errors import Busy, CannotStart, NoRoom, NotPermitted
 from relay.core.netguard import Listener, as_dialled
 
 UNIX_PREFIX = "unix:"
@@ -147,6 +147,8 @@ def bind_unix(path: Path) -> socket.socket:
         said = f"Cannot listen on {UNIX_PREFIX}{path}: {_reason(error)}."
         if isinstance(error, PermissionError):
             raise NotPermitted(said, path.parent) from None
+        if error.errno in NoRoom.ERRNOS:
+            raise NoRoom(path) from None
         raise CannotStart(said, remedy=_UNIX_REMEDY) from None
     return sock
 

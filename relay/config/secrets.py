@@ -98,10 +98,12 @@ class Secrets:
         if not folder:
             raise Wrong(
                 "there are no credentials: $CREDENTIALS_DIRECTORY is not set",
-                f"systemd sets it; add LoadCredential={name}:/path/of/the/secret to the unit.",
+                f"systemd sets it: {_load(name)}",
             )
         if not name or "/" in name:
             raise Wrong("the name of a credential is a plain file name", 'Write it like "cred:acme-token".')
+        if not (Path(folder) / name).exists():
+            raise Wrong(f'there is no credential "{name}"', f"systemd passes it: {_load(name)}")
         return read_text(Path(folder) / name, kind)
 
 
@@ -109,6 +111,10 @@ def refuse_reference(text: str, remedy: str) -> None:
     """Raise Wrong for a reference that somebody writes over the API: what this host holds is for its file to name."""
     if text.startswith(REFERENCES):
         raise Wrong("files and variables of this host are for the configuration file", remedy)
+
+
+def _load(name: str) -> str:
+    return f"put the secret into /etc/credstore/{name}, and LoadCredential={name} into the unit."
 
 
 def read_key(text: str) -> bytes:

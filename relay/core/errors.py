@@ -1,5 +1,6 @@
 """What can go wrong, in the few classes that callers tell apart. Every message ends with what to do."""
 
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -42,6 +43,15 @@ class Busy(CannotStart):
 
 class AlreadyRunning(Busy):
     """Another program, commonly another daemon, uses this database."""
+
+
+class NoRoom(Busy):
+    """The disk is full; starting again works as soon as there is room."""
+
+    ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"There is no room left on the disk of {path}.", remedy="Make room; nothing is damaged.")
 
 
 class NotPermitted(CannotStart):

@@ -20,7 +20,7 @@ from relay.config.listening import Passed
 from relay.config.places import find_config_file, state_folder
 from relay.core.access import Role, Token
 from relay.core.clock import SystemClock
-from relay.core.errors import CannotStart, NotPermitted, RelayError
+from relay.core.errors import CannotStart, NoRoom, NotPermitted, RelayError
 from relay.daemon.passed import PassedSockets, passed_sockets
 from relay.daemon.service import Relay, exit_code
 from relay.daemon.signals import Signals
@@ -220,6 +220,8 @@ def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, 
         place = path if os.path.lexists(path) else path.parent
         raise NotPermitted(f"The admin token {path} cannot be written or read: {error.strerror}.", place) from None
     except OSError as error:
+        if error.errno in NoRoom.ERRNOS:
+            raise NoRoom(path) from None
         raise CannotStart(
             f"The admin token {path} cannot be written or read: {error.strerror}.",
             remedy="Configure a [[token]], or make the state folder writable.",
@@ -230,9 +232,13 @@ def _admin_token(config: Config, env: Mapping[str, str]) -> tuple[Token | None, 
 def _write_token(path: Path) -> None:
     """Write a token whole or not at all: the name appears with the text in it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(ADMIN_TOKEN_BYTES) + "\n")
-    draft.replace(path)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(ADMIN_TOKEN_BYTES) + "\n")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _configure_logging(config: Config, env: Mapping[str, str]) -> Logging:

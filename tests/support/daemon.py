@@ -240,6 +240,22 @@ class Daemon:
         return clean | {"XDG_STATE_HOME": str(self.folder), "PYTHONFAULTHANDLER": "1"} | self._env
 
 
+def refused(folder: Path, config: str, *, code: int, **options: Any) -> str:
+    """Try to start, in vain; return the one line for people. The rest of the log are JSON lines; no traceback anywhere."""
+    daemon = Daemon(folder, config, **options)
+    before = len(daemon.log()) if daemon.log_path.exists() else 0
+    daemon.launch()
+    try:
+        assert daemon.wait() == code, daemon.log()
+    finally:
+        daemon.kill()
+    said = daemon.log()[before:]
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
 def _listening_ports(pid: int) -> list[int]:
     own = {_target(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for table in ("tcp", "tcp6") for line in _rows(Path(f"/proc/{pid}/net/{table}"))]

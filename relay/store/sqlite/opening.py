@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 from urllib.parse import quote
 
-from relay.core.errors import AlreadyRunning, CannotStart, NotPermitted, RelayError, StoreDamaged, StoreMoved
+from relay.core.errors import AlreadyRunning, CannotStart, NoRoom, NotPermitted, RelayError, StoreDamaged, StoreMoved
 from relay.store.sqlite import migrate
 from relay.store.sqlite.sealing import NO_KEYS, Keyring, refuse_unreadable
 
 SQLITE_MIN = (3, 40, 0)
+
+ROOM_BYTES = 1 << 20
+"""An opening that failed with less than this free failed for the want of it."""
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a write waits for a lock of another program, which nobody but a visitor can hold."""
@@ -32,6 +35,7 @@ _NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 _SYNCHRONOUS = {"full": 2, "normal": 1}
 
 _DAMAGE = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_WITHOUT_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 _MACHINE = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -106,6 +110,8 @@ def prepare(path: Path, mounts: str | None = None) -> Lock:
         place = Path(error.filename) if error.filename and os.path.lexists(error.filename) else path.parent
         raise NotPermitted(f"{path} cannot be used: {error.strerror} ({place}).", place) from error
     except OSError as error:
+        if error.errno in NoRoom.ERRNOS:
+            raise NoRoom(path) from error
         raise CannotStart(
             f"{path} cannot be used: {error.strerror} ({error.filename or path.parent}).",
             remedy="Create the folder, give it to the user that runs relay, or change `storage.path`.",
@@ -141,7 +147,7 @@ def open_writer(settings: StoreSettings) -> tuple[sqlite3.Connection, StoreFacts
         raise _explain(settings.path, error) from error
     try:
         return connection, _set_up(connection, settings)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         connection.close()
         raise _explain(settings.path, error) from error
     except BaseException:
@@ -280,7 +286,18 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _lacks_room(path: Path, error: Exception) -> bool:
+    """Whether the disk is full. SQLite often calls that an I/O error, as it does a broken disk."""
+    if isinstance(error, OSError):
+        return error.errno in NoRoom.ERRNOS
+    disk = os.statvfs(path.parent)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    return free_bytes < ROOM_BYTES and getattr(error, "sqlite_errorcode", 0) & 0xFF in _WITHOUT_ROOM
+
+
 def _explain(path: Path, error: Exception) -> RelayError:
+    if _lacks_room(path, error):
+        return NoRoom(path)
     if judge(error) is Trouble.DAMAGE:
         return _damaged(path, str(error))
     if (forbidden := _forbidden(path)) is not None:
