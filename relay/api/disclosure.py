@@ -92,7 +92,7 @@ def sight_of(principal: Principal, registry: Registry, endpoint_id: str) -> Sigh
     endpoint = registry.endpoints.get(endpoint_id)
     if credentials or endpoint is None:
         return Sight(network, credentials, is_known=endpoint is not None)
-    written = registry.contract(endpoint.application).header_names | {name.lower() for name, _ in endpoint.headers}
+    written = registry.contract_of(endpoint).header_names | {name.lower() for name, _ in endpoint.headers}
     written |= {endpoint.auth.header.lower()} if endpoint.auth else set()
     spellings = {spelling for value in _credentials(endpoint) for spelling in _spellings(value)}
     values = sorted((value for value in spellings if len(value) >= VALUE_MIN), key=len, reverse=True)

@@ -110,23 +110,25 @@ class Endpoints:
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an endpoint by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
-        endpoint = self._find(request, principal)
-        self._refuse_self_service(principal, endpoint.application)
+        before = self._find(request, principal)
+        self._refuse_self_service(principal, before.application, before)
         text = await body.read(request)
-        refuse_large(text, endpoint.application.limits)
+        refuse_large(text, before.application.limits)
         patch = parse_definition(text)
-        reader, owner = self._services.reader(principal), endpoint.application
+        reader, owner = self._services.reader(principal), before.application
         endpoint = await self._registrar.update_endpoint(
-            endpoint.id, lambda present: reader.revised_endpoint(present, patch, owner)
+            before.id, lambda present: reader.revised_endpoint(present, patch, owner)
         )
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
-        return Answer(self._detail(endpoint, principal) | self._warnings(endpoint))
+        # A contract that signs, after one that did not, has brought a secret along.
+        made = {"secret": endpoint.secrets[0].value} if endpoint.secrets and not before.secrets else {}
+        return Answer(self._detail(endpoint, principal) | self._warnings(endpoint) | made)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
-        self._refuse_self_service(principal, endpoint.application)
+        self._refuse_self_service(principal, endpoint.application, endpoint)
         await self._registrar.delete_endpoint(endpoint.id)
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
@@ -173,11 +175,12 @@ class Endpoints:
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
         _refuse_vanished(endpoint)
-        application, contract = endpoint.application, self._registrar.current.contract(endpoint.application)
+        application, contract = endpoint.application, self._registrar.current.contract_of(endpoint)
         self._tests.refuse_more(application)  # before the work of making one
         written = await body.read(request)
         screen(written, self._services.daemon.config.server.max_depth)
-        sample = sampling.read_sample(written, contract, application, endpoint.id)
+        catalogue = self._registrar.current.contract(application)
+        sample = sampling.read_sample(written, contract, catalogue, application, endpoint.id)
         event_id, now_ms = self._services.ids.new("evt"), self._services.clock.wall_ms()
         event = sampling.freeze(sample, contract, application, event_id, now_ms)
         sight = sight_of(principal, self._registrar.current, endpoint.id)
@@ -227,11 +230,14 @@ class Endpoints:
             raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
         return endpoint
 
-    def _refuse_self_service(self, principal: Principal, application: Application) -> None:
-        """Under some contracts endpoints are the operator's business (ROT-4, VAI-4, WOC-2)."""
-        contract = self._registrar.current.contract(application)
-        if principal.role is Role.APPLICATION and not contract.registration.self_service:
-            raise Refused(problems.operator_only(contract.name))
+    def _refuse_self_service(
+        self, principal: Principal, application: Application, endpoint: Endpoint | None = None
+    ) -> None:
+        """Under some contracts, its application's or its own, an endpoint is the operator's business (ROT-4, VAI-4, WOC-2)."""
+        registry = self._registrar.current
+        for contract in (registry.contract(application), *((registry.contract_of(endpoint),) if endpoint else ())):
+            if principal.role is Role.APPLICATION and not contract.registration.self_service:
+                raise Refused(problems.operator_only(contract.name))
 
     def _warnings(self, endpoint: Endpoint) -> Json:
         contract = self._registrar.current.contract(endpoint.application)
@@ -275,7 +281,7 @@ class Endpoints:
         written = render.endpoint(endpoint, plain=principal.may(Right.SEE_CREDENTIALS))
         work = write_work(self._line(endpoint, principal))
         shown = write_certificate(self._services, endpoint)
-        contract = self._registrar.current.contract(endpoint.application)
+        contract = self._registrar.current.contract_of(endpoint)
         keys = contract.public_keys(lasting(endpoint.secrets, self._services.clock.wall_ms()))
         return written | shown | work | {"public_keys": keys, "health": health_for(principal, work["health"])}
 

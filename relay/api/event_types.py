@@ -9,7 +9,7 @@ from relay.api.auth import PRINCIPAL
 from relay.api.query import Query
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
-from relay.contracts import describe_catalogue, describe_type, openapi, why_unlisted
+from relay.contracts import Contract, describe_catalogue, describe_type, openapi, why_unlisted
 from relay.core.errors import NotFound
 from relay.core.model import Application
 
@@ -33,25 +33,36 @@ class EventTypes:
         """List the catalogue in the order of its contract, on one page; or write it as an OpenAPI document."""
         query = self._services.query(request)
         form = query.word("format", Form) or Form.LIST
-        application = self._application(request, query)
-        contract = self._services.registrar.current.contract(application)
+        application, contract = self._asked(request, query)
         if form is Form.OPENAPI:
             return Answer(openapi(contract))
         return Answer({"application": application.id} | describe_catalogue(contract))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event type; 404 names the nearest."""
-        application = self._application(request, self._services.query(request))
-        contract = self._services.registrar.current.contract(application)
+        _, contract = self._asked(request, self._services.query(request))
         name = request[PARAMETERS]["name"]
         listed = contract.types.get(name)
         if listed is None:
             raise NotFound(why_unlisted(contract, name))
         return Answer(describe_type(name, listed))
 
-    def _application(self, request: web.Request, query: Query) -> Application:
-        """Return whose catalogue is asked for: the token's own, the one that is named, or the only one."""
-        principal = request[PRINCIPAL]
-        named = query.text("application")
+    def _asked(self, request: web.Request, query: Query) -> tuple[Application, Contract]:
+        """Return whose catalogue is asked for: the token's own application, the one that is named, or the only one.
+
+        For an `endpoint` it is the catalogue of the contract that writes its requests.
+        """
+        principal, registry = request[PRINCIPAL], self._services.registrar.current
+        named, endpoint_id = query.text("application"), query.text("endpoint")
         query.check()
-        return self._services.registrar.current.application_for(principal, named)
+        if endpoint_id is None:
+            application = registry.application_for(principal, named)
+            return application, registry.contract(application)
+        endpoint = registry.endpoints.get(endpoint_id)
+        if (
+            endpoint is None
+            or not principal.sees(endpoint.application.id)
+            or named not in (None, endpoint.application.id)
+        ):
+            raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
+        return endpoint.application, registry.contract_of(endpoint)

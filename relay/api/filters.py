@@ -95,8 +95,7 @@ class Filters:
         }
 
     def _subscribes(self, endpoint: Endpoint, event_type: str) -> bool:
-        covers = self._services.registrar.current.contract(endpoint.application).covers
-        return any(covers(pattern, event_type) for pattern in endpoint.event_types)
+        return self._services.registrar.current.subscribes(endpoint, event_type)
 
 
 def _write(failure: Failure) -> Json:

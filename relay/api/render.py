@@ -14,7 +14,7 @@ from relay.core.tls import Certificate, TlsIdentity
 from relay.core.units import format_duration, format_rate, format_size, format_time
 from relay.core.urls import masked
 from relay.core.verification import Proof
-from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView
+from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView, VariantView
 from relay.queue import Suspension
 from relay.registry import ApplicationEntry
 from relay.store import KeyRow
@@ -62,7 +62,17 @@ def event(view: EventView) -> Json:
 
 def event_detail(view: EventView) -> Json:
     """Write an event with its payload: the very bytes that are sent, spliced in."""
-    return event(view) | {"payload": None if view.body is None else _payload(body_of(view.body))}
+    variants = [_variant(one) for one in view.variants]
+    return event(view) | {"variants": variants, "payload": None if view.body is None else _payload(body_of(view.body))}
+
+
+def _variant(view: VariantView) -> Json:
+    return {
+        "contract": view.contract,
+        "endpoints": list(view.endpoints),
+        "fault": view.fault or None,
+        "payload": None if view.fault else _payload(body_of(view.body)),
+    }
 
 
 def delivery(view: DeliveryView) -> Json:
@@ -149,6 +159,7 @@ def endpoint(value: Endpoint, *, plain: bool) -> Json:
         "application": value.application.id,
         "origin": value.origin,
         "url": value.url if plain else masked(value.url),
+        "contract": value.contract or value.application.contract,
         "event_types": list(value.event_types),
         "filter": None if value.filter is None else value.filter.written,
         "description": value.description,

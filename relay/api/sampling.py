@@ -19,11 +19,14 @@ class Sample(NamedTuple):
     warnings: tuple[Issue, ...] = ()
 
 
-def read_sample(body: bytes, contract: Contract, application: Application, endpoint_id: str) -> Sample:
+def read_sample(
+    body: bytes, contract: Contract, catalogue: Contract, application: Application, endpoint_id: str
+) -> Sample:
     """Read `{"type"?, "data"?}` of a test; Invalid with every mistake.
 
     Without data it is the contract's example of that type; without type the contract's own test event, with its ids.
-    What is given is held against the catalogue as intake does it.
+    What is given is held against the catalogue as intake does it. An endpoint's own contract that is open says nothing
+    of types that it does not list: there the application's `catalogue` stands in.
     """
     written = parse_object(body)
     mistakes = unknown_members(written, ["type", "data"])
@@ -31,6 +34,9 @@ def read_sample(body: bytes, contract: Contract, application: Application, endpo
     if "type" in written and not isinstance(named, str):
         mistakes.append(Issue("/type", "must be the name of an event type"))
         raise Invalid(mistakes)
+    listed = contract.types if named is None else named in contract.types
+    if contract.catalogue_open and not listed:
+        contract = catalogue
     facts = {"endpoint_id": endpoint_id, "application_id": application.id}
     data = raw_member(body, "data")
     event_type = _own_type(contract, facts) if named is None else named
@@ -55,6 +61,7 @@ def freeze(sample: Sample, contract: Contract, application: Application, event_i
         created_at_ms=now_ms,
         expires_at_ms=None,
         body=body,
+        contract=contract.name,
     )
 
 

@@ -15,11 +15,11 @@ from pydantic_core import ErrorDetails
 from relay.api.body import foreign
 from relay.api.secrets import Brought, brought_mistakes, lasting
 from relay.config import SECRETS_MAX, ApplicationDefinition, Config, EndpointDefinition, Section
-from relay.config.admission import Rules, check_application, check_endpoint, check_sources
+from relay.config.admission import Rules, check_application, check_choice, check_endpoint, check_sources
 from relay.config.fields import Id, at_most
 from relay.config.model import fields, nested
 from relay.config.secrets import Wrong
-from relay.contracts import ContractCatalogue
+from relay.contracts import Contract, ContractCatalogue
 from relay.core.issues import MISTAKES_MAX, Invalid, Issue, pointer
 from relay.core.model import Application, DisabledBy, EndpointState, Limits
 from relay.core.netguard import Address, Guard
@@ -287,18 +287,24 @@ class Reader:
         """Judge an endpoint that may come with its secrets."""
         found, issues = self._endpoint(read, owner)
         if read.sound is not None:
-            contract = None if owner is None else self.contracts.get(owner.contract)
-            wrong = brought_mistakes(read.sound.secret, read.sound.secrets, contract)
+            wrong = brought_mistakes(read.sound.secret, read.sound.secrets, self._contract_of(read.sound, owner))
             issues = [*issues, *(issue for issue in wrong if not read.is_wrong(issue.path))]
         return found, issues
 
     def _endpoint(self, read: Read[E], owner: Owner | None) -> tuple[E | None, list[Issue]]:
         if read.sound is None:
             return None, read.issues
-        contract = None if owner is None else self.contracts.get(owner.contract)
-        networks = () if owner is None else owner.allow_networks
-        rules = Rules(contract, self.config, self.guard, networks, for_tenant=self.for_tenant)
-        return None if read.issues else read.sound, read.including(check_endpoint(read.sound, rules))
+        found, networks = read.sound, () if owner is None else owner.allow_networks
+        contract = self._contract_of(found, owner)
+        catalogue = None if owner is None else self.contracts.get(owner.contract)
+        rules = Rules(contract, self.config, self.guard, networks, for_tenant=self.for_tenant, catalogue=catalogue)
+        wrong = list(check_choice(found.contract, self.contracts, for_tenant=self.for_tenant))
+        return None if read.issues else found, read.including([*wrong, *check_endpoint(found, rules)])
+
+    def _contract_of(self, endpoint: EndpointDefinition, owner: Owner | None) -> Contract | None:
+        """Return what writes an endpoint's requests; None where it is not known."""
+        name = endpoint.contract or (None if owner is None else owner.contract)
+        return None if name is None else self.contracts.get(name)
 
     # -- lines of an import ----------------------------------------------------------------------------------------
 

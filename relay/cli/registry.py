@@ -62,6 +62,7 @@ retry_options = options(
 endpoint_options = options(
     click.option("--type", "event_types", multiple=True, help="Event type, or prefix.*; repeatable.  [all]"),
     click.option("--filter", "filter_text", metavar="JSON", help="Which events of these types: JSON, @FILE or -."),
+    click.option("--contract", help="Name of a contract of its own; the events go to it in that shape."),
     click.option("--description", help="A note for people."),
     click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Fixed header; repeatable."),
     click.option("--concurrency", type=click.IntRange(1), help="Most attempts at once."),
@@ -127,7 +128,11 @@ def update_endpoint(
 ) -> None:
     """Change an endpoint: its URL, or settings; what is not named stays. `--header NAME` alone removes a header."""
     changes = patch(given | {"url": url}, reset, "a URL, a setting")
-    report(daemon.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", changes).data, as_json, "updated")
+    changed = daemon.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", changes).data
+    report(changed, as_json, "updated")
+    if changed.get("secret") and not as_json:
+        echo(f"secret: {changed['secret']}")
+        say("Its contract signs: give the secret to the receiver.")
 
 
 @endpoint.command("list")
@@ -269,6 +274,7 @@ def report(one: Json, as_json: bool, done: str) -> None:
 
 def _endpoint_rows(one: Json) -> Iterator[tuple[str, Any]]:
     yield from ((name, one[name]) for name in ("id", "application", "url"))
+    yield "contract", one["contract"]
     yield "state", state(one)
     yield "event types", one["event_types"]
     yield "filter", json.dumps(one["filter"], ensure_ascii=False) if one.get("filter") else None

@@ -15,6 +15,7 @@ PATH = "/v1/event-types"
 @click.command("types")
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--application", help="Whose contract, where there are several applications.")
+@click.option("--endpoint", help="The types in the contract of this endpoint, which may have one of its own.")
 @click.option(
     "--contract", help="Show this contract without a daemon: a built-in one, or one of your own, by name or file."
 )
@@ -29,6 +30,7 @@ def types(
     daemon: Daemon,
     name: str | None,
     application: str | None,
+    endpoint: str | None,
     contract: str | None,
     contracts: Path | None,
     as_openapi: bool,
@@ -47,10 +49,12 @@ def types(
     if contract is None:
         _refuse_without_contract(contracts)
         form = "openapi" if as_openapi else None
-        shown = daemon.get(PATH if name is None else f"{PATH}/{name}", application=application, format=form)
+        whose = {"application": application, "endpoint": endpoint}
+        shown = daemon.get(PATH if name is None else f"{PATH}/{name}", **whose, format=form)
     else:
-        if application is not None:
-            fail("Give --application or --contract, not both: an application has its contract.", Exit.USAGE)
+        if application is not None or endpoint is not None:
+            named = "--endpoint" if application is None else "--application"
+            fail(f"Give {named} or --contract, not both: applications and endpoints have their contract.", Exit.USAGE)
         shown = _offline(contract, contracts, name, as_openapi=as_openapi)
     if as_json or as_openapi:
         echo_json(shown)

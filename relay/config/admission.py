@@ -27,11 +27,12 @@ from relay.core.verification import ORIGIN_HEADER, Method
 class Rules:
     """What an endpoint is judged by; without a contract only by our own rules."""
 
-    contract: Contract | None
+    contract: Contract | None  # what writes its requests: its own, or its application's
     config: Config
     guard: Guard  # what decides which addresses are dialled, as far as it can be known
     allow_networks: Networks = ()  # what is open to the application, beside what is open to all
     for_tenant: bool = False  # the sentences are read by one: nothing of our network, no setting that is not his
+    catalogue: Contract | None = None  # its application's contract, which says what types there are
 
 
 def check_sources(sources: Iterable[Address], own: Container[Address]) -> Iterator[Issue]:
@@ -88,9 +89,7 @@ def check_application(
     """Yield everything that is wrong with an application but its endpoints."""
     contract = contracts.get(application.contract)
     if contract is None:
-        near, known = did_you_mean(application.contract, contracts.names), ", ".join(contracts.names)
-        remedy = f"{near} There are: {known}" if near else f"there are: {known}"
-        yield Issue("/contract", f"there is no contract {application.contract[:64]!r}; {remedy}")
+        yield _no_contract(application.contract, contracts)
     else:
         known = ", ".join(sorted(contract.features)) or "none"
         for name in application.features:
@@ -100,8 +99,26 @@ def check_application(
     yield from _check_max_age(application, config)
 
 
+def _no_contract(name: str, contracts: ContractCatalogue) -> Issue:
+    near, known = did_you_mean(name, contracts.names), ", ".join(contracts.names)
+    remedy = f"{near} There are: {known}" if near else f"there are: {known}"
+    return Issue("/contract", f"there is no contract {name[:64]!r}; {remedy}")
+
+
+def check_choice(name: str | None, contracts: ContractCatalogue, *, for_tenant: bool = False) -> Iterator[Issue]:
+    """Yield what is wrong with an endpoint's choice of a contract of its own; a tenant has those that are open to tenants."""
+    contract = None if name is None else contracts.get(name)
+    if name is not None and for_tenant and (contract is None or not contract.registration.self_service):
+        sentence = (
+            f"there is no contract {name[:64]!r} that you may choose; leave it out, or ask whoever runs this relay"
+        )
+        yield Issue("/contract", sentence)
+    elif name is not None and contract is None:
+        yield _no_contract(name, contracts)
+
+
 def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue]:
-    """Yield everything that is wrong with an endpoint."""
+    """Yield everything that is wrong with an endpoint but its choice of a contract."""
     contract = rules.contract
     registration = contract.registration if contract else Registration(https=False, public=False)
     for fault in address_faults(endpoint.url, registration, rules):
@@ -109,8 +126,11 @@ def check_endpoint(endpoint: EndpointDefinition, rules: Rules) -> Iterator[Issue
     if registration.subscription_required and "event_types" not in endpoint.model_fields_set:
         sentence = 'the contract asks for a choice of event types; list them, or write ["*"] for all'
         yield Issue("/event_types", sentence)
-    if contract is not None:
-        yield from _check_subscriptions(endpoint.event_types, contract)
+    catalogue = rules.catalogue or contract
+    if catalogue is not None:
+        yield from _check_subscriptions(endpoint.event_types, catalogue)
+    if contract is not None and catalogue not in (None, contract):
+        yield from _check_shared(endpoint.event_types, catalogue, contract)
     yield from _check_headers(endpoint, contract)
     yield from _check_verification(endpoint, rules)
     yield from _check_tls(endpoint)
@@ -172,6 +192,19 @@ def _check_subscriptions(event_types: Iterable[str], contract: Contract) -> Iter
         if sentence:
             wrong += 1
             yield Issue(pointer("event_types", index), sentence)
+
+
+def _check_shared(event_types: Iterable[str], catalogue: Contract, own: Contract) -> Iterator[Issue]:
+    """Yield each subscription of which the endpoint's own contract knows no type."""
+    for index, pattern in enumerate(event_types):
+        if catalogue.check_subscription(pattern, suggest=False) is not None:
+            continue  # that was said
+        sentence = own.check_subscription(pattern, suggest=False)
+        listed = () if sentence or catalogue.catalogue_open else catalogue.types
+        if listed and not any(catalogue.covers(pattern, name) and own.takes(pattern, name) for name in listed):
+            sentence = f"{pattern[:80]!r} covers no event type that {catalogue.name} has, too; subscribe to others"
+        if sentence:
+            yield Issue(pointer("event_types", index), f"under the endpoint's contract {own.name} {sentence}")
 
 
 def _check_headers(endpoint: EndpointDefinition, contract: Contract | None) -> Iterator[Issue]:

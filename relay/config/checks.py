@@ -10,6 +10,7 @@ from typing import NamedTuple
 from relay.config.admission import (
     Rules,
     check_application,
+    check_choice,
     check_endpoint,
     guard_of,
     secret_faults,
@@ -196,20 +197,24 @@ def _definitions(subject: Subject) -> Iterator[Finding]:
     listeners = listeners_of(subject.config.server.listen)
     guard = guard_of(subject.config.delivery, (), lambda: listeners)
     for path, endpoint in _endpoints(subject):
-        contract, opened = _contract_at(subject, path), _application_at(subject, path).allow_networks
-        faults = list(check_endpoint(endpoint, Rules(contract, subject.config, guard, opened)))
+        contract, owner = _contract_at(subject, path), _application_at(subject, path)
+        catalogue = subject.contracts.get(owner.contract)
+        rules = Rules(contract, subject.config, guard, owner.allow_networks, catalogue=catalogue)
+        faults = list(check_endpoint(endpoint, rules))
+        if not subject.contracts.is_faulty(endpoint.contract or ""):
+            yield from (_finding(path, issue) for issue in check_choice(endpoint.contract, subject.contracts))
         urls = (endpoint.url, endpoint.auth.token_url if endpoint.auth else None) if faults else ()
         always = [one for url in urls if url for one in check_url(url, allow_http=True, allow_private=True)]
         for issue in faults:
             where = (*_ALLOWANCES, (*path[:2], "allow_networks")) if issue.path in _ADDRESSES else ()
-            yield _finding(path, issue, *(() if issue.message in always else (_contract_of(path), *where)))
+            yield _finding(path, issue, *(() if issue.message in always else (*_contracts_of(path), *where)))
         wrong = {issue.path for issue in faults}
-        warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, contract)]
+        warnings = [*warn_endpoint(endpoint.url, endpoint.event_types, catalogue)]
         if subject.given.now_ms is not None:
             warnings += warn_tls(endpoint.tls, subject.given.now_ms)
         for issue in warnings:
             if issue.path not in wrong and not (subject.given.dev and issue.path == "/url"):
-                yield _finding(path, issue, _contract_of(path))
+                yield _finding(path, issue, *_contracts_of(path))
 
 
 def _finding(path: KeyPath, issue: Issue, *rests_on: KeyPath) -> Finding:
@@ -243,7 +248,7 @@ def _secrets(subject: Subject) -> Iterator[Finding]:
                 (*path, "secret"),
                 f"is missing: the contract {contract.name} signs what it sends",
                 'Add secret = "env:NAME", "file:/path" or "cred:name"; `relay init` shows how one looks.',
-                ((*path, "secrets"), _contract_of(path)),
+                ((*path, "secrets"), *_contracts_of(path)),
             )
         yield from _each_secret(path, endpoint, contract)
 
@@ -251,7 +256,7 @@ def _secrets(subject: Subject) -> Iterator[Finding]:
 def _each_secret(path: KeyPath, endpoint: EndpointConfig, contract: Contract) -> Iterator[Finding]:
     for index, wrong in secret_faults(endpoint.secret_values, contract):
         place: KeyPath = (*path, "secret") if endpoint.secrets is None else (*path, "secrets", index)
-        yield Finding(place, *_sentence(wrong), (_contract_of(path),))
+        yield Finding(place, *_sentence(wrong), _contracts_of(path))
 
 
 _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
@@ -282,12 +287,15 @@ def _application_at(subject: Subject, endpoint: KeyPath) -> ApplicationConfig:
     return subject.config.applications[int(endpoint[1])]
 
 
-def _contract_at(subject: Subject, endpoint: KeyPath) -> Contract | None:
-    return subject.contracts.get(_application_at(subject, endpoint).contract)
+def _contract_at(subject: Subject, path: KeyPath) -> Contract | None:
+    """Return the contract of an endpoint: its own, or its application's."""
+    owner = _application_at(subject, path)
+    return subject.contracts.get(owner.endpoints[int(path[3])].contract or owner.contract)
 
 
-def _contract_of(endpoint: KeyPath) -> KeyPath:
-    return (*endpoint[:2], "contract")
+def _contracts_of(endpoint: KeyPath) -> tuple[KeyPath, ...]:
+    """Return where it stands which contract an endpoint has."""
+    return (*endpoint[:2], "contract"), (*endpoint, "contract")
 
 
 class _Length(NamedTuple):

@@ -156,6 +156,7 @@ class EndpointDefinition(Definition):
     tls: EndpointTls | None = None
     auth: EndpointAuth | None = None
     verification: Literal["none", "challenge", "options", "ping"] | None = None
+    contract: str | None = None
 
 
 class ApplicationDefinition(Definition):

@@ -129,6 +129,10 @@ class Contract:
             return grammars.matches(pattern, type)
         return pattern == type and not listed.test_only
 
+    def takes(self, pattern: str, type: str) -> bool:
+        """Whether this contract has a type, and a subscription that was checked for another contract covers it here, too."""
+        return self.check_type(type, suggest=False) is None and self.covers(pattern, type)
+
     def test_event(self, example_type: str | None, facts: Mapping[str, str] = _NO_FACTS) -> tuple[str, bytes]:
         """Return type and data of a test: the contract's own test event, or the example of a listed type.
 

@@ -191,6 +191,7 @@ class Endpoint:
     health: HealthPolicy
     created_at_ms: int
     updated_at_ms: int
+    contract: str | None = None  # name of its own; None: it is its application's
     filter: Filter | None = None  # None: every event of these types
     secrets: tuple[Secret, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()  # with the one that authenticates, where that is always the same

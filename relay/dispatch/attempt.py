@@ -22,7 +22,7 @@ import structlog
 
 from relay.contracts import Signer
 from relay.core.clock import Clock, ClockWatch, Now
-from relay.core.errors import StoreDamaged, StoreUnavailable
+from relay.core.errors import Conflict, StoreDamaged, StoreUnavailable
 from relay.core.frozen import FrozenEvent
 from relay.core.model import DeadReason, DeliveryState, DueDelivery, Endpoint, Failure, Outcome, Settlement, Trigger
 from relay.delivery.auth import Tokens
@@ -134,7 +134,8 @@ class Attempts:
 
     def _made_now(self, endpoint: Endpoint, event: FrozenEvent) -> Request:
         signer = self._registrar.current.signer(endpoint, event.contract)
-        assert signer is not None, "its event was made in the contract that the endpoint has now"
+        if signer is None:
+            raise Conflict("no_such_contract", "the endpoint's contract was taken away meanwhile", remedy="Try again.")
         return self._request(endpoint, event, signer, 1)
 
     async def _send_once(self, endpoint: Endpoint, request: Request) -> Outcome:

@@ -24,7 +24,17 @@ from relay.core.model import Accepted, Application, DeadReason, Duplicate, Idemp
 from relay.core.units import format_time, unix_us
 from relay.intake.fullness import ApplicationFull, Room, refuse_full
 from relay.intake.parse import AIMED_MAX, Form, Posted, check, given_bytes, given_ms, read, read_batch, screen
-from relay.intake.rules import Rules, enforce, freeze, idempotency, misplaced, rules_for
+from relay.intake.rules import (
+    Rules,
+    enforce,
+    faults,
+    freeze,
+    idempotency,
+    misplaced,
+    rules_for,
+    variants,
+    variants_under,
+)
 from relay.registry import EventFacts, Match, Registrar, Registry
 from relay.store import AcceptResult, Store, Usage
 from relay.telemetry import log
@@ -209,7 +219,7 @@ class Intake:
 
     def _sealed(self, drafts: Sequence[_Draft]) -> list[_Sealed]:
         # From the match to the submission nothing waits: an endpoint that is deleted meanwhile gets nothing (Q11).
-        return [_Sealed(self._seal(draft), draft.application, draft.warnings) for draft in drafts]
+        return [_sealed(self._seal(draft), draft) for draft in drafts]
 
     async def _commit(self, sealed: Sequence[_Sealed]) -> Sequence[Receipt | RelayError]:
         refused = self._crowded_out(sealed) if len(sealed) > 1 or len(sealed[0].event.targets) > 1 else {}
@@ -278,10 +288,12 @@ class Intake:
         """Make the event: it goes where it matches now, unless its contract keeps it back."""
         posted, event, rules = draft.posted, draft.event, draft.rules
         match = self._registrar.current.match(draft.application, event.type)
-        filtered = rules.filtered is not None
+        filtered, is_varied = rules.filtered is not None, match.is_varied
         if (match.is_filtered or draft.aimed is not None) and not filtered:
             match = self._narrowed(match, draft)
         deliver_at_ms, expires_at_ms = given_ms(posted.deliver_at), given_ms(posted.expires_at)
+        targets = () if filtered else match.targets
+        others = self._registrar.current.own_contracts(targets) if is_varied else ()
         return NewEvent(
             id=event.id,
             id_given=posted.id is not None,
@@ -290,7 +302,7 @@ class Intake:
             body=draft.body,
             created_at_ms=event.created_at_ms,
             timestamp_ms=event.timestamp_ms,
-            targets=() if filtered else match.targets,
+            targets=targets,
             reason=NoDelivery.FILTERED if filtered else match.reason,
             reason_detail=match.detail if rules.filtered is None else rules.filtered,
             deliver_at_ms=deliver_at_ms if deliver_at_ms is not None and deliver_at_ms > event.created_at_ms else None,
@@ -303,6 +315,8 @@ class Intake:
             remember=rules.remember,
             aimed=draft.aimed or (),
             body_under=draft.body_under,
+            variants=variants(others, event) if others else (),
+            variants_under=partial(variants_under, others, event) if others and draft.body_under else None,
         )
 
     def _narrowed(self, match: Match, draft: _Draft) -> Match:
@@ -312,6 +326,11 @@ class Intake:
         if facts.is_exhausted:
             self._log.warning(log.EVENT_UNDECIDED, event_id=event.id, application=draft.application.id)
         return narrowed
+
+
+def _sealed(event: NewEvent, draft: _Draft) -> _Sealed:
+    warnings = [*draft.warnings, *faults(event.variants)] if event.variants else draft.warnings
+    return _Sealed(event, draft.application, warnings)
 
 
 def _without_request(refusal: RelayError) -> RelayError:

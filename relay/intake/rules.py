@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from relay.contracts import Contract, Payload, Rendering, Unrenderable
+from relay.core.frozen import Variant
 from relay.core.issues import Issue
 from relay.core.model import Application, Idempotency, KeyKind, Recall, Remembered, Validation
 from relay.core.units import unix_ms
@@ -58,6 +59,46 @@ def freeze(contract: Contract, event: Rendering) -> bytes:
         (issue,) = error.issues
         path = in_data(issue.path) if error.room == "data" else f"/{error.room}{issue.path}"
         raise Unrenderable(replace(issue, path=path), lossy=error.lossy) from None
+
+
+FAULT_CHARACTERS_MAX = 1_000
+"""How much is kept of why a contract cannot write an event."""
+
+
+def variants(others: Sequence[tuple[Contract, tuple[int, ...]]], event: Rendering) -> tuple[Variant, ...]:
+    """Make the bodies for endpoints that have contracts of their own, and freeze them; one that cannot be made has a fault.
+
+    What one endpoint's contract cannot write is no reason to refuse an event that others are owed.
+    """
+    return tuple(_variant(contract, targets, event) for contract, targets in others)
+
+
+def variants_under(
+    others: Sequence[tuple[Contract, tuple[int, ...]]], event: Rendering, event_id: str
+) -> tuple[Variant, ...]:
+    """Make them under another id."""
+    return variants(others, event._replace(id=event_id))
+
+
+def _variant(contract: Contract, targets: tuple[int, ...], event: Rendering) -> Variant:
+    try:
+        return Variant(contract.name, targets, freeze(contract, event))
+    except Unrenderable as error:
+        (issue,) = error.issues
+        return Variant(contract.name, targets, b"", f"{issue.path} {issue.message}"[:FAULT_CHARACTERS_MAX])
+
+
+def faults(frozen: Sequence[Variant]) -> list[Issue]:
+    """Warn the producer of what some endpoints will not get."""
+    return [
+        Issue(
+            "/data",
+            f"the contract {variant.contract!r} of some endpoints cannot write it: {variant.fault}",
+            warning=True,
+        )
+        for variant in frozen
+        if variant.fault
+    ]
 
 
 class Rules(NamedTuple):

@@ -7,15 +7,17 @@ the lines do not name stays. Plain functions.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from relay.config import ApplicationDefinition
+from relay.contracts import Contract
 from relay.core.errors import Conflict, spoken
 from relay.core.issues import Invalid, Issue
 from relay.core.model import DisabledBy, Endpoint, EndpointState, Health, Origin, Secret
 from relay.core.verification import Method, Proof
 from relay.registry.making import ApplicationDraft, EndpointDraft, Maker
-from relay.registry.planning import in_place_of, moved_to, refuse_taken
+from relay.registry.planning import contract_for, in_place_of, moved_to, refuse_taken, signing_under
 from relay.registry.registry import ApplicationEntry, Registry
 from relay.registry.resolving import resolve_limits
 from relay.store import ApplicationRow, EndpointRow, RegistryChange
@@ -154,11 +156,10 @@ class Importing:
         return Done.UNCHANGED
 
     def _new_endpoint(self, wanted: WantedEndpoint) -> Done:
-        contract = self._registry.contracts.get(self._definition_of(wanted.application).contract)
-        assert contract is not None, "who read the line looked for it"
-        row = self._maker.endpoint(wanted.application, contract, wanted.draft)
+        row = self._maker.endpoint(wanted.application, self._contract_of(wanted), wanted.draft)
         placed = in_place_of(self._registry, row, self._maker.now_ms)
-        self._refuse_more(wanted.application, contract.registration.allows, contract.registration.max_endpoints)
+        registration = contract_for(self._registry, self._definition_of(wanted.application).contract).registration
+        self._refuse_more(wanted.application, registration.allows, registration.max_endpoints)
         if placed.ref and placed.url_seen != self._registry.entries[placed.ref].row.url_seen:
             self.plan.moved.add(placed.id)
         if wanted.draft.secrets is None and row.secrets:
@@ -170,6 +171,12 @@ class Importing:
         draft, now_ms = wanted.draft, self._maker.now_ms
         secrets = row.secrets if draft.secrets is None else draft.secrets
         updated = replace(row, definition=draft.definition.to_json(), secrets=secrets, updated_at_ms=now_ms)
+        contract = self._contract_of(wanted)
+        if contract is not self._registry.entries[row.ref].contract:
+            new_secret = partial(contract.new_secret, self._maker.random_bytes)
+            updated = signing_under(updated, contract, new_secret, now_ms)
+            if updated.secrets != secrets:
+                self.plan.secrets_made.append(row.id)
         if row.url_seen != draft.definition.url:
             self.plan.moved.add(row.id)
             return moved_to(updated, draft.definition.url, now_ms)
@@ -218,6 +225,11 @@ class Importing:
         owner = self._registry.applications.get(name)
         owned = () if owner is None else owner.endpoints.values()
         return sum(each.origin is Origin.API for each in owned), sum(each.present for each in owned)
+
+    def _contract_of(self, wanted: WantedEndpoint) -> Contract:
+        """Return what writes an endpoint's requests; whoever read the line found it."""
+        own = wanted.draft.definition.contract
+        return contract_for(self._registry, own or self._definition_of(wanted.application).contract)
 
     def _definition_of(self, name: str) -> ApplicationDefinition:
         return self._definitions.get(name) or self._registry.applications[name].definition

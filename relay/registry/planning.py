@@ -1,9 +1,9 @@
 """What an edit of the registry makes of a row, and what it is refused for. Plain functions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from relay.config import SECRETS_MAX, ApplicationDefinition
+from relay.config import SECRETS_MAX
 from relay.contracts import Contract
 from relay.core.errors import Conflict
 from relay.core.issues import Invalid, Issue
@@ -72,6 +72,23 @@ def in_place_of(registry: Registry, row: EndpointRow, now_ms: int) -> EndpointRo
     before = registry.entries[known.ref].row
     taken = replace(before, origin=row.origin, definition=row.definition, secrets=row.secrets, updated_at_ms=now_ms)
     return taken if before.url_seen == row.url_seen else moved_to(taken, row.url_seen or "", now_ms)
+
+
+def signing_under(row: EndpointRow, contract: Contract, new_secret: Callable[[], str], now_ms: int) -> EndpointRow:
+    """Return the row of an endpoint that goes on under another contract: one that has no secret and needs one gets it.
+
+    Invalid for secrets that this contract cannot sign with.
+    """
+    lasting = [secret for secret in row.secrets if secret.expires_at_ms is None or secret.expires_at_ms > now_ms]
+    if not contract.signs:
+        return row
+    if not lasting:
+        return replace(row, secrets=(Secret(new_secret()),))
+    wrong = next(filter(None, (contract.check_secret(secret.value) for secret in lasting)), None)
+    if wrong:
+        sentence = f"the contract {contract.name!r} cannot sign with the secrets that endpoint {row.id!r} has: {wrong}"
+        raise Invalid([Issue("/contract", sentence, "Make another endpoint for this contract.")])
+    return row
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -157,11 +174,11 @@ def refuse_secret(contract: Contract, secret: str | None) -> None:
         raise Invalid([Issue("/secret", wrong)])
 
 
-def contract_for(registry: Registry, definition: ApplicationDefinition) -> Contract:
-    """Return the contract of a definition; Conflict when a reload that went first has taken it away."""
-    contract = registry.contracts.get(definition.contract)
+def contract_for(registry: Registry, name: str) -> Contract:
+    """Return the contract of a name that was there; Conflict when a reload that went first has taken it away."""
+    contract = registry.contracts.get(name)
     if contract is None:
-        raise Conflict("no_such_contract", f"there is no contract {definition.contract!r} any more")
+        raise Conflict("no_such_contract", f"there is no contract {name!r} any more")
     return contract
 
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from relay.config import ApplicationDefinition, Config, EndpointDefinition
@@ -47,6 +48,7 @@ from relay.registry.planning import (
     refuse_secret,
     refuse_taken,
     renewed,
+    signing_under,
 )
 from relay.registry.registry import Registry
 from relay.registry.reloading import Replacement
@@ -143,6 +145,7 @@ class Registrar:
             if making.repeat is not None:
                 return endpoint_again(registry, making.repeat)
             refuse_more(owner, contract)
+            contract = contract_for(registry, draft.definition.contract or contract.name)
             row = in_place_of(registry, making.maker.endpoint(application.id, contract, draft), making.maker.now_ms)
             record = making.made(newest(row), endpoint=row.id)
             return MadeEndpoint(await self._save_endpoint(row, record=record), newest(row))
@@ -161,6 +164,10 @@ class Registrar:
             changed_url = definition.url != present.url
             row = replace(row, definition=definition.to_json(), updated_at_ms=now_ms)
             row = moved_to(row, definition.url, now_ms) if changed_url else row
+            owner = registry.application(row.application)
+            contract = contract_for(registry, definition.contract or owner.application.contract)
+            if contract is not registry.entries[row.ref].contract:
+                row = signing_under(row, contract, partial(contract.new_secret, self._random_bytes), now_ms)
             return await self._save_endpoint(row, fresh=changed_url)
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
@@ -246,7 +253,9 @@ class Registrar:
     async def create_application(self, draft: ApplicationDraft, claim: Claim | None = None) -> MadeApplication:
         """Make an application with its first endpoint and key, in one transaction; Conflict for an id that was used."""
         async with self._edit() as registry:
-            contract, making = contract_for(registry, draft.definition), await self._begin(claim)
+            contract, making = contract_for(registry, draft.definition.contract), await self._begin(claim)
+            if draft.endpoint is not None and draft.endpoint.definition.contract is not None:
+                contract = contract_for(registry, draft.endpoint.definition.contract)
             maker = making.maker
             row = maker.application(draft)
             key, token = (None, "") if draft.key is None else maker.key(row.id, draft.key)
@@ -282,7 +291,7 @@ class Registrar:
             definition = revise(owner.definition)
             if definition.contract != owner.definition.contract:
                 refuse_in_use(owner)
-            contract_for(registry, definition)
+            contract_for(registry, definition.contract)
             row = replace(
                 owner.row,
                 definition=definition.to_json(),

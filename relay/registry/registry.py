@@ -51,6 +51,7 @@ class Match(NamedTuple):
         tuple[Endpoint, Callable[[Facts], bool] | None]
     ] = ()  # disabled ones too; each with its filter
     is_filtered: bool = False  # some of them have a filter
+    is_varied: bool = False  # some of them have a contract of their own
 
     def narrowed(self, facts: Facts, aimed: Collection[int] | None) -> "Match":
         """Say where one event of this type goes: to those that it is aimed at, if it is, and whose filter it passes.
@@ -200,6 +201,11 @@ class Registry:
         assert contract is not None, "the configuration was checked against the same catalogue"
         return contract
 
+    def contract_of(self, endpoint: Endpoint, /) -> Contract:
+        """Return what writes an endpoint's requests: its own contract, or its application's."""
+        entry = self.entries.get(endpoint.ref)
+        return self.contract(endpoint.application) if entry is None else entry.contract
+
     def signer(self, endpoint: Endpoint, contract: str | None = None) -> Signer | None:
         """Return what signs for an endpoint as it is now, however old the value that the caller holds.
 
@@ -237,6 +243,12 @@ class Registry:
             raise NotFound(f"no application {named!r}", remedy='Leave "application" out: the token implies it.')
         return entry.application
 
+    def subscribes(self, endpoint: Endpoint, event_type: str, /) -> bool:
+        """Whether an endpoint takes events of a type, filters aside."""
+        covers, own = self.contract(endpoint.application).covers, self.contract_of(endpoint)
+        covering = [pattern for pattern in endpoint.event_types if covers(pattern, event_type)]
+        return any(endpoint.contract is None or own.takes(pattern, event_type) for pattern in covering)
+
     def match(self, application: Application, event_type: str, /) -> Match:
         """Say which endpoints events of a type go to. O(1) for a type that came of late, else O(its parts, and what subscribes).
 
@@ -262,11 +274,32 @@ class Registry:
             for pattern in patterns_covering(event_type):
                 bucket = entry.subscriptions.get(pattern)
                 if bucket is not None and covers(pattern, event_type):
-                    subscribed.update(bucket)
+                    subscribed.update(self._knowing(bucket, pattern, event_type))
         found = tuple(subscribed.values())
         asked = tuple((endpoint, None if endpoint.filter is None else endpoint.filter.passes) for endpoint in found)
-        is_filtered = any(passes for _, passes in asked)
-        return _matched(event_type, found)._replace(event_type=event_type, subscribed=asked, is_filtered=is_filtered)
+        return _matched(event_type, found)._replace(
+            event_type=event_type,
+            subscribed=asked,
+            is_filtered=any(passes for _, passes in asked),
+            is_varied=any(endpoint.contract is not None for endpoint in found),
+        )
+
+    def _knowing(self, endpoints: Mapping[int, Endpoint], pattern: str, event_type: str) -> Mapping[int, Endpoint]:
+        """Leave out of those that subscribe to a type the ones whose own contract does not have it."""
+        return {
+            ref: endpoint
+            for ref, endpoint in endpoints.items()
+            if endpoint.contract is None or self.entries[ref].contract.takes(pattern, event_type)
+        }
+
+    def own_contracts(self, refs: Iterable[int], /) -> Sequence[tuple[Contract, tuple[int, ...]]]:
+        """Group endpoints that have contracts of their own by these. O(refs)"""
+        groups: dict[Contract, list[int]] = {}
+        for ref in refs:
+            entry = self.entries[ref]
+            if entry.endpoint.contract is not None:
+                groups.setdefault(entry.contract, []).append(ref)
+        return [(contract, tuple(group)) for contract, group in groups.items()]
 
     # -- the next registry -----------------------------------------------------------------------------------------
 
@@ -330,7 +363,9 @@ class Registry:
         return replace(before, row=row, definition=definition, application=application)
 
     def _resolved(self, row: EndpointRow, definition: EndpointDefinition, owner: ApplicationEntry) -> EndpointEntry:
-        contract = self.contract(owner.application)
+        # Only what vanished from the file may name a contract that is gone; it is held.
+        own = None if definition.contract is None else self.contracts.get(definition.contract)
+        contract = own or self.contract(owner.application)
         above = (owner.definition, contract, self.config.delivery)
         asked = Method(definition.verification or contract.verification.method)
         endpoint = resolve_endpoint(row, definition, owner.application, self.in_file, self.config, above, asked)

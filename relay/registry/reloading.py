@@ -127,7 +127,21 @@ class Replacement:
                 continue
             owned = made.get(row.id, [])
             yield from self._too_many(row, contract, len(owned))
-            yield from (issue for endpoint in owned for issue in _cannot_sign(endpoint, contract))
+            for endpoint in owned:
+                yield from self._misfit(endpoint, contract)
+
+    def _misfit(self, row: EndpointRow, contract: Contract) -> Iterator[Issue]:
+        """Refuse to go on without the contract that an endpoint has: its own, or that of its application."""
+        name = self.in_file.definition_of(row).contract
+        own = contract if name is None else self.contracts.get(name)
+        if own is not None:
+            yield from _cannot_sign(row, own)
+            return
+        yield Issue(
+            "",
+            f"endpoint {row.id!r}, made through the API, has the contract {name!r}, which there is not",
+            "Put its file back into the folder contracts/ beside the configuration file.",
+        )
 
     def _too_many(self, row: ApplicationRow, contract: Contract, made: int) -> Iterator[Issue]:
         application = self.in_file.applications.get(row.id)

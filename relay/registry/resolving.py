@@ -127,6 +127,7 @@ def resolve_endpoint(
         application=application,
         origin=row.origin,
         url=definition.url,
+        contract=None if definition.contract == application.contract else definition.contract,
         event_types=tuple(dict.fromkeys(definition.event_types)),
         filter=definition.filter,
         description=definition.description,
