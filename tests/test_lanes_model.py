@@ -23,7 +23,7 @@ from relay.core.units import Rate
 from relay.queue import Lanes, LaneSettings, Refill, Start, Suspension
 from relay.queue import health as health_rules
 from relay.queue.lane import Lane, RateLimit
-from relay.queue.memory import Memory, Read
+from relay.queue.memory import Memory, Read, SortedDeliveries
 from relay.queue.refills import READS_MAX
 from relay.queue.retry import Action, Classification, HealthEffect
 from relay.queue.slots import SILENT_MS, Kind, Slots, Usage
@@ -178,10 +178,19 @@ class LanesMachine(RuleBasedStateMachine):
         if key is None or self.lane_settings[key.endpoint].held:
             return
         row = self.rows[key]
-        again = row.delivery._replace(due_ms=self.wall_ms, manual=True, budget_from_ms=self.wall_ms)
+        again = row.delivery._replace(due_ms=self.wall_ms, manual=True, replayed=False, budget_from_ms=self.wall_ms)
         if not row.due:
             again = again._replace(series=again.series + 1, series_attempts=0)
         self.write(again)
+
+    @step("rows", pick=PICKS)
+    def replay(self, pick: int) -> None:
+        """Let a replay make a delivery due that has ended."""
+        key = self.some_key(pick, due=False)
+        if key is not None and not self.lane_settings[key.endpoint].held:
+            before = self.rows[key].delivery
+            again = before._replace(due_ms=self.wall_ms, series=before.series + 1, series_attempts=0, manual=False)
+            self.write(again._replace(replayed=True, budget_from_ms=self.wall_ms))
 
     @step("rows", pick=PICKS)
     def pull_forward(self, pick: int) -> None:
@@ -319,7 +328,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     def next_try(self, started: DueDelivery, delay_ms: int) -> DueDelivery:
         tried = started._replace(attempts=started.attempts + 1, series_attempts=started.series_attempts + 1)
-        return tried._replace(due_ms=self.wall_ms + delay_ms, manual=False)
+        return tried._replace(due_ms=self.wall_ms + delay_ms, manual=False, replayed=False)
 
     @step("settles", pick=PICKS)
     def commit_settle(self, pick: int) -> None:
@@ -467,6 +476,10 @@ class LanesMachine(RuleBasedStateMachine):
         own = sum(APPLICATIONS[k.endpoint] == APPLICATIONS[ref] for k in self.running)
         assert own < self.concurrency, "more attempts of an application than slots"
         assert start.probe == (health.cool_down_ms > 0 and not delivery.manual), "a probe is a probe"
+        if delivery.replayed and not start.probe and ref not in self.suspended:
+            known = self.lanes._lanes[ref].memory.scheduled.by_event.values()
+            others = [one for one in known if not one.replayed and one.due_ms <= self.wall_ms]
+            assert not others, "a replay before something else that is due"
         if not delivery.manual:
             assert self.wall_ms >= max(health.cool_until_ms, health.not_before_ms), "started in a cool-down"
             assert not (start.probe and any(self.running[k].start.probe for k in running)), "two probes at once"
@@ -571,11 +584,12 @@ RARE = (
 )
 
 
-def walk(seed: int, steps: int) -> None:
+def walk(seed: int, steps: int, *, replays: bool) -> None:
     """Play the machine with plain dice: far more steps a second, and no shrinking."""
     dice = Random(seed)
     machine = LanesMachine()
-    usual = [name for name in STEPS if name not in RARE] + ["accept", "begin_refills"]
+    left_out = RARE if replays else (*RARE, "replay")
+    usual = [name for name in STEPS if name not in left_out] + ["accept", "begin_refills"]
     for _ in range(steps):
         name = dice.choice(RARE if dice.random() < 0.1 else usual)
         needs, choices = STEPS[name]
@@ -587,14 +601,15 @@ def walk(seed: int, steps: int) -> None:
     machine.drain()
 
 
-def walk_far(seeds: int) -> None:
+def walk_far(seeds: int, *, replays: bool = False) -> None:
     for seed in range(seeds):
-        walk(seed, steps=300)
+        walk(seed, steps=300, replays=replays)
 
 
 def test_long_walks() -> None:
     """The same holds over long lives of the lanes, in which much has piled up."""
     walk_far(150)
+    walk_far(150, replays=True)
 
 
 def forget_reserved(self: Memory, event: int, read: Read) -> bool:
@@ -706,6 +721,12 @@ MISTAKES = {
     "one application takes all attempts": (Slots, "weight_max", 99, "beyond a limit: the application's third"),
     "an application that never comes back": (Turns, "_come_back", lambda self, application: None, LOST),
     "a loop that sleeps on": (Lanes, "has_work", False, "nobody would have woken for"),
+    "replays in the order of their due times": (
+        SortedDeliveries,
+        "first_but_replays",
+        lambda self, now_ms: None,
+        "a replay before something else",
+    ),
     "no limit at all": (Slots, "is_open", lambda self, kind: True, "beyond a limit"),
 }
 
@@ -716,4 +737,4 @@ def test_the_machine_finds_a_mistake(mistake: str, monkeypatch: pytest.MonkeyPat
     owner, name, wrong, found = MISTAKES[mistake]
     monkeypatch.setattr(owner, name, wrong)
     with pytest.raises(AssertionError, match=found):
-        walk_far(2_000)
+        walk_far(2_000, replays="replays" in mistake)

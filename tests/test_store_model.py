@@ -39,11 +39,15 @@ from relay.core.model import (
     NewEvent,
     NoDelivery,
     Outcome,
+    ReplayMode,
     Settlement,
 )
+from relay.core.units import Rate
 from relay.store import DeliveryFilter, delivery_id
+from relay.store.replays import Replay, ReplayState, Share, Wanted
 from relay.store.sqlite import SqliteStore, StoreSettings, accept
 from relay.store.sqlite.counts import Counts, Move
+from relay.store.sqlite.selection import ENDED
 from relay.store.sqlite.writer import Job, Stage, Writer
 from tests.support.clock import FakeClock
 from tests.support.stores import Relay, application
@@ -155,6 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = FakeClock()
         self.model = Model()
+        self.replays = 0  # that were ever made
         self.stale: list[DueDelivery] = []  # deliveries as they once were: attempts that are still under way
         self.open()
 
@@ -288,6 +293,7 @@ class StoreMachine(RuleBasedStateMachine):
                     series_attempts=due.series_attempts + 1,
                     budget_from_ms=kept.budget_from_ms,
                     manual=False,
+                    replayed=False,
                 )
                 assert settled.due == kept.due
             else:
@@ -329,6 +335,31 @@ class StoreMachine(RuleBasedStateMachine):
             manual=True,
         )
         assert due == kept.due
+
+    @precondition(lambda self: self.model.deliveries)
+    @rule(pick=PICK, mode=st.sampled_from([ReplayMode.FAILED, ReplayMode.ALL]))
+    def replay(self, pick: int, mode: ReplayMode) -> None:
+        """Replay one delivery by its id, from the selection to its end."""
+        key, kept = self.any_delivery(pick)
+        self.clock.advance(1)
+        now_ms, rows = self.clock.wall_ms(), self.store.replays
+        self.replays += 1
+        made = Replay(f"rpl_{self.replays}", None, mode, Wanted(), Rate(50, 1_000), False, "test", now_ms)
+        made = self.run(rows.create(made, [delivery_id(key)], None))
+        page = self.run(rows.select(made))
+        noted = self.run(rows.note(made, page, 10))
+        assert noted.ref == made.ref == self.replays
+        if kept.state not in ENDED[mode] or key.endpoint in self.model.deleted:
+            assert (list(page.keys), noted.state) == ([], ReplayState.FINISHED)
+            return
+        assert (list(page.keys), noted.state) == ([key], ReplayState.RUNNING)
+        step = self.run(rows.step(made.ref, [Share(key.endpoint, 5)]))
+        kept.series += 1
+        kept.state, kept.reason = DeliveryState.DUE, None
+        kept.budget_from_ms = max(now_ms, kept.budget_from_ms + 1)
+        numbers = (now_ms, kept.series, kept.attempts, 0, kept.budget_from_ms)
+        kept.due = DueDelivery(*key, *numbers, replayed=True)
+        assert (list(step.due), step.replay.state) == ([kept.due], ReplayState.FINISHED)
 
     @precondition(lambda self: self.model.deliveries)
     @rule(pick=PICK)

@@ -66,6 +66,14 @@ class NoDelivery(StrEnum):
     SKIPPED = "skipped"
 
 
+class ReplayMode(StrEnum):
+    """What a replay sends."""
+
+    FAILED = "failed"  # dead letters
+    MISSING = "missing"  # what matches an endpoint now, and was never owed to it
+    ALL = "all"  # whatever has ended: delivered, dead and cancelled deliveries
+
+
 class EndpointState(StrEnum):
     """Whether an endpoint takes deliveries."""
 
@@ -270,7 +278,8 @@ class DueDelivery(NamedTuple):
     series_attempts: int  # made so far in this series
     budget_from_ms: int  # `max_age` counts from here: the latest of created, deliver_at, last manual retry
     manual: bool = False  # retried by hand: goes past cool-down and Retry-After
-    forced: bool = False  # by hand and although it may have expired: the next attempt goes past `expires_at` too
+    forced: bool = False  # although it may have expired: the next attempt goes past `expires_at` too
+    replayed: bool = False  # by a replay: whatever else is due of its endpoint goes first
 
     @property
     def key(self) -> DeliveryKey:

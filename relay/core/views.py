@@ -82,6 +82,7 @@ class DeliveryView:
     finished_at_ms: int | None
     expires_at_ms: int | None
     cancelled_by: str | None = None
+    replayed: bool = False  # sent again, by hand or by a replay, at least once
     timeline: tuple[AttemptView, ...] | None = None  # None in lists
 
 

@@ -80,6 +80,15 @@ class RateWindow:
                 return last_ms + self._period_ms
         return math.inf
 
+    def left(self, mono_ms: float) -> int:
+        """Return how many more the window has room for."""
+        self.room_at_ms(0, mono_ms)  # which forgets what is over
+        return self._limit - self._total
+
+    def spare(self, unsent: int, mono_ms: float) -> int:
+        """Return how many more beside `unsent` leave half of the window free, rounded down."""
+        return self.left(mono_ms) - unsent - self._limit // 2
+
     def note(self, mono_ms: float) -> None:
         """Count a request that is sent now."""
         self._total += 1
@@ -114,6 +123,11 @@ class RateLimit:
         """Return when one more may be chosen: `mono_ms` itself when it is now, infinity when one must be sent first."""
         unsent = len(self._unsent)
         return max(self._whole.room_at_ms(unsent, mono_ms), self._second.room_at_ms(unsent, mono_ms))
+
+    def spare(self, mono_ms: float) -> int:
+        """Return how many more may be chosen so that half of the limit stays free for others."""
+        unsent = len(self._unsent)
+        return min(self._whole.spare(unsent, mono_ms), self._second.spare(unsent, mono_ms))
 
     def choose(self, event: int) -> None:
         """Count an attempt that is chosen."""
@@ -240,7 +254,28 @@ class Lane:
         oldest = self.memory.scheduled.first()
         if oldest is None or now.wall_ms < oldest.due_ms or now.wall_ms < self.opens_ms or self.probing:
             return None
-        return self.memory.scheduled.last_due(now.wall_ms) if self._newest_next and self._tries_out else oldest
+        if self._newest_next and self._tries_out:
+            return self.memory.scheduled.last_due(now.wall_ms)
+        if oldest.replayed:
+            return self.memory.scheduled.first_but_replays(now.wall_ms) or oldest
+        return oldest
+
+    def spare(self, now: Now, limit: int) -> int:
+        """Return how many replays may be added so that nothing else waits for them.
+
+        They have half of the room, and half of the rate, and only as far as nothing else is under way or due. An endpoint
+        that cools down or is suspended has room for one when its time has come, and nothing else probes it. O(log n)
+        """
+        waits = self.settings.held or now.wall_ms < self.opens_ms or self._admits_ms(now) > now.mono_ms
+        if waits or not self._knows_what_is_due(now.wall_ms):
+            return 0
+        busy = len(self.running) + len(self.memory.manual.order) + self.memory.scheduled.count_due(now.wall_ms)
+        spare = max(self.room(limit) // 2, 1) - busy
+        return spare if self.rate is None else min(spare, self.rate.spare(now.mono_ms))
+
+    def _knows_what_is_due(self, now_ms: int) -> bool:
+        """Whether nothing is due that only the database knows: what it has beyond memory is due later."""
+        return self.memory.live or self.memory.frontier[0] > now_ms
 
     @property
     def _tries_out(self) -> bool:

@@ -307,6 +307,17 @@ class Lanes:
         lanes = [self._lanes[ref] for ref in refs if ref in self._lanes]
         return min((lane.memory.earliest_ms for lane in lanes if lane.memory.waiting), default=None)
 
+    def spare(self, ref: int, now: Now) -> int:
+        """Return how many replays an endpoint may be given so that nothing else waits for them; 0 for none. O(log n)
+
+        Only half of the slots are for replays, as far as they are free.
+        """
+        lane = self._lanes.get(ref)
+        free = self._slots.concurrency // 2 - self._slots.total.in_flight
+        if lane is None or lane.removed or free <= 0:
+            return 0
+        return max(min(lane.spare(now, self._slots.endpoint_max), free), 0)
+
     def snapshot(self, ref: int, now: Now) -> LaneView | None:
         """Show a lane as it is now. O(1)."""
         lane = self._lanes.get(ref)

@@ -49,8 +49,21 @@ class SortedDeliveries:
 
     def last_due(self, now_ms: int) -> DueDelivery | None:
         """Return the delivery with the largest key that is due."""
-        place = bisect_left(self.order, (now_ms + 1, 0))
+        place = self.count_due(now_ms)
         return self.by_event[self.order[place - 1][1]] if place else None
+
+    def first_but_replays(self, now_ms: int) -> DueDelivery | None:
+        """Return the first delivery that is due and no replay. O(replays before it)"""
+        for due_ms, event in self.order:
+            if due_ms > now_ms:
+                break
+            if not self.by_event[event].replayed:
+                return self.by_event[event]
+        return None
+
+    def count_due(self, now_ms: int) -> int:
+        """Return how many are due."""
+        return bisect_left(self.order, (now_ms + 1, 0))
 
     def add(self, delivery: DueDelivery) -> None:
         """Put in a delivery whose event is not here yet."""

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, overload
 from relay.core.frozen import FrozenEvent
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, Health, NewEvent, Settled, Settlement
 from relay.core.views import DeadGroup, DeliveryView, EventView, Page
+from relay.store.replays import ReplayStore
 from relay.store.values import (
     AcceptResult,
     AtRest,
@@ -151,6 +152,10 @@ class Store(Protocol):
 
         O(limit), and no more at once than producers do not notice; `took_ms` says how long writing was kept from them.
         """
+
+    @property
+    def replays(self) -> ReplayStore:
+        """What is kept of replays. O(1)"""
 
     # -- what people look at -------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class Kept(NamedTuple):
     attempts_ms: int = 14 * DAY_MS
     idempotency_ms: int = 90 * DAY_MS
     memory_ms: int = 365 * DAY_MS
+    replays_ms: int = 30 * DAY_MS
 
 
 class Relay:

@@ -37,6 +37,7 @@ class Change(NamedTuple, Generic[T]):
     moves: Sequence[Move] = ()
     promoted: Sequence[DueDelivery] = ()  # their turn has come
     deleted: Sequence[int] = ()  # endpoints
+    owners: Mapping[int, int] = {}  # the application of endpoints that may never have had a delivery
 
 
 class Stored(NamedTuple):
@@ -142,6 +143,10 @@ class Counts:
                 share = share_bytes(result.event.body, result.event.variants, event.targets)
                 dead, due = (0, 0, 1, _OVERFLOW), (1, share, 0, None)
                 self.apply([(ref, *(dead if ref in overflowed else due)) for ref in event.targets])
+
+    def adopt(self, owners: Mapping[int, int]) -> None:
+        """Learn the applications of endpoints."""
+        self._owners.update(owners)
 
     def apply(self, moves: Iterable[Move]) -> None:
         """Follow what a commit changed."""

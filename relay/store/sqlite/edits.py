@@ -12,16 +12,18 @@ from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeadReason, DeliveryKey, DeliveryState, DueDelivery
 from relay.store.sqlite.counts import Change, Move
 from relay.store.sqlite.order import leave_head, promote
-from relay.store.sqlite.rows import DUE_COLUMNS, STATES, due_delivery, may_become
+from relay.store.sqlite.rows import BY_HAND, DUE_COLUMNS, FORCED, STATES, due_delivery, may_become
 from relay.store.values import DueKey, PulledForward, delivery_key
 
 DELETED_BY = "endpoint deleted"
 
+# `replayed` says how many replays there were when it was last sent again, so a replay sees what it must not send once more.
 # `budget_from` grows with every retry, so a settlement sees that its delivery was retried while the attempt ran.
 _RETRY = f"""
     UPDATE delivery SET state = 0, due = ?1, budget_from = max(?1, budget_from + 1), manual = ?4, reason = NULL,
       finished_at = NULL, cancelled_by = NULL, series = series + (state != 0),
-      series_attempts = iif(state = 0, series_attempts, 0)
+      series_attempts = iif(state = 0, series_attempts, 0),
+      replayed = 1 + (SELECT value FROM meta WHERE name = 'replays')
     WHERE event = ?2 AND endpoint = ?3 AND {may_become(DeliveryState.DUE)}
     RETURNING {DUE_COLUMNS}, share"""
 
@@ -50,7 +52,7 @@ _OVER_BUDGET = f"""
 
 _EXPIRED = f"""
     SELECT event, endpoint FROM delivery INDEXED BY delivery_expiry
-    WHERE endpoint = ? AND state = 0 AND {_NOT_AMONG} AND expires_at IS NOT NULL AND expires_at <= ? AND manual < 2
+    WHERE endpoint = ? AND state = 0 AND {_NOT_AMONG} AND expires_at IS NOT NULL AND expires_at <= ? AND NOT manual & {FORCED}
     ORDER BY expires_at LIMIT ?"""
 
 _WAITING = """
@@ -93,7 +95,7 @@ def retry_delivery(connection: sqlite3.Connection, delivery_id: str, now_ms: int
             "the event of this delivery has expired, and what it links to may be gone",
             remedy='Send a new event, or send this one all the same with {"force": true} (`--force`).',
         )
-    row = connection.execute(_RETRY, (now_ms, *found.key, 2 if force else 1)).fetchone()
+    row = connection.execute(_RETRY, (now_ms, *found.key, FORCED if force else BY_HAND)).fetchone()
     more_due, more_dead = found.state is not DeliveryState.DUE, -(found.state is DeliveryState.DEAD)
     return Change(due_delivery(row), [(found.key.endpoint, more_due, row[8] * more_due, more_dead, found.reason)])
 

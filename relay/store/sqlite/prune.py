@@ -49,6 +49,11 @@ FORGET_CREATIONS = """
       SELECT scope, key FROM creation_record INDEXED BY creation_record_age WHERE created_at < ?
       ORDER BY created_at LIMIT ?)"""
 
+FORGET_REPLAYS = """
+    DELETE FROM replay WHERE ref IN (
+      SELECT ref FROM replay INDEXED BY replay_finished WHERE finished_at < ?
+        AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.replay = replay.ref) LIMIT ?)"""
+
 _AMONG = "event IN (SELECT value FROM json_each(?))"
 
 PAGES_AT_ONCE = 50
@@ -80,6 +85,7 @@ class Pruner:
         keys, more_keys = _claims(connection, now_ms - retention.idempotency_ms, limit)
         records = connection.execute(FORGET_CREATIONS, (now_ms - retention.idempotency_ms, limit)).rowcount
         forgotten = connection.execute(FORGET_OLD, (now_ms - retention.memory_ms, limit)).rowcount
+        connection.execute(FORGET_REPLAYS, (now_ms - retention.replays_ms, limit))
         more = more_events or more_attempts or more_keys or limit in (forgotten, records)
         return Change(Pruned(events, deliveries, attempts, keys + records, more, forgotten), moves)
 

@@ -122,7 +122,7 @@ def change(connection: sqlite3.Connection, wanted: RegistryChange, now_ms: int, 
     )
     connection.executemany(_INSERT_KEY, [astuple(key) for key in wanted.keys])
     if wanted.record is not None:
-        _save_creation(connection, wanted.record, keys)
+        save_creation(connection, wanted.record, keys)
     if not keys and wanted.brings_secrets:
         connection.execute("UPDATE meta SET value = 1 WHERE name = 'secret_traces' AND value <> 1")
     return Change(written, deleted=deleted)
@@ -171,7 +171,8 @@ def deleted(connection: sqlite3.Connection) -> Change[None]:
     return Change(None, deleted=[row[0] for row in rows])
 
 
-def _save_creation(connection: sqlite3.Connection, record: CreationRecord, keys: Keyring) -> None:
+def save_creation(connection: sqlite3.Connection, record: CreationRecord, keys: Keyring) -> None:
+    """Keep what an idempotency key stands for."""
     seed = seal_seed(record.seed, record.scope, keys)
     values = (record.scope, record.key, record.fingerprint, seed, _json(record.made), record.created_at_ms)
     connection.execute(

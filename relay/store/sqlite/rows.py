@@ -37,6 +37,9 @@ CODES = {
 
 STATES = {code: state for state, code in CODES.items()}
 
+BY_HAND, FORCED, REPLAYED = 1, 2, 4
+"""What stands in `manual`: retried by hand, or by force, or by a replay (with or without force)."""
+
 DUE_COLUMNS = "event, endpoint, due, series, attempts, series_attempts, budget_from, manual"
 """What `due_delivery` reads."""
 
@@ -45,7 +48,7 @@ EVENT_COLUMNS = """e.ordinal, e.id, e.type, a.id, e.created_at, e.timestamp, e.d
 """What `event_view` reads; the body may follow."""
 
 DELIVERY_COLUMNS = """d.event, d.endpoint, e.id, e.type, a.id, n.id, d.state, d.reason, d.due, d.attempts, d.series,
-    e.created_at, d.finished_at, d.expires_at, d.cancelled_by"""
+    e.created_at, d.finished_at, d.expires_at, d.cancelled_by, d.replayed > 0"""
 """What `delivery_view` reads."""
 
 DELIVERY_JOINS = "CROSS JOIN application a ON a.ref = e.application CROSS JOIN endpoint n ON n.ref = d.endpoint"
@@ -71,9 +74,10 @@ def may_become(state: DeliveryState) -> str:
 def due_delivery(row: Sequence[int]) -> DueDelivery:
     """Read DUE_COLUMNS."""
     event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual = row[:8]
-    return DueDelivery(
-        event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms, manual=manual > 0, forced=manual > 1
-    )
+    due = DueDelivery(event, endpoint, due_ms, series, attempts, series_attempts, budget_from_ms)
+    if not manual:
+        return due
+    return due._replace(manual=manual < REPLAYED, forced=manual & FORCED > 0, replayed=manual >= REPLAYED)
 
 
 def event_view(row: Row, deliveries: Mapping[str, int], aimed: Sequence[str]) -> EventView:
@@ -94,7 +98,7 @@ def event_view(row: Row, deliveries: Mapping[str, int], aimed: Sequence[str]) ->
 def delivery_view(row: Row, timeline: tuple[AttemptView, ...] | None = None) -> DeliveryView:
     """Make a delivery as people see it of DELIVERY_COLUMNS."""
     key, state, reason = DeliveryKey(*row[:2]), STATES[row[6]], row[7]
-    ended: Row = (key.endpoint, state, reason and DeadReason(reason), *row[8:], timeline)
+    ended: Row = (key.endpoint, state, reason and DeadReason(reason), *row[8:-1], bool(row[-1]), timeline)
     return DeliveryView(delivery_id(key), *row[2:6], *ended)
 
 

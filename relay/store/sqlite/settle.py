@@ -211,7 +211,7 @@ def _attempt_row(delivery: DueDelivery, number: int, outcome: Outcome) -> Row:
         delivery.endpoint,
         number,
         delivery.series,
-        int(delivery.manual),
+        int(delivery.manual or delivery.replayed),
         outcome.started_at_ms,
         round(outcome.duration_ms),
         outcome.status,

@@ -24,6 +24,7 @@ from relay.store.sqlite.counts import Change, Counts, count
 from relay.store.sqlite.opening import StoreSettings
 from relay.store.sqlite.prune import Pruner, give_space_back
 from relay.store.sqlite.reads import Reads
+from relay.store.sqlite.replays import ReplayRows
 from relay.store.sqlite.settle import SettleWork, give_back, settle
 from relay.store.sqlite.writer import Job, Stage, Writer
 from relay.store.values import (
@@ -85,6 +86,7 @@ class SqliteStore(Reads):
         self._wal = WalKeeper(self._writer, clock, settings.wal_max_bytes)
         self._counts = Counts()
         self._deletions = Deletions(self._writer, self._counts, clock)
+        self.replays = ReplayRows(self._edit, lambda: self._search, clock, settings.keys)
         self._check: opening.DamageCheck | None = None  # under way, after an unclean start with a large file
         self._checking: asyncio.Future[None] | None = None
         self._identity: tuple[tuple[int, int] | None, ...]  # these two are set by `open`
@@ -397,6 +399,8 @@ class SqliteStore(Reads):
 
     def _follow(self, change: Change[T]) -> T:
         """Let memory follow what a commit changed."""
+        if change.owners:
+            self._counts.adopt(change.owners)
         self._counts.apply(change.moves)
         if change.deleted:
             self._deletions.add(change.deleted)
