@@ -123,9 +123,12 @@ def test_dead_letters_are_replayed(daemon: Daemon, receiver: str) -> None:
     name = json.loads(run(*words).stdout)["id"]
     sent = json.loads(run("send", "doomed", "--json").stdout)
     wait_for(lambda: json.loads(run("dead", "list", "--endpoint", name, "--json").stdout)["data"])
-    assert run("dead", "replay", "--endpoint", name, "--dry-run").stdout == "1 dead letter selected, 0 sent again.\n"
+    counted = run("dead", "replay", "--endpoint", name, "--dry-run").stdout
+    assert counted.splitlines()[-1] == "1 delivery selected, none sent."
     run("endpoint", "update", name, receiver)
-    assert run("dead", "replay", "--endpoint", name, "--yes").stdout == "1 dead letter selected, 1 sent again.\n"
+    assert "finished: 1 selected, 1 sent again." in run("dead", "replay", "--endpoint", name, "--yes").stdout
+    (done,) = json.loads(run("replay", "list", "--json").stdout)["data"]
+    assert run("replay", "show", done["id"], "--json").exit_code == Exit.FINE
     wait_for(lambda: json.loads(run("events", "show", sent["id"], "--json").stdout)["deliveries"].get("delivered") == 2)
 
 

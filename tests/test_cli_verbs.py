@@ -94,6 +94,7 @@ STATUS: dict[str, Any] = {
     "oldest_due_s": 61.0,
     "in_flight": 0,
     "dead": 1,
+    "replays": {"unfinished": 1, "left": 4},
     "storage": {
         "path": "/var/lib/relay/relay.db",
         "sqlite_version": "3.40.1",
@@ -311,62 +312,153 @@ def test_dead_show_takes_an_endpoint_or_a_delivery(api: ApiStub) -> None:
     assert "no attempt yet" in run("dead", "show", "dlv_1").stdout
 
 
+REPLAY: dict[str, Any] = {
+    "id": "rpl_1",
+    "mode": "failed",
+    "state": "running",
+    "application": None,
+    "filters": dict.fromkeys(("endpoint", "type", "state", "reason", "since", "until")),
+    "rate": "50/s",
+    "force": False,
+    "created_by": "root",
+    "created_at": "2026-11-22T08:00:00.000Z",
+    "finished_at": None,
+    "cancelled_by": None,
+    "selected": 7,
+    "cut": False,
+    "replayed": 3,
+    "skipped": {},
+    "left": 4,
+    "waits_for": "endpoint primary",
+}
+FINISHED = {"state": "finished", "replayed": 6, "skipped": {"expired": 1}, "left": 0, "waits_for": None}
+DONE: dict[str, Any] = REPLAY | FINISHED | {"finished_at": "2026-11-22T08:01:00.000Z"}
+FOUND: dict[str, Any] = {
+    "dry_run": True,
+    "mode": "failed",
+    "count": 7,
+    "complete": True,
+    "skipped": {},
+    "sample": [
+        {
+            "delivery": "dlv_1",
+            "event_id": "evt_1",
+            "event_type": "order.paid",
+            "endpoint": "primary",
+            "created_at": "2026-11-22T08:00:00.000Z",
+        }
+    ],
+}
+REPLAYS = "/v1/replays"
+
+
 def test_replay_counts_and_asks_first(api: ApiStub) -> None:
-    """Without a terminal and without --yes nothing is sent again: the count is told and --yes named; exit 2."""
-    api.answer("GET", "/v1/deliveries?state=dead&limit=250&endpoint=primary", dead_page("dlv_1", "dlv_2"))
+    """Without a terminal and without --yes nothing is sent again: count and sample are shown and --yes named; exit 2."""
+    api.answer("POST", REPLAYS, FOUND)
     result = run("dead", "replay", "--endpoint", "primary")
     assert result.exit_code == Exit.USAGE
-    assert "2 dead letters would be sent again. Say --yes" in result.stderr
-    assert {asked.method for asked in api.asked} == {"GET"}
+    assert "7 deliveries would be sent again. Say --yes" in result.stderr
+    assert "evt_1" in result.stderr
+    assert [asked.json for asked in api.asked] == [{"mode": "failed", "endpoint": "primary", "dry_run": True}]
 
 
 def test_replay_dry_run_changes_nothing(api: ApiStub) -> None:
-    """--dry-run counts over all pages and sends nothing."""
-    path = "/v1/deliveries?state=dead&limit=250&reason=exhausted"
-    api.answer("GET", path, dead_page("dlv_1", "dlv_2", following="c2"))
-    api.answer("GET", path + "&cursor=c2", dead_page("dlv_3"))
-    result = run("dead", "replay", "--reason", "exhausted", "--dry-run")
-    assert (result.exit_code, result.stdout) == (Exit.FINE, "3 dead letters selected, 0 sent again.\n")
-    assert {asked.method for asked in api.asked} == {"GET"}
+    """--dry-run shows count and sample; where more was there to be looked at, it says so."""
+    api.answer("POST", REPLAYS, FOUND)
+    api.answer("POST", REPLAYS, FOUND | {"complete": False})
+    result = run("replay", "create", "--reason", "exhausted", "--since", "2h", "--dry-run")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (Exit.FINE, "7 deliveries selected, none sent.")
+    assert "perhaps more" in run("replay", "create", "--all", "--dry-run").stdout
+    assert [asked.json for asked in api.asked] == [
+        {"mode": "failed", "reason": "exhausted", "since": "2h", "dry_run": True},
+        {"mode": "failed", "dry_run": True},
+    ]
 
 
-def test_replay_sends_each_again(api: ApiStub) -> None:
-    """With --yes each dead letter is retried through the API; one that is refused is told and exits 1."""
-    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1", "dlv_2"))
-    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY, 202)
-    api.problem("POST", "/v1/deliveries/dlv_2/retry", 409, "Endpoint deleted", detail="It is gone.")
-    result = run("dead", "replay", "--all", "--yes", "--json")
+def test_replay_follows_the_job(api: ApiStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --yes the job is made and followed to its end; how it goes is said on stderr, what it came to on stdout."""
+    monkeypatch.setattr("relay.cli.replay.LOOK_EVERY_S", 0)
+    api.answer("POST", REPLAYS, REPLAY, 201)
+    api.answer("GET", f"{REPLAYS}/rpl_1", REPLAY)
+    api.answer("GET", f"{REPLAYS}/rpl_1", DONE)
+    result = run("replay", "create", "--mode", "all", "--type", "a.b", "--yes", "--rate", "100/s", "--force")
+    assert result.stdout == "rpl_1 finished: 7 selected, 6 sent again, 1 left out.\n"
+    assert "7 selected, 3 sent again, 4 left (waits for endpoint primary)" in result.stderr
+    assert api.asked[0].json == {"mode": "all", "type": "a.b", "rate": "100/s", "force": True}
+
+
+def test_replay_may_be_left_alone(api: ApiStub) -> None:
+    """--detach returns at once and says where to look; --json prints the job."""
+    api.answer("POST", REPLAYS, REPLAY, 201)
+    result = run("replay", "create", "--all", "--yes", "--detach")
+    assert "relay replay show rpl_1" in result.stderr
+    assert json.loads(run("dead", "replay", "--all", "--yes", "--detach", "--json").stdout) == REPLAY
+    assert [asked.method for asked in api.asked] == ["POST", "POST"]
+
+
+def test_a_replay_that_is_cancelled_exits_1(api: ApiStub) -> None:
+    """If somebody cancels the job meanwhile, the command that follows it fails."""
+    api.answer("POST", REPLAYS, REPLAY, 201)
+    api.answer("GET", f"{REPLAYS}/rpl_1", DONE | {"state": "cancelled", "cancelled_by": "on-call"})
+    result = run("dead", "replay", "--all", "--yes")
+    assert (result.exit_code, result.stdout.split()[1]) == (Exit.FAILED, "cancelled:")
+
+
+def test_ctrl_c_leaves_the_job_running(api: ApiStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the command, exits 1, and says how to look at the job and how to cancel it."""
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("relay.cli.replay.time.sleep", interrupted)
+    api.answer("POST", REPLAYS, REPLAY, 201)
+    result = run("replay", "create", "--all", "--yes")
     assert result.exit_code == Exit.FAILED
-    assert json.loads(result.stdout) == {
-        "selected": ["dlv_1", "dlv_2"],
-        "replayed": ["dlv_1"],
-        "refused": [{"id": "dlv_2", "reason": "Endpoint deleted\nIt is gone."}],
-    }
+    assert "relay replay cancel rpl_1" in result.stderr
+    assert [asked.method for asked in api.asked] == ["POST"]
 
 
-def test_replay_stops_when_all_would_be_refused(api: ApiStub) -> None:
-    """Without the right to retry, the first refusal ends the run with 77 instead of repeating itself."""
-    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1", "dlv_2"))
-    api.problem("POST", "/v1/deliveries/dlv_1/retry", 403, "The token does not allow this")
+def test_ids_come_from_arguments_and_stdin(api: ApiStub) -> None:
+    """Ids may be given, and - reads the first word of each line of stdin; each counts once."""
+    api.answer("POST", REPLAYS, DONE, 201)
+    lines = "dlv_2  dead (gone)\n\nevt_3\ndlv_1\n"
+    result = CliRunner().invoke(main, ["dead", "replay", "dlv_1", "-", "--yes"], input=lines, catch_exceptions=False)
+    assert result.exit_code == Exit.FINE
+    assert api.asked[0].json == {"mode": "failed", "ids": ["dlv_1", "dlv_2", "evt_3"]}
+    empty = CliRunner().invoke(main, ["dead", "replay", "-", "--yes"], input="\n", catch_exceptions=False)
+    assert (empty.exit_code, empty.stderr) == (Exit.USAGE, "There is no id on standard input.\n")
+
+
+def test_nothing_to_replay_is_no_question(api: ApiStub) -> None:
+    """Where nothing is selected nothing is asked and nothing made; exit 0."""
+    api.answer("POST", REPLAYS, FOUND | {"count": 0, "sample": []})
+    result = run("dead", "replay", "--all")
+    assert (result.exit_code, result.stdout) == (Exit.FINE, "0 deliveries selected, none sent.\n")
+
+
+def test_a_replay_that_is_refused_ends_the_command(api: ApiStub) -> None:
+    """Without the right to operate the command ends with 77."""
+    api.problem("POST", REPLAYS, 403, "The token does not allow this")
     assert run("dead", "replay", "--all", "--yes").exit_code == Exit.NO_PERMISSION
-    assert [asked.method for asked in api.asked] == ["GET", "POST"]
-
-
-def test_replay_by_id_leaves_out_what_is_not_dead(api: ApiStub) -> None:
-    """Ids may be given; those that are not dead are named and left alone."""
-    api.answer("GET", "/v1/deliveries/dlv_1", DELIVERY)
-    api.answer("GET", "/v1/deliveries/dlv_2", DELIVERY | {"id": "dlv_2", "state": "delivered", "reason": None})
-    api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY, 202)
-    result = run("dead", "replay", "dlv_1", "dlv_2", "--yes")
-    assert result.stdout == "1 dead letter selected, 1 sent again.\n"
-    assert "dlv_2 is not dead but delivered" in result.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["--all", "--endpoint", "e"], ["dlv_1", "--all"], ["dlv_1", "--reason", "gone"]])
 def test_replay_wants_exactly_one_selection(api: ApiStub, words: list[str]) -> None:
     """Nothing selected, or two selections at once, is wrong use; nothing is asked of the daemon."""
-    assert run("dead", "replay", *words).exit_code == Exit.USAGE
+    assert run("dead", "replay", *words).exit_code == run("replay", "create", *words).exit_code == Exit.USAGE
     assert api.asked == []
+
+
+def test_replays_are_listed_shown_and_cancelled(api: ApiStub) -> None:
+    """`relay replay list`, `show` and `cancel` say how far each came."""
+    api.answer("GET", f"{REPLAYS}?limit=50&application=acme", {"data": [REPLAY], "next": None})
+    api.answer("GET", f"{REPLAYS}/rpl_1", DONE)
+    api.answer("POST", f"{REPLAYS}/rpl_1/cancel", DONE | {"state": "cancelled"})
+    assert "rpl_1   running  failed" in run("replay", "list", "--application", "acme").stdout
+    shown = run("replay", "show", "rpl_1").stdout
+    assert "left out     1 expired" in shown
+    assert "sent again   6" in shown
+    assert run("replay", "cancel", "rpl_1").stdout == "rpl_1 cancelled: 7 selected, 6 sent again, 1 left out.\n"
 
 
 # -- endpoints ----------------------------------------------------------------------------------------------------------
@@ -512,9 +604,9 @@ def test_events_are_listed_by_reason(api: ApiStub) -> None:
 def test_force_is_passed_on(api: ApiStub) -> None:
     """`--force` asks for expired deliveries to be sent all the same, one by one and in bulk (WOC-8)."""
     api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY | {"state": "due"}, 202)
-    api.answer("GET", "/v1/deliveries?state=dead&limit=250", dead_page("dlv_1"))
+    api.answer("POST", REPLAYS, DONE, 201)
     assert run("deliveries", "retry", "dlv_1", "--force").exit_code == Exit.FINE
     assert run("dead", "replay", "--all", "--yes", "--force").exit_code == Exit.FINE
     assert run("deliveries", "retry", "dlv_1").exit_code == Exit.FINE
     bodies = [asked.body for asked in api.asked if asked.method == "POST"]
-    assert bodies == [b'{"force": true}', b'{"force": true}', b""]
+    assert bodies == [b'{"force": true}', b'{"mode": "failed", "force": true}', b""]

@@ -121,6 +121,9 @@ def shape(path: str) -> Any:
         one |= NUMBERS
     if path == "/v1/applications":
         one |= {"endpoint": poisoned(ENDPOINT | {"secret": "s"}), "key": poisoned({"id": "k", "token": "t"})}
+    if path.startswith("/v1/replays"):
+        one |= {"selected": 1, "left": 0, "count": 2, "skipped": {HOSTILE: 1}, "filters": {"type": HOSTILE}}
+        one["sample"] = [poisoned(dict.fromkeys(("delivery", "event_id", "event_type", "endpoint", "created_at"), ""))]
     if path == "/v1/import":
         one |= {"applications": Anything({"made": 1}), "endpoints": Anything({"made": 1}), "secrets_made": [HOSTILE]}
     if path == "/v1/rekey":

@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "events": Verb("deliveries", "Look at events."),
         "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
         "dead": Verb("deliveries", "Look at dead letters and replay them."),
+        "replay": Verb("replay", "Send again what was lost, as a job."),
     },
     "Build a receiver": {
         "listen": Verb("receiving", "Receive here: verify, show and answer deliveries, or fail on purpose."),

@@ -1,7 +1,5 @@
 """`relay events`, `relay deliveries` and `relay dead`: what came in, what is owed to whom, and what died of it."""
 
-import itertools
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,18 +7,14 @@ import click
 
 from relay.cli.client import Daemon, Refused, asks_daemon
 from relay.cli.output import (
-    PAGE_MAX,
     Columns,
     Exit,
     Json,
     at,
-    confirm,
-    counted,
     delivery_filters,
     echo,
     echo_json,
     facts,
-    fail,
     force_option,
     list_options,
     moment,
@@ -29,18 +23,13 @@ from relay.cli.output import (
     show_page,
     table,
     time_options,
-    yes_option,
 )
+from relay.cli.picking import picking_options
+from relay.cli.replay import running_options, start
 from relay.core.model import DeliveryState, NoDelivery
 from relay.core.terminal import one_line
 
 EXCERPT_CHARACTERS = 80
-
-REPLAY_MAX = 1_000_000
-"""Dead letters that one run of `replay` looks at."""
-
-SAMPLE = 5
-"""Dead letters shown before the question."""
 
 
 @click.group("events")
@@ -259,104 +248,15 @@ def show_dead(daemon: Daemon, name: str, as_json: bool, **query: Any) -> None:
 
 
 @dead.command("replay")
-@click.argument("delivery_ids", metavar="[ID]...", nargs=-1)
-@delivery_filters
-@click.option("--all", "everything", is_flag=True, help="Every dead letter; needed when nothing else selects.")
-@click.option("--dry-run", is_flag=True, help="Only count and show.")
-@yes_option
-@force_option
+@picking_options
+@running_options
 @asks_daemon
-def replay(
-    daemon: Daemon,
-    delivery_ids: tuple[str, ...],
-    everything: bool,
-    dry_run: bool,
-    yes: bool,
-    force: bool,
-    as_json: bool,
-    **filters: str | None,
-) -> None:
-    """Send dead letters again, one by one: those with the given IDs, or all that the filters select.
+def replay_dead(daemon: Daemon, as_json: bool, **given: Any) -> None:
+    """Send dead letters again: those with the given IDs, or all that the filters select; `relay replay create` does it.
 
-    Counts first, and asks. The event keeps its id; the endpoint sees it as one more attempt.
+    Counts first, and asks. Events keep their ids; endpoints see one more attempt.
     """
-    selected = _select(daemon, delivery_ids, filters, everything)
-    if dry_run and not as_json:
-        _show(selected)
-    if dry_run or not selected:
-        _report(selected, [], [], as_json)
-        return
-    if not yes:
-        _ask(selected, as_json)
-    replayed, refused = _replay(daemon, [row["id"] for row in selected], force)
-    _report(selected, replayed, refused, as_json)
-    if refused:
-        raise click.exceptions.Exit(Exit.FAILED)
-
-
-def _select(
-    daemon: Daemon, delivery_ids: tuple[str, ...], filters: dict[str, str | None], everything: bool
-) -> list[Json]:
-    filtered = any(filters.values())
-    if sum((bool(delivery_ids), filtered, everything)) != 1:
-        fail("Say which dead letters: IDs, or filters such as --endpoint, or --all. One of the three.", Exit.USAGE)
-    if delivery_ids:
-        found = [daemon.get(f"/v1/deliveries/{delivery_id}") for delivery_id in dict.fromkeys(delivery_ids)]
-        return [row for row in found if _is_dead(row)]
-    pages = daemon.pages("/v1/deliveries", state="dead", limit=PAGE_MAX, **filters)
-    return list(itertools.islice(pages, REPLAY_MAX))
-
-
-def _is_dead(row: Json) -> bool:
-    if row["state"] != "dead":
-        say(f"{row['id']} is not dead but {row['state']}: left out. `relay deliveries retry` sends it all the same.")
-    return bool(row["state"] == "dead")
-
-
-def _ask(selected: list[Json], as_json: bool) -> None:
-    _show(selected)
-    statement = f"{_letters(selected)} would be sent again"
-    if as_json:  # a question would stand between the data
-        fail(f"{statement}. Say --yes to do it.", Exit.USAGE)
-    confirm(False, statement, f"Send {_letters(selected)} again?")
-
-
-def _show(selected: list[Json]) -> None:
-    if selected:
-        say(table(DELIVERIES, selected[:SAMPLE]))
-    if len(selected) > SAMPLE:
-        say(f"… and {len(selected) - SAMPLE} more")
-
-
-def _replay(daemon: Daemon, delivery_ids: list[str], force: bool) -> tuple[list[str], list[dict[str, str]]]:
-    replayed: list[str] = []
-    refused: list[dict[str, str]] = []
-    with click.progressbar(delivery_ids, label="replaying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        for delivery_id in bar:
-            try:
-                retry_one(daemon, delivery_id, force)
-            except Refused as refusal:
-                if refusal.exit_code in (Exit.NO_PERMISSION, Exit.TEMPORARY):
-                    raise  # every other one would be refused as well
-                refused.append({"id": delivery_id, "reason": refusal.message})
-            else:
-                replayed.append(delivery_id)
-    return replayed, refused
-
-
-def _report(selected: list[Json], replayed: list[str], refused: list[dict[str, str]], as_json: bool) -> None:
-    if as_json:
-        echo_json({"selected": [row["id"] for row in selected], "replayed": replayed, "refused": refused})
-        return
-    for refusal in refused:
-        say(f"{refusal['id']}: {refusal['reason']}")
-    echo(f"{_letters(selected)} selected, {len(replayed)} sent again.")
-    if replayed:
-        say("See what became of them with `relay deliveries list`.")
-
-
-def _letters(selected: Iterable[Any]) -> str:
-    return counted(len(list(selected)), "dead letter")
+    start(daemon, "failed", given, as_json)
 
 
 EVENTS: Columns = {

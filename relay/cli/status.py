@@ -31,11 +31,19 @@ def _facts(now: Json) -> str:
             "configuration": now["config_path"] or "none: defaults",
             "deliveries": f"{now['due']:,} due, {now['in_flight']:,} in flight, {now['dead']:,} dead",
             "oldest due": f"for {format_duration(round(oldest_s) * 1000)}" if oldest_s >= 1 else None,
+            "replays": _replays(now["replays"]),
             "endpoints": ", ".join(f"{count:,} {word}" for word, count in now["endpoint_states"].items() if count) or 0,
             "database": f"{storage['path']}, {size}, {_size(storage['disk_free_bytes'])} of disk free",
             "durability": f"{storage['durability']} (SQLite {storage['sqlite_version']}, {storage['journal_mode']})",
         }
     )
+
+
+def _replays(replays: Json) -> str | None:
+    """Say what replays have before them; None where there is none."""
+    if not replays["unfinished"]:
+        return None
+    return f"{replays['unfinished']} under way, {replays['left']:,} deliveries before them (`relay replay list`)"
 
 
 def _worst(now: Json) -> str:
