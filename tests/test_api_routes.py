@@ -59,6 +59,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/events"): {"type": "render.completed", "data": {}},
     ("POST", "/v1/events/batch"): {"type": "render.completed", "data": {}},  # in an array
     ("POST", "/v1/webhook-endpoints"): {"url": "https://new.example/"},
+    ("POST", "/v1/replays"): {"mode": "failed"},
 }
 """What a call needs for more than a 422."""
 
@@ -80,11 +81,14 @@ class MatrixApi(Api):
         event = await self.post_event(application=application)
         (delivery,) = await self.store.deliveries_of(event)
         await self.until(lambda: self._failed(event))
+        wanted = {"mode": "failed", "application": application}
+        replay = (await self.call("POST", "/v1/replays", wanted, by=CALLERS[6].token)).json
         return {
             "/v1/applications": application,
             "/v1/webhook-endpoints": made["endpoint"]["id"],
             "/v1/events": event,
             "/v1/deliveries": delivery.id,
+            "/v1/replays": replay["id"],
             "key": made["key"]["id"],
         }
 
@@ -234,13 +238,13 @@ def without(answer: Answer, things: Things) -> bytes:
     text = answer.text
     for one in things.values():
         text = text.replace(one.encode(), b"ID")
-    return re.sub(rb"(evt|ep|whsec)_[A-Za-z0-9+/=]+", rb"\1", text)
+    return re.sub(rb"(evt|ep|rpl|whsec)_[A-Za-z0-9+/=]+", rb"\1", text)
 
 
 def test_a_new_kind_of_thing_is_noticed() -> None:
     """Negative control: a path whose `{…}` stands for something that the matrix does not know ends in an error."""
     with pytest.raises(KeyError):
-        fill("/v1/replays/{id}", {"/v1/events": "evt_1"})
+        fill("/v1/portals/{id}", {"/v1/events": "evt_1"})
 
 
 @pytest.mark.parametrize("caller", BOUND, ids=lambda caller: caller.name)

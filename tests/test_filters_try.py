@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from relay.api.filters import data_of
 from relay.cli import main
 from relay.cli.output import Exit
 from relay.contracts import ContractCatalogue, Payload, Rendering
 from relay.core.views import EventView
+from relay.registry import data_of
 from relay.registry.facts import LOOKS_MAX
 from tests.support.api import Answer, Api
 from tests.support.api_stub import ApiStub

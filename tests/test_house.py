@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset({"config", "contracts", "queue"}),
     frozenset({"store", "delivery", "telemetry", "diagnosis"}),
-    frozenset({"intake", "registry", "dispatch", "housekeeping"}),
+    frozenset({"intake", "registry", "dispatch", "replay", "housekeeping"}),
     frozenset({"api"}),
     frozenset({"daemon"}),
     frozenset({"cli", "__main__"}),
@@ -29,6 +29,7 @@ NEIGHBOURS: dict[str, frozenset[str]] = {
     "dispatch": frozenset({"registry"}),
     "housekeeping": frozenset({"registry", "dispatch"}),
     "intake": frozenset({"registry"}),
+    "replay": frozenset({"registry", "dispatch"}),
     "__main__": frozenset({"cli"}),
 }
 """The few imports between rooms of one floor; each is part of the design (docs/ARCHITECTURE.md)."""

@@ -22,6 +22,7 @@ MAKES_NOTHING = {
     "/v1/events/batch": "each event has a key of its own",
     "/v1/deliveries/{id}/retry": "a delivery that is due stays so",
     "/v1/deliveries/{id}/cancel": "what is cancelled cannot be cancelled again",
+    "/v1/replays/{id}/cancel": "what is over cannot be cancelled",
     "/v1/webhook-endpoints/{id}/pause": "a state",
     "/v1/webhook-endpoints/{id}/resume": "a state",
     "/v1/webhook-endpoints/{id}/enable": "a state",

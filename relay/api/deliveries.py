@@ -106,6 +106,7 @@ class Deliveries:
             finished_at_ms=None,
             due_ms=due.due_ms,
             series=due.series,
+            replayed=True,
         )
         return Answer(self._detail(fresh, principal), status=202)
 

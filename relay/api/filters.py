@@ -13,21 +13,16 @@ from relay.api.body import parse_definition, parse_object, raw_member, unknown_m
 from relay.api.query import seen
 from relay.api.render import Json
 from relay.api.services import Services
-from relay.contracts import Contract, Payload, Rendering, Unrenderable
 from relay.core import filters
 from relay.core.access import Principal
 from relay.core.errors import NotFound
 from relay.core.filters import FILTER_BYTES_MAX, Failure, Filter
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Endpoint
-from relay.core.views import EventView
 from relay.intake.parse import screen
-from relay.registry import EventFacts
+from relay.registry import EventFacts, data_of
 
 PATH = "/v1/filters/try"
-
-OWN_MEMBERS_MAX = 4
-"""Members of a contract before the data, and after them, among which the data of a stored event are looked for."""
 
 
 class _Tried(NamedTuple):
@@ -146,32 +141,3 @@ def _given(text: bytes) -> _Tried:
     event_type: str = orjson.loads(raw_member(event, "type") or b"")
     metadata = raw_member(event, "metadata")
     return _Tried(event_type, raw_member(event, "data") or b"", None if metadata == b"null" else metadata)
-
-
-def data_of(view: EventView, contract: Contract) -> bytes | None:
-    """Find the data of a stored event in its body: what the contract makes the same body of. None where nothing does."""
-    for data in _candidates(view.body or b""):
-        rendering = Rendering(view.id, view.type, view.timestamp_ms, view.created_at_ms, Payload(data))
-        try:
-            if contract.render(rendering) == view.body:
-                return data
-        except Unrenderable:
-            continue
-    return None
-
-
-def _candidates(text: bytes) -> Iterator[bytes]:
-    """Yield what may be the data in a body: the member that is, the members among others, the whole."""
-    try:
-        members = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return
-    yield text
-    if not isinstance(members, dict):
-        return
-    slices = {name: raw for name in members if (raw := raw_member(text, name)) is not None}
-    yield from slices.values()
-    pairs = [orjson.dumps(name) + b":" + raw for name, raw in slices.items()]
-    for first in range(min(len(pairs), OWN_MEMBERS_MAX) + 1):
-        for last in range(min(len(pairs) - first, OWN_MEMBERS_MAX) + 1):
-            yield b"{" + b",".join(pairs[first : len(pairs) - last]) + b"}"

@@ -35,7 +35,7 @@ PAGE_BYTES_MAX = 256 << 10
 
 _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 
-_MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
+MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -78,9 +78,9 @@ class Query:
         value = self.text(name)
         if value is None:
             return None
-        moment_ms = _moment_ms(value, self._now_ms)
+        moment_ms = moment_of(value, self._now_ms)
         if moment_ms is None:
-            self._wrong(name, _MOMENT)
+            self._wrong(name, MOMENT)
         return moment_ms
 
     def number(self, name: str) -> int | None:
@@ -200,7 +200,8 @@ def _within_bytes(page: Page[T], write: Callable[[T], Json]) -> tuple[list[orjso
     return written, page.next
 
 
-def _moment_ms(text: str, now_ms: int) -> int | None:
+def moment_of(text: str, now_ms: int) -> int | None:
+    """Read a time: RFC 3339 with an offset, or how long ago; None for neither."""
     try:
         return max(0, now_ms - parse_duration_ms(text))
     except OverflowError:

@@ -89,6 +89,7 @@ def delivery(view: DeliveryView) -> Json:
         "due_at": moment(view.due_ms),
         "attempts": view.attempts,
         "series": view.series,
+        "replayed": view.replayed,
         "created_at": moment(view.created_at_ms),
         "finished_at": moment(view.finished_at_ms),
         "expires_at": moment(view.expires_at_ms),

@@ -12,6 +12,8 @@ from relay.api.filters import Filters
 from relay.api.ingest import Ingest
 from relay.api.moving import Moving
 from relay.api.pace import Paces
+from relay.api.replays import PATH as REPLAYS
+from relay.api.replays import Replays
 from relay.api.routing import Route
 from relay.api.services import Services
 from relay.api.status import Status
@@ -35,6 +37,7 @@ def intake_routes(intake: Intake, paces: Paces) -> list[Route]:
 
 def _events(services: Services) -> list[Route]:
     events, deliveries, types = Events(services), Deliveries(services), EventTypes(services)
+    replays = Replays(services)
     return [
         Route("GET", "/v1/events", Right.READ_EVENTS, events.search, takes_query=True),
         Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
@@ -46,6 +49,10 @@ def _events(services: Services) -> list[Route]:
         Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
         Route("POST", "/v1/deliveries/{id}/retry", Right.OPERATE, deliveries.retry),
         Route("POST", "/v1/deliveries/{id}/cancel", Right.OPERATE, deliveries.cancel),
+        Route("POST", REPLAYS, Right.OPERATE, replays.create),
+        Route("GET", REPLAYS, Right.READ, replays.search, takes_query=True),
+        Route("GET", REPLAYS + "/{id}", Right.READ, replays.show),
+        Route("POST", REPLAYS + "/{id}/cancel", Right.OPERATE, replays.cancel),
         Route("GET", "/v1/dead-letters", Right.READ, deliveries.dead_letters, takes_query=True),
     ]
 

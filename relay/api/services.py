@@ -22,6 +22,7 @@ from relay.dispatch.verifier import Verifier
 from relay.housekeeping import Housekeeping
 from relay.queue import LaneView
 from relay.registry import Registrar
+from relay.replay import Replays
 from relay.store import Store
 from relay.telemetry.metrics import Metrics
 
@@ -83,6 +84,7 @@ class Services:
     dispatch: Dispatch
     verifier: Verifier
     housekeeping: Housekeeping
+    replays: Replays
     metrics: Metrics
     daemon: Daemon
     paces: Paces

@@ -18,6 +18,7 @@ from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
 from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, moment
+from relay.api.replays import write_unfinished
 from relay.api.services import Services
 from relay.api.survey import Survey, Words, survey
 from relay.api.troubles import drift, headline, troubles
@@ -134,6 +135,7 @@ class Status:
             "oldest_due_s": self._oldest_due_s(seen),
             "in_flight": services.dispatch.lanes.in_flight,
             "dead": seen.dead,
+            "replays": write_unfinished(services),
         }
 
     def _warnings(self) -> list[str]:
@@ -214,6 +216,8 @@ class Status:
             oldest_due_s=self._oldest_due_s(seen),
             loop_lag_s=services.housekeeping.loop_lag_ms / 1_000,
             log_lines_dropped=daemon.log_lines_dropped,
+            replays=len(services.replays.unfinished),
+            replays_left=sum(one.left for one in services.replays.unfinished),
             endpoint_states=Words(services),
             endpoints=seen.states,
             applications={

@@ -40,6 +40,7 @@ from relay.config.fields import (
     Origin,
     Pace,
     Pem,
+    RateLimit,
     SecretField,
     TlsVersion,
     duration,
@@ -73,6 +74,7 @@ class RetentionConfig(Section):
     attempts_ms: Age = Field(ms("14d"), alias="attempts")
     idempotency_ms: Age = Field(ms("90d"), alias="idempotency")
     memory_ms: Age = Field(ms("365d"), alias="memory")
+    replays_ms: Age = Field(ms("30d"), alias="replays")
 
 
 class StorageConfig(Section):
@@ -170,6 +172,16 @@ class LimitsConfig(Section):
     bytes_rate: BytesPace = UNLIMITED
 
 
+class ReplaysConfig(Section):
+    """How fast deliveries are sent again in bulk, and how much of that goes on at once."""
+
+    rate: RateLimit = Rate(50, 1000)
+    at_once: Annotated[int, whole(1, 1_000)] = 16
+    per_application: Annotated[int, whole(1, 1_000)] = 4
+    ids: Annotated[int, whole(1, 100_000)] = 10_000
+    deliveries: Annotated[int, whole(1, 10**9)] = 1_000_000
+
+
 class LogConfig(Section):
     """What is logged, and in which form."""
 
@@ -201,6 +213,7 @@ class Config(Section):
     storage: StorageConfig = StorageConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     limits: LimitsConfig = LimitsConfig()
+    replays: ReplaysConfig = ReplaysConfig()
     log: LogConfig = LogConfig()
     tokens: tuple[TokenConfig, ...] = Field((), alias="token")
     applications: Annotated[tuple[ApplicationConfig, ...], Filled] = Field(

@@ -44,6 +44,7 @@ from relay.intake import Intake, IntakeLimits
 from relay.queue import Lanes
 from relay.registry import Registrar, TokenTable, tokens_of
 from relay.registry.vanished import vanished
+from relay.replay import Replays
 from relay.store.sqlite import Keyring, SqliteStore, StoreSettings
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
@@ -175,6 +176,16 @@ class Relay:
             rng=self._rng,
             metrics=self.metrics,
         )
+        self.replays = Replays(
+            store=self.store,
+            registrar=self.registrar,
+            dispatch=self.dispatch,
+            clock=self.clock,
+            ids=self._ids,
+            random_bytes=self._random_bytes,
+            settings=lambda: self.config.replays,
+            metrics=self.metrics,
+        )
         self.housekeeping = Housekeeping(
             store=self.store,
             registrar=self.registrar,
@@ -213,6 +224,7 @@ class Relay:
             dispatch=self.dispatch,
             verifier=self.verifier,
             housekeeping=self.housekeeping,
+            replays=self.replays,
             metrics=self.metrics,
             daemon=self,
             paces=Paces(self.clock.mono_ms),
@@ -240,6 +252,7 @@ class Relay:
             self.housekeeping.audit(),
             self.housekeeping.prune(),
             self.housekeeping.summarise(),
+            self.replays.run(),
         ):
             self._tasks.append(self.watched(loop))
 

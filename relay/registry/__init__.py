@@ -1,12 +1,13 @@
 """Which applications and endpoints exist, what they are set to, and which of them an event goes to."""
 
-from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey
+from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey, begin
 from relay.registry.facts import EventFacts
 from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
 from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
 from relay.registry.registrar import Change, Registrar
 from relay.registry.registry import ApplicationEntry, EndpointEntry, Match, Registry
 from relay.registry.resolving import default_tls, resolve_limits
+from relay.registry.stored import data_of
 from relay.registry.tokens import TokenTable, tokens_of
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Registry",
     "TokenTable",
     "WantedEndpoint",
+    "begin",
+    "data_of",
     "default_tls",
     "resolve_limits",
     "tokens_of",

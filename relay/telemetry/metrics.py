@@ -45,6 +45,8 @@ class Readings:
     oldest_due_s: float | None = None
     loop_lag_s: float | None = None
     log_lines_dropped: int = 0
+    replays: int = 0  # that are not over
+    replays_left: int = 0  # deliveries that they have before them
     endpoint_states: Mapping[str, str] = field(
         default_factory=dict
     )  # by id, the one word; only those shown are asked for
@@ -114,6 +116,7 @@ class Metrics:
         self._retries = 0
         self._attempt_errors = 0
         self._audit_repairs = 0
+        self._replayed = 0
         self._reload_failed = False
         self._attempt_ms = Histogram(ATTEMPT_BOUNDS_S)
         self._parts_ms = [Histogram(ATTEMPT_BOUNDS_S) for _ in PARTS]
@@ -189,6 +192,10 @@ class Metrics:
         """Count a due delivery that no lane knew of: each one is a bug (invariant 8)."""
         self._audit_repairs += 1
 
+    def replayed(self, deliveries: int) -> None:
+        """Count deliveries that a replay made due."""
+        self._replayed += deliveries
+
     def reloaded(self, *, successful: bool) -> None:
         """Remember whether the last reload was applied."""
         self._reload_failed = not successful
@@ -246,6 +253,7 @@ class Metrics:
         yield _counters("deliveries_finished", "Deliveries that ended.", ("endpoint", "outcome"), self._finished)
         yield _counters("dead_letters", "Deliveries that died.", ("reason",), _keyed(self._dead))
         yield _counter("retries_scheduled", "Failed attempts that will be repeated.", self._retries)
+        yield _counter("replayed_deliveries", "Deliveries that a replay made due again.", self._replayed)
         yield _counter("attempt_errors", "Attempts ended by a bug of relay's own.", self._attempt_errors)
         yield _counter("lane_audit_repairs", "Due deliveries no lane knew of; each is a bug.", self._audit_repairs)
 
@@ -274,6 +282,8 @@ class Metrics:
         yield _gauges("endpoint_state", "The state of each endpoint.", ("endpoint", "state"), self._states(readings))
         yield _gauges("build_info", "The version that runs.", ("version",), {(self._version,): 1})
         yield _gauge("inflight", "Attempts under way.", readings.in_flight)
+        yield _gauge("replays", "Replays that are not over.", readings.replays)
+        yield _gauge("replays_left", "Deliveries that replays have before them.", readings.replays_left)
         yield _gauge("ready", "Whether intake is open.", readings.ready)
         yield _gauge("uptime_seconds", "Time since start.", readings.uptime_s)
         yield _gauge("db_bytes", "Size of the database.", readings.database_bytes)

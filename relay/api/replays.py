@@ -1,0 +1,186 @@
+"""Replays: jobs that send deliveries again, made, looked at and cancelled."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay.api.answer import Answer
+from relay.api.auth import PRINCIPAL
+from relay.api.body import read_nothing, read_object
+from relay.api.idempotency import claim_of, replayed
+from relay.api.picking import Members, Picked, read_picked
+from relay.api.query import application_of, page_response
+from relay.api.render import Json, moment
+from relay.api.routing import PARAMETERS
+from relay.api.services import Services
+from relay.core.access import Principal
+from relay.core.errors import NotFound
+from relay.core.model import DeliveryKey, DeliveryState, ReplayMode
+from relay.core.units import Rate, format_rate, parse_rate
+from relay.replay import Preview, ReplayDraft
+from relay.store import delivery_id
+from relay.store.replays import Replay, Wanted
+from relay.telemetry import log
+
+PATH = "/v1/replays"
+
+
+class Replays:
+    """The calls under /v1/replays."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = structlog.get_logger("relay.api")
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Make a replay; with `dry_run` only say what it would be about."""
+        principal = request[PRINCIPAL]
+        written = await read_object(request)
+        claim = claim_of(request, written)
+        members = Members(written, self._services.clock.wall_ms())
+        is_dry = members.flag("dry_run")
+        draft = self._draft(members, principal)
+        if is_dry:
+            return Answer(await self._previewed(await self._services.replays.preview(draft), draft))
+        made = await self._services.replays.create(draft, claim)
+        if not made.repeated:
+            facts = {"replay": made.replay.id, "mode": draft.mode.value, "by": principal.name}
+            self._log.info(log.REPLAY_CREATED, application=draft.application, **facts)
+        headers = {"Location": f"{PATH}/{made.replay.id}", **replayed(made.repeated)}
+        return Answer(self._write(made.replay), 201, headers)
+
+    async def search(self, request: web.Request) -> web.StreamResponse:
+        """List replays, newest first."""
+        principal = request[PRINCIPAL]
+        query = self._services.query(request)
+        named, limit, cursor = query.text("application"), query.limit(), query.number("cursor")
+        query.check()
+        application = application_of(named, principal, self._services.registrar.current)
+        return await page_response(
+            request, await self._services.store.replays.list(application, cursor, limit), self._write
+        )
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """Show how far a replay came."""
+        return Answer(self._write(await self._find(request)))
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Cancel a replay; what it made due stays due."""
+        principal = request[PRINCIPAL]
+        found = await self._find(request)
+        await read_nothing(request)
+        cancelled = await self._services.replays.cancel(found.id, principal.name)
+        self._log.info(log.REPLAY_CANCELLED, replay=found.id, by=principal.name, replayed=cancelled.replayed)
+        return Answer(self._write(cancelled))
+
+    async def _find(self, request: web.Request) -> Replay:
+        replay_id, own = request[PARAMETERS]["id"], request[PRINCIPAL].application
+        found = await self._services.store.replays.find(replay_id)
+        if found is None or own not in (None, found.application):
+            raise NotFound(f"no replay {replay_id[:64]!r}", remedy=f"List them with GET {PATH}.")
+        return found
+
+    def _draft(self, members: Members, principal: Principal) -> ReplayDraft:
+        settings, registry = self._services.daemon.config.replays, self._services.registrar.current
+        picked = read_picked(members, settings.ids)
+        mode = members.word("mode", ReplayMode)
+        rate, force = _read_rate(members, settings.rate), members.flag("force")
+        if mode is None and not any(issue.path == "/mode" for issue in members.mistakes):
+            members.wrong("mode", f"is missing: one of {', '.join(ReplayMode)}")
+        _refuse_unfit(members, mode, picked)
+        members.check()
+        assert mode is not None, "else it was refused"
+        application = application_of(picked.application, principal, registry)
+        if picked.endpoint is not None:
+            endpoint = registry.endpoint(picked.endpoint) if picked.endpoint in registry.endpoints else None
+            if endpoint is None or application not in (None, endpoint.application.id):
+                raise NotFound(
+                    f"no endpoint {picked.endpoint[:64]!r}", remedy="List them with GET /v1/webhook-endpoints."
+                )
+        wanted = Wanted(picked.endpoint, picked.type, picked.state, picked.reason, picked.since_ms, picked.until_ms)
+        is_own = principal.application is not None
+        return ReplayDraft(application, mode, wanted, picked.ids, rate, force, principal.name, is_own)
+
+    async def _previewed(self, found: Preview, draft: ReplayDraft) -> Json:
+        return {
+            "dry_run": True,
+            "mode": draft.mode,
+            "count": found.count,
+            "complete": found.is_complete,
+            "skipped": dict(found.skipped),
+            "sample": [one for key in found.sample if (one := await self._sampled(key, draft.mode)) is not None],
+        }
+
+    async def _sampled(self, key: DeliveryKey, mode: ReplayMode) -> Json | None:
+        event = await self._services.store.read_event(key.event)
+        endpoint = self._services.registrar.current.endpoint_by_ref(key.endpoint)
+        if event is None or endpoint is None:
+            return None
+        known = None if mode is ReplayMode.MISSING else delivery_id(key)
+        return {
+            "delivery": known,
+            "event_id": event.id,
+            "event_type": event.type,
+            "endpoint": endpoint.id,
+            "created_at": moment(event.created_at_ms),
+        }
+
+    def _write(self, one: Replay) -> Json:
+        wanted = one.wanted
+        return {
+            "id": one.id,
+            "mode": one.mode,
+            "state": one.state,
+            "application": one.application,
+            "filters": {
+                "endpoint": wanted.endpoint,
+                "type": wanted.type,
+                "state": wanted.state,
+                "reason": wanted.reason,
+                "since": moment(wanted.since_ms),
+                "until": moment(wanted.until_ms),
+            },
+            "rate": format_rate(one.rate),
+            "force": one.force,
+            "created_by": one.created_by,
+            "created_at": moment(one.created_at_ms),
+            "finished_at": moment(one.finished_at_ms),
+            "cancelled_by": one.cancelled_by,
+            "selected": one.selected,
+            "cut": one.is_cut,
+            "replayed": one.replayed,
+            "skipped": dict(one.skipped),
+            "left": one.left,
+            "waits_for": self._services.replays.waits_for(one) or None,
+        }
+
+
+def write_unfinished(services: Services) -> Json:
+    """Write how much the replays that are not over have before them."""
+    unfinished: Sequence[Replay] = services.replays.unfinished
+    return {"unfinished": len(unfinished), "left": sum(one.left for one in unfinished)}
+
+
+def _read_rate(members: Members, default: Rate) -> Rate:
+    text = members.text("rate")
+    if text is None:
+        return default
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        members.wrong("rate", str(error))
+        return default
+
+
+def _refuse_unfit(members: Members, mode: ReplayMode | None, picked: Picked) -> None:
+    """Note filters that select nothing in a mode."""
+    unfit: Mapping[str, Any] = {"state": picked.state, "reason": picked.reason}
+    if mode is ReplayMode.MISSING:
+        for name in [name for name, value in unfit.items() if value is not None]:
+            members.wrong(name, 'is of deliveries; mode "missing" is about what has none')
+    elif mode is ReplayMode.FAILED and picked.state not in (None, DeliveryState.DEAD):
+        members.wrong("state", 'must be "dead", or left out, in mode "failed"', 'Take mode "all".')
+    elif picked.state is DeliveryState.DUE:
+        members.wrong("state", "must not be due: what is due is sent anyway")
