@@ -506,6 +506,28 @@ def test_endpoint_tls_is_read_from_files_here(api: ApiStub, tmp_path: Path) -> N
     assert missing.exit_code == Exit.USAGE
 
 
+def test_endpoints_are_added_and_changed_with_credentials(api: ApiStub, tmp_path: Path) -> None:
+    """Issue 9: `--auth` takes JSON, a file or standard input, which keeps it out of the process list; `--reset auth` removes it."""
+    api.answer("POST", ENDPOINTS, {"id": "ep_1", "secret": None}, 201)
+    api.answer("PATCH", f"{ENDPOINTS}/ep_1", ENDPOINT)
+    auth = {"type": "bearer", "token": "t"}
+    (tmp_path / "auth.json").write_text(json.dumps(auth))
+    run("endpoint", "add", "https://example.com", "--auth", f"@{tmp_path}/auth.json")
+    run("endpoint", "update", "ep_1", "--auth", json.dumps(auth))
+    run("endpoint", "update", "ep_1", "--reset", "auth")
+    assert [asked.json["auth"] for asked in api.asked] == [auth, auth, None]
+    assert run("endpoint", "update", "ep_1", "--auth", "@/nowhere").exit_code == Exit.BAD_INPUT
+
+
+def test_endpoint_show_names_what_authenticates(api: ApiStub) -> None:
+    """Issue 9: what authenticates is shown as the API shows it, credentials masked."""
+    auth = {"type": "basic", "username": "relay", "password": "***"}
+    api.answer("GET", f"{ENDPOINTS}/ep_1", ENDPOINT | {"auth": auth})
+    stdout = run("endpoint", "show", "ep_1").stdout
+    assert "authenticates" in stdout
+    assert "type basic, username relay, password ***" in stdout
+
+
 def test_endpoint_show_names_certificates(api: ApiStub) -> None:
     """What is trusted and shown is named, and the certificate of the receiver with its end."""
     certificate = {"subject": "hooks.example", "issuer": "A CA", "not_after": "2027-01-31T00:00:00.000Z"}

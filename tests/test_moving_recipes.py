@@ -203,12 +203,38 @@ def test_settings_come_along(tmp_path: Path) -> None:
         for line in lines_of(mapped(tmp_path, "convoy.jq", json.dumps([convoy("https://x/")]), *options))
         if "endpoint" in line
     ]
-    assert (endpoint["headers"], endpoint["timeout"], endpoint["rate_limit"]) == ({"X-Key": "v"}, "10s", "20/m")
+    key = {"type": "api_key", "header": "X-Key", "key": "v"}
+    assert (endpoint["auth"], endpoint["timeout"], endpoint["rate_limit"]) == (key, "10s", "20/m")
     assert endpoint["secrets"] == ["new-text", {"secret": "old-text", "expires_at": "2099-01-01T00:00:00Z"}]
     lines = lines_of(
         mapped(tmp_path, "outpost.jq", json.dumps(outpost("https://x/", disabled_at="2024-01-01T00:00:00Z")), "-s")
     )
     assert [line["endpoint"]["state"] for line in lines if "endpoint" in line] == ["disabled"]
+
+
+def test_clients_of_token_servers_come_along(tmp_path: Path) -> None:
+    """Issue 9: Convoy's OAuth 2.0 clients become relay's, which stand in the form as they did; what differs ends the recipe."""
+    client = {"url": "https://login.example/token", "client_id": "c", "client_secret": "s", "scope": "a b"}
+    oauth2 = client | {"authentication_type": "shared_secret", "grant_type": "client_credentials"}
+    (tmp_path / "subscriptions.json").write_text(json.dumps([subscription()]))
+
+    def moved(**changed: Any) -> subprocess.CompletedProcess[str]:
+        endpoint = convoy("https://x/", authentication={"type": "oauth2", "oauth2": oauth2 | changed})
+        options = ("--slurpfile", "subscriptions", "subscriptions.json")
+        return mapped(tmp_path, "convoy.jq", json.dumps([endpoint]), *options)
+
+    (found,) = [line["endpoint"]["auth"] for line in lines_of(moved()) if "endpoint" in line]
+    assert found == {
+        "type": "oauth2", "token_url": client["url"], "client_id": "c", "client_secret": "s", "client_auth": "body", "scope": "a b",
+    }  # fmt: skip
+    for changed in (
+        {"authentication_type": "client_assertion"},
+        {"expiry_time_unit": "minutes"},
+        {"field_mapping": {"access_token": "t"}},
+    ):
+        refused = moved(**changed)
+        assert refused.returncode != 0
+        assert "authenticates by oauth2" in refused.stderr
 
 
 def test_what_would_be_lost_is_refused(tmp_path: Path) -> None:
