@@ -117,6 +117,23 @@ def test_endpoints_live_through_their_verbs(daemon: Daemon, receiver: str) -> No
     assert run("endpoint", "show", name).exit_code == Exit.FAILED
 
 
+def test_a_receiver_is_asked_by_a_verb(daemon: Daemon, receiver: str) -> None:
+    """`relay endpoint verify` exits 0 and says that it agreed, or 1 and says why it did not; show and list say it too."""
+    words = ("endpoint", "add", f"{receiver}/v", "--type", "v.*", "--verification")
+    agreed = json.loads(run(*words, "ping", "--json").stdout)["id"]
+    assert f"{agreed} agreed; it is enabled now." in run("endpoint", "verify", agreed).stdout
+    assert "by ping at" in run("endpoint", "show", agreed).stdout
+    refused = json.loads(run(*words, "challenge", "--json").stdout)["id"]
+    result = run("endpoint", "verify", refused)
+    assert (result.exit_code, "without the challenge" in result.stdout) == (Exit.FAILED, True)
+    assert "unverified" in run("endpoint", "list").stdout
+    assert "without the challenge" in run("endpoint", "show", refused).stdout
+    status = run("status")
+    assert (status.exit_code, f"`relay endpoint verify {refused}`" in status.stdout) == (Exit.FAILED, True)
+    for name in (agreed, refused):
+        assert run("endpoint", "delete", name, "--yes").exit_code == Exit.FINE
+
+
 def test_dead_letters_are_replayed(daemon: Daemon, receiver: str) -> None:
     """What died of an endpoint that refuses is listed, replayed, and then delivered."""
     words = ("endpoint", "add", "http://127.0.0.1:1/", "--type", "doomed", "--retry", "1ms", "--jitter", "0", "--json")

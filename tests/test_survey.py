@@ -70,7 +70,7 @@ async def test_the_sums_are_of_all_endpoints(tmp_path: Path) -> None:
         metrics = await api.call("GET", "/metrics")
     assert status["headline"] == "3 of 303 endpoints are failing; 3 deliveries wait."
     assert (status["endpoints_total"], status["due"]) == (303, 3)
-    assert status["endpoint_states"] == {"enabled": 302, "paused": 1, "disabled": 0, "refusing": 0}
+    assert status["endpoint_states"] == {"enabled": 302, "paused": 1, "disabled": 0, "refusing": 0, "unverified": 0}
     listed = [line["id"] for line in status["endpoints"]]
     assert (len(listed), listed[:3]) == (250, ["busy-1", "busy-2", "busy-3"])
     assert "quiet-0007" in listed

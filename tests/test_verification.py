@@ -17,6 +17,7 @@ from relay.cli.listener import Checking, Faults, Listener, Tally
 from relay.contracts import Contract
 from relay.contracts.verification import Verification
 from relay.core.model import Secret
+from relay.registry import Registrar
 from relay.telemetry import log
 from tests.support import hostile
 from tests.support.clock import FakeClock
@@ -164,6 +165,21 @@ async def test_a_hostile_receiver_costs_nobody_else_anything(tmp_path: Path, beh
             assert not is_verified(house, "bad")
 
 
+async def test_nobody_inside_is_asked(tmp_path: Path) -> None:
+    """What asks passes the guard like a delivery: once its network is closed, a receiver there hears nothing more."""
+    async with Receiver(default=500) as receiver, Stack(tmp_path, clock=FakeClock()) as house:
+        _, made = await house.call("POST", PATH, {"url": receiver.url, "verification": "ping"})
+        await asked(house, 1, made["id"])
+        text = house.config_path.read_text()
+        house.write(text.replace('allow_networks = ["127.0.0.0/8", "::1/128"]', ""))
+        assert (await house.call("POST", "/v1/reload"))[0] == 200
+        house.fake.advance(10_000)
+        await asked(house, 2, made["id"])
+        endpoint = await shown(house, made["id"])
+    assert endpoint["unverified"]["failure"] == "blocked_address"
+    assert len(receiver.received) == 1
+
+
 async def test_slack_is_asked_as_its_page_says(tmp_path: Path) -> None:
     """Under `slack` the challenge comes unasked, with Slack's members, signature and agent, and the echo opens the endpoint."""
     async with (
@@ -249,6 +265,27 @@ async def test_a_rate_without_limit_leaves_the_own_one(tmp_path: Path) -> None:
             assert (await shown(house))["rate_limit"] == "2/s"
 
 
+async def test_another_name_is_asked_under_at_once(tmp_path: Path) -> None:
+    """After a reload with another `delivery.origin` who did not agree is asked again; who did keeps the one it allowed."""
+
+    def one_only(received: Received) -> Answer:
+        return Answer(200, {"WebHook-Allowed-Origin": "two.example.com"} if received.method == "OPTIONS" else {})
+
+    async with Receiver(default=one_only) as receiver, Stack(tmp_path, clock=FakeClock(), delivery=ORIGIN) as house:
+        _, made = await house.call("POST", PATH, {"url": receiver.url, "verification": "options"})
+        await asked(house, 1, made["id"])
+        for origin in ("two.example.com", "three.example.com"):
+            house.write_config(delivery=f'origin = "{origin}"')
+            assert (await house.call("POST", "/v1/reload"))[0] == 200
+            await until(lambda: is_verified(house, made["id"]))
+        event = await house.post()
+        await house.settled(event["id"], "delivered")
+    assert [each.headers["WebHook-Request-Origin"] for each in receiver.received] == [
+        "events.example.com",
+        *["two.example.com"] * 2,
+    ]
+
+
 # -- pings -------------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +366,24 @@ async def test_a_verified_endpoint_stays_so_over_restart_and_reload(tmp_path: Pa
         await house.quiet()
         assert is_verified(house)
         assert len(receiver.received) == 1
+
+
+async def test_what_is_not_kept_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: an answer that never reaches the database is gone after a restart, and the receiver is asked again."""
+
+    async def forget(*_: Any) -> bool:
+        return True
+
+    with monkeypatch.context() as forgetful:
+        forgetful.setattr(Registrar, "verified", forget)
+        async with Receiver(default=echoing(as_text)) as receiver:
+            async with stack(tmp_path, receiver.url) as house:
+                await receiver.wait_for(1)
+                await house.crash()
+                forgetful.undo()
+                await house.start()
+                await until(lambda: is_verified(house))
+            assert len(receiver.received) == 2
 
 
 async def test_another_url_is_asked_anew(tmp_path: Path) -> None:

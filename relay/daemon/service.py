@@ -358,6 +358,8 @@ class Relay:
         self.dispatch.lanes.set_concurrency(new.concurrency)
         if old.reach != new.reach:
             self.dispatch.attempts.courier = await self.outbound.reopen(new)
+        if old.origin != new.origin:
+            self.verifier.ask_again()
         self.dispatch.kick()
 
     # -- stopping --------------------------------------------------------------------------------------------------

@@ -92,6 +92,12 @@ class Verifier:
         """Return what came of asking an endpoint that has not agreed; None for one that did, or was not asked yet. O(1)"""
         return self._trials.get(ref)
 
+    def ask_again(self) -> None:
+        """Ask everybody anew who did not agree: the name that they are asked under is another one. O(as many)"""
+        for ref in self._trials:
+            self._waiting.set(ref, 0)
+        self._kick.set()
+
     # -- the loop --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
