@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,22 @@ class Bench(NamedTuple):
     scale: float = 1.0  # of the events of each row; 1 for figures that count
     receiver: str = "auto"
     out: Path = Path("bench/out")  # for what is to be kept
+    against: Path | None = None  # another checkout of the relay: rows compare it with this one
 
     def some(self, events: int, at_least: int = 1) -> int:
         """Return how many events a row takes, at this scale."""
         return max(int(events * self.scale), at_least)
+
+    def sides(self, own: Mapping[str, Side]) -> Mapping[str, Side]:
+        """Return what a row compares: its own sides, or the last of them as it is in both checkouts."""
+        if self.against is None:
+            return own
+        *_, last = own.values()
+        return {self.against.name: partial(_of_tree, last, self.against), "this tree": last}
+
+
+def _of_tree(side: Side, tree: Path, folder: Path, sink: Sink, work: Work) -> Run:
+    return side(folder, sink, work._replace(tree=tree))
 
 
 Row = Callable[[Bench], str]
@@ -34,7 +47,7 @@ def compared(work: Work, sides: Mapping[str, Side] = BOTH, *, tls: bool = False)
         scaled = work._replace(events=bench.some(work.events, 2 * work.batch) // work.batch * work.batch)
         with ExitStack() as stack:
             sink = stack.enter_context(open_sink(bench.receiver, bench.folder, tls=tls))
-            rounds = compare(sink, scaled, bench.rounds, bench.folder, sides)
+            rounds = compare(sink, scaled, bench.rounds, bench.folder, bench.sides(sides))
         return f"{_told(scaled, bench.rounds, sink)}\n\n{report(rounds)}"
 
     return row
@@ -59,7 +72,7 @@ def failures(bench: Bench) -> str:
             return run_relay(folder, badly, work)
 
         sides: dict[str, Side] = {"all answered": run_relay, "20 % failed": failing}
-        rounds = compare(well, work, bench.rounds, bench.folder, sides)
+        rounds = compare(well, work, bench.rounds, bench.folder, bench.sides(sides))
     return f"{_told(work, bench.rounds, well)} A delivery counts when it is taken at last.\n\n{report(rounds)}"
 
 

@@ -1,5 +1,7 @@
 """Measure the relay: `make bench` (the main rows), `make bench-all` (all of them), `python -m bench.run ROW …`.
 
+With `--against COMMIT` a row compares the relay of another commit with this tree's: both run in each round, on the same work.
+
 Prints Markdown for `bench/README.md` on stdout and progress on stderr. A row that fails is printed as such, with why, and
 the others go on.
 """
@@ -18,10 +20,14 @@ from pathlib import Path
 
 from bench.rows import PAIRS, Bench, Row
 from bench.states import STATES
+from tests.support.warm import ROOT
 
 ROWS: Mapping[str, Row] = {**PAIRS, **STATES}
 
 MAIN = ("fan-out-1", "fan-out-10", "fan-out-100", "intake", "applications", *STATES)
+MAIN_PAIRS = tuple(name for name in MAIN if name in PAIRS)
+"""Rows that are compared with another commit, if none is named."""
+
 MAIN_WITHOUT = ("growth",)
 """Rows of `make bench`: those of the table of targets."""
 
@@ -31,9 +37,31 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
         raise SystemExit(f"bench: there is no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
+    if arguments.against and (alone := [name for name in arguments.rows if name in STATES]):
+        raise SystemExit(f"bench: {alone[0]} is no comparison; --against takes: {', '.join(PAIRS)}")
+    if arguments.against:
+        return list(arguments.rows or MAIN_PAIRS)
     if arguments.rows:
         return list(arguments.rows)
     return list(ROWS) if arguments.all else [name for name in MAIN if name not in MAIN_WITHOUT]
+
+
+def unpacked(commit: str, folder: Path) -> Path:
+    """Put the relay of a commit into a folder that is named for it; SystemExit for a commit that there is not."""
+    asked = subprocess.run(
+        ["git", "rev-parse", "--verify", "--short", f"{commit}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        raise SystemExit(f"bench: there is no commit {commit!r}; name one as git does")
+    tree = folder / asked.stdout.strip()
+    tree.mkdir()
+    packed = subprocess.run(["git", "archive", commit, "relay"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=packed.stdout, check=True)
+    return tree
 
 
 def run(names: Sequence[str], bench: Bench) -> list[str]:
@@ -70,6 +98,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each side of a comparison runs")
     parser.add_argument("--scale", type=float, default=1.0, help="of the events of each row; 0.01: does it run at all?")
     parser.add_argument("--receiver", choices=["auto", "nginx", "python"], default="auto")
+    parser.add_argument(
+        "--against", default="", metavar="COMMIT", help="compare this tree's relay with that of a commit"
+    )
     parser.add_argument("--folder", default="bench/out", help="where databases go: a real disk, not tmpfs")
     arguments = parser.parse_args()
     out = Path(arguments.folder).resolve()
@@ -77,7 +108,8 @@ def main() -> None:
     names = chosen(arguments)
     print(f"{machine()}\n", flush=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        failed = run(names, Bench(Path(folder), arguments.rounds, arguments.scale, arguments.receiver, out))
+        tree = unpacked(arguments.against, Path(folder)) if arguments.against else None
+        failed = run(names, Bench(Path(folder), arguments.rounds, arguments.scale, arguments.receiver, out, tree))
     if failed:
         raise SystemExit(f"bench: not measured: {', '.join(failed)}")
 

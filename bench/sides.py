@@ -19,6 +19,7 @@ from bench.contracts import under_contract
 from bench.sinks import Sink
 from bench.watched import Usage, usage
 from tests.support.daemon import PRODUCER_TOKEN, Daemon, config_text
+from tests.support.warm import ROOT
 
 DEADLINE_S = 900.0
 PATIENCE_S = 180.0
@@ -58,6 +59,7 @@ class Work(NamedTuple):
     filtered: bool = False  # all ten subscribe to what is posted, and a filter lets it through to one
     deliver: bool = True  # False: to endpoints that are paused, so that intake is measured alone
     delivery: str = ""  # TOML lines of `[delivery]`
+    tree: Path = ROOT  # the checkout whose relay works
 
     @property
     def deliveries(self) -> int:
@@ -120,7 +122,7 @@ def variant(**changes: Any) -> Side:
 @contextmanager
 def serving(folder: Path, sink: Sink, work: Work) -> Iterator[Daemon]:
     """Run a relay that is set up for some work."""
-    relay = Daemon(folder, configuration(folder, sink, work))
+    relay = Daemon(folder, configuration(folder, sink, work), tree=work.tree)
     try:
         started(relay)
         if not work.deliver:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.states import seeded
 from relay.contracts import ContractCatalogue, Payload
 from tests.support import aioresponses_shim
 from tests.support.waiting import quiet, until
+from tests.support.warm import ROOT
 
 
 def test_messages_are_split_by_length() -> None:
@@ -201,9 +203,31 @@ def test_rows_have_names_that_can_be_asked_for() -> None:
     """Every row of the main page is one of all, and a name that there is not is refused with those that there are."""
     assert set(run.MAIN) <= set(run.ROWS)
     assert set(PAIRS) <= set(run.ROWS)
-    asked = run.argparse.Namespace(rows=["fan-out-7"], all=False)
+    asked = run.argparse.Namespace(rows=["fan-out-7"], all=False, against="")
     with pytest.raises(SystemExit, match="there is no row 'fan-out-7'; there are: fan-out-1, "):
         run.chosen(asked)
+
+
+def test_two_trees_are_compared_on_the_same_work(tmp_path: Path) -> None:
+    """With another checkout a row runs its last side from both, the other one's relay being that of its own files."""
+    older = tmp_path / "older"
+    shutil.copytree(ROOT / "relay", older / "relay", ignore=shutil.ignore_patterns("__pycache__"))
+    main = older / "relay" / "__main__.py"
+    main.write_text('open("it ran", "w").close()\n' + main.read_text())
+    text = PAIRS["intake"](Bench(tmp_path, 1, 0.001, "python", against=older))
+    assert "| median | older | this tree | this tree ÷ older (lowest – highest) |" in text
+    assert (older / "it ran").exists()
+
+
+def test_what_is_compared_with_a_commit() -> None:
+    """Without names the comparisons of the main page; a row that is none is refused, and so is a commit that there is not."""
+    named = run.argparse.Namespace(rows=[], all=False, against="HEAD")
+    assert run.chosen(named) == ["fan-out-1", "fan-out-10", "fan-out-100", "intake", "applications"]
+    named.rows = ["million"]
+    with pytest.raises(SystemExit, match="million is no comparison"):
+        run.chosen(named)
+    with pytest.raises(SystemExit, match="there is no commit 'no-such-commit'"):
+        run.unpacked("no-such-commit", Path())
 
 
 def test_shim_is_still_needed() -> None:

@@ -99,10 +99,11 @@ class Daemon:
         module: str = "relay",
         warm: Warm | None = None,
         descriptors: Sequence[int] = (),
+        tree: Path = ROOT,
     ):
         """Write `config` to the folder; `start` runs `python -m MODULE serve` on it, with `warm` as a fork.
 
-        The process inherits `descriptors`, under the same numbers.
+        The process inherits `descriptors`, under the same numbers. It runs what stands in `tree`.
         """
         self.folder = folder
         self.config_path = folder / "config.toml"
@@ -116,6 +117,7 @@ class Daemon:
         self._module = module
         self._warm = warm
         self._descriptors = tuple(descriptors)
+        self._tree = tree
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._manager: socket.socket | None = None
 
@@ -147,7 +149,7 @@ class Daemon:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self._module, *arguments],
-                cwd=ROOT,
+                cwd=self._tree,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
