@@ -175,12 +175,12 @@ def test_openmetrics_when_asked() -> None:
 
 
 def test_names_follow_the_conventions() -> None:
-    """Every metric begins with `relay_`, has a help text, uses base units, and counters end in `_total`."""
+    """Every metric but the process's own begins with `relay_`, has a help text, uses base units, and counters end in `_total`."""
     text = Metrics("1.2.3").exposition(readings(), "")[0].decode()
     families = list(parse_text(text))
     assert len(families) > 15
     for family in families:
-        assert re.fullmatch(r"relay_[a-z_]+", family.name)
+        assert re.fullmatch(r"(relay|process)_[a-z_]+", family.name)
         assert family.documentation.endswith(".")
         assert not re.search(r"_(ms|milliseconds|kb|mb)$", family.name)
     assert "_created" not in text

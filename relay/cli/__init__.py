@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from relay import __version__
 from relay.cli.output import complaints, fail
@@ -58,6 +59,8 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "sign": Verb("signatures", "Sign a body as the relay would."),
     },
     "Other": {
+        "assets": Verb("assets", "Write the unit, alert rules, a dashboard, completion and manual pages."),
+        "completion": Verb("assets", "Make a shell complete verbs and options."),
         "version": Verb("daemon", "Print the versions of relay and what it stands on."),
     },
 }
@@ -94,6 +97,13 @@ class LazyGroup(click.Group):
         for title, verbs in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, verb.line) for name, verb in verbs.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a verb's name without its module."""
+        found = [
+            CompletionItem(name, help=verb.line) for name, verb in self._verbs.items() if name.startswith(incomplete)
+        ]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with complaints():

@@ -80,6 +80,7 @@ def listen(
       1   --expect: not all came in time, or a signature was wrong
       2, 65, 75, 77, 78  as for every command: wrong use, an unfit secret, a busy port, one not permitted, an address or
           a contract that cannot be used
+
     \b
       relay listen --secret env:SECRET
       relay listen --contract editframe --secret env:SECRET --fail 503 --rate 30 --delay 5s
@@ -213,6 +214,7 @@ def check_receiver(
       65  a URL, secret, type or file that is unfit
       69  the receiver cannot be reached, or gave the right delivery no answer
       78  a contract that cannot be used
+
     \b
       relay check-receiver http://127.0.0.1:3000/hooks --secret env:SECRET
       relay check-receiver https://example.com/hooks --contract editframe --secret env:SECRET --type render.completed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -44,6 +44,8 @@ class Readings:
     uptime_s: float
     oldest_due_s: float | None = None
     loop_lag_s: float | None = None
+    clock_trusted: bool = True
+    disk_free_min_bytes: int = 0  # below it intake closes
     log_lines_dropped: int = 0
     replays: int = 0  # that are not over
     replays_left: int = 0  # deliveries that they have before them
@@ -98,6 +100,7 @@ class Metrics:
         `exists` says whether there is such an application, by its id.
         """
         self._version = version
+        self._process = ProcessCollector(registry=None)  # processor, memory and descriptors, out of /proc
         self._labels = EndpointLabels(owner, self._drop, endpoints_max)
         self._crowded_out: Counter[str] = Counter()
         self._applications = EndpointLabels(
@@ -230,6 +233,7 @@ class Metrics:
         self._labels.end_turn()
         self._applications.end_turn()
         registry = CollectorRegistry(auto_describe=False)
+        registry.register(self._process)
         registry.register(_Families([*self._counters(), *self._histograms(), *self._gauges(readings)]))
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
@@ -289,6 +293,8 @@ class Metrics:
         yield _gauge("db_bytes", "Size of the database.", readings.database_bytes)
         yield _gauge("wal_bytes", "Size of the write-ahead log.", readings.wal_bytes)
         yield _gauge("disk_free_bytes", "Free space beside the database.", readings.disk_free_bytes)
+        yield _gauge("disk_free_min_bytes", "Free space below which intake closes.", readings.disk_free_min_bytes)
+        yield _gauge("clock_trusted", "Whether the wall clock may end anything.", readings.clock_trusted)
         yield _gauge("config_last_reload_successful", "Whether the last reload was taken.", not self._reload_failed)
         yield _counter("log_lines_dropped", "Log lines lost to a stuck stream.", readings.log_lines_dropped)
         ends = self._certificates(readings)
