@@ -213,7 +213,7 @@ class Status:
             wal_bytes=sizes.get("wal_bytes", 0),
             disk_free_bytes=services.housekeeping.disk_free_bytes,
             disk_free_min_bytes=daemon.config.storage.min_free_disk_bytes,
-            clock_trusted=services.clock_watch.trusted,
+            clock_trusted=daemon.clock_watch.trusted,
             uptime_s=self._uptime_s(),
             oldest_due_s=self._oldest_due_s(seen),
             loop_lag_s=services.housekeeping.loop_lag_ms / 1_000,
