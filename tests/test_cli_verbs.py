@@ -60,6 +60,7 @@ ENDPOINT: dict[str, Any] = {
     "event_types": ["order.*"],
     "description": "",
     "headers": {"x-env": "test"},
+    "contract": "standard",
     "concurrency": 16,
     "rate_limit": None,
     "timeout": "15s",
