@@ -1,6 +1,7 @@
 """Secrets at rest: what the files hold with a key and without, keys that are missing, wrong or rotated, and `relay rekey`."""
 
 import asyncio
+import json
 import shutil
 import sqlite3
 from base64 import b64encode
@@ -12,6 +13,8 @@ import trustme
 from click.testing import CliRunner
 
 from relay.cli import main
+from relay.cli.client import Daemon
+from relay.config.fields import KEYS_MAX
 from relay.core.errors import CannotStart, ConfigError, Conflict
 from relay.store import AtRest
 from relay.store.sqlite import SqliteStore, StoreSettings, rekey
@@ -314,3 +317,49 @@ async def test_without_a_key_the_store_refuses(tmp_path: Path) -> None:
     async with Kept(tmp_path) as relay:
         with pytest.raises(Conflict, match="relay rekey --generate"):
             await relay.relay.store.rekey()
+
+
+def test_so_many_keys_and_no_more(tmp_path: Path) -> None:
+    """Sixteen keys are taken, a seventeenth is a mistake: what is older was to be encrypted anew long ago."""
+    keys = [b64encode(bytes([number]) * 32).decode() for number in range(KEYS_MAX + 1)]
+    assert not [issue for issue in Kept(tmp_path, *keys[:KEYS_MAX]).read().issues if not issue.warning]
+    (issue,) = [issue for issue in Kept(tmp_path, *keys).read().issues if not issue.warning]
+    assert (issue.path, str(KEYS_MAX) in issue.message) == ("storage.secrets_key", True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        (
+            {"endpoints": 2, "idempotency_records": 1, "were_clear": 2, "traces_removed": True, "backups": []},
+            0,
+            (
+                "Encrypted anew with the key k1: 2 endpoints and 1 idempotency record; 2 stood in clear.\n"
+                "Nothing in the database needs an older key any more: take them out of storage.secrets_key.\n"
+            ),
+        ),
+        (
+            {
+                "endpoints": 0,
+                "idempotency_records": 0,
+                "were_clear": 0,
+                "traces_removed": False,
+                "hindered": "disk full",
+            }
+            | {"backups": ["relay.db.v8"]},
+            1,
+            (
+                "Encrypted anew with the key k1: 0 endpoints and 0 idempotency records.\n"
+                "What stood there before may still be found in the file: disk full. Then run this again.\n"
+                "These copies keep secrets as they were; remove what you no longer need: relay.db.v8\n"
+            ),
+        ),
+    ],
+)
+def test_what_rekey_prints(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], code: int, says: str) -> None:
+    """The command says what it encrypted and what is left to do, and exits 1 where traces are left."""
+    monkeypatch.setattr(Daemon, "post", lambda self, path, *others, **options: {"key": "k1", **answer})
+    done = CliRunner().invoke(main, ["rekey"])
+    assert (done.output, done.exit_code) == (says, code)
+    whole = CliRunner().invoke(main, ["rekey", "--json"])
+    assert (json.loads(whole.stdout), whole.exit_code) == ({"key": "k1", **answer}, code)

@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from relay.daemon import watchdog
 from relay.daemon.systemd import Notifier
 from relay.daemon.watchdog import EXTEND_EVERY_MS, LOOP_LAG_MAX_MS, STATUS_EVERY_MS, Watchdog, ask_for_time, work_done
 from relay.dispatch.loop import Dispatch
+from relay.store.sqlite import rekey
+from relay.store.sqlite.writer import Stage
 from tests.support.clock import FakeClock
 from tests.support.house import House
 from tests.support.manager import Manager
@@ -72,6 +76,25 @@ async def test_a_writer_that_hangs_does_not_feed_it(
         assert await seen(house, notifier, manager) == LEFT
     house.gate.let_go()
     assert await seen(house, notifier, manager) == FED
+
+
+async def test_a_writer_that_writes_the_file_anew_feeds_it(
+    tmp_path: Path, notifier: Notifier, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`relay rekey` holds the writer up for as long as the file takes; a restart would only begin that again."""
+    rewritten = threading.Event()
+    monkeypatch.setattr(rekey, "_rewrite", lambda connection, folder: rewritten.wait(10))
+    key = b64encode(b"k" * 32).decode()
+    async with House(tmp_path, FakeClock(), text=f'{TEXT}secrets_key = "{key}"\n') as house:
+        await house.relay.store._submit(Stage.OUTSIDE, lambda connection: connection.execute(rekey._SET_TRACES, (1, 1)))
+        running = asyncio.create_task(house.relay.store.rekey())
+        await until(lambda: house.relay.store.rewriting)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(watchdog, "PATIENCE_S", 0.5)
+            assert await seen(house, notifier, manager) == FED
+        rewritten.set()
+        await running
+        assert not house.relay.store.rewriting
 
 
 async def test_a_writer_that_cannot_write_feeds_it(house: House, notifier: Notifier, manager: Manager) -> None:
