@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := tests/node/node_modules/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 N ?= 50
 SOAK_MINUTES ?= 60
@@ -17,7 +18,7 @@ COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench bench-all soak shape crash hostile clean
+.PHONY: help demo check lint types cover test bench bench-all soak shape crash hostile boot pythons lowest lock clean
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
@@ -28,13 +29,18 @@ help:
 	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
 	@echo "make bench-all           all rows: 40 minutes"
 	@echo "make soak                an hour at half load; SOAK_MINUTES=n"
+	@echo "make boot                install the unit under a real systemd, in a container, and try it: root, ten minutes"
+	@echo "make pythons             the tests on every Python from 3.11 to 3.14 that is here"
+	@echo "make lowest              the tests on the lowest versions that pyproject.toml allows"
+	@echo "make lock                resolve anew: the lock files, the SBOM, the table of licences"
 	@echo "make shape [ARGS=...]    sizes of the code, and what one delivery passes"
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "relay needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --require-hashes --requirement requirements-dev.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # The npm verifier is one more witness. Without npm, or with its registry out of reach, the tests that need it are skipped
@@ -84,5 +90,36 @@ bench-all: $(STAMP)
 soak: $(STAMP)
 	@$(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES)
 
+boot:
+	tests/boot/run
+
+pythons:
+	@for version in 3.11 3.12 3.13 3.14; do \
+	  if ! command -v python$$version >/dev/null; then echo "python$$version is not here"; \
+	  else $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; fi; done
+
+# uv resolves; it is not needed for anything else.
+TOOLS := .venv-tools/bin
+COMPILE := $(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+
+$(TOOLS):
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/pip install --quiet --disable-pip-version-check 'uv>=0.13' 'cyclonedx-bom>=7.5'
+
+lock: $(TOOLS)
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(PYTHON) -m venv --clear .venv-runtime
+	.venv-runtime/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	.venv-runtime/bin/pip uninstall --quiet --yes pip setuptools
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --output-file docs/sbom.cdx.json .venv-runtime
+	$(PYTHON) .ci/licences docs/sbom.cdx.json > docs/LICENCES.md
+
+lowest: $(TOOLS)
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(TOOLS)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
 clean:
-	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/out
+	rm -rf .venv .venv-* tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage bench/out
