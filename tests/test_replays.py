@@ -1,5 +1,6 @@
 """Replays through the API: what each mode selects, what is left out and why, and that each is sent once (T7)."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,27 @@ async def test_filters_of_endpoints_hold_for_what_is_missing(tmp_path: Path) -> 
         counts = [len(await api.store.deliveries_of(event)) for event in (few, many, aimed)]
     assert done["replayed"] == 1
     assert counts == [1, 2, 1]
+
+
+async def test_what_is_missing_is_written_by_the_endpoint_s_own_contract(tmp_path: Path) -> None:
+    """An endpoint that has a contract of its own, and was added later, gets old events as that contract writes them."""
+    async with Api(tmp_path, ONE_ATTEMPT) as api:
+        events = [await api.post_event(data=b'{"n":%d}' % n) for n in (1, 2)]
+        await api.quiet()
+        for url in (
+            "https://late.example/",
+            "https://later.example/",
+        ):  # the second finds what was frozen for the first
+            wanted = {"url": url, "contract": "cloudevents"}
+            answer = await api.call("POST", ENDPOINTS, wanted, by="acme-app")
+            assert answer.status == 201, answer.text
+            done = await over(api, (await replay(api, "missing"))["id"])
+            assert (done["replayed"], done["skipped"]) == (2, {})
+            requests = [request for request in api.courier.requests if request.url == url]
+            written = [json.loads(request.body) for request in requests]
+            assert [(one["specversion"], one["data"]) for one in written] == [("1.0", {"n": 1}), ("1.0", {"n": 2})]
+        variants = [(await api.store.find_event(event)).variants for event in events]
+        assert [len(one.endpoints) for (one,) in variants] == [2, 2]
 
 
 async def test_what_a_contract_keeps_back_stays_back(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ class EventCache:
             self._events.move_to_end(ordinal)
         return event
 
+    def drop(self, ordinal: int) -> None:
+        """Forget an event: more is frozen of it by now."""
+        event = self._events.pop(ordinal, None)
+        if event is not None:
+            self.bytes -= _cost(event)
+
     def __len__(self) -> int:
         return len(self._events)
 

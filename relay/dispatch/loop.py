@@ -6,7 +6,7 @@ in the database, and any polling of it.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -177,6 +177,12 @@ class Dispatch:
         with self._after_commit:
             self.lanes.offer(due)
             self._kick.set()
+
+    def owe(self, due: Sequence[DueDelivery]) -> None:
+        """Take deliveries of events that are owed to more endpoints than when they came; what is frozen for these is read."""
+        for delivery in due:
+            self._cache.drop(delivery.event)
+        self.offer(due)
 
     def drop(self, keys: Iterable[DeliveryKey]) -> None:
         """Forget deliveries that a commit ended."""

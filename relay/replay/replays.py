@@ -316,7 +316,7 @@ class Replays:
         step = await self._store.replays.step(job.replay.ref, shares)
         if not job.replay.is_over:  # it may have been cancelled meanwhile
             job.replay = step.replay
-        self._dispatch.offer(step.due)
+        (self._dispatch.owe if job.replay.mode is ReplayMode.MISSING else self._dispatch.offer)(step.due)
         self._metrics.replayed(len(step.due))
         job.pace.note(len(step.due), now.mono_ms)
         for emptied in step.emptied:
