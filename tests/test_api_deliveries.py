@@ -198,6 +198,9 @@ async def test_dead_letters_are_grouped(tmp_path: Path) -> None:
                     "oldest_at": "2027-01-15T08:00:00.000Z",
                     "newest_at": "2027-01-15T08:00:01.000Z",
                     "newest_delivery": newest["id"],
+                    "note": None,
+                    "noted_by": None,
+                    "noted_at": None,
                 }
             ],
             "next": None,

@@ -60,6 +60,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/events/batch"): {"type": "render.completed", "data": {}},  # in an array
     ("POST", "/v1/webhook-endpoints"): {"url": "https://new.example/"},
     ("POST", "/v1/replays"): {"mode": "failed"},
+    ("POST", "/v1/dead-letters/note"): {"endpoint": "nowhere", "reason": "gone", "note": "x"},
 }
 """What a call needs for more than a 422."""
 

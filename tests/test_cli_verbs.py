@@ -280,16 +280,15 @@ def test_deliveries_show_says_how_an_attempt_went(api: ApiStub) -> None:
     assert "first byte 0.25                            192.0.2.7, reused                          no answer" in stdout
 
 
-def test_retry_and_cancel_go_one_by_one(api: ApiStub) -> None:
+def test_retries_go_one_by_one(api: ApiStub) -> None:
     """Several ids are done one by one; a refusal of one is told, exits with its code, and stops none of the others."""
     api.answer("POST", "/v1/deliveries/dlv_1/retry", DELIVERY | {"state": "due"}, 202)
     result = run("deliveries", "retry", "dlv_0", "dlv_1")
     assert result.exit_code == Exit.FAILED
     assert result.stdout == "dlv_1: due\n"
     assert result.stderr.startswith("dlv_0: There is no such thing")
-    api.answer("POST", "/v1/deliveries/dlv_1/cancel", DELIVERY | {"state": "cancelled"})
-    result = run("deliveries", "cancel", "dlv_1", "--json")
-    assert [one["state"] for one in json.loads(result.stdout)] == ["cancelled"]
+    result = run("deliveries", "retry", "dlv_1", "--json")
+    assert [one["state"] for one in json.loads(result.stdout)] == ["due"]
 
 
 # -- dead letters -------------------------------------------------------------------------------------------------------
@@ -297,7 +296,7 @@ def test_retry_and_cancel_go_one_by_one(api: ApiStub) -> None:
 
 def test_dead_list_groups(api: ApiStub) -> None:
     """Dead letters are listed by endpoint and reason, with what to do next."""
-    group = {"endpoint": "primary", "application": "acme", "reason": "exhausted", "count": 7}
+    group = {"endpoint": "primary", "application": "acme", "reason": "exhausted", "count": 7, "note": "a ticket"}
     times = {"oldest_at": "2026-11-22T08:00:00.000Z", "newest_at": "2026-11-22T09:00:00.000Z"}
     api.answer("GET", "/v1/dead-letters", {"data": [group | times], "next": None})
     result = run("dead", "list")

@@ -193,7 +193,7 @@ def test_every_command_of_a_message_exists() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["relay replay creat", "relay send a.b --data 1", "relay init /etc/relay/config.toml", "relay dead drop x"],
+    ["relay replay creat", "relay send a.b --data 1", "relay init /etc/relay/config.toml", "relay dead bury x"],
 )
 def test_a_command_that_does_not_exist_is_found(command: str) -> None:
     """Negative control: unknown verbs, unknown options and superfluous arguments are noticed."""

@@ -374,6 +374,18 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(self.store.cancel_delivery(delivery_id(key), "test")) == key
         self.model.end(key, DeliveryState.CANCELLED)
 
+    @precondition(lambda self: self.model.deliveries)
+    @rule(pick=PICK)
+    def drop(self, pick: int) -> None:
+        """Drop a dead letter; nothing else can be dropped."""
+        key, kept = self.any_delivery(pick)
+        if kept.state is not DeliveryState.DEAD:
+            with pytest.raises(Conflict):
+                self.run(self.store.drop_dead(delivery_id(key), "test"))
+            return
+        self.run(self.store.drop_dead(delivery_id(key), "test"))
+        kept.state, kept.reason = DeliveryState.CANCELLED, None
+
     def any_delivery(self, pick: int) -> tuple[DeliveryKey, Expected]:
         return list(self.model.deliveries.items())[pick % len(self.model.deliveries)]
 

@@ -146,6 +146,7 @@ REPLAYS: dict[str, tuple[str, Any]] = {
 }
 
 HOT: dict[str, tuple[str, Any]] = {
+    "the latest event of a time": (reads.LAST_CREATED, (7,)),
     **REPLAYS,
     "refill": REFILL,
     "audit": (reads.AUDIT, (1, 5)),
@@ -196,6 +197,12 @@ def test_finding_due_work_uses_the_partial_index(database: sqlite3.Connection) -
     assert "SEARCH d USING COVERING INDEX delivery_due (endpoint=? AND (due,event)>(?,?))" in plan(
         database, *REFILL
     ) or "SEARCH d USING INDEX delivery_due (endpoint=? AND (due,event)>(?,?))" in plan(database, *REFILL)
+
+
+def test_the_shape_of_the_queue_is_counted_from_its_index(database: sqlite3.Connection) -> None:
+    """Counting what is due by endpoint and age reads the index of due deliveries alone, in its order."""
+    found = plan(database, reads.shape_of(3), (1, 2, 3))
+    assert found == "SCAN delivery USING COVERING INDEX delivery_due"
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,12 @@ def shape(path: str) -> Any:
     if path.startswith("/v1/replays"):
         one |= {"selected": 1, "left": 0, "count": 2, "skipped": {HOSTILE: 1}, "filters": {"type": HOSTILE}}
         one["sample"] = [poisoned(dict.fromkeys(("delivery", "event_id", "event_type", "endpoint", "created_at"), ""))]
+    if path in ("/v1/deliveries/cancel", "/v1/deliveries/retry", "/v1/dead-letters/drop"):
+        one |= {"matched": 1, "done": 1, "unknown": 1, "sample": [poisoned(DELIVERY | {"under_way": True})]}
+        return Anything(one, next=None)
+    if path.startswith("/v1/queue"):
+        row = poisoned({"endpoint": "e", "state": "paused", "waits_for": "w"}) | {"due": 1, "by_age": [1, 0]}
+        return Anything(one, data=[row], ages=["1m" + HOSTILE], endpoints=2)
     if path == "/v1/import":
         one |= {"applications": Anything({"made": 1}), "endpoints": Anything({"made": 1}), "secrets_made": [HOSTILE]}
     if path == "/v1/rekey":

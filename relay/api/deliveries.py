@@ -1,6 +1,8 @@
 """Events and deliveries: search, the attempt timeline, manual retry and cancel, and dead letters."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import structlog
 from aiohttp import web
@@ -9,8 +11,9 @@ from relay.api import problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
-from relay.api.condition import why_delivery_waits
+from relay.api.condition import Line, look_at, why_delivery_waits, why_endpoint_waits
 from relay.api.disclosure import sight_of
+from relay.api.picking import Members
 from relay.api.problems import Refused
 from relay.api.query import (
     application_of,
@@ -26,10 +29,19 @@ from relay.api.render import Json, moment
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.core.access import Principal
+from relay.core.errors import NotFound
 from relay.core.issues import Issue
 from relay.core.model import DeadReason, DeliveryState
+from relay.core.units import format_duration, parse_duration_ms
 from relay.core.views import DeadGroup, DeliveryView, EventView
+from relay.store import delivery_key
 from relay.telemetry import log
+
+NOTE_MAX = 1_000
+"""Characters of a note about dead letters."""
+
+AGES_MS = tuple(map(parse_duration_ms, ("1m", "5m", "20m", "1h", "4h", "12h", "1d", "3d")))
+"""Ages of events by which the shape of the queue is counted."""
 
 
 class Events:
@@ -140,6 +152,45 @@ class Deliveries:
         page = page_of(behind(cursor, groups, _place), limit, _place)
         return await page_response(request, page, render.dead_group)
 
+    async def note(self, request: web.Request) -> web.StreamResponse:
+        """Keep a note about the dead letters of an endpoint and a reason; an empty one removes it."""
+        principal = request[PRINCIPAL]
+        members = Members(await read_object(request), self._services.clock.wall_ms())
+        name, reason, note = members.text("endpoint"), members.word("reason", DeadReason), members.value("note")
+        if not isinstance(note, str) or len(note) > NOTE_MAX:
+            members.wrong("note", f"must be text of at most {NOTE_MAX} characters; an empty one removes the note")
+        for member, value in (("endpoint", name), ("reason", reason)):
+            if value is None:
+                members.wrong(member, "is missing")
+        members.check()
+        endpoint = self._services.registrar.current.endpoints.get(name or "")
+        if endpoint is None or reason is None or not principal.sees(endpoint.application.id):
+            raise NotFound(f"no endpoint {str(name)[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
+        await self._services.store.note_dead(endpoint.ref, reason, note, principal.name)
+        self._log.info(log.DEAD_NOTED, endpoint=endpoint.id, reason=reason.value, by=principal.name)
+        return Answer({"endpoint": endpoint.id, "reason": reason, "note": note or None, "noted_by": principal.name})
+
+    async def shape(self, request: web.Request) -> web.StreamResponse:
+        """Show what is due by endpoint and by the age of its events; those with most first."""
+        principal = request[PRINCIPAL]
+        query = self._services.query(request)
+        named, limit = query.text("application"), query.limit()
+        query.check()
+        registry, now_ms = self._services.registrar.current, self._services.clock.wall_ms()
+        application = application_of(named, principal, registry)
+        counts = await self._services.store.queue_shape([now_ms - age_ms for age_ms in AGES_MS])
+        rows = [
+            _shape_row(look_at(self._services, endpoint), total, older)
+            for ref, (total, *older) in counts.items()
+            if (endpoint := registry.endpoint_by_ref(ref)) is not None
+            and application in (None, endpoint.application.id)
+        ]
+        rows.sort(key=lambda row: (-row["due"], row["endpoint"]))
+        ages = [format_duration(age_ms) for age_ms in AGES_MS]
+        return Answer(
+            {"ages": ages, "endpoints": len(rows), "due": sum(row["due"] for row in rows), "data": rows[:limit]}
+        )
+
     async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
         delivery_id = request[PARAMETERS]["id"]
         return seen(await self._services.store.find_delivery(delivery_id), principal, "delivery", delivery_id)
@@ -158,6 +209,20 @@ class Deliveries:
         lane = None if endpoint is None else services.lane(endpoint)
         wait = why_delivery_waits(view, endpoint, lane, services.clock.wall_ms())
         return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
+
+
+def _shape_row(line: Line, total: int, older: Sequence[int]) -> Json:
+    """Write how many are younger than the first age, between each two, and older than the last."""
+    steps = [total, *older, 0]
+    return {
+        "endpoint": line.endpoint.id,
+        "application": line.endpoint.application.id,
+        "state": line.word,
+        "held": line.endpoint.held,
+        "due": total,
+        "by_age": [before - after for before, after in pairwise(steps)],
+        "waits_for": why_endpoint_waits(line.endpoint, line.lane) or None,
+    }
 
 
 def _place(group: DeadGroup) -> str:
@@ -179,4 +244,6 @@ def write_delivery(services: Services, view: DeliveryView) -> Json:
     """Write a delivery with whether it is held: due, while its endpoint takes nothing."""
     endpoint = services.registrar.current.endpoints.get(view.endpoint)
     held = view.state is DeliveryState.DUE and (endpoint is None or endpoint.held)
-    return render.delivery(view) | {"held": held}
+    key = delivery_key(view.id)
+    under_way = key is not None and services.dispatch.lanes.under_way(key) is not None
+    return render.delivery(view) | {"held": held, "under_way": under_way}

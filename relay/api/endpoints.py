@@ -35,6 +35,9 @@ from relay.store import delivery_id
 from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
+RETRIED_MAX = 10_000
+"""Deliveries that one call of `retry-now` makes due, roughly; its answer says whether there are more."""
+
 UNCACHED = {"Cache-Control": "no-store"}
 
 
@@ -258,6 +261,17 @@ class Endpoints:
         note = self._hindered(endpoint, principal) if endpoint.held else None if probed else idle
         answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": note}
         return Answer(self._detail(endpoint, principal) | answer)
+
+    async def retry_now(self, request: web.Request) -> web.StreamResponse:
+        """Make what is due later due now, past cool-down and `Retry-After`, which end; a `deliver_at` keeps its time."""
+        principal = request[PRINCIPAL]
+        found = self._find(request, principal)
+        await read_nothing(request)
+        moved, more = await self._services.dispatch.retry_endpoint(found.ref, RETRIED_MAX)
+        self._said(log.ENDPOINT_RETRIED, found, principal, moved=moved)
+        endpoint = self._find(request, principal)
+        note = self._hindered(endpoint, principal)
+        return Answer(self._detail(endpoint, principal) | {"moved": moved, "more": more, "note": note})
 
     async def _move(
         self, request: web.Request, move: Callable[[str], Awaitable[bool]], event: str

@@ -147,6 +147,9 @@ def dead_group(group: DeadGroup) -> Json:
         "oldest_at": moment(group.oldest_ms),
         "newest_at": moment(group.newest_ms),
         "newest_delivery": group.newest_delivery,
+        "note": group.note,
+        "noted_by": group.noted_by,
+        "noted_at": moment(group.noted_at_ms),
     }
 
 

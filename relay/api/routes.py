@@ -2,6 +2,7 @@
 
 from relay.api.applications import PATH as APPLICATIONS
 from relay.api.applications import Applications
+from relay.api.bulk import Bulk
 from relay.api.deliveries import Deliveries, Events
 from relay.api.endpoints import PATH as ENDPOINTS
 from relay.api.endpoints import Endpoints
@@ -37,7 +38,7 @@ def intake_routes(intake: Intake, paces: Paces) -> list[Route]:
 
 def _events(services: Services) -> list[Route]:
     events, deliveries, types = Events(services), Deliveries(services), EventTypes(services)
-    replays = Replays(services)
+    replays, bulk = Replays(services), Bulk(services)
     return [
         Route("GET", "/v1/events", Right.READ_EVENTS, events.search, takes_query=True),
         Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
@@ -49,6 +50,11 @@ def _events(services: Services) -> list[Route]:
         Route("GET", "/v1/deliveries/{id}", Right.READ, deliveries.show),
         Route("POST", "/v1/deliveries/{id}/retry", Right.OPERATE, deliveries.retry),
         Route("POST", "/v1/deliveries/{id}/cancel", Right.OPERATE, deliveries.cancel),
+        Route("POST", "/v1/deliveries/cancel", Right.OPERATE, bulk.cancel),
+        Route("POST", "/v1/deliveries/retry", Right.OPERATE, bulk.retry),
+        Route("GET", "/v1/queue", Right.READ, deliveries.shape, takes_query=True),
+        Route("POST", "/v1/dead-letters/drop", Right.OPERATE, bulk.drop),
+        Route("POST", "/v1/dead-letters/note", Right.OPERATE, deliveries.note),
         Route("POST", REPLAYS, Right.OPERATE, replays.create),
         Route("GET", REPLAYS, Right.READ, replays.search, takes_query=True),
         Route("GET", REPLAYS + "/{id}", Right.READ, replays.show),
@@ -78,6 +84,7 @@ def _registry(services: Services) -> list[Route]:
         Route("POST", endpoint + "/resume", Right.OPERATE, endpoints.resume),
         Route("POST", endpoint + "/enable", Right.OPERATE, endpoints.enable),
         Route("POST", endpoint + "/disable", Right.OPERATE, endpoints.disable),
+        Route("POST", endpoint + "/retry-now", Right.OPERATE, endpoints.retry_now),
         Route("GET", endpoint + "/secret", Right.ADMINISTER, endpoints.secret),
         Route("POST", endpoint + "/rotate-secret", Right.CHANGE, endpoints.rotate_secret),
         Route("POST", endpoint + "/probe", Right.OPERATE, endpoints.probe),

@@ -48,8 +48,9 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "types": Verb("types", "List the event types that there are."),
         "status": Verb("status", "Say how the daemon is doing."),
         "events": Verb("deliveries", "Look at events."),
-        "deliveries": Verb("deliveries", "Look at deliveries, retry or cancel them."),
-        "dead": Verb("deliveries", "Look at dead letters and replay them."),
+        "deliveries": Verb("deliveries", "Look at deliveries, and send single ones again."),
+        "queue": Verb("queue", "Look at what is due; hold, release, retry or cancel it."),
+        "dead": Verb("deliveries", "Look at dead letters; replay, drop, note or export them."),
         "replay": Verb("replay", "Send again what was lost, as a job."),
     },
     "Build a receiver": {

@@ -1,12 +1,13 @@
 """`relay events`, `relay deliveries` and `relay dead`: what came in, what is owed to whom, and what died of it."""
 
-from collections.abc import Callable, Iterable
+import json
 from typing import Any
 
 import click
 
-from relay.cli.client import Daemon, Refused, asks_daemon
+from relay.cli.client import Daemon, Refused, asks_daemon, daemon_options
 from relay.cli.output import (
+    PAGE_MAX,
     Columns,
     Exit,
     Json,
@@ -24,9 +25,9 @@ from relay.cli.output import (
     table,
     time_options,
 )
-from relay.cli.picking import picking_options
+from relay.cli.picking import in_bulk, picking_options
 from relay.cli.replay import running_options, start
-from relay.core.model import DeliveryState, NoDelivery
+from relay.core.model import DeadReason, DeliveryState, NoDelivery
 from relay.core.terminal import one_line
 
 EXCERPT_CHARACTERS = 80
@@ -81,7 +82,7 @@ def outcome(event: Json) -> str:
 
 @click.group("deliveries")
 def deliveries() -> None:
-    """Look at deliveries, retry or cancel them."""
+    """Look at deliveries, and send single ones again; `relay queue` acts on what is due."""
 
 
 @deliveries.command("list")
@@ -107,29 +108,11 @@ def show_one(daemon: Daemon, delivery_id: str, as_json: bool) -> None:
 @force_option
 @asks_daemon
 def retry(daemon: Daemon, delivery_ids: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Send deliveries again now, whatever became of them."""
-    act_on_each(delivery_ids, lambda one: retry_one(daemon, one, force), as_json)
-
-
-@deliveries.command("cancel")
-@click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
-@asks_daemon
-def cancel(daemon: Daemon, delivery_ids: tuple[str, ...], as_json: bool) -> None:
-    """Stop trying to deliver; `retry` takes it up again."""
-    act_on_each(delivery_ids, lambda one: daemon.post(f"/v1/deliveries/{one}/cancel"), as_json)
-
-
-def retry_one(daemon: Daemon, delivery_id: str, force: bool) -> Any:
-    """Ask for a delivery to be sent again."""
-    return daemon.post(f"/v1/deliveries/{delivery_id}/retry", {"force": True} if force else None)
-
-
-def act_on_each(delivery_ids: Iterable[str], act: Callable[[str], Any], as_json: bool) -> None:
-    """Do the same to several deliveries, each on its own; ends with the exit code of the last refusal, if any."""
+    """Send deliveries again now, whatever became of them; ends with the exit code of the last refusal, if any."""
     done, refused = [], None
     for delivery_id in delivery_ids:
         try:
-            done.append(act(delivery_id))
+            done.append(daemon.post(f"/v1/deliveries/{delivery_id}/retry", {"force": True} if force else None))
         except Refused as refusal:
             say(f"{delivery_id}: {refusal.message}")
             refused = refusal
@@ -215,7 +198,7 @@ def _wait(delivery: Json) -> str | None:
 
 @click.group("dead")
 def dead() -> None:
-    """Look at dead letters and replay them."""
+    """Look at dead letters, note what is known, replay, drop or export them."""
 
 
 @dead.command("list")
@@ -259,6 +242,37 @@ def replay_dead(daemon: Daemon, as_json: bool, **given: Any) -> None:
     start(daemon, "failed", given, as_json)
 
 
+@dead.command("drop")
+@picking_options
+@asks_daemon
+def drop(daemon: Daemon, as_json: bool, **given: Any) -> None:
+    """Count dead letters as dead no more: they become cancelled, and `relay deliveries retry` takes each up again."""
+    in_bulk(daemon, "/v1/dead-letters/drop", given, ("dropped", "Drop"), as_json)
+
+
+@dead.command("note")
+@click.argument("endpoint_id", metavar="ENDPOINT")
+@click.argument("text", metavar="[TEXT]", default="")
+@click.option(
+    "--reason", type=click.Choice([str(reason) for reason in DeadReason]), required=True, help="Of which of them."
+)
+@asks_daemon
+def note(daemon: Daemon, endpoint_id: str, text: str, reason: str, as_json: bool) -> None:
+    """Write down what is known about an endpoint's dead letters; without TEXT the note goes."""
+    done = daemon.post("/v1/dead-letters/note", {"endpoint": endpoint_id, "reason": reason, "note": text})
+    show(done, as_json, lambda: f"{done['endpoint']}, {done['reason']}: {done['note'] or 'no note any more'}")
+
+
+@dead.command("export")
+@delivery_filters
+@daemon_options
+def export(daemon: Daemon, **filters: str | None) -> None:
+    """Write dead letters with their events and payloads, a line of JSON each, newest first."""
+    for delivery in daemon.pages("/v1/deliveries", state="dead", limit=PAGE_MAX, **filters):
+        event = daemon.get(f"/v1/events/{delivery['event_id']}")
+        echo(json.dumps({"delivery": delivery, "event": event}, ensure_ascii=False))
+
+
 EVENTS: Columns = {
     "EVENT": "id",
     "CREATED": at("created_at"),
@@ -291,6 +305,7 @@ DEAD_GROUPS: Columns = {
     "COUNT": "count",
     "OLDEST": at("oldest_at"),
     "NEWEST": at("newest_at"),
+    "NOTE": "note",
 }
 
 COMMANDS = [events, deliveries, dead]

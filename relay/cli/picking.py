@@ -1,11 +1,26 @@
-"""Which deliveries a verb means that acts on many: the same options for every such verb, or ids, also from stdin."""
+"""Verbs that act on many deliveries: which they mean, by the same options everywhere or by ids, and doing it call by call."""
 
 import sys
 from collections.abc import Sequence
 
 import click
 
-from relay.cli.output import Exit, Json, fail, options, time_options, yes_option
+from relay.cli.client import Daemon
+from relay.cli.output import (
+    Columns,
+    Exit,
+    Json,
+    at,
+    confirm,
+    counted,
+    fail,
+    options,
+    say,
+    show,
+    table,
+    time_options,
+    yes_option,
+)
 from relay.core.model import DeadReason, DeliveryState
 
 picking_options = options(
@@ -49,3 +64,60 @@ def _ids(words: Sequence[str]) -> list[str] | None:
     if words and not named:
         fail("There is no id on standard input.", Exit.USAGE)
     return list(dict.fromkeys(named)) if words else None
+
+
+def in_bulk(daemon: Daemon, path: str, given: Json, words: tuple[str, str], as_json: bool) -> None:
+    """Do something to all deliveries that the options of `picking_options` select, after a question, call by call.
+
+    `words` say what was done, and ask whether to do it.
+    """
+    dry_run, yes, members = given.pop("dry_run"), given.pop("yes"), picked(given)
+    done, asked = words
+    if dry_run or not yes:
+        found = daemon.post(path, members | {"dry_run": True}, patient=True)
+        many = counted(found["matched"], "delivery") + (", or more," if found["next"] else "")
+        if dry_run or not found["matched"]:
+            show(found, as_json, lambda: "\n".join(filter(None, (table(DUE, found["sample"]), f"{many} selected."))))
+            return
+        if as_json:  # a question would stand between the data
+            fail(f"{many} would be {done}. Say --yes to do it.", Exit.USAGE)
+        say(table(DUE, found["sample"]))
+        confirm(False, f"{many} would be {done}", f"{asked} {many}?")
+    total = _until_the_end(daemon, path, members)
+    show(total, as_json, lambda: f"{counted(total['done'], 'delivery')} {done}.")
+    if total["unknown"]:
+        say(f"{total['unknown']} ids name none that is {'dead' if 'dead' in path else 'due'}.")
+
+
+def _until_the_end(daemon: Daemon, path: str, members: Json) -> Json:
+    """Repeat a call that acts on a bounded number until it has come to its end."""
+    total: Json = {"matched": 0, "done": 0, "unknown": 0}
+    cursor: str | None = None
+    while True:
+        answer = daemon.post(path, members | ({"cursor": cursor} if cursor else {}), patient=True)
+        for name in total:
+            total[name] += answer[name]
+        cursor = answer["next"]
+        if cursor is None:
+            return total
+
+
+def mark(delivery: Json) -> str:
+    """Mark how a due delivery stands: `*` under way, `!` held, `=` waits for its predecessor by an ordering key."""
+    if delivery["under_way"]:
+        return "*"
+    if delivery["held"]:
+        return "!"
+    return "=" if delivery["state"] == "due" and delivery["due_at"] is None else ""
+
+
+DUE: Columns = {
+    " ": mark,
+    "DELIVERY": "id",
+    "TYPE": "event_type",
+    "ENDPOINT": "endpoint",
+    "ATTEMPTS": "attempts",
+    "CREATED": at("created_at"),
+    "NEXT ATTEMPT": at("due_at"),
+}
+"""Columns of deliveries that wait, each with its mark."""

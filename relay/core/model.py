@@ -39,7 +39,7 @@ class DeliveryState(StrEnum):
 TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.DUE: frozenset(DeliveryState),  # due → due is the next attempt
     DeliveryState.DELIVERED: frozenset({DeliveryState.DUE}),  # a manual retry
-    DeliveryState.DEAD: frozenset({DeliveryState.DUE}),  # a manual retry
+    DeliveryState.DEAD: frozenset({DeliveryState.DUE, DeliveryState.CANCELLED}),  # a manual retry; dropped by hand
     DeliveryState.CANCELLED: frozenset({DeliveryState.DUE, DeliveryState.DELIVERED}),  # a 2xx that was under way
 }
 

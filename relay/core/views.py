@@ -97,6 +97,9 @@ class DeadGroup:
     oldest_ms: int
     newest_ms: int
     newest_delivery: str  # an example to look at
+    note: str | None = None  # what somebody wrote about them
+    noted_by: str | None = None
+    noted_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

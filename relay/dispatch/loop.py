@@ -252,6 +252,24 @@ class Dispatch:
         self.offer((due,))
         return due
 
+    async def retry_endpoint(self, ref: int, most: int) -> tuple[int, bool]:
+        """Make what an endpoint has due later due now, but for a `deliver_at`, and end its cool-down and `Retry-After`.
+
+        Return how many moved, and whether there are more: a step ends after about `most`. O(those that are due later)
+        """
+        now_ms, moved, place = self._clock.wall_ms(), 0, None
+        while moved < most:
+            step = await self._store.pull_forward(ref, (now_ms,), place)
+            self.offer(step.moved)
+            moved, place = moved + len(step.moved), step.next
+            if place is None:
+                break
+        health = self.lanes.end_waits(ref)
+        if health is not None:
+            self._store.save_health(ref, health)
+        self.kick()
+        return moved, place is not None
+
     async def cancel(self, delivery_id: str, by: str) -> None:
         """Cancel a due delivery; NotFound, or Conflict when it is not due."""
         key = delivery_key(delivery_id)

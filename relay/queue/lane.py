@@ -12,7 +12,7 @@ endpoint cools down. A round ends with a halving: failures of attempts that star
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from relay.core.clock import Now
@@ -237,6 +237,12 @@ class Lane:
     def is_of_note(self) -> bool:
         """Whether its endpoint is held or suspended, or anything but a success came since its last success."""
         return self.settings.held or self.suspension is not None or self.health not in SPOTLESS
+
+    def end_waits(self) -> bool:
+        """End cool-down and `Retry-After`; return whether there was any. What failed so far stays counted."""
+        waited = self.health.cool_until_ms > 0 or self.health.not_before_ms > 0 or self.cooling
+        self.become(replace(self.health, cool_down_ms=0, cool_until_ms=0, not_before_ms=0))
+        return waited
 
     def clamp_waits(self, now_ms: int) -> None:
         """Shorten a cool-down or `Retry-After` that lasts longer than any rule allows: the wall clock was wrong (Q15)."""

@@ -125,6 +125,15 @@ class Lanes:
             self._changed(lane)
             self._forget_removed(lane)
 
+    def end_waits(self, ref: int) -> Health | None:
+        """End an endpoint's cool-down and `Retry-After`; return its health if that changed it. O(log n)"""
+        lane = self._lanes.get(ref)
+        if lane is None or lane.removed or not lane.end_waits():
+            return None
+        self._note(lane)
+        self._changed(lane)
+        return lane.health
+
     def set_concurrency(self, concurrency: int) -> None:
         """Change how many attempts may run at once; more than that may be running, and finish. O(n)."""
         self._slots.concurrency = concurrency

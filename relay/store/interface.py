@@ -121,6 +121,12 @@ class Store(Protocol):
         waits until that attempt is settled or given back (Q12), or for the next start, which no attempt outlives.
         """
 
+    async def drop_dead(self, delivery_id: str, by: str, /) -> None:
+        """Cancel a dead letter; NotFound, or Conflict `not_dead`. O(log n)"""
+
+    async def note_dead(self, ref: int, reason: DeadReason, note: str, by: str, /) -> None:
+        """Keep a note about the dead letters of an endpoint and a reason; an empty one removes it. O(log n)"""
+
     async def end_held(
         self,
         ref: int,
@@ -178,6 +184,9 @@ class Store(Protocol):
 
     async def dead_groups(self, application: str | None = None, /) -> list[DeadGroup]:
         """Group dead letters by endpoint and reason; the group with the latest death first. O(log n) a group"""
+
+    async def queue_shape(self, created_ms: Sequence[int], /) -> Mapping[int, Sequence[int]]:
+        """Count due deliveries by endpoint: in all, and those of events created up to each of these times. O(due)"""
 
     # -- applications and endpoints ------------------------------------------------------------------------------------
 

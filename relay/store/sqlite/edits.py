@@ -28,7 +28,7 @@ _RETRY = f"""
     RETURNING {DUE_COLUMNS}, share"""
 
 _CANCEL = f"""
-    UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?
+    UPDATE delivery SET state = 3, due = NULL, manual = 0, blocking = 0, finished_at = ?, cancelled_by = ?, reason = NULL
     WHERE event = ? AND endpoint = ? AND {may_become(DeliveryState.CANCELLED)} RETURNING share"""
 
 _CANCEL_SOME = f"""
@@ -120,6 +120,28 @@ def cancel_delivery(
     if runs and found.blocking:
         leave_head(connection, found.key, found.ordering_key)
     return Change(found.key, moves, promote(connection, [(found.key.endpoint, found.ordering_key)]))
+
+
+def drop_dead(connection: sqlite3.Connection, delivery_id: str, by: str, now_ms: int) -> Change[None]:
+    """Cancel a dead letter; NotFound, or Conflict `not_dead`. O(log n)"""
+    found = _find(connection, delivery_id)
+    if found.state is not DeliveryState.DEAD:
+        raise Conflict("not_dead", f"the delivery is {found.state.value}", remedy="Only a dead letter can be dropped.")
+    connection.execute(_CANCEL, (now_ms, by, *found.key))
+    return Change(None, [(found.key.endpoint, 0, 0, -1, found.reason)])
+
+
+def note_dead(
+    connection: sqlite3.Connection, ref: int, reason: DeadReason, note: str, by: str, now_ms: int
+) -> Change[None]:
+    """Keep a note about the dead letters of an endpoint and a reason; an empty one removes it. O(log n)"""
+    connection.execute("DELETE FROM dead_note WHERE endpoint = ? AND reason = ?", (ref, reason))
+    if note:
+        values = (ref, reason, note, by, now_ms)
+        connection.execute(
+            "INSERT INTO dead_note (endpoint, reason, note, noted_by, noted_at) VALUES (?, ?, ?, ?, ?)", values
+        )
+    return Change(None)
 
 
 def cancel_deleted(connection: sqlite3.Connection, ref: int, now_ms: int, limit: int) -> Change[int]:

@@ -1,7 +1,7 @@
 """What attempts and lanes read, and what people look at. The pages of lists are written in `lists`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -88,10 +88,22 @@ _OF_GROUP = """
 DEAD_GROUPS = f"""
     SELECT n.id, a.id, g.reason, g.deaths,
            (SELECT finished_at FROM {_OF_GROUP} LIMIT 1), (SELECT finished_at FROM {_OF_GROUP} DESC LIMIT 1),
-           (SELECT event FROM {_OF_GROUP} DESC, event DESC LIMIT 1), g.endpoint
+           (SELECT event FROM {_OF_GROUP} DESC, event DESC LIMIT 1), g.endpoint, t.note, t.noted_by, t.noted_at
     FROM (SELECT value ->> 0 AS endpoint, value ->> 1 AS reason, value ->> 2 AS deaths FROM json_each(?1)) g
     CROSS JOIN endpoint n ON n.ref = g.endpoint CROSS JOIN application a ON a.ref = n.application
+    LEFT JOIN dead_note t ON t.endpoint = g.endpoint AND t.reason = g.reason
     WHERE ?2 IS NULL OR a.id = ?2"""
+
+LAST_CREATED = """
+    SELECT ordinal FROM event INDEXED BY event_created WHERE created_at <= ?
+    ORDER BY created_at DESC, ordinal DESC LIMIT 1"""
+
+
+def shape_of(bounds: int) -> str:
+    """Write what counts the due deliveries of each endpoint up to so many events, from their index alone."""
+    older = "".join([", sum(event <= ?)"] * bounds)
+    return f"SELECT endpoint, count(*){older} FROM delivery INDEXED BY delivery_due WHERE state = 0 GROUP BY endpoint"
+
 
 GROUPS_AT_ONCE = 500
 """Groups of dead letters that one statement looks up."""
@@ -167,6 +179,12 @@ class Reads:
         attempts = await self._people.fetch(_TIMELINE, key)
         return delivery_view(rows[0], tuple(attempt_view(key, row) for row in reversed(attempts)))
 
+    async def queue_shape(self, created_ms: Sequence[int]) -> Mapping[int, Sequence[int]]:
+        bounds = [await self._search.fetch(LAST_CREATED, (moment_ms,)) for moment_ms in created_ms]
+        ordinals = [rows[0][0] if rows else 0 for rows in bounds]
+        rows = await self._search.fetch(shape_of(len(ordinals)), ordinals)
+        return {row[0]: row[1:] for row in rows}
+
     async def _describe_groups(
         self, counted: Sequence[tuple[int, str, int]], application: str | None
     ) -> list[DeadGroup]:
@@ -174,12 +192,12 @@ class Reads:
         groups: list[DeadGroup] = []
         for start in range(0, len(counted), GROUPS_AT_ONCE):
             some = json.dumps(counted[start : start + GROUPS_AT_ONCE])
-            for endpoint, owner, reason, dead, oldest, newest, *last in await self._search.fetch(
+            for endpoint, owner, reason, dead, oldest, newest, event, ref, *noted in await self._search.fetch(
                 DEAD_GROUPS, (some, application)
             ):
                 if newest is not None:  # else the last one was retried since they were counted
-                    example = delivery_id(DeliveryKey(*last))
-                    groups.append(DeadGroup(endpoint, owner, DeadReason(reason), dead, oldest, newest, example))
+                    example = delivery_id(DeliveryKey(event, ref))
+                    groups.append(DeadGroup(endpoint, owner, DeadReason(reason), dead, oldest, newest, example, *noted))
         return sorted(groups, key=lambda group: -group.newest_ms)
 
 

@@ -345,6 +345,12 @@ class SqliteStore(Reads):
     async def cancel_delivery(self, delivery_id: str, by: str, under_way: DueDelivery | None = None) -> DeliveryKey:
         return await self._edit(edits.cancel_delivery, delivery_id, by, self._clock.wall_ms(), under_way)
 
+    async def drop_dead(self, delivery_id: str, by: str) -> None:
+        await self._edit(edits.drop_dead, delivery_id, by, self._clock.wall_ms())
+
+    async def note_dead(self, ref: int, reason: DeadReason, note: str, by: str) -> None:
+        await self._edit(edits.note_dead, ref, reason, note, by, self._clock.wall_ms())
+
     async def end_held(
         self,
         ref: int,

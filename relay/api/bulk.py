@@ -1,0 +1,136 @@
+"""Calls that act on many deliveries: cancel and retry what is due, drop what is dead; with a dry run, a bounded number each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import structlog
+from aiohttp import web
+
+from relay.api.answer import Answer
+from relay.api.auth import PRINCIPAL
+from relay.api.body import read_object
+from relay.api.deliveries import write_delivery
+from relay.api.picking import Members, Picked, read_picked
+from relay.api.query import application_of
+from relay.api.render import Json
+from relay.api.services import Services
+from relay.core.access import Principal
+from relay.core.errors import Conflict, NotFound
+from relay.core.model import DeliveryState
+from relay.core.views import DeliveryView
+from relay.store import DeliveryFilter
+from relay.telemetry import log
+
+BULK_MAX = 1_000
+"""Deliveries that one call acts on, and ids that it takes; its answer says where the next goes on."""
+
+TOGETHER = 100
+"""Deliveries that are acted on at once: their writes share a commit."""
+
+PAGE = 250
+
+PAGES_MAX = 40
+"""Pages that one call looks at; when few deliveries pass the filters it ends early, and says where to go on."""
+
+SAMPLE = 5
+
+Act = Callable[[DeliveryView, str], Awaitable[object]]
+
+
+class _Found(NamedTuple):
+    """What a call is about, and where the next one goes on."""
+
+    deliveries: list[DeliveryView]
+    unknown: int = 0  # ids of none, or of another state
+    next: str | None = None
+
+
+class Bulk:
+    """The calls that act on many deliveries."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = structlog.get_logger("relay.api")
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Cancel due deliveries; attempts under way may still deliver them (Q7)."""
+        return await self._act(request, DeliveryState.DUE, self._cancel, log.DELIVERY_CANCELLED)
+
+    async def retry(self, request: web.Request) -> web.StreamResponse:
+        """Make due deliveries due now (Q13)."""
+        return await self._act(request, DeliveryState.DUE, self._retry, log.DELIVERY_RETRIED)
+
+    async def drop(self, request: web.Request) -> web.StreamResponse:
+        """Cancel dead letters, so that they count as none any more."""
+        return await self._act(request, DeliveryState.DEAD, self._drop, log.DEAD_DROPPED)
+
+    async def _cancel(self, view: DeliveryView, by: str) -> None:
+        await self._services.dispatch.cancel(view.id, by)
+        self._services.metrics.cancelled(view.endpoint)
+
+    async def _retry(self, view: DeliveryView, by: str) -> None:
+        await self._services.dispatch.retry(view.id)
+
+    async def _drop(self, view: DeliveryView, by: str) -> None:
+        await self._services.store.drop_dead(view.id, by)
+
+    async def _act(self, request: web.Request, state: DeliveryState, act: Act, event: str) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
+        members = Members(await read_object(request), self._services.clock.wall_ms())
+        is_dry = members.flag("dry_run")
+        picked, cursor = read_picked(members, BULK_MAX), members.text("cursor")
+        if picked.state not in (None, state):
+            members.wrong("state", f'must be "{state}", or left out: this call is about no others')
+        members.check()
+        found = await self._find(picked, state, principal, cursor)
+        done = 0
+        if not is_dry:
+            for start in range(0, len(found.deliveries), TOGETHER):
+                some = found.deliveries[start : start + TOGETHER]
+                results = await asyncio.gather(*(self._try(act, view, principal.name) for view in some))
+                done += sum(results)
+            self._log.info(event, deliveries=done, by=principal.name, application=picked.application)
+        sample = [write_delivery(self._services, view) for view in found.deliveries[:SAMPLE]] if is_dry else []
+        return Answer(_written(found, done, dry_run=is_dry) | {"sample": sample})
+
+    async def _try(self, act: Act, view: DeliveryView, by: str) -> bool:
+        """Act on one; False where it has moved on since it was found."""
+        try:
+            await act(view, by)
+        except (Conflict, NotFound):
+            return False
+        return True
+
+    async def _find(self, picked: Picked, state: DeliveryState, principal: Principal, cursor: str | None) -> _Found:
+        application = application_of(picked.application, principal, self._services.registrar.current)
+        if picked.ids:
+            return await self._named(picked.ids, state, principal)
+        wanted = DeliveryFilter(
+            application, picked.endpoint, state, picked.reason, picked.type, picked.since_ms, picked.until_ms
+        )
+        found: list[DeliveryView] = []
+        for _ in range(PAGES_MAX):
+            page = await self._services.store.list_deliveries(wanted, cursor, min(PAGE, BULK_MAX - len(found)))
+            found += page.data
+            cursor = page.next
+            if cursor is None or len(found) >= BULK_MAX:
+                break
+        return _Found(found, next=cursor)
+
+    async def _named(self, ids: tuple[str, ...], state: DeliveryState, principal: Principal) -> _Found:
+        """Look up ids of deliveries, and of events with all their deliveries."""
+        found: dict[str, DeliveryView] = {}
+        unknown = 0
+        for one in ids:
+            view = await self._services.store.find_delivery(one)
+            views = [view] if view is not None else await self._services.store.deliveries_of(one)
+            fit = [view for view in views if view.state is state and principal.sees(view.application)]
+            found |= {view.id: view for view in fit}
+            unknown += not fit
+        return _Found(list(found.values()), unknown)
+
+
+def _written(found: _Found, done: int, *, dry_run: bool) -> Json:
+    counts: Mapping[str, Any] = {"matched": len(found.deliveries), "done": done, "unknown": found.unknown}
+    return {"dry_run": dry_run, **counts, "next": found.next}
