@@ -151,6 +151,7 @@ HOT: dict[str, tuple[str, Any]] = {
     "refill": REFILL,
     "audit": (reads.AUDIT, (1, 5)),
     "read_event": (reads.READ_EVENT, (5,)),
+    "last attempts": (reads.LAST_ATTEMPTS, (json.dumps([["dlv_1", 5, 1, 1]]),)),
     "settle": SETTLE,
     "late": (settle.LATE, (5, 1, 1)),
     "retry": (edits._RETRY, (7, 5, 1, 1)),

@@ -134,6 +134,9 @@ def shape(path: str) -> Any:
         one |= {"applications": Anything({"made": 1}), "endpoints": Anything({"made": 1}), "secrets_made": [HOSTILE]}
     if path == "/v1/rekey":
         one |= NUMBERS | {"idempotency_records": 1, "were_clear": 1, "backups": [HOSTILE], "traces_removed": False}
+    if "/explain" in path:
+        owed = poisoned(SHAPE) | {"last_attempt": poisoned(SHAPE)}
+        one |= {"event": Anything(poisoned(SHAPE)), "delivery": owed, "edited_at": "2026-11-22T08:00:00.000Z"}
     if path.endswith("/secret"):
         one["secrets"] = [Anything(expires_at="2026-11-22T08:00:00.000Z") for _ in range(2)]
     listed = Anything(one)

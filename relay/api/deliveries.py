@@ -199,16 +199,9 @@ class Deliveries:
         sight = sight_of(principal, self._services.registrar.current, view.endpoint)
         timeline = [sight.attempt(render.attempt(attempt)) for attempt in view.timeline or ()]
         return write_delivery(self._services, view) | {
-            "next_attempt": self._next_attempt(view),
+            "next_attempt": write_next_attempt(self._services, view),
             "timeline": timeline,
         }
-
-    def _next_attempt(self, view: DeliveryView) -> Json | None:
-        services = self._services
-        endpoint = services.registrar.current.endpoints.get(view.endpoint)
-        lane = None if endpoint is None else services.lane(endpoint)
-        wait = why_delivery_waits(view, endpoint, lane, services.clock.wall_ms())
-        return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}
 
 
 def _shape_row(line: Line, total: int, older: Sequence[int]) -> Json:
@@ -247,3 +240,11 @@ def write_delivery(services: Services, view: DeliveryView) -> Json:
     key = delivery_key(view.id)
     under_way = key is not None and services.dispatch.lanes.under_way(key) is not None
     return render.delivery(view) | {"held": held, "under_way": under_way}
+
+
+def write_next_attempt(services: Services, view: DeliveryView) -> Json | None:
+    """Write what a delivery waits for, and until when; None when it has ended."""
+    endpoint = services.registrar.current.endpoint_by_ref(view.endpoint_ref)
+    lane = None if endpoint is None else services.lane(endpoint)
+    wait = why_delivery_waits(view, endpoint, lane, services.clock.wall_ms())
+    return None if wait is None else {"at": moment(wait.at_ms), "why": wait.why, "detail": wait.detail}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from relay.api import body
+from relay.api import body, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, parse_object, raw_member, unknown_members
@@ -16,7 +16,7 @@ from relay.api.services import Services
 from relay.core import filters
 from relay.core.access import Principal
 from relay.core.errors import NotFound
-from relay.core.filters import FILTER_BYTES_MAX, Failure, Filter
+from relay.core.filters import FILTER_BYTES_MAX, Filter
 from relay.core.issues import Invalid, Issue
 from relay.core.model import Endpoint
 from relay.intake.parse import screen
@@ -83,7 +83,7 @@ class Filters:
         return {
             "passes": passes,
             "decided": is_decided,
-            "failures": [_write(failure) for failure in failures],
+            "failures": [render.filter_failure(failure) for failure in failures],
             "filter": None if asked is None else asked.written,
             "endpoint": None if endpoint is None else endpoint.id,
             "subscribes": None if endpoint is None else self._subscribes(endpoint, event.type),
@@ -91,18 +91,6 @@ class Filters:
 
     def _subscribes(self, endpoint: Endpoint, event_type: str) -> bool:
         return self._services.registrar.current.subscribes(endpoint, event_type)
-
-
-def _write(failure: Failure) -> Json:
-    return {
-        "pointer": failure.pointer,
-        "path": failure.path,
-        "operator": failure.operator,
-        "negated": failure.negated,
-        "wanted": failure.wanted,
-        "found": list(failure.found),
-        "message": failure.message,
-    }
 
 
 def _one_of(written: Mapping[str, Any], first: str, second: str) -> Iterator[Issue]:

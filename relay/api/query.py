@@ -177,14 +177,16 @@ def page_of(newest_first: Iterable[T], limit: int, cursor_of: Callable[[T], str]
     return Page(found[:limit], cursors[limit - 1] if len(found) > limit else None, cursors)
 
 
-async def page_response(request: web.Request, page: Page[T], write: Callable[[T], Json]) -> web.StreamResponse:
-    """Answer with one page, and where the next one is (RFC 8288)."""
+async def page_response(
+    request: web.Request, page: Page[T], write: Callable[[T], Json], head: Json | None = None
+) -> web.StreamResponse:
+    """Answer with one page, what its list is about (`head`), and where the next one is (RFC 8288)."""
     await request[TURNS].turn(name_of(request))
     written, following = _within_bytes(page, write)
     headers = {}
     if following is not None:
         headers["Link"] = f'<{request.rel_url.update_query(cursor=following)}>; rel="next"'
-    return Answer({"data": written, "next": following}, headers=headers)
+    return Answer((head or {}) | {"data": written, "next": following}, headers=headers)
 
 
 def _within_bytes(page: Page[T], write: Callable[[T], Json]) -> tuple[list[orjson.Fragment], str | None]:

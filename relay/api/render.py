@@ -7,6 +7,7 @@ import orjson
 
 from relay.config.tls import authorities_of, certificate_of
 from relay.contracts import body_of
+from relay.core import filters
 from relay.core.auth import Auth
 from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.model import Endpoint, HeaderPair, Health, Limits, Outcome, RetryPolicy, Trace
@@ -104,7 +105,12 @@ def attempt(view: AttemptView) -> Json:
 
 def outcome(value: Outcome) -> Json:
     """Write what one attempt came to, for a test."""
-    return {"delivered": value.status is not None and 200 <= value.status < 300} | _came_to(value)
+    return {"delivered": delivers(value)} | _came_to(value)
+
+
+def delivers(value: AttemptView | Outcome) -> bool:
+    """Whether an attempt delivered what it sent."""
+    return value.status is not None and 200 <= value.status < 300
 
 
 def _came_to(value: AttemptView | Outcome) -> Json:
@@ -234,6 +240,19 @@ def certificate(value: Certificate | None) -> Json | None:
         "issuer": value.issuer,
         "not_before": moment(value.not_before_ms),
         "not_after": moment(value.not_after_ms),
+    }
+
+
+def filter_failure(failure: filters.Failure) -> Json:
+    """Write a condition of a filter that keeps an event back."""
+    return {
+        "pointer": failure.pointer,
+        "path": failure.path,
+        "operator": failure.operator,
+        "negated": failure.negated,
+        "wanted": failure.wanted,
+        "found": list(failure.found),
+        "message": failure.message,
     }
 
 

@@ -8,6 +8,7 @@ from relay.api.endpoints import PATH as ENDPOINTS
 from relay.api.endpoints import Endpoints
 from relay.api.event_types import PATH as EVENT_TYPES
 from relay.api.event_types import EventTypes
+from relay.api.explain import Explain
 from relay.api.filters import PATH as TRY_FILTER
 from relay.api.filters import Filters
 from relay.api.ingest import Ingest
@@ -43,6 +44,7 @@ def _events(services: Services) -> list[Route]:
         Route("GET", "/v1/events", Right.READ_EVENTS, events.search, takes_query=True),
         Route("GET", "/v1/events/{id}", Right.READ_EVENTS, events.show),
         Route("GET", "/v1/events/{id}/deliveries", Right.READ, events.deliveries, takes_query=True),
+        Route("GET", "/v1/events/{id}/explain", Right.READ, Explain(services).show, takes_query=True),
         Route("GET", EVENT_TYPES, Right.READ_EVENTS, types.list_all, takes_query=True),
         # a name may have slashes in it
         Route("GET", EVENT_TYPES + "/{name:.+}", Right.READ_EVENTS, types.show, takes_query=True),

@@ -47,6 +47,7 @@ SECTIONS: Mapping[str, Mapping[str, Verb]] = {
         "trigger": Verb("send", "Send an example event, or test one endpoint with it."),
         "types": Verb("types", "List the event types that there are."),
         "status": Verb("status", "Say how the daemon is doing."),
+        "explain": Verb("explain", "Say where an event went, where not, and why."),
         "events": Verb("deliveries", "Look at events."),
         "deliveries": Verb("deliveries", "Look at deliveries, and send single ones again."),
         "queue": Verb("queue", "Look at what is due; hold, release, retry or cancel it."),

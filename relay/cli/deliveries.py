@@ -134,7 +134,7 @@ def show_delivery(daemon: Daemon, delivery_id: str, as_json: bool) -> None:
 def _described(delivery: Json) -> str:
     names = ("id", "event_id", "event_type", "application", "endpoint", "state", "cancelled_by")
     times = {name: moment(delivery[name]) for name in ("created_at", "due_at", "finished_at", "expires_at")}
-    named = {name: delivery[name] for name in names} | {"state": state(delivery), "waits for": _wait(delivery)}
+    named = {name: delivery[name] for name in names} | {"state": state(delivery), "waits for": wait(delivery)}
     return f"{facts(named | times)}\n\n{table(ATTEMPTS, delivery['timeline']) or 'no attempt yet'}"
 
 
@@ -189,11 +189,12 @@ def in_words(attempt: Json, *, delivered: bool) -> str:
     return f"{word}: {result(attempt)} in {took}" + (f" ({said})" if said else "")
 
 
-def _wait(delivery: Json) -> str | None:
-    wait = delivery["next_attempt"]
-    if wait is None:
+def wait(delivery: Json) -> str | None:
+    """Say what a delivery waits for, and until when."""
+    found = delivery["next_attempt"]
+    if found is None:
         return None
-    return f"{wait['detail']} ({moment(wait['at'])})" if wait["at"] else str(wait["detail"])
+    return f"{found['detail']} ({moment(found['at'])})" if found["at"] else str(found["detail"])
 
 
 @click.group("dead")

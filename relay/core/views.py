@@ -42,6 +42,7 @@ class EventView:
     deliveries: Mapping[str, int] = field(default_factory=dict)  # state → count
     endpoints: Sequence[str] = ()  # those that it was aimed at
     variants: Sequence[VariantView] = ()  # none in lists
+    ordinal: int = 0
 
 
 @dataclass(frozen=True, slots=True)

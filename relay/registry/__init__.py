@@ -1,6 +1,7 @@
 """Which applications and endpoints exist, what they are set to, and which of them an event goes to."""
 
 from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey, begin
+from relay.registry.explaining import Explainer, Reason, Why, why_owed
 from relay.registry.facts import EventFacts
 from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
 from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
@@ -19,6 +20,7 @@ __all__ = [
     "EndpointDraft",
     "EndpointEntry",
     "EventFacts",
+    "Explainer",
     "Importing",
     "KeyDraft",
     "MadeApplication",
@@ -27,13 +29,16 @@ __all__ = [
     "Maker",
     "Match",
     "Plan",
+    "Reason",
     "Registrar",
     "Registry",
     "TokenTable",
     "WantedEndpoint",
+    "Why",
     "begin",
     "data_of",
     "default_tls",
     "resolve_limits",
     "tokens_of",
+    "why_owed",
 ]

@@ -79,10 +79,11 @@ def _matched(event_type: str, subscribed: Sequence[Endpoint]) -> Match:
 
 
 def _named(endpoints: Sequence[Endpoint]) -> str:
-    return _listed([endpoint.id for endpoint in endpoints])
+    return listed([endpoint.id for endpoint in endpoints])
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Write names one after the other; of very many only the first."""
     more = len(names) - NAMED_MAX
     return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
@@ -230,13 +231,13 @@ class Registry:
         name = bound or named
         if name is None:
             if len(self.present) != 1:
-                remedy = f'Name one of them with "application": {_listed(self.present)}.'
+                remedy = f'Name one of them with "application": {listed(self.present)}.'
                 raise Conflict("application_required", "there are several applications", remedy=remedy)
             name = self.present[0]
         entry = self.applications.get(name)
         if entry is None or not entry.application.present:
             if bound is None:
-                raise NotFound(f"no application {name!r}", remedy=f"The applications are: {_listed(self.present)}.")
+                raise NotFound(f"no application {name!r}", remedy=f"The applications are: {listed(self.present)}.")
             remedy = "Ask the operator of this relay."
             raise NotFound("the application of this token is not configured", remedy=remedy)
         if named not in (None, name):

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, overload
 
 from relay.core.frozen import FrozenEvent
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery, Health, NewEvent, Settled, Settlement
-from relay.core.views import DeadGroup, DeliveryView, EventView, Page
+from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView, Page
 from relay.store.replays import ReplayStore
 from relay.store.values import (
     AcceptResult,
@@ -175,6 +175,10 @@ class Store(Protocol):
         self, event_id: str, after: str | None = None, limit: int = 10_000, /
     ) -> list[DeliveryView]:
         """Read deliveries of an event, by endpoint, those behind the delivery `after`; O(limit). Conflict for no id."""
+
+    async def last_attempts(self, deliveries: Sequence[DeliveryView], /) -> Mapping[str, AttemptView]:
+        """Read the latest attempt of each delivery, by its id, without the answer; those without one, or where it was
+        pruned, are left out. O(deliveries * log n)"""
 
     async def find_delivery(self, delivery_id: str, /) -> DeliveryView | None:
         """Read a delivery with its attempts, oldest first; O(attempts + log n)."""

@@ -9,7 +9,7 @@ from zlib import crc32
 from relay.core.errors import Conflict
 from relay.core.frozen import FrozenEvent, Variant
 from relay.core.model import DeadReason, DeliveryKey, DueDelivery
-from relay.core.views import DeadGroup, DeliveryView, EventView, Page, VariantView
+from relay.core.views import AttemptView, DeadGroup, DeliveryView, EventView, Page, VariantView
 from relay.store.sqlite import lists
 from relay.store.sqlite.reader import Reader
 from relay.store.sqlite.rows import (
@@ -79,6 +79,12 @@ _TIMELINE = f"""
            a.trace, r.headers, r.body
     FROM attempt a LEFT JOIN response r ON r.event = a.event AND r.endpoint = a.endpoint AND r.number = a.number
     WHERE a.event = ? AND a.endpoint = ? ORDER BY a.number DESC LIMIT {TIMELINE_MAX}"""
+
+LAST_ATTEMPTS = """
+    SELECT k.value ->> 0, a.number, a.series, a.manual, a.started_at, a.duration, a.status, a.failure, a.detail, a.address,
+           a.trace, NULL, NULL
+    FROM json_each(?) k CROSS JOIN attempt a
+    ON a.event = k.value ->> 1 AND a.endpoint = k.value ->> 2 AND a.number = k.value ->> 3"""
 
 _OF_GROUP = """
     delivery INDEXED BY delivery_dead_group WHERE state = 2 AND endpoint = g.endpoint AND reason = g.reason
@@ -170,6 +176,12 @@ class Reads:
             raise Conflict("invalid_cursor", "this cursor is none of ours", remedy="Start again without it.")
         rows = await self._people.fetch(_DELIVERIES, (event_id, 0 if key is None else key.endpoint, limit))
         return [delivery_view(row) for row in rows]
+
+    async def last_attempts(self, deliveries: Sequence[DeliveryView]) -> Mapping[str, AttemptView]:
+        keys = {view.id: key for view in deliveries if view.attempts and (key := delivery_key(view.id)) is not None}
+        asked = [(view.id, *keys[view.id], view.attempts) for view in deliveries if view.id in keys]
+        rows = await self._people.fetch(LAST_ATTEMPTS, (json.dumps(asked),)) if asked else []
+        return {row[0]: attempt_view(keys[row[0]], row[1:]) for row in rows}
 
     async def find_delivery(self, text: str, /) -> DeliveryView | None:
         key = delivery_key(text)

@@ -91,6 +91,8 @@ def event_view(row: Row, deliveries: Mapping[str, int], aimed: Sequence[str]) ->
         size,
         deliveries,
         aimed,
+        (),
+        row[0],
     )
     return EventView(*fields)
 
