@@ -17,18 +17,24 @@ JOBS ?= auto
 COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
+# What `make power` runs.
+POWER_TESTS := tests/test_power.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench bench-all soak shape crash hostile boot pythons lowest lock clean
+.PHONY: help demo check lint types cover test bench bench-all soak shape crash power reliability hostile boot pythons lowest lock
+.PHONY: clean
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
 	@echo "make check               all that must hold: lint, types, branch coverage, tests"
 	@echo "make test [ARGS=...]     the tests alone; JOBS=n: in so many processes"
 	@echo "make crash [N=500]       kill -9 under load, N times"
+	@echo "make power [N=1000]      cut the power at N system calls; also: failing disks, killed migrations"
+	@echo "make reliability [N=500] all of these, N times, and write what was found into docs/RELIABILITY.md"
 	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
 	@echo "make bench-all           all rows: 40 minutes"
-	@echo "make soak                an hour at half load; SOAK_MINUTES=n"
+	@echo "make soak                an hour at half load, SOAK_MINUTES=n; then 1,000 power cuts"
 	@echo "make boot                install the unit under a real systemd, in a container, and try it: root, ten minutes"
 	@echo "make pythons             the tests on every Python from 3.11 to 3.14 that is here"
 	@echo "make lowest              the tests on the lowest versions that pyproject.toml allows"
@@ -72,6 +78,16 @@ test: $(STAMP) $(NODE_STAMP)
 crash: $(STAMP)
 	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
 
+power: $(STAMP)
+	POWER_CUTS=$(N) $(PYTEST) -v $(POWER_TESTS) $(ARGS)
+
+# The figures of docs/RELIABILITY.md: a row says how much was tried, what was lost, and which command tries it again.
+reliability: export RELIABILITY_FIGURES := $(CURDIR)/bench/out/reliability.jsonl
+reliability: $(STAMP)
+	@mkdir -p bench/out && rm -f $(RELIABILITY_FIGURES)
+	POWER_CUTS=$(N) CRASH_KILLS=$(N) $(PYTEST) -v $(POWER_TESTS) tests/test_crash.py $(ARGS)
+	$(BIN)/python -m tests.support.figures $(RELIABILITY_FIGURES) docs/RELIABILITY.md
+
 # Facts on every event loop with every parser, and 20,000 generated addresses; then the figures, each of which is judged.
 hostile: $(STAMP)
 	HOSTILE=1 $(PYTEST) --hypothesis-profile=hostile --timeout 600 tests/test_hostile.py tests/test_guard.py
@@ -89,6 +105,7 @@ bench-all: $(STAMP)
 
 soak: $(STAMP)
 	@$(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES)
+	@$(MAKE) power N=1000
 
 boot:
 	tests/boot/run

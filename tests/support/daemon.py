@@ -100,10 +100,12 @@ class Daemon:
         warm: Warm | None = None,
         descriptors: Sequence[int] = (),
         tree: Path = ROOT,
+        wrapper: Sequence[str] = (),
     ):
         """Write `config` to the folder; `start` runs `python -m MODULE serve` on it, with `warm` as a fork.
 
-        The process inherits `descriptors`, under the same numbers. It runs what stands in `tree`.
+        The process inherits `descriptors`, under the same numbers. It runs what stands in `tree`. `wrapper` begins its
+        command line; it must become the daemon itself.
         """
         self.folder = folder
         self.config_path = folder / "config.toml"
@@ -118,6 +120,7 @@ class Daemon:
         self._warm = warm
         self._descriptors = tuple(descriptors)
         self._tree = tree
+        self._wrapper = tuple(wrapper)
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._manager: socket.socket | None = None
 
@@ -148,7 +151,7 @@ class Daemon:
             return
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, *arguments],
+                [*self._wrapper, sys.executable, "-m", self._module, *arguments],
                 cwd=self._tree,
                 env=env,
                 stdin=subprocess.DEVNULL,

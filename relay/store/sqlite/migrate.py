@@ -73,7 +73,17 @@ def back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
         connection.backup(copy)
     with target.open("rb") as written:
         os.fsync(written.fileno())
+    sync_folder(target.parent)
     return target
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def backups(path: Path) -> list[Path]:

@@ -103,7 +103,7 @@ Lock = TextIO
 def prepare(path: Path, mounts: str | None = None) -> Lock:
     """Make the folder, refuse network disks, take the lock. `mounts` is the text of /proc/self/mountinfo."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _refuse_network(path, _read_mounts() if mounts is None else mounts)
         return _take_lock(path)
     except PermissionError as error:
@@ -116,6 +116,15 @@ def prepare(path: Path, mounts: str | None = None) -> Lock:
             f"{path} cannot be used: {error.strerror} ({error.filename or path.parent}).",
             remedy="Create the folder, give it to the user that runs relay, or change `storage.path`.",
         ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it that are missing, with names that outlive a power cut."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in missing:
+        with suppress(PermissionError):  # a folder that may be written and not read cannot be synced
+            migrate.sync_folder(place.parent)
 
 
 def _take_lock(path: Path) -> Lock:
