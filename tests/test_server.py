@@ -16,9 +16,9 @@ import pytest
 from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
-from relay.api import body, problems
+from relay.api import accept, body, problems
 from relay.api.auth import PRINCIPAL, Authenticator
-from relay.api.connections import PIECE_BYTES
+from relay.api.connections import PIECE_BYTES, Connection
 from relay.api.listen import Listeners, bind_unix, split_address
 from relay.api.pace import Paces
 from relay.api.problems import Problem
@@ -825,6 +825,59 @@ async def test_whoever_does_not_read_is_ended(open_house: Opener, path: str) -> 
         await until(lambda: connections(house) == 1)
         await until(lambda: connections(house) == 0)
     assert house.unexpected == []
+
+
+async def test_who_sends_ahead_and_does_not_read_gives_way(open_house: Opener) -> None:
+    """I10: where every place is a caller's, one whose client reads no answers is given to a newcomer; one at work is not."""
+    assert await newcomer_beside_one_who_sends_ahead(open_house) == b"200"
+
+
+async def test_the_place_of_who_sends_ahead_is_found_by_that(
+    open_house: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of I10: where nobody counts as ahead, the newcomer is turned away."""
+    monkeypatch.setattr(Connection, "is_ahead", False)
+    assert await newcomer_beside_one_who_sends_ahead(open_house) == b"503"
+
+
+async def newcomer_beside_one_who_sends_ahead(open_house: Opener) -> bytes:
+    """Fill two places, one with a request that is at work; what a newcomer is answered. The one at work ends well."""
+    house = await open_house(limits=ServerConfig(max_connections=2))
+    ahead, working = await house.connect(), await house.connect()
+    ahead[1].write(with_token(READER, "/big") * 30)
+    await until(lambda: any(each.is_ahead or each.unread_bytes for each in house.open_connections()))
+    working[1].write(head("Content-Length: 2", "Expect: 100-continue", path="/echo"))
+    await working[0].readuntil(b"100 Continue\r\n\r\n")
+    answer = await raw(house, with_token(PRODUCER))
+    working[1].write(b"{}")
+    assert (await working[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert house.unexpected == []
+    return answer[9:12]
+
+
+async def test_the_kernel_keeps_few_unread_answers(open_house: Opener) -> None:
+    """I6: of what a client does not read the kernel takes 128 KiB, which Linux doubles, beside what the client's own side takes."""
+    assert await taken_by_the_kernel(open_house) < len(BIG) // 2
+
+
+async def test_the_count_finds_a_kernel_that_takes_more(open_house: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of I6: without the limit of ours it takes megabytes."""
+    monkeypatch.setattr(accept, "UNREAD_BYTES", 4 << 20)
+    assert await taken_by_the_kernel(open_house) == len(BIG)
+
+
+async def taken_by_the_kernel(open_house: Opener) -> int:
+    """Ask for megabytes and read nothing; how many bytes the server could hand to the kernel."""
+    house = await open_house()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    with sock:
+        await asyncio.get_running_loop().sock_connect(sock, house.address)
+        await asyncio.get_running_loop().sock_sendall(sock, with_token(READER, "/big"))
+        await until(lambda: any(each.name and (each.unread_bytes or each.is_idle) for each in house.open_connections()))
+        (connection,) = house.open_connections()
+        return len(BIG) - connection.unread_bytes
 
 
 async def test_unread_answers_are_bounded_over_all(open_house: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
