@@ -7,8 +7,9 @@ import os
 import random
 import socket
 import stat
+import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from aiohttp import ClientSession, UnixConnector, web
 from aiohttp.http_parser import HttpRequestParserC, HttpRequestParserPy
 
-from relay.api import accept, body, problems
+from relay.api import accept, body, listen, problems
 from relay.api.auth import PRINCIPAL, Authenticator
 from relay.api.connections import PIECE_BYTES, Connection
-from relay.api.listen import Listeners, bind_unix, split_address
+from relay.api.listen import Listeners, bind_unix, split_address, written
 from relay.api.pace import Paces
 from relay.api.problems import Problem
 from relay.api.routes import intake_routes
@@ -73,7 +74,7 @@ class House:
         self._writers: list[asyncio.StreamWriter] = []
         self.listeners: Listeners
 
-    async def open(self, *addresses: str) -> None:
+    async def open(self, *addresses: str, passed: Mapping[str, socket.socket] | None = None) -> None:
         clock = SystemClock()
         intake = Intake(
             registrar=FixedRegistrar(registry_of("acme")),
@@ -94,7 +95,8 @@ class House:
             self.refused.append,
             paces=paces,
         )
-        self.listeners = await serve(door, self.limits.model_copy(update={"listen": addresses}), self._on_unexpected)
+        config = self.limits.model_copy(update={"listen": addresses})
+        self.listeners = await serve(door, config, self._on_unexpected, passed)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(*self.address)
@@ -175,10 +177,15 @@ Opener = Callable[..., Any]
 async def open_house() -> AsyncIterator[Opener]:
     houses: list[House] = []
 
-    async def open_one(*addresses: str, limits: ServerConfig | None = None, own_uid: int | None = None) -> House:
+    async def open_one(
+        *addresses: str,
+        limits: ServerConfig | None = None,
+        own_uid: int | None = None,
+        passed: Mapping[str, socket.socket] | None = None,
+    ) -> House:
         house = House(limits or ServerConfig(), os.getuid() if own_uid is None else own_uid)
         houses.append(house)
-        await house.open(*(addresses or ("127.0.0.1:0",)))
+        await house.open(*(addresses or ("127.0.0.1:0",)), passed=passed)
         return house
 
     yield open_one
@@ -878,6 +885,66 @@ async def taken_by_the_kernel(open_house: Opener) -> int:
         await until(lambda: any(each.name and (each.unread_bytes or each.is_idle) for each in house.open_connections()))
         (connection,) = house.open_connections()
         return len(BIG) - connection.unread_bytes
+
+
+async def test_the_kernel_keeps_thousands_waiting(open_house: Opener) -> None:
+    """I4, I11: for a listener of ours the kernel is asked for a queue of 4,096, of which it gives what the host allows."""
+    house = await open_house()
+    assert [queue_of(sock) for sock in listening(house)] == [min(4096, allowed_queue())]
+
+
+async def test_a_passed_socket_keeps_its_queue(open_house: Opener) -> None:
+    """A socket that systemd passed has the queue of its unit's `Backlog=`, whatever we would ask for."""
+    with socket.create_server(("127.0.0.1", 0), backlog=77) as sock:
+        house = await open_house(written(sock), passed={written(sock): sock})
+        assert [queue_of(sock) for sock in listening(house)] == [77]
+
+
+async def test_a_unix_socket_keeps_more_than_a_listener_by_default(open_house: Opener, tmp_path: Path) -> None:
+    """I11: the kernel does not tell the queue of a Unix socket; more than the usual 128 find a place there at once."""
+    await open_house(f"unix:{tmp_path}/relay.sock")
+    crowd_at(tmp_path / "relay.sock")
+
+
+async def test_a_short_queue_is_found(open_house: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of I11: both ways of looking tell a queue of 128."""
+    monkeypatch.setattr(listen, "BACKLOG", 128)
+    monkeypatch.setattr(accept, "BACKLOG", 128)
+    house = await open_house("127.0.0.1:0", f"unix:{tmp_path}/relay.sock")
+    assert [queue_of(sock) for sock in listening(house)] == [128]
+    with pytest.raises(BlockingIOError):
+        crowd_at(tmp_path / "relay.sock")
+
+
+def crowd_at(path: Path) -> None:
+    """Connect 300 times, without a turn of the loop in which some would be taken; BlockingIOError where the queue is full."""
+    with contextlib.ExitStack() as waiting:
+        for _ in range(300):
+            sock = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            sock.connect(str(path))
+
+
+def listening(house: House) -> Iterator[socket.socket]:
+    """Yield each socket of this process that listens on the first address of a house."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+            if written(sock) == house.listeners.addresses[0] and is_listening(sock):
+                yield sock
+
+
+def is_listening(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def allowed_queue() -> int:
+    """How many the host lets the kernel keep waiting."""
+    return int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+def queue_of(sock: socket.socket) -> int:
+    """How many connections the kernel keeps waiting: `tcpi_sacked`, in the tcp_info of a socket that listens."""
+    return int(struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 28)[0])
 
 
 async def test_unread_answers_are_bounded_over_all(open_house: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
