@@ -6,6 +6,7 @@ A store is written to under strace; the power is cut at random system calls of t
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -172,7 +173,7 @@ async def test_without_fsync_power_cuts_lose(tmp_path: Path, durability: str) ->
     (folder := tmp_path / "traced").mkdir()
     disk = Disk(folder)
     lost = tried = 0
-    for _, known in cuts(disk, trace(folder, durability), CONTROLS, tmp_path / "cut"):
+    for _, known in cuts(disk, trace(folder, "--durability", durability), CONTROLS, tmp_path / "cut"):
         tried += 1
         if lost := len(await missing(tmp_path / "cut", known)):
             break
@@ -229,7 +230,7 @@ async def test_no_answer_leaves_before_its_fsync(tmp_path: Path, durability: str
         producer = daemon.api_as(PRODUCER_TOKEN)
         names = [producer.post("/v1/events", {"type": "a.b", "data": {"n": n}})["id"] for n in range(ANSWERED)]
         assert daemon.stop() == 0
-        while f"{daemon.pid} +++ exited" not in path.read_text("latin-1"):
+        while re.search(rf"^{daemon.pid} +\+\+\+ exited", path.read_text("latin-1"), re.MULTILINE) is None:
             pass  # the tracer writes the rest
     early = answered_early(path, names)
     if durability == "full":

@@ -25,16 +25,18 @@ from tests.support.warm import ROOT
 
 SECTOR_BYTES = 512
 CHANGES = ("openat", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "unlink", "rename", "mkdir")
+SYNCS = ("fsync", "fdatasync")
 ANSWERS = ("sendto", "sendmsg", "writev")
 
 
 class Call(NamedTuple):
-    """A system call that succeeded. Its `end` is another one in the list, for calls that promise something."""
+    """The begin or the end of a system call: one that succeeded, or an fsync that failed."""
 
     name: str
     path: str  # of its descriptor or of its first argument, absolute
     arguments: str
     returned: bool  # it has ended; False: it begins
+    failed: bool = False
 
     @property
     def data(self) -> bytes:
@@ -47,10 +49,15 @@ class Call(NamedTuple):
         return int(self.arguments.rpartition(",")[2])
 
 
-def traced(trace: Path, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` to its end and write its system calls down; skip the test where nothing can be traced."""
+def traced(
+    trace: Path, module: str, *arguments: object, inject: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module` to its end and write its system calls down; skip the test where nothing can be traced.
+
+    `inject` are further options of strace, that let calls fail.
+    """
     return subprocess.run(
-        [*tracing(trace), sys.executable, "-m", module, *map(str, arguments)],
+        [*tracing(trace), *inject, sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -93,7 +100,9 @@ def calls(trace: Path) -> Iterator[Call]:
                 begun[found["task"]] = text.removesuffix("<unfinished ...>").rstrip(), place
                 continue
         result = _RESULT.search(text)
-        if result is not None and int(result[1]) >= 0:
+        if result is not None and int(result[1]) < 0 and name in SYNCS:
+            order.append(_call(name, text[: result.start()])._replace(returned=True, failed=True))
+        elif result is not None and int(result[1]) >= 0:
             call = _call(name, text[: result.start()])
             place.append(call)
             order.append(call._replace(returned=True))
@@ -187,7 +196,9 @@ class Disk:
         if not call.path.startswith(self._root):
             return
         if call.returned:
-            if call.name in ("fsync", "fdatasync"):
+            if call.failed:
+                self._lose(call.path)
+            elif call.name in SYNCS:
                 self._sync(call.path)
             return
         match call.name:
@@ -243,6 +254,12 @@ class Disk:
         file = self._seen.get(path)
         if file is not None:
             file.pending.append((offset, data))
+
+    def _lose(self, path: str) -> None:
+        """Forget what an fsync failed to write: the kernel takes it for written, shows it, and never writes it again."""
+        file = self._seen.get(path)
+        if file is not None:
+            file.pending.clear()
 
     def _sync(self, path: str) -> None:
         file = self._seen.get(path)

@@ -1,25 +1,30 @@
 """A store that is written to in every way, and notes in a file what it was asked and what was acknowledged.
 
-Run as `python -m tests.support.writes FOLDER SEED [DURABILITY]`, under a tracer: tests cut the power at any system call, or
-let one fail. The database is `FOLDER/state/relay.db`; each line of `FOLDER/notes` is one JSON list, written at once.
+Run as `python -m tests.support.writes FOLDER SEED`, under a tracer: tests cut the power at any system call, or let one fail.
+The database is `FOLDER/state/relay.db`; each line of `FOLDER/notes` is one JSON list, written at once. What fails is tried
+again, as a producer does, until it works, the store is lost, or nothing has worked for a while.
 """
 
+import argparse
 import asyncio
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
-from relay.core.errors import RelayError
-from relay.core.model import Accepted, DeliveryState, DueDelivery, Duplicate, NewEvent
+from relay.core.errors import RelayError, StoreUnavailable
+from relay.core.model import Accepted, DeadReason, DeliveryState, DueDelivery, Duplicate, NewEvent, Settlement
 from relay.store.sqlite import opening
 from tests.support.stores import DAY_MS, Kept, Relay, key, opened
 
+T = TypeVar("T")
+
 LIVES = 3
+TRIES = 20
 ROUNDS = 8
 SMALL: dict[str, Any] = {"checkpoint_pages": 40, "wal_max_bytes": 200_000}  # checkpoints and truncations within seconds
 
@@ -52,15 +57,30 @@ class Load:
 
     async def run(self, rounds: int) -> None:
         """Make so many rounds of writes."""
-        ref = await self._relay.endpoint(f"ep_{self._life}")
-        self._notes.write("endpoint", f"ep_{self._life}")
+        name = f"ep_{self._life}"
+        ref = await self._until_done(lambda: self._relay.endpoint(name))
+        self._notes.write("endpoint", name)
         for _ in range(rounds):
             await asyncio.gather(
                 *(self._accept(ref) for _ in range(self._rng.randint(1, 6))),
                 *(self._settle(due) for due in self._taken()),
             )
         self._relay.clock.advance(2 * DAY_MS)
-        await self._relay.store.prune(self._relay.clock.wall_ms(), Kept(attempts_ms=DAY_MS), 50)
+        now_ms, kept = self._relay.clock.wall_ms(), Kept(attempts_ms=DAY_MS)
+        await self._until_done(lambda: self._relay.store.prune(now_ms, kept, 50))
+
+    async def _until_done(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Try a write again and again; RelayError when the store is lost or takes nothing any more."""
+        for _ in range(TRIES):
+            try:
+                return await write()
+            except StoreUnavailable:
+                self._notes.write("failed")
+                if self._relay.store.lost:
+                    raise
+                with suppress(StoreUnavailable):
+                    await self._relay.store.ping()  # as housekeeping does
+        return await write()
 
     def _taken(self) -> Sequence[DueDelivery]:
         self._rng.shuffle(self._due)
@@ -71,12 +91,14 @@ class Load:
     async def _accept(self, ref: int) -> None:
         events = [self._event(ref) for _ in range(self._rng.choice([1, 1, 1, 8]))]
         self._notes.write("posted", *(event.id for event in events))
-        for event, result in zip(events, await self._relay.store.accept(events), strict=True):
-            assert isinstance(result, Accepted)
+        results = await self._until_done(lambda: self._relay.store.accept(events))
+        for event, result in zip(events, results, strict=True):
+            assert isinstance(result, Accepted | Duplicate)  # the latter when a commit that failed was kept
             self._notes.write("accepted", event.id)
-            self._due += result.due
+            if isinstance(result, Accepted):
+                self._due += result.due
         again = events[0]._replace(id=f"{events[0].id}_again")
-        (repeated,) = await self._relay.store.accept([again])
+        (repeated,) = await self._until_done(lambda: self._relay.store.accept([again]))
         assert isinstance(repeated, Duplicate)
 
     def _event(self, ref: int) -> NewEvent:
@@ -87,19 +109,20 @@ class Load:
 
     async def _settle(self, due: DueDelivery) -> None:
         state = self._rng.choice([DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.DUE])
-        if state is DeliveryState.DELIVERED:
-            await self._relay.delivered(due)
-        elif state is DeliveryState.DEAD:
-            await self._relay.dead(due)
-        else:
-            await self._relay.again(due, self._relay.clock.wall_ms() + 5)
+        await self._until_done(lambda: self._relay.store.settle(self._settlement(due, state)))
         self._notes.write("settled", due.event, due.endpoint, state.value)
 
+    def _settlement(self, due: DueDelivery, state: DeliveryState) -> Settlement:
+        outcome = self._relay.outcome(204 if state is DeliveryState.DELIVERED else 500)
+        if state is DeliveryState.DUE:
+            return Settlement(due, state, outcome, due_ms=self._relay.clock.wall_ms() + 5)
+        return Settlement(due, state, outcome, reason=DeadReason.EXHAUSTED if state is DeliveryState.DEAD else None)
 
-async def live(folder: Path, seed: int, durability: Any) -> None:
+
+async def live(folder: Path, seed: int, first: int, durability: Any) -> None:
     """Open the store again and again; every second life ends as in a crash."""
     notes, rng = Notes(folder / "notes"), Random(seed)
-    for life in range(LIVES):
+    for life in range(first, first + LIVES):
         async with opened(folder / "state", durability=durability, **SMALL) as relay:
             notes.write("open")
             await Load(relay, notes, rng, life).run(ROUNDS)
@@ -107,16 +130,26 @@ async def live(folder: Path, seed: int, durability: Any) -> None:
                 await relay.store.abandon()
 
 
-def main(folder: str, seed: str, durability: str = "full") -> None:
+def main() -> None:
     """Run it; an error that the relay would end with ends this process with the same exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--first-life", type=int, default=0)
+    parser.add_argument("--durability", default="full")
+    parser.add_argument(
+        "--without-fold", action="store_true", help="a mistake that is planted: build on what a crash left"
+    )
+    given = parser.parse_args()
     opening._SYNCHRONOUS["off"] = 0  # what no configuration may ask for
+    if given.without_fold:
+        opening._fold = lambda connection, path: None
     try:
-        asyncio.run(live(Path(folder), int(seed), durability))
+        asyncio.run(live(given.folder, given.seed, given.first_life, given.durability))
     except RelayError as error:
-        with contextlib.suppress(OSError):
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - to the test
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - to the test
         sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
