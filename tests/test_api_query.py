@@ -12,11 +12,13 @@ from relay.api.body import parse_object, pointer, raw_member
 from relay.api.problems import Refused
 from relay.api.query import Query, delivery_filter, event_filter
 from relay.api.render import event_detail, moment
+from relay.core.access import Principal, Role
 from relay.core.model import DeadReason, DeliveryState, NoDelivery
 from relay.core.views import EventView
 from relay.store import DeliveryFilter, EventFilter
 
 NOW_MS = 1_800_000_000_000
+READER = Principal("auditor", Role.READER)
 
 
 def query(text: str = "") -> Query:
@@ -33,13 +35,15 @@ def mistakes(read: Any) -> list[str]:
 
 def test_filters_of_events() -> None:
     """Every filter of the events list reaches the store."""
-    wanted = event_filter(query("type=a.b&since=2h&until=2027-01-15T08:00:00Z&reason=skipped&application=acme"))
+    wanted = event_filter(
+        query("type=a.b&since=2h&until=2027-01-15T08:00:00Z&reason=skipped&application=acme"), READER, list
+    )
     assert wanted == EventFilter("acme", "a.b", NOW_MS - 7_200_000, NOW_MS, NoDelivery.SKIPPED)
 
 
 def test_filters_of_deliveries() -> None:
     """Every filter of the deliveries list reaches the store."""
-    wanted = delivery_filter(query("endpoint=primary&state=dead&reason=gone&type=a.b&since=1d"))
+    wanted = delivery_filter(query("endpoint=primary&state=dead&reason=gone&type=a.b&since=1d"), list)
     assert wanted == DeliveryFilter(
         endpoint="primary",
         state=DeliveryState.DEAD,
@@ -93,7 +97,7 @@ def test_every_mistake_is_told_at_once() -> None:
     """Wrong values, doubled, empty and unknown parameters are all named in one answer."""
     asked = query("state=lost&type=&endpoint=a&endpoint=b&colour=red&limit=0")
     asked.limit()
-    delivery_filter(asked)
+    delivery_filter(asked, list)
     told = mistakes(asked.check)
     assert [message.split('"')[1] for message in told] == ["limit", "endpoint", "state", "type", "colour"]
     assert any("one of due, delivered, dead, cancelled" in message for message in told)

@@ -279,6 +279,13 @@ def combinations(kind: type[T], values: dict[str, Any]) -> list[T]:
 
 OF_EVENTS = {"application": "acme", "type": "t", "since_ms": 40, "until_ms": 60, "reason": NoDelivery.NO_MATCH}
 OF_DELIVERIES = OF_EVENTS | {"endpoint": "ep_1", "state": DeliveryState.DEAD, "reason": DeadReason.GONE}
+FOUND_BY: list[dict[str, Any]] = [
+    {"event": "evt_1"},
+    {"keys": (b"given", b"derived")},
+    {"value": b"digest"},
+    {"ordering_key": "k"},
+    {"event": "evt_1", "keys": (b"given", b"derived"), "value": b"digest", "ordering_key": "k"},
+]
 FEW = [(), (DeliveryState.DUE, DeliveryState.DEAD)]
 
 
@@ -331,6 +338,32 @@ def test_every_filter_of_events_walks_an_index(database: sqlite3.Connection) -> 
     fill(database, 1, 100, 1, None)
     for wanted in combinations(EventFilter, OF_EVENTS):
         seeks(database, listed(database, wanted))
+
+
+@pytest.mark.parametrize("found_by", FOUND_BY, ids=lambda one: "+".join(one))
+def test_a_search_begins_at_what_it_is_for(database: sqlite3.Connection, found_by: dict[str, Any]) -> None:
+    """Issue 10, Search: by id, keys and values of the data it costs what is found, behind tens of thousands of others."""
+    fill(database, 1, 5, 2, None)
+    filters = [
+        EventFilter(**found_by, endpoint="ep_1", since_ms=1),
+        DeliveryFilter(**found_by, status="5xx", since_ms=1),
+        DeliveryFilter(**found_by, state=DeliveryState.DEAD, until_ms=1 << 40),
+    ]
+
+    def look() -> list[int]:
+        return [counted(database, lambda wanted=wanted: listed(database, wanted)) for wanted in filters]  # type: ignore[misc]
+
+    alone = look()
+    fill(database, 10, MANY, 2, None)
+    assert all(now <= before + 5 for now, before in zip(look(), alone, strict=True))
+    for wanted in filters:
+        for statement, parameters in listed(database, wanted).statements:
+            found = plan(database, statement, parameters)
+            assert not [line for line in found.splitlines() if line.startswith("SCAN") and "json_each" not in line], (
+                found
+            )
+            if not {"event", "keys"} & found_by.keys():
+                assert "TEMP B-TREE FOR ORDER BY" not in found
 
 
 @pytest.mark.parametrize("state", [None, DeliveryState.DEAD, DeliveryState.DELIVERED], ids=str)

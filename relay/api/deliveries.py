@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import structlog
@@ -22,6 +23,7 @@ from relay.api.query import (
     event_filter,
     page_of,
     page_response,
+    searchable_places,
     seen,
     within,
 )
@@ -53,9 +55,11 @@ class Events:
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List events, newest first."""
         query = self._services.query(request)
-        wanted, limit, cursor = event_filter(query), query.limit(), query.text("cursor")
+        principal, registry = request[PRINCIPAL], self._services.registrar.current
+        declared = partial(searchable_places, principal, registry)
+        wanted, limit, cursor = event_filter(query, principal, declared), query.limit(), query.text("cursor")
         query.check()
-        wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
+        wanted = within(wanted, principal, registry)
         return await page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
 
     async def show(self, request: web.Request) -> web.StreamResponse:
@@ -88,9 +92,11 @@ class Deliveries:
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List deliveries, newest first."""
         query = self._services.query(request)
-        wanted, limit, cursor = delivery_filter(query), query.limit(), query.text("cursor")
+        principal, registry = request[PRINCIPAL], self._services.registrar.current
+        declared = partial(searchable_places, principal, registry)
+        wanted, limit, cursor = delivery_filter(query, declared), query.limit(), query.text("cursor")
         query.check()
-        wanted = within(wanted, request[PRINCIPAL], self._services.registrar.current)
+        wanted = within(wanted, principal, registry)
         page = await self._services.store.list_deliveries(wanted, cursor, limit)
         return await page_response(request, page, lambda view: write_delivery(self._services, view))
 

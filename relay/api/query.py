@@ -3,7 +3,8 @@
 Things of other applications do not exist for a caller.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from enum import StrEnum
 from itertools import dropwhile, islice
@@ -18,12 +19,14 @@ from relay.api.auth import name_of
 from relay.api.problems import Refused
 from relay.api.render import Json
 from relay.api.turns import TURNS
-from relay.core.access import Principal
+from relay.contracts import search_digest
+from relay.core.access import Principal, Right
 from relay.core.errors import Conflict, NotFound
 from relay.core.issues import Issue
 from relay.core.model import DeadReason, DeliveryState, NoDelivery
 from relay.core.units import parse_duration_ms, parse_time_ms
 from relay.core.views import DeliveryView, EventView, Page
+from relay.intake import keys_of
 from relay.registry import Registry
 from relay.store import DeliveryFilter, EventFilter
 
@@ -37,10 +40,16 @@ _LISTS = {"event": "/v1/events", "delivery": "/v1/deliveries"}
 
 MOMENT = 'must be a time like "2026-11-22T09:30:00Z" or an age like "2h"'
 
+_STATUS = re.compile(r"[1-5](xx|[0-9]{2})|none")
+
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 View = TypeVar("View", EventView, DeliveryView)
 Filter = TypeVar("Filter", EventFilter, DeliveryFilter)
+
+
+Declared = Callable[[], Collection[str]]
+"""Lists the places in the data that may be searched; asked for only where one is named."""
 
 
 class Query:
@@ -57,9 +66,9 @@ class Query:
         self._read.add(name)
         values = self._given.getall(name, [])
         if len(values) > 1:
-            self._wrong(name, "is given more than once")
+            self.wrong(name, "is given more than once")
         if values and not values[0]:
-            self._wrong(name, "is empty; leave it out, or give it a value")
+            self.wrong(name, "is empty; leave it out, or give it a value")
         return values[0] if values else None
 
     def word(self, name: str, words: type[E]) -> E | None:
@@ -70,7 +79,7 @@ class Query:
         try:
             return words(value)
         except ValueError:
-            self._wrong(name, f"must be one of {', '.join(words)}")
+            self.wrong(name, f"must be one of {', '.join(words)}")
             return None
 
     def moment_ms(self, name: str) -> int | None:
@@ -80,7 +89,7 @@ class Query:
             return None
         moment_ms = moment_of(value, self._now_ms)
         if moment_ms is None:
-            self._wrong(name, MOMENT)
+            self.wrong(name, MOMENT)
         return moment_ms
 
     def number(self, name: str) -> int | None:
@@ -89,7 +98,7 @@ class Query:
         if value is None:
             return None
         if not (value.isascii() and value.isdecimal() and len(value) <= 18):
-            self._wrong(name, "is not one that this relay gave out")
+            self.wrong(name, "is not one that this relay gave out")
             return None
         return int(value)
 
@@ -99,7 +108,7 @@ class Query:
         if value is None:
             return LIMIT
         if not (value.isascii() and value.isdecimal() and 1 <= int(value[:9]) <= LIMIT_MAX):
-            self._wrong("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
+            self.wrong("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
             return LIMIT
         return int(value)
 
@@ -107,15 +116,16 @@ class Query:
         """Refuse the request if anything was wrong with its query string."""
         for name in sorted(set(self._given) - self._read):
             known = ", ".join(sorted(self._read))
-            self._wrong(name, f"is not a parameter of this call; it has {known}" if known else "is not taken here")
+            self.wrong(name, f"is not a parameter of this call; it has {known}" if known else "is not taken here")
         if self._mistakes:
             raise Refused(problems.invalid(self._mistakes))
 
-    def _wrong(self, name: str, message: str) -> None:
+    def wrong(self, name: str, message: str) -> None:
+        """Note what is wrong with a parameter."""
         self._mistakes.append(Issue("", f'the parameter "{name[:64]}" {message}'))
 
 
-def event_filter(query: Query) -> EventFilter:
+def event_filter(query: Query, principal: Principal, declared: Declared) -> EventFilter:
     """Read the filters of a list of events."""
     return EventFilter(
         application=query.text("application"),
@@ -123,10 +133,15 @@ def event_filter(query: Query) -> EventFilter:
         since_ms=query.moment_ms("since"),
         until_ms=query.moment_ms("until"),
         reason=query.word("reason", NoDelivery),
+        endpoint=query.text("endpoint") if principal.may(Right.READ) else None,  # producers know of no endpoint
+        event=query.text("id"),
+        ordering_key=query.text("ordering_key"),
+        keys=_keys(query),
+        value=_value(query, declared),
     )
 
 
-def delivery_filter(query: Query) -> DeliveryFilter:
+def delivery_filter(query: Query, declared: Declared) -> DeliveryFilter:
     """Read the filters of a list of deliveries."""
     return DeliveryFilter(
         application=query.text("application"),
@@ -136,7 +151,47 @@ def delivery_filter(query: Query) -> DeliveryFilter:
         type=query.text("type"),
         since_ms=query.moment_ms("since"),
         until_ms=query.moment_ms("until"),
+        status=_status(query),
+        event=query.text("event"),
+        ordering_key=query.text("ordering_key"),
+        keys=_keys(query),
+        value=_value(query, declared),
     )
+
+
+def _keys(query: Query) -> tuple[bytes, bytes] | None:
+    key = query.text("idempotency_key")
+    return None if key is None else keys_of(key)
+
+
+def _status(query: Query) -> str | None:
+    """Read what the latest attempt was answered with."""
+    status = query.text("status")
+    if status is not None and not _STATUS.fullmatch(status):
+        query.wrong("status", "must be a status such as 503, a class such as 5xx, or none for no answer")
+    return status
+
+
+def _value(query: Query, declared: Declared) -> bytes | None:
+    """Read a value of the data, PLACE=VALUE, whose place a contract of the caller's applications declares searchable."""
+    given = query.text("data")
+    if given is None:
+        return None
+    place, equals, value = given.partition("=")
+    places = declared()
+    if not equals:
+        query.wrong("data", "must be a place and its value, such as render.id=17")
+    elif place not in places:
+        listed = f"declared are {', '.join(sorted(places))}" if places else "none declares any (`searchable`)"
+        query.wrong("data", f"names {place[:64]!r}, which is not searchable: {listed}")
+    return search_digest(place, value)
+
+
+def searchable_places(principal: Principal, registry: Registry) -> set[str]:
+    """List the places that the contracts of a caller's applications declare. O(applications)"""
+    owners = [owner.application for owner in registry.applications.values() if principal.sees(owner.application.id)]
+    contracts = {owner.contract: registry.contract(owner) for owner in owners}
+    return {place for one in contracts.values() if one.searchable is not None for place in one.searchable.places}
 
 
 def application_of(named: str | None, principal: Principal, registry: Registry) -> str | None:

@@ -20,6 +20,7 @@ from relay.cli.output import (
     list_options,
     moment,
     say,
+    search_options,
     show,
     show_page,
     table,
@@ -46,6 +47,9 @@ def events() -> None:
     type=click.Choice([str(reason) for reason in NoDelivery]),
     help="Only those without deliveries, for this reason.",
 )
+@click.option("--id", "id", metavar="ID", help="Only the one with this id.")
+@click.option("--endpoint", help="Only those that this endpoint was owed.")
+@search_options
 @time_options
 @list_options
 @asks_daemon

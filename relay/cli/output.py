@@ -187,11 +187,23 @@ time_options = options(
     click.option("--since", help=f"Only those created since {_MOMENT}."),
     click.option("--until", help=f"Only those created before {_MOMENT}."),
 )
+search_options = options(
+    click.option("--ordering-key", metavar="KEY", help="Only with this ordering key."),
+    click.option("--idempotency-key", metavar="KEY", help="Only with this idempotency key."),
+    click.option(
+        "--data", metavar="PLACE=VALUE", help="Only with this value in the data, where a contract declares it."
+    ),
+)
+"""What finds events, and what is owed of them."""
+
 delivery_filters = options(
     time_options,
     click.option("--application", help="Only of this application."),
     click.option("--endpoint", help="Only of this endpoint."),
     click.option("--reason", help="Only dead ones with this reason, such as exhausted."),
     click.option("--type", "type", help="Only of this event type."),
+    click.option("--status", help="Only where the last attempt got this, such as 503 or 5xx; none for no answer."),
+    click.option("--event", metavar="ID", help="Only of this event."),
+    search_options,
 )
 """What selects deliveries, everywhere; a command passes them on as query values."""

@@ -8,7 +8,7 @@ written `as_json`, `as_form`, `as_xml`, or as `js` does), freezes them (`frozen`
 from relay.contracts.catalogue import ContractCatalogue
 from relay.contracts.contract import Contract, NoExample, describe_catalogue, describe_type, why_unlisted
 from relay.contracts.document import EventType, Registration
-from relay.contracts.facts import Unrenderable
+from relay.contracts.facts import Unrenderable, search_digest
 from relay.contracts.fields import Rendering
 from relay.contracts.frozen import body_of
 from relay.contracts.mistakes import ContractError
@@ -31,5 +31,6 @@ __all__ = [
     "describe_catalogue",
     "describe_type",
     "openapi",
+    "search_digest",
     "why_unlisted",
 ]

@@ -15,7 +15,7 @@ from relay.contracts.document import (
     has_lengths,
 )
 from relay.contracts.envelope import Envelope
-from relay.contracts.facts import Defaults, SpreadHeaders
+from relay.contracts.facts import Defaults, Searchable, SpreadHeaders
 from relay.contracts.fields import Rendering
 from relay.contracts.frozen import freeze
 from relay.contracts.keypairs import PAIRS
@@ -54,6 +54,7 @@ class Contract:
         self.features = frozenset(document.features)
         self.registration = document.registration
         self.verification = document.verification
+        self.searchable = Searchable(document.searchable) if document.searchable else None
         self.ordering = document.ordering.mode
         self.idempotency_differs = document.idempotency.differs
         self.timeout_ms = document.delivery.timeout

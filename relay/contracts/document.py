@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from relay.contracts.body import Body
-from relay.contracts.facts import INNER, Fact
+from relay.contracts.facts import INNER, SEARCHABLE_MAX, Fact
 from relay.contracts.fields import OF_BODY
 from relay.contracts.keypairs import PAIRS
 from relay.contracts.keys import PLAIN_DIGESTS
@@ -271,6 +271,10 @@ class Delivery(Table):
     link_age: DurationMs | None = Field(default=None, gt=0)  # how long an event whose type has `links` may be sent
 
 
+Place = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=128)]
+"""Names of members, joined by dots: a place in an event's data."""
+
+
 class ContractDocument(Table):
     """A contract file."""
 
@@ -296,6 +300,7 @@ class ContractDocument(Table):
     ordering: OrderingRule = OrderingRule()
     idempotency: IdempotencyRule = IdempotencyRule()
     delivery: Delivery = Delivery()
+    searchable: Annotated[tuple[Place, ...], Field(max_length=SEARCHABLE_MAX)] = ()  # where values of data find events
 
     @property
     def media_type(self) -> str:

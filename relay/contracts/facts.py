@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from relay.contracts.fields import GAP_VARIABLES, RENDERING_READERS, Rendering
@@ -24,6 +25,11 @@ INNER = "signature."
 
 HEADER_FACT_BYTES_MAX = 1024
 """How long a text may be that a header shows: percent-encoded it is three times as long at most."""
+
+SEARCHABLE_MAX = 8
+"""Places that one contract declares searchable: each costs a row for every event that has a value there."""
+
+_SEARCH_DIGEST_BYTES = 12
 
 SPREAD_MARK = "header "
 """How a kept text begins that is a header of its own, before the header's name."""
@@ -142,6 +148,27 @@ class SpreadHeaders(NamedTuple):
             if text[:1] in (b"{", b"["):
                 raise self.fact.refuse("must be text, a number, true or false: it becomes a header", name)
             yield SPREAD_MARK + header, as_text(text)
+
+
+def search_digest(place: str, text: str) -> bytes:
+    """Return what is kept of a value by which an event is found: its place, and text or a number as it is written.
+
+    So `render.id` 17 and "17" are the same, and a long value costs what a short one does.
+    """
+    return blake2b(f"{place}\0{text}".encode(), digest_size=_SEARCH_DIGEST_BYTES).digest()
+
+
+class Searchable:
+    """The places in the data, such as `render.id`, whose values find an event. Immutable."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places = tuple(places)
+        self._steps = [(place, tuple(place.split("."))) for place in places]
+
+    def digests(self, data: Payload) -> tuple[bytes, ...]:
+        """Return what is kept of an event's values; null, objects, lists and what is not there leave none. O(length)"""
+        texts = [(place, data.text(steps)) for place, steps in self._steps]
+        return tuple(search_digest(place, text) for place, text in texts if text is not None)
 
 
 class Defaults:

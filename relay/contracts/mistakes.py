@@ -228,6 +228,19 @@ def _lookups(document: ContractDocument) -> Iterator[Issue]:
         yield issue_at(("ordering", "key"), f"no event type has {ordering} in its data", "Name a member that one has.")
 
 
+def _searchable(document: ContractDocument) -> Iterator[Issue]:
+    """Yield places to search by that stand there twice, or that no event can have."""
+    closed = document.types.catalogue == "closed" and document.types.extra_members == "refuse"
+    for index, place in enumerate(document.searchable):
+        if place in document.searchable[:index]:
+            yield issue_at(("searchable", index), f"{place!r} stands here twice", "Remove one of them.")
+        elif closed and not any(
+            _has(listed, Fact("data", tuple(place.split(".")))) for listed in document.type.values()
+        ):
+            message = f"no event type has {place} in its data"
+            yield issue_at(("searchable", index), message, "Name a member that a schema has.")
+
+
 def _optional_members(document: ContractDocument) -> Iterator[Issue]:
     """Yield members that would always be left out; what a member needs in any case, its examples show."""
     if document.types.extra_members == "allow" or document.types.catalogue == "open":
@@ -365,6 +378,7 @@ _RULES: tuple[Callable[[ContractDocument], Iterator[Issue]], ...] = (
     _memories,
     _keys,
     _lookups,
+    _searchable,
     _optional_members,
     _inner_signatures,
     _digests,

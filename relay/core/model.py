@@ -343,6 +343,7 @@ class NewEvent(NamedTuple):
     body_under: Callable[[str], bytes] | None = None  # makes the body under another id; of events that have a key
     variants: tuple[Variant, ...] = ()
     variants_under: Callable[[str], tuple[Variant, ...]] | None = None  # makes these under another id
+    searchable: tuple[bytes, ...] = ()  # digests of values of its data by which it is found
 
     @property
     def share_bytes(self) -> int:

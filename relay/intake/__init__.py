@@ -8,6 +8,7 @@ from relay.intake.cloudevents import as_json, cloudevents
 from relay.intake.fullness import ApplicationFull, Room, say_full, tightest, why_full
 from relay.intake.intake import OWN, Intake, IntakeLimits, Receipt
 from relay.intake.parse import BatchTooLarge, Form, Malformed
+from relay.intake.rules import keys_of
 
 __all__ = [
     "OWN",
@@ -21,6 +22,7 @@ __all__ = [
     "Room",
     "as_json",
     "cloudevents",
+    "keys_of",
     "say_full",
     "tightest",
     "why_full",

@@ -315,6 +315,7 @@ class Intake:
             remember=rules.remember,
             aimed=draft.aimed or (),
             body_under=draft.body_under,
+            searchable=rules.searchable,
             variants=variants(others, event) if others else (),
             variants_under=partial(variants_under, others, event) if others and draft.body_under else None,
         )

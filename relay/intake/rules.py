@@ -110,6 +110,7 @@ class Rules(NamedTuple):
     filtered: str | None = None  # why it is not sent, whatever is remembered
     recall: Recall | None = None  # why it is not sent unless something is remembered
     remember: Remembered | None = None
+    searchable: tuple[bytes, ...] = ()  # digests of the values by which it is found
 
 
 NO_RULES = Rules()
@@ -119,8 +120,9 @@ def rules_for(
     contract: Contract, application: Application, posted: Posted, data: Payload, metadata: Payload | None, now_ms: int
 ) -> Rules:
     """Look up what the contract says about an event. What the producer says itself goes before all of it."""
+    searchable = () if contract.searchable is None else contract.searchable.digests(data)
     if posted.type not in contract.types and contract.ordering == "none":
-        return NO_RULES
+        return Rules(searchable=searchable) if searchable else NO_RULES
     filtered, recall = _condition(contract, application, posted.type, data, metadata)
     remembers = contract.remembers(posted.type, data, metadata)
     link_age_ms = contract.link_age_ms(posted.type)
@@ -132,6 +134,7 @@ def rules_for(
         filtered=filtered,
         recall=recall,
         remember=None if remembers is None else Remembered(bounded(remembers[0]), remembers[1]),
+        searchable=searchable,
     )
 
 
@@ -154,6 +157,11 @@ def idempotency(contract: Contract, application: Application, posted: Posted, da
     aimed = (name.encode() for name in sorted({*posted.endpoints})) if posted.endpoints else ()
     fingerprint = b"\0".join((application.id.encode(), posted.type.encode(), contract.normalised(data), *aimed))
     return Idempotency(_digest(key), _digest(fingerprint), kind, may_differ)
+
+
+def keys_of(text: str) -> tuple[bytes, bytes]:
+    """Return what a key is kept as, whether a producer gave it or a contract's template made it."""
+    return _digest(b"key\0" + text.encode()), _digest(b"derived\0" + text.encode())
 
 
 def bounded(key: str) -> str:

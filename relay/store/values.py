@@ -219,6 +219,11 @@ class EventFilter:
     since_ms: int | None = None
     until_ms: int | None = None
     reason: NoDelivery | None = None
+    endpoint: str | None = None  # id of one that it was owed to
+    event: str | None = None  # its id
+    ordering_key: str | None = None
+    keys: tuple[bytes, bytes] | None = None  # what one idempotency key is kept as, given or derived
+    value: bytes | None = None  # digest of a value of its data
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +237,11 @@ class DeliveryFilter:
     type: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
+    status: str | None = None  # of its latest attempt: "503", "5xx", or "none" for no answer
+    event: str | None = None  # the event's id, and so on
+    ordering_key: str | None = None
+    keys: tuple[bytes, bytes] | None = None
+    value: bytes | None = None
 
 
 def delivery_id(key: DeliveryKey) -> str:

@@ -53,6 +53,8 @@ _INSERT_AIMED = "INSERT INTO aimed (event, endpoint)"
 
 _INSERT_VARIANT = "INSERT INTO variant (event, contract, endpoints, fault, checksum, body)"
 
+_INSERT_VALUE = "INSERT INTO search_value (digest, created_at, event)"
+
 _INSERT_CLAIM = """
     INSERT INTO claim (event, application, key, fingerprint, event_id, type, created_at, deliveries)"""
 
@@ -86,6 +88,7 @@ _FORGET_EVENT = (
     "DELETE FROM event WHERE ordinal = ?",
     "DELETE FROM aimed WHERE event = ?",
     "DELETE FROM variant WHERE event = ?",
+    "DELETE FROM search_value WHERE event = ?",
     "DELETE FROM claim WHERE event = ?",
 )
 """All there is of an event that has no deliveries, but its key."""
@@ -379,6 +382,8 @@ def _store(connection: sqlite3.Connection, entries: Sequence[Entry]) -> dict[int
     execute_values(connection, _INSERT_AIMED, [(ordinal, ref) for ordinal, event, _ in entries for ref in event.aimed])
     variants = [_variant_row(ordinal, variant) for ordinal, event, _ in entries for variant in event.variants]
     execute_values(connection, _INSERT_VARIANT, variants)
+    values = [(digest, event.created_at_ms, ordinal) for ordinal, event, _ in entries for digest in event.searchable]
+    execute_values(connection, _INSERT_VALUE, values)
     return stored
 
 

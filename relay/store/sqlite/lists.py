@@ -2,8 +2,8 @@
 comes out short, and `next` says where to go on.
 
 Rows are walked in the order of an index, so a page costs what it looks at and no more: events by their time of creation,
-beginning where `until` says; dead letters and due deliveries by their own small indexes, unless a time is asked for
-and they are many; everything else through its event.
+beginning where `until` says, those with an ordering key or a value of their data by an index of these; dead letters and due
+deliveries by their own small indexes, unless a time is asked for and they are many; everything else through its event.
 """
 
 import json
@@ -75,21 +75,42 @@ class Walk(NamedTuple):
     within: str  # what always holds of the lead
     after: str  # where the page starts; the parameters are those of its Place
     by_time: bool = True  # `since` is a bound of the index, and a Place of `until` its beginning
+    through_events: bool = False  # deliveries are looked up for each event
 
 
-_SINCE = "e.created_at >= {}"
-_AFTER_EVENT = "(e.created_at, e.ordinal) < (:created_ms, :ordinal)"
 _AFTER_DELIVERY = "(d.event, d.endpoint) < (:ordinal, :endpoint)"
 
-_EVENTS = Walk(
-    "event e INDEXED BY event_created", "", ("e.created_at", "e.ordinal"), "e.created_at", "true", _AFTER_EVENT
-)
 
-_BY_EVENT = _EVENTS._replace(
-    rest="CROSS JOIN delivery d ON d.event = e.ordinal",
-    within="(e.created_at, e.ordinal) <= (:created_ms, :ordinal)",
-    after=f"({_AFTER_EVENT} OR d.endpoint < :endpoint)",
-)
+def _events(lead: str, within: str = "true", key: tuple[str, str] = ("e.created_at", "e.ordinal")) -> Walk:
+    """Walk events by their time of creation."""
+    created, ordinal = key
+    rest = "" if ordinal == "e.ordinal" else f"CROSS JOIN event e ON e.ordinal = {ordinal}"
+    return Walk(lead, rest, key, created, within, f"({created}, {ordinal}) < (:created_ms, :ordinal)")
+
+
+def _deliveries(events: Walk) -> Walk:
+    """Walk the deliveries of events."""
+    created, ordinal = events.key
+    return events._replace(
+        rest=f"{events.rest} CROSS JOIN delivery d ON d.event = {ordinal}",
+        within=f"{events.within} AND ({created}, {ordinal}) <= (:created_ms, :ordinal)",
+        after=f"({events.after} OR d.endpoint < :endpoint)",
+        through_events=True,
+    )
+
+
+_EVENTS = _events("event e INDEXED BY event_created")
+
+_BY_ORDERING_KEY = _events("event e INDEXED BY event_ordering_key", "e.ordering_key = :ordering_key")
+
+_BY_VALUE = _events("search_value s", "s.digest = :value", ("s.created_at", "s.event"))
+
+_WITH_KEY = """(SELECT event FROM idempotency
+    WHERE application IN (SELECT ref FROM application) AND key IN (:given, :derived))"""
+
+# One event, or one of each application: they are sorted.
+_BY_ID = _events("event e NOT INDEXED", "e.ordinal IN (SELECT ordinal FROM event WHERE id = :id)")
+_BY_KEY = _events("event e NOT INDEXED", f"e.ordinal IN {_WITH_KEY}")
 
 _DEAD = Walk(
     lead="delivery d INDEXED BY delivery_dead",
@@ -107,8 +128,10 @@ _DUE = _DEAD._replace(lead="delivery d INDEXED BY delivery_due", within=f"d.stat
 class Conditions:
     """A filter on its way to SQL."""
 
-    def __init__(self, place: Place) -> None:
-        self.parameters: dict[str, Any] = place._asdict()
+    def __init__(self, place: Place, wanted: EventFilter | DeliveryFilter) -> None:
+        given, derived = wanted.keys or (None, None)
+        named = {"id": wanted.event, "ordering_key": wanted.ordering_key, "value": wanted.value}
+        self.parameters: dict[str, Any] = place._asdict() | named | {"given": given, "derived": derived}
         self.clauses: list[str] = []
 
     def add(self, clause: str, value: object) -> None:
@@ -119,19 +142,36 @@ class Conditions:
         self.parameters[name] = value
         self.clauses.append(clause.format(f":{name}"))
 
+    def add_common(self, wanted: EventFilter | DeliveryFilter) -> None:
+        """Add what is asked of events and of deliveries alike, whichever of it leads the walk."""
+        self.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
+        self.add("e.type = {}", wanted.type)
+        self.add("e.id = {}", wanted.event)
+        self.add("+e.ordering_key = {}", wanted.ordering_key)
+        if wanted.keys is not None:
+            self.clauses.append(f"e.ordinal IN {_WITH_KEY}")
+        self.add(
+            "EXISTS (SELECT 1 FROM search_value WHERE digest = {} AND created_at = e.created_at AND event = e.ordinal)",
+            wanted.value,
+        )
+
 
 async def list_events(
     reader: Reader, wanted: EventFilter, cursor: str | None, limit: int, examined_max: int = EXAMINED_MAX
 ) -> Page[EventView]:
     """List events, newest first."""
-    conditions = Conditions(Place.read(cursor).not_after(wanted.until_ms))
-    conditions.add(_SINCE, wanted.since_ms)
-    end = await _end(reader, _EVENTS, conditions, examined_max)
-    conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
-    conditions.add("e.type = {}", wanted.type)
+    walk = _lead(wanted)
+    conditions = Conditions(Place.read(cursor).not_after(wanted.until_ms), wanted)
+    conditions.add(walk.created + " >= {}", wanted.since_ms)
+    end = await _end(reader, walk, conditions, examined_max)
+    conditions.add_common(wanted)
     conditions.add("e.reason = {}", wanted.reason)
+    conditions.add(
+        "EXISTS (SELECT 1 FROM delivery WHERE event = e.ordinal AND endpoint IN (SELECT ref FROM endpoint WHERE id = {}))",
+        wanted.endpoint,
+    )
     joins = "CROSS JOIN application a ON a.ref = e.application"
-    rows = await reader.fetch(_select(EVENT_COLUMNS, _EVENTS, joins, conditions, "", limit + 1), conditions.parameters)
+    rows = await reader.fetch(_select(EVENT_COLUMNS, walk, joins, conditions, "", limit + 1), conditions.parameters)
     shown = rows[:limit]
     cursors = [Place(row[4], row[0]).write() for row in shown]
     return Page(tuple(await event_views(reader, shown)), _following(len(rows) > limit, cursors, end), cursors)
@@ -160,19 +200,19 @@ async def list_deliveries(
     """List deliveries, those of the newest event first; `few` names the states whose rows may all be looked at."""
     walk = _walk(wanted, few)
     place = Place.read(cursor)
-    conditions = Conditions(place.not_after(wanted.until_ms) if walk.by_time else place)
+    conditions = Conditions(place.not_after(wanted.until_ms) if walk.by_time else place, wanted)
     if walk.by_time:
-        conditions.add(_SINCE, wanted.since_ms)
+        conditions.add(walk.created + " >= {}", wanted.since_ms)
     end = await _end(reader, walk, conditions, examined_max)
     if not walk.by_time:
-        conditions.add(_SINCE, wanted.since_ms)
+        conditions.add("e.created_at >= {}", wanted.since_ms)
         conditions.add("e.created_at < {}", wanted.until_ms)
-    conditions.add("e.application = (SELECT ref FROM application WHERE id = {})", wanted.application)
+    conditions.add_common(wanted)
     conditions.add("d.endpoint IN (SELECT ref FROM endpoint WHERE id = {})", wanted.endpoint)
     conditions.add("d.state = {}", None if wanted.state is None else CODES[wanted.state])
     conditions.add("d.reason = {}", wanted.reason)
-    conditions.add("e.type = {}", wanted.type)
-    order = ", d.endpoint DESC" if walk is _BY_EVENT else ""
+    conditions.add(_ANSWERED, wanted.status)
+    order = ", d.endpoint DESC" if walk.through_events else ""
     rows = await reader.fetch(
         _select(DELIVERY_COLUMNS, walk, DELIVERY_JOINS, conditions, order, limit + 1), conditions.parameters
     )
@@ -181,19 +221,38 @@ async def list_deliveries(
     return Page(tuple(map(delivery_view, shown)), _following(len(rows) > limit, cursors, end), cursors)
 
 
+_ANSWERED = """
+    (SELECT {} IN (coalesce(CAST(status AS TEXT), 'none'), (status / 100) || 'xx') FROM attempt
+     WHERE event = d.event AND endpoint = d.endpoint AND number = d.attempts)"""
+
+
+def _lead(wanted: EventFilter | DeliveryFilter) -> Walk:
+    """Choose what leads to events: whatever fewest have that is asked for."""
+    if wanted.event is not None:
+        return _BY_ID
+    if wanted.keys is not None:
+        return _BY_KEY
+    if wanted.value is not None:
+        return _BY_VALUE
+    return _EVENTS if wanted.ordering_key is None else _BY_ORDERING_KEY
+
+
 def _walk(wanted: DeliveryFilter, few: Collection[DeliveryState]) -> Walk:
     """Choose the way: many dead letters are walked by their own index only where no time has to be found among them."""
+    by_event = _deliveries(_lead(wanted))
+    if _lead(wanted) is not _EVENTS:
+        return by_event
     if wanted.state is DeliveryState.DUE:
-        return _DUE if DeliveryState.DUE in few else _BY_EVENT
+        return _DUE if DeliveryState.DUE in few else by_event
     if wanted.state is not DeliveryState.DEAD and wanted.reason is None:
-        return _BY_EVENT
+        return by_event
     by_time = wanted.since_ms is not None or wanted.until_ms is not None
-    return _BY_EVENT if by_time and DeliveryState.DEAD not in few else _DEAD
+    return by_event if by_time and DeliveryState.DEAD not in few else _DEAD
 
 
 async def _end(reader: Reader, walk: Walk, conditions: Conditions, examined_max: int) -> Place | None:
     """Find the last row that the page may look at, and stop the walk there; None when there are fewer."""
-    lead = walk._replace(rest="", after="true" if walk is _BY_EVENT else walk.after)
+    lead = walk._replace(rest="", after="true" if walk.through_events else walk.after)
     statement = _select(", ".join((*walk.key, walk.created)), lead, "", conditions, "", 1)
     found = await reader.fetch(f"{statement} OFFSET {examined_max - 1:d}", conditions.parameters)
     if not found:

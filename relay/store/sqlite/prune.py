@@ -148,6 +148,7 @@ def _remove_events(connection: sqlite3.Connection, ordinals: Sequence[int]) -> t
     connection.execute(f"DELETE FROM response WHERE {_AMONG}", chosen)
     connection.execute(f"DELETE FROM aimed WHERE {_AMONG}", chosen)
     connection.execute(f"DELETE FROM variant WHERE {_AMONG}", chosen)
+    connection.execute(f"DELETE FROM search_value WHERE {_AMONG}", chosen)
     connection.execute(f"DELETE FROM attempt WHERE {_AMONG}", chosen)
     deliveries = connection.execute(f"DELETE FROM delivery WHERE {_AMONG}", chosen).rowcount
     connection.execute("DELETE FROM event WHERE ordinal IN (SELECT value FROM json_each(?))", chosen)
