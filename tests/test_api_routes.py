@@ -52,7 +52,7 @@ BOUND = [caller for caller in CALLERS if caller.application]
 Things = dict[str, str]
 """The ids of what an application has, by what a path says before `{…}`; `key` stands for `{key}`."""
 
-NO_THINGS = {"{name:.+}": "render.completed"}
+NO_THINGS = {"{name:.+}": "render.completed", "{file}": "start.js"}
 """Parts of paths that name nothing of an application."""
 
 BODIES: Mapping[tuple[str, str], Any] = {

@@ -9,11 +9,15 @@ from relay.api import render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, read, read_object, refuse_large
+from relay.api.calls import LOST_CURSOR, PAGED, Definition, call, page
 from relay.api.idempotency import claim_of, replayed
 from relay.api.query import behind, page_of, page_response
 from relay.api.render import Json
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
+from relay.api.shapes import APPLICATION, APPLICATION_MADE, KEY, KEY_MADE
+from relay.api.written import NewApplication, NewKey
+from relay.config import ApplicationDefinition
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
 from relay.registry import MadeApplication, resolve_limits
@@ -31,6 +35,12 @@ class Applications:
         self._registrar = services.registrar
         self._log = structlog.get_logger("relay.api")
 
+    @call(
+        {201: APPLICATION_MADE},
+        body=Definition(NewApplication),
+        keyed=True,
+        refuses={409: ("application_exists", "endpoint_exists"), 413: ("definition_too_large",)},
+    )
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make an application, with its first endpoint and key if they are given; secret and token are in the answer."""
         principal = request[PRINCIPAL]
@@ -44,6 +54,7 @@ class Applications:
         headers = {"Location": f"{PATH}/{made.application.id}", **replayed(made.repeated)}
         return Answer(self._detail(made.application) | self._extras(made), 201, headers)
 
+    @call({200: page(APPLICATION)}, query=PAGED)
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List applications, newest first. O(those that are newer than the cursor, and the page)"""
         query = self._services.query(request)
@@ -53,10 +64,16 @@ class Applications:
         wanted = (application for application in known if cursor is None or application.ref < cursor)
         return await page_response(request, page_of(wanted, limit, lambda one: str(one.ref)), self._detail)
 
+    @call({200: APPLICATION})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one application."""
         return Answer(self._detail(self._find(request)))
 
+    @call(
+        {200: APPLICATION},
+        body=Definition(ApplicationDefinition, is_patch=True),
+        refuses={409: ("managed_by_file", "contract_in_use", "no_such_contract"), 413: ("definition_too_large",)},
+    )
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
@@ -70,6 +87,7 @@ class Applications:
         self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
         return Answer(self._detail(application))
 
+    @call({204: None}, refuses={409: ("managed_by_file",)})
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an application with its endpoints and keys; what was due is cancelled."""
         principal = request[PRINCIPAL]
@@ -78,6 +96,7 @@ class Applications:
         self._said(log.APPLICATION_DELETED, principal.name, application)
         return web.Response(status=204)
 
+    @call({200: page(KEY)}, query=PAGED, refuses=LOST_CURSOR)
     async def list_keys(self, request: web.Request) -> web.StreamResponse:
         """List the keys of an application, newest first; never their tokens."""
         query = self._services.query(request)
@@ -87,6 +106,7 @@ class Applications:
         page = page_of(behind(cursor, keys, _cursor), limit, _cursor)
         return await page_response(request, page, self._key)
 
+    @call({201: KEY_MADE}, body=Definition(NewKey), keyed=True, refuses={409: ("too_many_keys",)})
     async def create_key(self, request: web.Request) -> web.StreamResponse:
         """Make a key; the token is in this answer only."""
         principal = request[PRINCIPAL]
@@ -98,6 +118,7 @@ class Applications:
             self._said(log.KEY_CREATED, principal.name, application, key=key.id)
         return Answer(self._key(key) | {"token": token}, 201, replayed(repeated))
 
+    @call({204: None})
     async def revoke_key(self, request: web.Request) -> web.StreamResponse:
         """Revoke a key: from now on nobody gets in with it."""
         principal = request[PRINCIPAL]

@@ -10,11 +10,13 @@ from aiohttp import web
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_object
+from relay.api.calls import COUNT, FILLED, FLAG, LOST_CURSOR, TEXT, call, maybe, only, several, shape
 from relay.api.deliveries import write_delivery
-from relay.api.picking import Members, Picked, read_picked
+from relay.api.picking import PICKED, Members, Picked, read_picked
 from relay.api.query import application_of
 from relay.api.render import Json
 from relay.api.services import Services
+from relay.api.shapes import DELIVERY
 from relay.core.access import Principal
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeliveryState
@@ -35,6 +37,19 @@ PAGES_MAX = 40
 
 SAMPLE = 5
 
+ASKED = only({}, {**PICKED, "cursor": maybe(FILLED), "dry_run": maybe(FLAG)})
+ACTED = shape(
+    "Acted",
+    {
+        "dry_run": FLAG,
+        "matched": COUNT,
+        "done": COUNT,
+        "unknown": COUNT,
+        "next": maybe(TEXT),
+        "sample": several(DELIVERY),
+    },
+)
+
 Act = Callable[[DeliveryView, str], Awaitable[object]]
 
 
@@ -53,14 +68,17 @@ class Bulk:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
+    @call({200: ACTED}, body=ASKED, refuses=LOST_CURSOR)
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel due deliveries; attempts under way may still deliver them (Q7)."""
         return await self._act(request, DeliveryState.DUE, self._cancel, log.DELIVERY_CANCELLED)
 
+    @call({200: ACTED}, body=ASKED, refuses=LOST_CURSOR)
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Make due deliveries due now (Q13)."""
         return await self._act(request, DeliveryState.DUE, self._retry, log.DELIVERY_RETRIED)
 
+    @call({200: ACTED}, body=ASKED, refuses=LOST_CURSOR)
     async def drop(self, request: web.Request) -> web.StreamResponse:
         """Cancel dead letters, so that they count as none any more."""
         return await self._act(request, DeliveryState.DEAD, self._drop, log.DEAD_DROPPED)

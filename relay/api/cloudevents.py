@@ -31,7 +31,9 @@ class Mode(StrEnum):
     BINARY = "binary"
 
 
-_MODES: Mapping[str, Mode] = {f"{_MEDIA_TYPE}+json": Mode.STRUCTURED, f"{_MEDIA_TYPE}-batch+json": Mode.BATCH}
+STRUCTURED = f"{_MEDIA_TYPE}+json"
+STRUCTURED_BATCH = f"{_MEDIA_TYPE}-batch+json"
+_MODES: Mapping[str, Mode] = {STRUCTURED: Mode.STRUCTURED, STRUCTURED_BATCH: Mode.BATCH}
 
 
 def mode_of(headers: CIMultiDictProxy[str]) -> Mode | None:

@@ -12,6 +12,25 @@ from relay.api import problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object, unknown_members
+from relay.api.calls import (
+    BY_APPLICATION,
+    BY_CONTENT,
+    BY_ENDPOINT,
+    BY_REASON,
+    BY_STATE,
+    BY_TIME,
+    BY_TYPE,
+    FILLED,
+    FLAG,
+    LOST_CURSOR,
+    NOTHING,
+    PAGED,
+    TEXT,
+    call,
+    only,
+    page,
+    word,
+)
 from relay.api.condition import Line, look_at, why_delivery_waits, why_endpoint_waits
 from relay.api.disclosure import sight_of
 from relay.api.picking import Members
@@ -30,10 +49,11 @@ from relay.api.query import (
 from relay.api.render import Json, moment
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
+from relay.api.shapes import DEAD_GROUP, DELIVERY, DELIVERY_DETAIL, EVENT, EVENT_DETAIL, NOTED, QUEUE
 from relay.core.access import Principal
 from relay.core.errors import NotFound
 from relay.core.issues import Issue
-from relay.core.model import DeadReason, DeliveryState
+from relay.core.model import DeadReason, DeliveryState, NoDelivery
 from relay.core.units import format_duration, parse_duration_ms
 from relay.core.views import DeadGroup, DeliveryView, EventView
 from relay.store import delivery_key
@@ -52,6 +72,20 @@ class Events:
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @call(
+        {200: page(EVENT)},
+        query={
+            **BY_APPLICATION,
+            **BY_ENDPOINT,
+            **BY_TYPE,
+            **BY_TIME,
+            **BY_CONTENT,
+            "id": FILLED,
+            "reason": word(NoDelivery),
+            **PAGED,
+        },
+        refuses=LOST_CURSOR,
+    )
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List events, newest first."""
         query = self._services.query(request)
@@ -62,10 +96,12 @@ class Events:
         wanted = within(wanted, principal, registry)
         return await page_response(request, await self._services.store.list_events(wanted, cursor, limit), render.event)
 
+    @call({200: EVENT_DETAIL})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event with its payload as it is sent."""
         return Answer(render.event_detail(await self._find(request, request[PRINCIPAL])))
 
+    @call({200: page(DELIVERY)}, query=PAGED, refuses=LOST_CURSOR)
     async def deliveries(self, request: web.Request) -> web.StreamResponse:
         """List the deliveries of one event, by endpoint."""
         query = self._services.query(request)
@@ -89,6 +125,22 @@ class Deliveries:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
+    @call(
+        {200: page(DELIVERY)},
+        query={
+            **BY_APPLICATION,
+            **BY_ENDPOINT,
+            **BY_STATE,
+            **BY_REASON,
+            **BY_TYPE,
+            **BY_TIME,
+            **BY_CONTENT,
+            "event": FILLED,
+            "status": FILLED | {"description": "Of the latest answer: 503, 5xx, or `none` for no answer."},
+            **PAGED,
+        },
+        refuses=LOST_CURSOR,
+    )
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List deliveries, newest first."""
         query = self._services.query(request)
@@ -100,11 +152,13 @@ class Deliveries:
         page = await self._services.store.list_deliveries(wanted, cursor, limit)
         return await page_response(request, page, lambda view: write_delivery(self._services, view))
 
+    @call({200: DELIVERY_DETAIL})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one delivery with its attempts, and what the next one waits for."""
         view = await self._find(request, request[PRINCIPAL])
         return Answer(self._detail(view, request[PRINCIPAL]))
 
+    @call({202: DELIVERY_DETAIL}, body=only({}, {"force": FLAG}), refuses={409: ("endpoint_deleted", "expired")})
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Make a delivery due now (Q13): the same series if it is due already, a new one if it had ended.
 
@@ -128,6 +182,7 @@ class Deliveries:
         )
         return Answer(self._detail(fresh, principal), status=202)
 
+    @call({200: DELIVERY_DETAIL}, body=NOTHING, refuses={409: ("not_due",)})
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a due delivery; an attempt under way may still deliver it (Q7)."""
         principal = request[PRINCIPAL]
@@ -142,6 +197,7 @@ class Deliveries:
         )
         return Answer(self._detail(fresh, principal))
 
+    @call({200: page(DEAD_GROUP)}, query={**BY_APPLICATION, **BY_ENDPOINT, **BY_REASON, **PAGED}, refuses=LOST_CURSOR)
     async def dead_letters(self, request: web.Request) -> web.StreamResponse:
         """List dead letters grouped by endpoint and reason."""
         principal = request[PRINCIPAL]
@@ -158,6 +214,7 @@ class Deliveries:
         page = page_of(behind(cursor, groups, _place), limit, _place)
         return await page_response(request, page, render.dead_group)
 
+    @call({200: NOTED}, body=only({"endpoint": FILLED, "reason": word(DeadReason), "note": TEXT}))
     async def note(self, request: web.Request) -> web.StreamResponse:
         """Keep a note about the dead letters of an endpoint and a reason; an empty one removes it."""
         principal = request[PRINCIPAL]
@@ -176,6 +233,7 @@ class Deliveries:
         self._log.info(log.DEAD_NOTED, endpoint=endpoint.id, reason=reason.value, by=principal.name)
         return Answer({"endpoint": endpoint.id, "reason": reason, "note": note or None, "noted_by": principal.name})
 
+    @call({200: QUEUE}, query={**BY_APPLICATION, "limit": PAGED["limit"]})
     async def shape(self, request: web.Request) -> web.StreamResponse:
         """Show what is due by endpoint and by the age of its events; those with most first."""
         principal = request[PRINCIPAL]

@@ -1,7 +1,7 @@
 """Webhook endpoints: made, looked at, changed, paused, tested."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from relay.api import body, problems, render, sampling
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, read_nothing, read_object, refuse_large
+from relay.api.calls import ANY, BY_APPLICATION, NOTHING, PAGED, TEXT, Definition, call, maybe, only, page, word
 from relay.api.certificates import write_certificate
 from relay.api.condition import Line, Word, look_at, what_hinders, write_work
 from relay.api.disclosure import health_for, is_behind_a_name, next_step_ms, said_to, sight_of, trial_for
@@ -22,7 +23,20 @@ from relay.api.render import Json
 from relay.api.routing import PARAMETERS
 from relay.api.secrets import lasting, read_rotation, write_secrets
 from relay.api.services import Services
+from relay.api.shapes import (
+    ENDPOINT,
+    ENDPOINT_ASKED,
+    ENDPOINT_CHANGED,
+    ENDPOINT_MADE,
+    ENDPOINT_MOVED,
+    ENDPOINT_PROBED,
+    ENDPOINT_RETRIED,
+    ENDPOINT_SECRETS,
+    TESTED,
+)
 from relay.api.testing import TestCalls, for_client
+from relay.api.written import NewEndpoint
+from relay.config import EndpointDefinition
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.access import Principal, Right, Role
 from relay.core.errors import Conflict, NotFound, RelayError, spoken
@@ -40,6 +54,18 @@ RETRIED_MAX = 10_000
 
 UNCACHED = {"Cache-Control": "no-store"}
 
+ROTATION = only({}, {"overlap": TEXT, "secret": maybe(TEXT)})
+
+_CHANGED: Mapping[int, tuple[str, ...]] = {
+    403: ("operator_only",),
+    409: ("managed_by_file",),
+    413: ("definition_too_large",),
+}
+_MADE: Mapping[int, tuple[str, ...]] = {
+    **_CHANGED,
+    409: ("application_required", "endpoint_exists", "too_many_endpoints"),
+}
+
 
 class Endpoints:
     """The calls under /v1/webhook-endpoints."""
@@ -50,6 +76,7 @@ class Endpoints:
         self._tests = TestCalls(services.clock.mono_ms)
         self._log = structlog.get_logger("relay.api")
 
+    @call({201: ENDPOINT_MADE}, body=Definition(NewEndpoint, beside=BY_APPLICATION), keyed=True, refuses=_MADE)
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make an endpoint; its secret is in the answer."""
         principal = request[PRINCIPAL]
@@ -81,6 +108,7 @@ class Endpoints:
             raise Invalid([Issue("/application", "must be the id of an application")])
         return self._registrar.current.application_for(principal, named)
 
+    @call({200: page(ENDPOINT)}, query={**BY_APPLICATION, "state": word(Word), **PAGED})
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List endpoints, newest first. O(those of the application that are newer than the cursor, and the page)"""
         principal = request[PRINCIPAL]
@@ -105,11 +133,13 @@ class Endpoints:
         entry = registry.applications.get(application)
         return iter(()) if entry is None else reversed(tuple(entry.endpoints.values()))
 
+    @call({200: ENDPOINT})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one endpoint."""
         principal = request[PRINCIPAL]
         return Answer(self._detail(self._find(request, principal), principal))
 
+    @call({200: ENDPOINT_CHANGED}, body=Definition(EndpointDefinition, is_patch=True), refuses=_CHANGED)
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an endpoint by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
@@ -127,6 +157,7 @@ class Endpoints:
         made = {"secret": endpoint.secrets[0].value} if endpoint.secrets and not before.secrets else {}
         return Answer(self._detail(endpoint, principal) | self._warnings(endpoint) | made)
 
+    @call({204: None}, refuses={403: ("operator_only",), 409: ("managed_by_file",)})
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = request[PRINCIPAL]
@@ -136,22 +167,27 @@ class Endpoints:
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
 
+    @call({200: ENDPOINT_MOVED}, body=NOTHING, refuses={409: ("endpoint_disabled",)})
     async def pause(self, request: web.Request) -> web.StreamResponse:
         """Hold deliveries; new events go on to create them (Q9)."""
         return await self._move(request, self._registrar.pause, log.ENDPOINT_PAUSED)
 
+    @call({200: ENDPOINT_MOVED}, body=NOTHING, refuses={409: ("endpoint_disabled",)})
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """End a pause."""
         return await self._move(request, self._registrar.resume, log.ENDPOINT_RESUMED)
 
+    @call({200: ENDPOINT_MOVED}, body=NOTHING)
     async def enable(self, request: web.Request) -> web.StreamResponse:
         """End a disable."""
         return await self._move(request, self._registrar.enable, log.ENDPOINT_ENABLED)
 
+    @call({200: ENDPOINT_MOVED}, body=NOTHING)
     async def disable(self, request: web.Request) -> web.StreamResponse:
         """Hold deliveries and let new events create none (Q9)."""
         return await self._move(request, self._registrar.disable, log.ENDPOINT_DISABLED)
 
+    @call({200: ENDPOINT_MADE}, body=ROTATION, keyed=True, refuses={409: ("managed_by_file", "unsigned_contract")})
     async def rotate_secret(self, request: web.Request) -> web.StreamResponse:
         """Make a new secret, or take the one an admin brings; it is in the answer. The old ones sign along for `overlap`."""
         principal = request[PRINCIPAL]
@@ -164,6 +200,7 @@ class Endpoints:
             self._said(log.ENDPOINT_ROTATED, endpoint, principal)
         return Answer(self._detail(endpoint, principal) | {"secret": secret}, headers=replayed(repeated))
 
+    @call({200: ENDPOINT_SECRETS})
     async def secret(self, request: web.Request) -> web.StreamResponse:
         """Show what signs for an endpoint, in clear; the log says who asked."""
         principal = request[PRINCIPAL]
@@ -173,6 +210,11 @@ class Endpoints:
         newest = secrets[0]["secret"] if secrets else None
         return Answer({"endpoint": endpoint.id, "secret": newest, "secrets": secrets}, headers=UNCACHED)
 
+    @call(
+        {200: TESTED},
+        body=only({}, {"type": TEXT, "data": ANY}),
+        refuses={409: ("not_configured",), 422: ("lossy_number",), 429: ("too_many_tests",)},
+    )
     async def test(self, request: web.Request) -> web.StreamResponse:
         """Send one event to this endpoint alone, now, and answer with the outcome; nothing is stored or retried."""
         principal = request[PRINCIPAL]
@@ -195,6 +237,11 @@ class Endpoints:
         named = {"endpoint": endpoint.id, "event_id": event.id, "event_type": event.type}
         return Answer(named | sight.attempt(render.outcome(outcome)) | render.warnings(sample.warnings))
 
+    @call(
+        {200: ENDPOINT_ASKED},
+        body=NOTHING,
+        refuses={409: ("nothing_to_verify", "no_origin", "not_configured"), 429: ("too_many_tests",)},
+    )
     async def verify(self, request: web.Request) -> web.StreamResponse:
         """Ask a receiver now whether it wants events; what it agreed to before, no answer takes back."""
         principal = request[PRINCIPAL]
@@ -248,6 +295,7 @@ class Endpoints:
         found = [*warn_endpoint(endpoint.url, endpoint.event_types, contract), *warn_tls(tls, now_ms)]
         return render.warnings(found)
 
+    @call({200: ENDPOINT_PROBED}, body=NOTHING, refuses={409: ("not_due",)})
     async def probe(self, request: web.Request) -> web.StreamResponse:
         """Make the oldest delivery that is due go out now, past cool-down and `Retry-After`, as a retry by hand does."""
         principal = request[PRINCIPAL]
@@ -262,6 +310,7 @@ class Endpoints:
         answer = {"changed": bool(probed), "delivery": next(iter(probed), None), "note": note}
         return Answer(self._detail(endpoint, principal) | answer)
 
+    @call({200: ENDPOINT_RETRIED}, body=NOTHING)
     async def retry_now(self, request: web.Request) -> web.StreamResponse:
         """Make what is due later due now, past cool-down and `Retry-After`, which end; a `deliver_at` keeps its time."""
         principal = request[PRINCIPAL]

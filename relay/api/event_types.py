@@ -1,14 +1,17 @@
 """The event types that an application's contract lists."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from aiohttp import web
 
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
+from relay.api.calls import BY_APPLICATION, BY_ENDPOINT, OBJECT, call, word
 from relay.api.query import Query
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
+from relay.api.shapes import CATALOGUE, EVENT_TYPE
 from relay.contracts import Contract, describe_catalogue, describe_type, openapi, why_unlisted
 from relay.core.errors import NotFound
 from relay.core.model import Application
@@ -23,12 +26,20 @@ class Form(StrEnum):
     OPENAPI = "openapi"
 
 
+_UNNAMED: Mapping[int, tuple[str, ...]] = {409: ("application_required",)}
+
+
 class EventTypes:
     """The calls under /v1/event-types. Every role may make them: producers post by them, receivers subscribe by them."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @call(
+        {200: {"anyOf": [CATALOGUE, OBJECT]}},
+        query={**BY_APPLICATION, **BY_ENDPOINT, "format": word(Form)},
+        refuses=_UNNAMED,
+    )
     async def list_all(self, request: web.Request) -> web.StreamResponse:
         """List the catalogue in the order of its contract, on one page; or write it as an OpenAPI document."""
         query = self._services.query(request)
@@ -38,6 +49,7 @@ class EventTypes:
             return Answer(openapi(contract))
         return Answer({"application": application.id} | describe_catalogue(contract))
 
+    @call({200: EVENT_TYPE}, query={**BY_APPLICATION, **BY_ENDPOINT}, refuses=_UNNAMED)
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one event type; 404 names the nearest."""
         _, contract = self._asked(request, self._services.query(request))

@@ -10,19 +10,59 @@ from aiohttp import web
 
 from relay.api import render
 from relay.api.auth import PRINCIPAL
+from relay.api.calls import (
+    BY_ENDPOINT,
+    FLAG,
+    LOST_CURSOR,
+    PAGED,
+    TEXT,
+    TIME,
+    call,
+    maybe,
+    members,
+    several,
+    shape,
+    word,
+)
 from relay.api.deliveries import write_delivery, write_next_attempt
 from relay.api.disclosure import sight_of
 from relay.api.query import page_of, page_response, seen
 from relay.api.render import Json, moment
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
+from relay.api.shapes import ATTEMPT, DELIVERY, DELIVERY_DETAIL, EVENT, FAILED_CONDITION
 from relay.core.access import Principal
 from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeliveryKey, Endpoint
 from relay.core.urls import masked
 from relay.core.views import AttemptView, DeliveryView, EventView
-from relay.registry import Explainer, why_owed
+from relay.registry import Explainer, Why, why_owed
 from relay.store import delivery_id, delivery_key
+
+_LATEST = {name: schema for name, schema in ATTEMPT["properties"].items() if name != "response"}
+_OWED = members(
+    {
+        **DELIVERY["properties"],
+        "next_attempt": DELIVERY_DETAIL["properties"]["next_attempt"],
+        "last_attempt": maybe(members({"delivered": FLAG, **_LATEST})),
+    }
+)
+_REASON = shape(
+    "Reason",
+    {
+        "endpoint": TEXT,
+        "url": maybe(TEXT),
+        "deleted": FLAG,
+        "owed": FLAG,
+        "why": word(Why),
+        "detail": TEXT,
+        "remedy": maybe(TEXT),
+        "failures": several(FAILED_CONDITION),
+        "edited_at": maybe(TIME),
+        "delivery": maybe(_OWED),
+    },
+)
+EXPLAINED = members({"event": EVENT, "data": several(_REASON), "next": maybe(TEXT)})
 
 
 class _Case(NamedTuple):
@@ -39,6 +79,7 @@ class Explain:
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @call({200: EXPLAINED}, query={**BY_ENDPOINT, **PAGED}, refuses=LOST_CURSOR)
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Explain an event, those of the oldest endpoints first."""
         principal, event_id = request[PRINCIPAL], request[PARAMETERS]["id"]

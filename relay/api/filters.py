@@ -10,9 +10,11 @@ from relay.api import body, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, parse_object, raw_member, unknown_members
+from relay.api.calls import ANY, OBJECT, TEXT, call, maybe, members, only
 from relay.api.query import seen
 from relay.api.render import Json
 from relay.api.services import Services
+from relay.api.shapes import TRIED
 from relay.core import filters
 from relay.core.access import Principal
 from relay.core.errors import NotFound
@@ -33,12 +35,23 @@ class _Tried(NamedTuple):
     metadata: bytes | None
 
 
+_EVENT = members({"type": TEXT, "data": ANY}, {"metadata": maybe(OBJECT)})
+_ASKED = {
+    **only({}, {"filter": OBJECT, "endpoint": TEXT, "event": _EVENT, "event_id": TEXT}),
+    "allOf": [
+        {"oneOf": [{"required": ["filter"]}, {"required": ["endpoint"]}]},
+        {"oneOf": [{"required": ["event"]}, {"required": ["event_id"]}]},
+    ],
+}
+
+
 class Filters:
     """The call that tries a filter. Nothing is stored or sent."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    @call({200: TRIED}, body=_ASKED)
     async def attempt(self, request: web.Request) -> web.StreamResponse:
         """Try a filter, or an endpoint's, on an event that is given or was stored; Invalid with every mistake."""
         principal = request[PRINCIPAL]

@@ -1,6 +1,6 @@
 """The two doors for events, `POST /v1/events` and `POST /v1/events/batch`, and how their answers are written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -8,14 +8,37 @@ from aiohttp import web
 from relay.api import body, problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
-from relay.api.cloudevents import Mode, form_of, mode_of, refuse_parameters, structured
+from relay.api.calls import ANY, BY_APPLICATION, OBJECT, TEXT, TIME, Schema, call, maybe, several, shape
+from relay.api.cloudevents import STRUCTURED, STRUCTURED_BATCH, Mode, form_of, mode_of, refuse_parameters, structured
 from relay.api.idempotency import HEADER
 from relay.api.pace import Paces
 from relay.api.problems import Refused
+from relay.api.shapes import RECEIPT, RESULTS
 from relay.core.errors import RelayError
 from relay.core.issues import MISTAKES_MAX, Issue
 from relay.core.units import format_time
 from relay.intake import OWN, Form, Intake, Receipt
+
+POSTED: Schema = shape(
+    "Posted",
+    {"type": TEXT, "data": ANY},
+    {
+        **{name: maybe(TEXT) for name in ("application", "id", "idempotency_key", "ordering_key")},
+        **{name: maybe(TIME) for name in ("timestamp", "deliver_at", "expires_at")},
+        "metadata": maybe(OBJECT),
+        "endpoints": maybe(several(TEXT)),
+    },
+) | {"additionalProperties": False}
+"""One event, as it is posted."""
+
+_CLOUDEVENT = shape("CloudEvent", {"specversion": {"const": "1.0"}, "id": TEXT, "source": TEXT, "type": TEXT})
+_BATCH = {STRUCTURED_BATCH: several(_CLOUDEVENT)}
+_REFUSED: Mapping[int, tuple[str, ...]] = {
+    409: ("event_id_taken",),
+    422: ("lossy_number",),
+    503: ("backlog_full", "application_backlog_full"),
+    507: ("disk_low",),
+}
 
 
 class Ingest:
@@ -25,6 +48,14 @@ class Ingest:
         self._intake = intake
         self._paces = paces
 
+    @call(
+        {200: RECEIPT, 202: RECEIPT},
+        query=BY_APPLICATION,
+        body=POSTED,
+        also_takes={STRUCTURED: _CLOUDEVENT, **_BATCH},
+        keyed=True,
+        refuses=_REFUSED,
+    )
     async def post_event(self, request: web.Request) -> Answer:
         """Take one event; 202 when it and its deliveries are on the disk, 200 for one that was there."""
         mode = mode_of(request.headers)
@@ -45,6 +76,13 @@ class Ingest:
             text, issues = structured(request.headers, text, max_depth)
         return await self._intake.accept_one(request[PRINCIPAL], text, key, form_of(request, max_depth, issues))
 
+    @call(
+        {200: RESULTS},
+        query=BY_APPLICATION,
+        body=several(POSTED),
+        also_takes=_BATCH,
+        refuses={413: ("batch_too_large",), 507: ("disk_low",)},
+    )
     async def post_batch(self, request: web.Request) -> Answer:
         """Take several events, each with an answer of its own."""
         if HEADER in request.headers:

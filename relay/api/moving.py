@@ -11,12 +11,14 @@ from relay.api import problems, render
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import parse_definition, read
-from relay.api.lines import KINDS, SCHEMA, Lines, read_import
+from relay.api.calls import BY_APPLICATION, FLAG, LOST_CURSOR, PAGED, call, only, page, several, word
+from relay.api.lines import KINDS, LINES_MAX, SCHEMA, Lines, read_import
 from relay.api.problems import Refused
 from relay.api.query import application_of, page_of, page_response
 from relay.api.render import Json
 from relay.api.secrets import lasting, without_credentials, write_secrets
 from relay.api.services import Services
+from relay.api.shapes import IMPORTED, LINE
 from relay.core.errors import Conflict
 from relay.core.issues import Invalid, Issue
 from relay.registry import (
@@ -58,6 +60,7 @@ class Moving:
         self._registrar = services.registrar
         self._log = structlog.get_logger("relay.api")
 
+    @call({200: page(LINE)}, query={**BY_APPLICATION, "secrets": word(Secrets), **PAGED}, refuses=LOST_CURSOR)
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Write a page of lines, oldest first: each application before its endpoints. O(all that stand before the page)"""
         principal, registry = request[PRINCIPAL], self._registrar.current
@@ -72,6 +75,10 @@ class Moving:
         self._log.info(log.EXPORTED, by=principal.name, lines=len(page.data), secrets=with_secrets)
         return await page_response(request, page, lambda line: _written(line, now_ms, with_secrets=with_secrets))
 
+    @call(
+        {200: IMPORTED},
+        body=only({"lines": several(LINE) | {"minItems": 1, "maxItems": LINES_MAX}}, {"update": FLAG, "dry_run": FLAG}),
+    )
     async def import_(self, request: web.Request) -> web.StreamResponse:
         """Make all that the lines say, or nothing, and say what became of them."""
         principal = request[PRINCIPAL]

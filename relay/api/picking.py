@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from relay.api import problems
 from relay.api.body import unknown_members
+from relay.api.calls import FILLED, MOMENT_OR_AGE, Schema, maybe, several, word
 from relay.api.problems import Refused
 from relay.api.query import MOMENT, moment_of
 from relay.core.issues import Issue, pointer
@@ -13,6 +14,16 @@ from relay.core.model import DeadReason, DeliveryState
 
 FILTERS = ("application", "endpoint", "type", "state", "reason", "since", "until")
 """What selects deliveries; all that are given must hold."""
+
+PICKED: Mapping[str, Schema] = {
+    **{name: maybe(FILLED) for name in ("application", "endpoint", "type")},
+    "state": maybe(word(DeliveryState)),
+    "reason": maybe(word(DeadReason)),
+    "since": maybe(MOMENT_OR_AGE),
+    "until": maybe(MOMENT_OR_AGE),
+    "ids": maybe(several(FILLED) | {"minItems": 1}),
+}
+"""The members that say which deliveries are meant."""
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -9,22 +9,98 @@ from aiohttp import web
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing, read_object
+from relay.api.calls import (
+    BY_APPLICATION,
+    COUNT,
+    FILLED,
+    FLAG,
+    NOTHING,
+    PAGED,
+    TEXT,
+    TIME,
+    call,
+    maybe,
+    members,
+    named,
+    only,
+    page,
+    several,
+    shape,
+    word,
+)
 from relay.api.idempotency import claim_of, replayed
-from relay.api.picking import Members, Picked, read_picked
+from relay.api.picking import PICKED, Members, Picked, read_picked
 from relay.api.query import application_of, page_response
 from relay.api.render import Json, moment
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.core.access import Principal
 from relay.core.errors import NotFound
-from relay.core.model import DeliveryKey, DeliveryState, ReplayMode
+from relay.core.model import DeadReason, DeliveryKey, DeliveryState, ReplayMode
 from relay.core.units import Rate, format_rate, parse_rate
 from relay.replay import Preview, ReplayDraft
 from relay.store import delivery_id
-from relay.store.replays import Replay, Wanted
+from relay.store.replays import Replay, ReplayState, Wanted
 from relay.telemetry import log
 
 PATH = "/v1/replays"
+
+
+ASKED = only(
+    {"mode": word(ReplayMode)},
+    {
+        **PICKED,
+        "rate": maybe(FILLED),
+        "force": maybe(FLAG),
+        "dry_run": maybe(FLAG),
+    },
+)
+"""What a replay is asked for: filters or ids, and how."""
+
+
+REPLAY = shape(
+    "Replay",
+    {
+        "id": TEXT,
+        "mode": word(ReplayMode),
+        "state": word(ReplayState),
+        "application": maybe(TEXT),
+        "filters": members(
+            {
+                "endpoint": maybe(TEXT),
+                "type": maybe(TEXT),
+                "state": maybe(word(DeliveryState)),
+                "reason": maybe(word(DeadReason)),
+                "since": maybe(TIME),
+                "until": maybe(TIME),
+            }
+        ),
+        "rate": TEXT,
+        "force": FLAG,
+        "created_by": TEXT,
+        "created_at": TIME,
+        "finished_at": maybe(TIME),
+        "cancelled_by": maybe(TEXT),
+        "selected": COUNT,
+        "cut": FLAG,
+        "replayed": COUNT,
+        "skipped": named(COUNT),
+        "left": COUNT,
+        "waits_for": maybe(TEXT),
+    },
+)
+_SAMPLE = members({"delivery": maybe(TEXT), "event_id": TEXT, "event_type": TEXT, "endpoint": TEXT, "created_at": TIME})
+PREVIEW = shape(
+    "ReplayPreview",
+    {
+        "dry_run": FLAG,
+        "mode": word(ReplayMode),
+        "count": COUNT,
+        "complete": FLAG,
+        "skipped": named(COUNT),
+        "sample": several(_SAMPLE),
+    },
+)
 
 
 class Replays:
@@ -34,6 +110,7 @@ class Replays:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
+    @call({200: PREVIEW, 201: REPLAY}, body=ASKED, keyed=True, refuses={409: ("too_many_replays",)})
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make a replay; with `dry_run` only say what it would be about."""
         principal = request[PRINCIPAL]
@@ -51,6 +128,7 @@ class Replays:
         headers = {"Location": f"{PATH}/{made.replay.id}", **replayed(made.repeated)}
         return Answer(self._write(made.replay), 201, headers)
 
+    @call({200: page(REPLAY)}, query={**BY_APPLICATION, **PAGED})
     async def search(self, request: web.Request) -> web.StreamResponse:
         """List replays, newest first."""
         principal = request[PRINCIPAL]
@@ -62,10 +140,12 @@ class Replays:
             request, await self._services.store.replays.list(application, cursor, limit), self._write
         )
 
+    @call({200: REPLAY})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show how far a replay came."""
         return Answer(self._write(await self._find(request)))
 
+    @call({200: REPLAY}, body=NOTHING, refuses={409: ("replay_over",)})
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a replay; what it made due stays due."""
         principal = request[PRINCIPAL]

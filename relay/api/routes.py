@@ -14,6 +14,7 @@ from relay.api.filters import Filters
 from relay.api.ingest import Ingest
 from relay.api.moving import Moving
 from relay.api.pace import Paces
+from relay.api.pages import Pages
 from relay.api.replays import PATH as REPLAYS
 from relay.api.replays import Replays
 from relay.api.routing import Route
@@ -25,7 +26,8 @@ from relay.intake import Intake
 
 def routes(services: Services, intake: Intake) -> list[Route]:
     """Return every call there is; a right of None needs no token."""
-    return [*intake_routes(intake, services.paces), *_events(services), *_registry(services), *_daemon(services)]
+    calls = [*intake_routes(intake, services.paces), *_events(services), *_registry(services), *_daemon(services)]
+    return Pages().join(calls)
 
 
 def intake_routes(intake: Intake, paces: Paces) -> list[Route]:

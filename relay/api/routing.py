@@ -16,7 +16,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PARAMETERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("parameters", Mapping)
 """What stands in the path of a request for `{id}` and the like; set for calls whose path has parameters."""
 
-_PARAMETER = re.compile(r"\{(\w+)(?::([^}]+))?\}")
+PARAMETER = re.compile(r"\{(\w+)(?::([^}]+))?\}")
+"""A part of a path that stands for what a request has there: its name, and its form if that is not one segment."""
+
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ONE_SEGMENT = "[^{}/]+"
@@ -81,7 +83,7 @@ class Table:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    fixed, *rest = _PARAMETER.split(path)
+    fixed, *rest = PARAMETER.split(path)
     text = re.escape(fixed)
     for name, form, fixed in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         text += f"(?P<{name}>{form or _ONE_SEGMENT}){re.escape(fixed)}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, WithJsonSchema
 
 from relay.api.body import unknown_members
 from relay.api.render import Json, moment
@@ -61,7 +61,22 @@ def _end_of(value: Any) -> int | None:
         ) from None
 
 
-Brought = Annotated[Secret, PlainValidator(_read_secret)]
+_BROUGHT_SCHEMA: Json = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "required": ["secret"],
+            "properties": {
+                "secret": {"type": "string"},
+                "expires_at": {"type": ["string", "null"], "format": "date-time"},
+            },
+            "additionalProperties": False,
+        },
+    ]
+}
+
+Brought = Annotated[Secret, PlainValidator(_read_secret), WithJsonSchema(_BROUGHT_SCHEMA)]
 """A secret that receivers have already."""
 
 

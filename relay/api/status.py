@@ -13,6 +13,7 @@ from relay.api import certificates
 from relay.api.answer import Answer
 from relay.api.auth import PRINCIPAL
 from relay.api.body import read_nothing
+from relay.api.calls import NOTHING, TEXT, call, members
 from relay.api.condition import Line, Word, at_rest_warnings, warnings, worst, write_work
 from relay.api.problems import Refused
 from relay.api.readiness import Closed, why_closed
@@ -20,6 +21,7 @@ from relay.api.reloads import invalid_config, write_reload
 from relay.api.render import Json, moment
 from relay.api.replays import write_unfinished
 from relay.api.services import Services
+from relay.api.shapes import READINESS, REKEYED, RELOADED, STATUS
 from relay.api.survey import Survey, Words, survey
 from relay.api.troubles import drift, headline, troubles
 from relay.intake import Room, say_full, tightest
@@ -41,15 +43,18 @@ class Status:
         self._services = services
         self._log = structlog.get_logger("relay.api")
 
+    @call({200: members({"status": TEXT})})
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         """Answer at all: the event loop is alive."""
         return Answer({"status": "ok"})
 
+    @call({200: READINESS, 503: READINESS})
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         """Say whether intake is open (200) or why not (503)."""
         readiness = _readiness(list(why_closed(self._services)))
         return Answer(readiness, status=200 if readiness["ready"] else 503)
 
+    @call({200: "text/plain"})
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Answer Prometheus."""
         accept = request.headers.get(hdrs.ACCEPT, "")
@@ -58,6 +63,7 @@ class Status:
         text, content_type = self._services.metrics.exposition(readings, accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
 
+    @call({200: STATUS})
     async def status(self, request: web.Request) -> web.StreamResponse:
         """Show how the relay is."""
         self._services.query(request).check()
@@ -66,6 +72,7 @@ class Status:
         await asyncio.sleep(0)
         return Answer(summary | self._listed(seen))
 
+    @call({200: REKEYED}, body=NOTHING, refuses={409: ("no_secrets_key",)})
     async def rekey(self, request: web.Request) -> web.StreamResponse:
         """Encrypt all secrets in the database with the newest key."""
         principal = request[PRINCIPAL]
@@ -84,6 +91,7 @@ class Status:
             }
         )
 
+    @call({200: RELOADED}, body=NOTHING, refuses={409: ("stopping",), 422: ("invalid_config",)})
     async def reload(self, request: web.Request) -> web.StreamResponse:
         """Read the configuration again and take it over whole, or change nothing."""
         principal = request[PRINCIPAL]

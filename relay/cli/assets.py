@@ -1,7 +1,7 @@
 """`relay assets` and `relay completion`: files for the programs around relay: systemd, Prometheus, Grafana, shells, man."""
 
+import json
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from relay.cli import main
+from relay.cli.config import shipped
 from relay.cli.manual import manual_pages
 from relay.cli.output import Exit, counted, echo, fail, json_option, say, show, table
 
@@ -24,17 +25,17 @@ class Asset(NamedTuple):
 
 
 def _shipped(*names: str) -> Callable[[], Mapping[str, str]]:
-    """Read files that the wheel carries in `relay/assets`; in a checkout some stand at its top instead."""
-    package = files("relay")
+    """Read files that come with relay."""
+    return lambda: {Path(name).name: shipped(name) for name in names}
 
-    def read() -> Mapping[str, str]:
-        places = {name: package / "assets" / name for name in names}
-        return {
-            Path(name).name: (place if place.is_file() else Path(str(package)).parent / name).read_text("utf-8")
-            for name, place in places.items()
-        }
 
-    return read
+def _configuration() -> Mapping[str, str]:
+    """Read the example, and write the schema that its first line names."""
+    from relay.config.json_schema import config_schema
+
+    example = shipped("config.example.toml")
+    schema = json.dumps(config_schema(example), indent=2, ensure_ascii=False)
+    return {"config.example.toml": example, "config.schema.json": f"{schema}\n"}
 
 
 def _completion(shell: str) -> str:
@@ -44,7 +45,7 @@ def _completion(shell: str) -> str:
 
 
 ASSETS: Mapping[str, Asset] = {
-    "config": Asset("The configuration with every setting explained.", _shipped("config.example.toml")),
+    "config": Asset("The configuration with every setting explained, and its JSON Schema for editors.", _configuration),
     "systemd": Asset(
         "The unit, its socket, its user.",
         _shipped("systemd/relay.service", "systemd/relay.socket", "systemd/relay.sysusers"),

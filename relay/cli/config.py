@@ -1,8 +1,9 @@
-"""`relay init`, `relay check-config` and `relay config show`."""
+"""`relay init`, `relay check-config`, `relay config show` and `relay config schema`."""
 
 import json
 import os
 import secrets
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,21 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
 
 @click.group()
 def config() -> None:
-    """Show the effective configuration."""
+    """Show the effective configuration, and describe what may stand in it."""
+
+
+@config.command()
+def schema() -> None:
+    """Print a JSON Schema of the configuration file: editors complete, explain and check settings by it.
+
+    The first line of config.example.toml names it, for the TOML language server (Taplo, "Even Better TOML"):
+
+    \b
+      relay config schema > /etc/relay/config.schema.json     # beside the configuration
+    """
+    from relay.config.json_schema import config_schema
+
+    echo_json(config_schema(shipped("config.example.toml")))
 
 
 @config.command()
@@ -125,6 +140,13 @@ def show(config_file: Path | None, as_json: bool) -> None:
 
 
 COMMANDS: list[click.Command] = [init, check_config, config]
+
+
+def shipped(name: str) -> str:
+    """Read a file that the wheel carries in `relay/assets`; in a checkout some stand at its top instead."""
+    package = files("relay")
+    place = package / "assets" / name
+    return (place if place.is_file() else Path(str(package)).parent / name).read_text("utf-8")
 
 
 def _usual_path() -> Path:

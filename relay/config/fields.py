@@ -19,8 +19,10 @@ from pydantic import (
     SecretStr,
     SerializationInfo,
     ValidationInfo,
+    WithJsonSchema,
 )
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, ValidationError, core_schema
 
 from relay.config.listening import check_listen
@@ -59,6 +61,10 @@ LONGEST = "3650d"  # keeps sums of durations and unix times far from any limit
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ORIGIN = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.(?!\Z)|\Z))+")
 
+_DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+_SIZE = r"^[0-9]+(\.[0-9]+)? ?[A-Za-z]+$"
+_RATE = r"[0-9]{1,9}/(s|m|h)"
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -70,10 +76,15 @@ class Measure:
     format: Callable[[int], str]
     least: int
     most: int
+    pattern: str  # what is understood, as a regular expression
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         written = core_schema.plain_serializer_function_ser_schema(self.format)
         return core_schema.with_info_plain_validator_function(self._read, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> JsonSchemaValue:
+        bounds = f"A {self.noun}, {self.format(self.least)} to {self.format(self.most)}."
+        return {"type": "string", "pattern": self.pattern, "examples": [self.example], "description": bounds}
 
     def _read(self, value: Any, info: ValidationInfo) -> int:
         number = self._number(value, written=info.context is not None)
@@ -92,12 +103,13 @@ class Measure:
 def duration(shortest: str = "1ms", longest: str = LONGEST) -> Measure:
     """Make a field of milliseconds, written like `"30s"`."""
     bounds = parse_duration_ms(shortest), parse_duration_ms(longest)
-    return Measure("duration", "30s", parse_duration_ms, format_duration, *bounds)
+    return Measure("duration", "30s", parse_duration_ms, format_duration, *bounds, _DURATION)
 
 
 def size(smallest: str, largest: str) -> Measure:
     """Make a field of bytes, written like `"1MiB"`."""
-    return Measure("size", "1MiB", parse_size_bytes, format_size, parse_size_bytes(smallest), parse_size_bytes(largest))
+    bounds = parse_size_bytes(smallest), parse_size_bytes(largest)
+    return Measure("size", "1MiB", parse_size_bytes, format_size, *bounds, _SIZE)
 
 
 def at_most(count: int) -> BeforeValidator:
@@ -305,34 +317,84 @@ def _parsed(parse: Callable[[str], T], value: str) -> T:
         raise Wrong(f"not understood: {error}") from None
 
 
+def _text(example: str, pattern: str | None = None) -> JsonSchemaValue:
+    schema = {"type": "string", "examples": [example]}
+    return schema if pattern is None else schema | {"pattern": pattern}
+
+
 # -- the kinds -----------------------------------------------------------------------------------------------------------
 
-Id = Annotated[str, AfterValidator(_check_id)]
+Id = Annotated[str, AfterValidator(_check_id), WithJsonSchema({"type": "string", "pattern": f"^{_ID.pattern}$"})]
 Origin = Annotated[str, AfterValidator(_check_origin)]
-Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_read_network), PlainSerializer(str)]
-HostAddress = Annotated[
-    ipaddress.IPv4Address | ipaddress.IPv6Address, PlainValidator(_read_address), PlainSerializer(str)
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    PlainValidator(_read_network),
+    PlainSerializer(str),
+    WithJsonSchema(_text("10.0.0.0/8")),
 ]
-RateLimit = Annotated[Rate, PlainValidator(_read_rate), PlainSerializer(format_rate)]
+HostAddress = Annotated[
+    ipaddress.IPv4Address | ipaddress.IPv6Address,
+    PlainValidator(_read_address),
+    PlainSerializer(str),
+    WithJsonSchema(_text("203.0.113.7")),
+]
+RateLimit = Annotated[
+    Rate, PlainValidator(_read_rate), PlainSerializer(format_rate), WithJsonSchema(_text("50/s", f"^{_RATE}$"))
+]
 Pace = Annotated[
-    Rate, _pace(parse_rate, "50/s"), PlainSerializer(lambda rate: format_rate(rate) if rate.starts else "")
+    Rate,
+    _pace(parse_rate, "50/s"),
+    PlainSerializer(lambda rate: format_rate(rate) if rate.starts else ""),
+    WithJsonSchema(_text("50/s", f"^({_RATE})?$")),
 ]
 BytesPace = Annotated[
     Rate,
     _pace(parse_bytes_rate, "10MiB/s"),
     PlainSerializer(lambda rate: format_bytes_rate(rate) if rate.starts else ""),
+    WithJsonSchema(_text("10MiB/s")),
 ]
-SecretField = Annotated[SecretStr, PlainValidator(_read_secret), PlainSerializer(_write_secret)]
-Pem = Annotated[SecretStr, PlainValidator(_read_pem), PlainSerializer(_write_kept, when_used="json")]
-Credential = Annotated[SecretStr, PlainValidator(_read_credential), PlainSerializer(_write_kept, when_used="json")]
-Authorities = Annotated[SecretStr, PlainValidator(_read_authorities), PlainSerializer(_write_kept, when_used="json")]
-FilterField = Annotated[Filter, PlainValidator(_read_filter), PlainSerializer(lambda kept: kept.written)]
+SecretField = Annotated[
+    SecretStr,
+    PlainValidator(_read_secret),
+    PlainSerializer(_write_secret),
+    WithJsonSchema(_text("file:/etc/relay/secret")),
+]
+Pem = Annotated[
+    SecretStr,
+    PlainValidator(_read_pem),
+    PlainSerializer(_write_kept, when_used="json"),
+    WithJsonSchema({"type": "string"}),
+]
+Credential = Annotated[
+    SecretStr,
+    PlainValidator(_read_credential),
+    PlainSerializer(_write_kept, when_used="json"),
+    WithJsonSchema({"type": "string"}),
+]
+Authorities = Annotated[
+    SecretStr,
+    PlainValidator(_read_authorities),
+    PlainSerializer(_write_kept, when_used="json"),
+    WithJsonSchema(_text("/etc/relay/ca.pem")),
+]
+FilterField = Annotated[
+    Filter,
+    PlainValidator(_read_filter),
+    PlainSerializer(lambda kept: kept.written),
+    WithJsonSchema({"type": "object", "examples": [{"data.amount": {"$gte": 100}}]}),
+]
 TlsVersion = Literal["1.2", "1.3"]
-AbsolutePath = Annotated[Path, AfterValidator(_check_path), PlainSerializer(str)]
+AbsolutePath = Annotated[
+    Path, AfterValidator(_check_path), PlainSerializer(str), WithJsonSchema(_text("/var/lib/relay/relay.db", "^/"))
+]
 Filled = AfterValidator(_check_filled)
-Listen = Annotated[tuple[Annotated[str, AfterValidator(check_listen)], ...], BeforeValidator(_read_one_or_more), Filled]
+Listen = Annotated[
+    tuple[Annotated[str, AfterValidator(check_listen)], ...],
+    BeforeValidator(_read_one_or_more, json_schema_input_type=str | tuple[str, ...]),
+    Filled,
+]
 Keys = Annotated[
     tuple[Annotated[SecretField, AfterValidator(_check_key)], ...],
-    BeforeValidator(_read_one_or_more),
+    BeforeValidator(_read_one_or_more, json_schema_input_type=str | tuple[str, ...]),
     at_most(KEYS_MAX),
 ]
