@@ -287,6 +287,26 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
                 await reader.fetch("UPDATE meta SET value = 5")
 
 
+async def test_one_connection_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: of all connections that a store opens, also after a crash, one may write; those that read are seen too."""
+    async with opened(tmp_path) as relay:
+        await relay.accept()
+        await relay.store.abandon()
+    targets: list[str] = []
+    connect = sqlite3.connect
+
+    def noting(target: object, *arguments: object, **options: object) -> sqlite3.Connection:
+        targets.append(str(target))
+        return connect(target, *arguments, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", noting)
+    async with opened(tmp_path) as relay:
+        assert relay.store.facts["unclean_start"]
+        assert await relay.store.find_event("evt_1") is None
+    assert [target for target in targets if "mode=ro" not in target] == [str(tmp_path / "relay.db")]
+    assert len(targets) > 2
+
+
 async def test_corruption_found_while_reading_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 5: corruption that a reader finds stops the process too."""
     async with opened(tmp_path) as relay:
