@@ -77,6 +77,36 @@ async def test_bulk_calls_act_on_a_bounded_number(tmp_path: Path, monkeypatch: p
         assert (await call(api, "/v1/deliveries/cancel"))["matched"] == 2
 
 
+@pytest.mark.parametrize(("pages", "counts"), [(40, [4, 2]), (1, [3, 2, 1])])
+async def test_ids_mean_a_bounded_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int, counts: list[int]
+) -> None:
+    """I8: the deliveries of an event that is named are acted on, and looked at, a bounded number in each call."""
+    monkeypatch.setattr("relay.api.bulk.BULK_MAX", 4)
+    monkeypatch.setattr("relay.api.bulk.PAGE", 2)
+    monkeypatch.setattr("relay.api.bulk.PAGES_MAX", pages)
+    async with Api(tmp_path) as api:
+        (single,) = await held(api, 1)
+        for _ in range(4):
+            other = await api.call(
+                "POST", "/v1/webhook-endpoints", {"application": "acme", "url": "https://x.example/"}
+            )
+            await api.registrar.pause(other.json["id"])
+        event = await api.post_event()
+        found = []
+        members: dict[str, Any] = {"ids": [single, event, "dlv_none"]}
+        while not found or found[-1]["next"]:
+            following = {"cursor": found[-1]["next"]} if found else {}
+            found.append(await call(api, "/v1/deliveries/cancel", **members, **following))
+        assert [one["done"] for one in found] == counts
+        assert sum(one["unknown"] for one in found) == 1
+        foreign = await call(api, "/v1/deliveries/cancel", by="globex-app", ids=[event])
+        assert (foreign["matched"], foreign["unknown"], foreign["next"]) == (0, 1, None)
+        for odd in ("x", "9.", "1.dlv_odd", "-1."):
+            refused = await api.call("POST", "/v1/deliveries/cancel", members | {"cursor": odd})
+            assert (refused.status, refused.json["type"].rpartition("/")[2]) == (409, "invalid_cursor")
+
+
 async def test_what_waits_for_its_next_attempt_is_sent_now(tmp_path: Path) -> None:
     """A bulk retry makes due deliveries due now, past their schedule; each is the same series."""
     async with Api(tmp_path) as api:
@@ -275,6 +305,16 @@ def test_whole_endpoints_are_named(stub: ApiStub, verb: str, call: str) -> None:
     assert run("queue", verb, "--all").exit_code == Exit.USAGE
     assert run("queue", verb, "--all", "--dry-run").stdout == "ep_1\nep_2\n2 endpoints selected.\n"
     assert len(json.loads(run("queue", verb, "ep_1", "ep_2", "--yes", "--json").stdout)) == 2
+
+
+@pytest.mark.parametrize(("verb", "call"), [("hold", "pause"), ("release", "resume")])
+def test_what_changed_nothing_is_said(stub: ApiStub, verb: str, call: str) -> None:
+    """T3: an endpoint that was held, or went on, already: nothing changed, and what hinders it is told."""
+    standing = {"state": "enabled", "disabled_by": None, "refusing": None, "unverified": None}
+    answer = {"id": "ep_1", "changed": False, "note": "It cools down.", **standing}
+    stub.answer("POST", f"/v1/webhook-endpoints/ep_1/{call}", answer)
+    told = run("queue", verb, "ep_1")
+    assert (told.stdout, told.stderr) == ("ep_1: nothing changed; it was enabled.\n", "ep_1: It cools down.\n")
 
 
 def test_endpoints_are_found_by_what_is_owed_to_them(stub: ApiStub) -> None:

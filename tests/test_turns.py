@@ -96,7 +96,7 @@ async def taken_by_round(made: list[Taken]) -> list[int]:
 async def test_a_crowd_is_taken_a_few_at_a_time() -> None:
     """I4, I11: of connections that came together a bounded number is taken in each round, on either loop, and more than one."""
     room = Room()
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
     acceptor = Acceptor(sock, room)
     with crowd(sock.getsockname()[1]):
         rounds = await taken_by_round(room.made)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 ACCEPTS = 2
 """Connections of one listener that are served from each round on, at most."""
 
-TAKES = 8
+TAKES = 32
 """Connections that one listener takes out of the kernel's queue in each round, at most."""
 
 BACKLOG = 4096

@@ -123,7 +123,7 @@ class Bulk:
     async def _find(self, picked: Picked, state: DeliveryState, principal: Principal, cursor: str | None) -> _Found:
         application = application_of(picked.application, principal, self._services.registrar.current)
         if picked.ids:
-            return await self._named(picked.ids, state, principal)
+            return await self._named(picked.ids, state, principal, cursor)
         wanted = DeliveryFilter(
             application, picked.endpoint, state, picked.reason, picked.type, picked.since_ms, picked.until_ms
         )
@@ -136,17 +136,44 @@ class Bulk:
                 break
         return _Found(found, next=cursor)
 
-    async def _named(self, ids: tuple[str, ...], state: DeliveryState, principal: Principal) -> _Found:
-        """Look up ids of deliveries, and of events with all their deliveries."""
+    async def _named(
+        self, ids: tuple[str, ...], state: DeliveryState, principal: Principal, cursor: str | None
+    ) -> _Found:
+        """Look up ids of deliveries, and of events with all their deliveries, page by page."""
         found: dict[str, DeliveryView] = {}
-        unknown = 0
-        for one in ids:
-            view = await self._services.store.find_delivery(one)
-            views = [view] if view is not None else await self._services.store.deliveries_of(one)
-            fit = [view for view in views if view.state is state and principal.sees(view.application)]
+        index, after = _place(cursor, len(ids))
+        looked = unknown = 0
+        fits = after is not None  # of the id that is looked up: what an earlier call saw may have
+        while index < len(ids) and len(found) < BULK_MAX and looked < PAGES_MAX * PAGE:
+            page, following = await self._page(ids[index], after, min(PAGE, BULK_MAX - len(found)), principal)
+            fit = [view for view in page if view.state is state]
             found |= {view.id: view for view in fit}
-            unknown += not fit
-        return _Found(list(found.values()), unknown)
+            looked, fits, after = looked + len(page), fits or bool(fit), following
+            if following is None:
+                index, unknown, fits = index + 1, unknown + (not fits), False
+        return _Found(list(found.values()), unknown, f"{index}.{after or ''}" if index < len(ids) else None)
+
+    async def _page(
+        self, one: str, after: str | None, most: int, principal: Principal
+    ) -> tuple[list[DeliveryView], str | None]:
+        """Read the delivery of an id, or some of an event's; and the last of these when more may follow it.
+
+        What the caller may not see is not there.
+        """
+        view = await self._services.store.find_delivery(one) if after is None else None
+        views = [view] if view is not None else await self._services.store.deliveries_of(one, after, most)
+        page = [each for each in views if principal.sees(each.application)]
+        return page, page[-1].id if view is None and len(page) == most else None
+
+
+def _place(cursor: str | None, ids: int) -> tuple[int, str | None]:
+    """Return at which of so many ids a call goes on, and behind which delivery of it; Conflict for no cursor of ours."""
+    if cursor is None:
+        return 0, None
+    index, _, after = cursor.partition(".")
+    if not (index.isascii() and index.isdecimal() and len(index) < 9 and int(index) < ids):
+        raise Conflict("invalid_cursor", "this cursor is none of ours", remedy="Start again without it.")
+    return int(index), after or None
 
 
 def _written(found: _Found, done: int, *, dry_run: bool) -> Json:

@@ -1,6 +1,6 @@
 """Events and deliveries: search, the attempt timeline, manual retry and cancel, and dead letters."""
 
-from collections.abc import Sequence
+import heapq
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -242,17 +242,17 @@ class Deliveries:
         query.check()
         registry, now_ms = self._services.registrar.current, self._services.clock.wall_ms()
         application = application_of(named, principal, registry)
-        counts = await self._services.store.queue_shape([now_ms - age_ms for age_ms in AGES_MS])
-        rows = [
-            _shape_row(look_at(self._services, endpoint), total, older)
-            for ref, (total, *older) in counts.items()
-            if (endpoint := registry.endpoint_by_ref(ref)) is not None
-            and application in (None, endpoint.application.id)
-        ]
-        rows.sort(key=lambda row: (-row["due"], row["endpoint"]))
-        ages = [format_duration(age_ms) for age_ms in AGES_MS]
+        owners = registry.applications.values() if application is None else [registry.applications[application]]
+        endpoints = {ref: endpoint for owner in owners for ref, endpoint in owner.endpoints.items()}
+        counts = await self._services.store.queue_shape(list(endpoints), [now_ms - age_ms for age_ms in AGES_MS])
+        most = heapq.nsmallest(limit, counts.items(), key=lambda item: (-item[1][0], endpoints[item[0]].id))
         return Answer(
-            {"ages": ages, "endpoints": len(rows), "due": sum(row["due"] for row in rows), "data": rows[:limit]}
+            {
+                "ages": [format_duration(age_ms) for age_ms in AGES_MS],
+                "endpoints": len(counts),
+                "due": sum(total for total, *_ in counts.values()),
+                "data": [_shape_row(look_at(self._services, endpoints[ref]), *count) for ref, count in most],
+            }
         )
 
     async def _find(self, request: web.Request, principal: Principal) -> DeliveryView:
@@ -268,7 +268,7 @@ class Deliveries:
         }
 
 
-def _shape_row(line: Line, total: int, older: Sequence[int]) -> Json:
+def _shape_row(line: Line, total: int, *older: int) -> Json:
     """Write how many are younger than the first age, between each two, and older than the last."""
     steps = [total, *older, 0]
     return {

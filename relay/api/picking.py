@@ -97,7 +97,9 @@ class Members:
             self.wrong(name, "must be a list of ids of deliveries or events, and not empty")
             return ()
         if len(value) > most:
-            self.wrong(name, f"has {len(value)} ids; there may be {most} (replays.ids)")
+            self.wrong(
+                name, f"has {len(value)} ids; there may be {most}", "Make several calls, each with some of them."
+            )
             return ()
         self.mistakes += _id_mistakes(name, value)
         return tuple(dict.fromkeys(one for one in value if isinstance(one, str)))

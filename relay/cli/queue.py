@@ -21,6 +21,7 @@ from relay.cli.output import (
     say,
     show,
     show_page,
+    state,
     table,
 )
 from relay.cli.picking import DUE, in_bulk, picked, picking_options
@@ -126,7 +127,10 @@ def _on_endpoints(daemon: Daemon, given: Json, words: tuple[str, str, str], as_j
         return
     for answer in answers:
         moved = f"; {counted(answer['moved'], 'delivery')} due now" if "moved" in answer else ""
-        echo(f"{answer['id']} {done}{moved}.")
+        is_new = answer.get("changed", True)
+        echo(
+            f"{answer['id']} {done}{moved}." if is_new else f"{answer['id']}: nothing changed; it was {state(answer)}."
+        )
         if answer.get("note"):
             say(f"{answer['id']}: {answer['note']}")
 

@@ -189,8 +189,11 @@ class Store(Protocol):
     async def dead_groups(self, application: str | None = None, /) -> list[DeadGroup]:
         """Group dead letters by endpoint and reason; the group with the latest death first. O(log n) a group"""
 
-    async def queue_shape(self, created_ms: Sequence[int], /) -> Mapping[int, Sequence[int]]:
-        """Count due deliveries by endpoint: in all, and those of events created up to each of these times. O(due)"""
+    async def queue_shape(self, endpoints: Sequence[int], created_ms: Sequence[int], /) -> Mapping[int, Sequence[int]]:
+        """Count what is due to each of some endpoints: in all, and of events created up to each of these times.
+
+        Those that nothing is due to are left out. O(what is due to them)
+        """
 
     # -- applications and endpoints ------------------------------------------------------------------------------------
 

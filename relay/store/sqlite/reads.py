@@ -106,9 +106,11 @@ LAST_CREATED = """
 
 
 def shape_of(bounds: int) -> str:
-    """Write what counts the due deliveries of each endpoint up to so many events, from their index alone."""
+    """Write what counts the due deliveries of some endpoints up to so many events, from their index alone."""
     older = "".join([", sum(event <= ?)"] * bounds)
-    return f"SELECT endpoint, count(*){older} FROM delivery INDEXED BY delivery_due WHERE state = 0 GROUP BY endpoint"
+    return f"""
+        SELECT endpoint, count(*){older} FROM delivery INDEXED BY delivery_due
+        WHERE state = 0 AND endpoint IN (SELECT value FROM json_each(?)) GROUP BY endpoint"""
 
 
 GROUPS_AT_ONCE = 500
@@ -191,10 +193,10 @@ class Reads:
         attempts = await self._people.fetch(_TIMELINE, key)
         return delivery_view(rows[0], tuple(attempt_view(key, row) for row in reversed(attempts)))
 
-    async def queue_shape(self, created_ms: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    async def queue_shape(self, endpoints: Sequence[int], created_ms: Sequence[int]) -> Mapping[int, Sequence[int]]:
         bounds = [await self._search.fetch(LAST_CREATED, (moment_ms,)) for moment_ms in created_ms]
         ordinals = [rows[0][0] if rows else 0 for rows in bounds]
-        rows = await self._search.fetch(shape_of(len(ordinals)), ordinals)
+        rows = await self._search.fetch(shape_of(len(ordinals)), [*ordinals, json.dumps(endpoints)])
         return {row[0]: row[1:] for row in rows}
 
     async def _describe_groups(
