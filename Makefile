@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 N ?= 50
 SOAK_MINUTES ?= 60
+DOCUMENTS ?= 100000
 # How many processes run the tests side by side; `make JOBS=0` is one, in this process.
 JOBS ?= auto
 
@@ -21,7 +22,7 @@ COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix 
 POWER_TESTS := tests/test_power.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check lint types cover test bench bench-all soak shape crash power reliability hostile boot pythons lowest lock
+.PHONY: help demo check lint types cover test bench bench-all soak shape crash filters power reliability hostile boot pythons lowest lock
 .PHONY: clean
 
 help:
@@ -31,6 +32,7 @@ help:
 	@echo "make crash [N=500]       kill -9 under load, N times"
 	@echo "make power [N=1000]      cut the power at N system calls; also: failing disks, killed migrations"
 	@echo "make reliability [N=500] all of these, N times, and write what was found into docs/RELIABILITY.md"
+	@echo "make filters             100,000 random filters and documents against a plain evaluator, two minutes; DOCUMENTS=n"
 	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
 	@echo "make bench-all           all rows: 40 minutes"
@@ -87,6 +89,9 @@ reliability: $(STAMP)
 	@mkdir -p bench/out && rm -f $(RELIABILITY_FIGURES)
 	POWER_CUTS=$(N) CRASH_KILLS=$(N) $(PYTEST) -v $(POWER_TESTS) tests/test_crash.py $(ARGS)
 	$(BIN)/python -m tests.support.figures $(RELIABILITY_FIGURES) docs/RELIABILITY.md
+
+filters: $(STAMP)
+	FILTER_DOCUMENTS=$(DOCUMENTS) $(PYTEST) -v tests/test_filters.py -k 'plain_ones or random_pairs' $(ARGS)
 
 # Facts on every event loop with every parser, and 20,000 generated addresses; then the figures, each of which is judged.
 hostile: $(STAMP)
