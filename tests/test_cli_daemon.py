@@ -126,6 +126,8 @@ def test_a_receiver_is_asked_by_a_verb(daemon: Daemon, receiver: str) -> None:
     refused = json.loads(run(*words, "challenge", "--json").stdout)["id"]
     result = run("endpoint", "verify", refused)
     assert (result.exit_code, "without the challenge" in result.stdout) == (Exit.FAILED, True)
+    assert f"{refused} did not agree: it answered" in result.stdout
+    assert "What comes is held until it agrees; it is asked again at" in result.stdout
     assert "unverified" in run("endpoint", "list").stdout
     assert "without the challenge" in run("endpoint", "show", refused).stdout
     status = run("status")

@@ -71,7 +71,10 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path) -> None:
         }
         await old.call("POST", "/v1/webhook-endpoints", given | {"id": "first", "secret": OLDER})
         await old.call("POST", "/v1/webhook-endpoints/first/rotate-secret", {"secret": NEW, "overlap": "1h"})
-        await old.call("POST", "/v1/webhook-endpoints", given | {"id": "second"})
+        bearer = {"type": "bearer", "token": "kept-to-itself"}
+        asked = {"contract": "github", "auth": bearer, "verification": "ping"}
+        made = await old.call("POST", "/v1/webhook-endpoints", given | asked | {"id": "second"})
+        assert made.status == 201, made.text
         await old.call("POST", "/v1/webhook-endpoints/second/disable")
         lines = await exported(old, "&secrets=true")
     assert [next(iter(line)) for line in lines] == [
@@ -82,6 +85,7 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path) -> None:
         *["endpoint"] * 2,
     ]
     assert lines[0]["relay"]["schema"] == 1
+    assert [lines[-1]["endpoint"][name] for name in asked] == list(asked.values())
     async with Api(tmp_path / "new", EMPTY) as new:
         answer = await new.call("POST", "/v1/import", {"lines": lines})
         assert answer.status == 200, answer.text

@@ -144,6 +144,7 @@ async def test_what_is_no_echo_opens_nothing(tmp_path: Path, answer: Answer | Ca
     assert endpoint["held"] is True
     assert endpoint["unverified"]["tries"] == 1
     assert endpoint["unverified"]["detail"].startswith("it answered")
+    assert ":" in endpoint["unverified"]["detail"], "it says what to do"
     assert (status["unverified"], [one["code"] for one in status["troubles"]]) == (["one"], ["unverified"])
     assert "`relay endpoint verify one`" in status["headline"]
     assert status["endpoint_states"]["unverified"] == 1
@@ -482,7 +483,7 @@ async def test_a_person_asks_now(tmp_path: Path) -> None:
         await asked(house)
         status, refused = await house.call("POST", f"{PATH}/one/verify")
         assert (status, refused["agreed"], refused["attempt"]["status"]) == (200, False, 500)
-        assert refused["note"] == "it answered 500"
+        assert refused["note"] == "it answered 500: let it answer 2xx"
         assert refused["unverified"]["tries"] == 2
         _, agreed = await house.call("POST", f"{PATH}/one/verify")
         assert (agreed["agreed"], agreed["note"], agreed["unverified"]) == (True, None, None)

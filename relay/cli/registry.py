@@ -256,9 +256,15 @@ def probe(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
 def verify(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
     """Ask its receiver now whether it wants events; exits 1 if it does not agree. Until it does, deliveries are held."""
     one = daemon.post(f"{ENDPOINTS}/{endpoint_id}/verify")
-    show(one, as_json, lambda: f"{one['id']} agreed; it is {state(one)} now." if one["agreed"] else str(one["note"]))
+    show(one, as_json, lambda: f"{one['id']} agreed; it is {state(one)} now." if one["agreed"] else _refusal(one))
     if not one["agreed"]:
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _refusal(one: Json) -> str:
+    again = one["unverified"] and moment(one["unverified"]["next_try_at"])
+    rest = f"\nWhat comes is held until it agrees; it is asked again at {again}." if again else ""
+    return f"{one['id']} did not agree: {one['note']}.{rest}"
 
 
 def report(one: Json, as_json: bool, done: str) -> None:

@@ -64,8 +64,9 @@ class Question(NamedTuple):
         if self.method is Method.OPTIONS:
             return self._allowed(outcome)
         if not 200 <= outcome.status < 300:
-            why = f": {outcome.detail}" if outcome.detail and outcome.status != 410 else ""
-            return f"it answered {outcome.status}{why}"
+            agreeing = "let it answer 2xx" + " with the challenge" * (self.method is Method.CHALLENGE)
+            known = outcome.detail if outcome.status != 410 else ""  # of 410 it would say that no more is sent
+            return f"it answered {outcome.status}: {known or agreeing}"
         asks, answer = self.contract.verification, outcome.response_body
         repeated = len(answer) <= ANSWER_BYTES_MAX and asks.is_repeated(self.challenge, self.event.body, answer)
         if self.method is Method.PING or repeated:
