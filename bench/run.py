@@ -18,11 +18,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.desk import desk
 from bench.rows import PAIRS, Bench, Row
 from bench.states import STATES
 from tests.support.warm import ROOT
 
-ROWS: Mapping[str, Row] = {**PAIRS, **STATES}
+ROWS: Mapping[str, Row] = {**PAIRS, **STATES, "desk": desk}
 
 MAIN = ("fan-out-1", "fan-out-10", "fan-out-100", "intake", "applications", *STATES)
 MAIN_PAIRS = tuple(name for name in MAIN if name in PAIRS)
@@ -37,7 +38,7 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
         raise SystemExit(f"bench: there is no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
-    if arguments.against and (alone := [name for name in arguments.rows if name in STATES]):
+    if arguments.against and (alone := [name for name in arguments.rows if name not in PAIRS]):
         raise SystemExit(f"bench: {alone[0]} is no comparison; --against takes: {', '.join(PAIRS)}")
     if arguments.against:
         return list(arguments.rows or MAIN_PAIRS)

@@ -17,7 +17,7 @@ from relay.core.model import DeadReason, DueDelivery, Endpoint, EndpointState
 from relay.dispatch.loop import Dispatch
 from relay.queue.retry import latest_due_ms
 from relay.registry import Registrar
-from relay.store import DueKey, Retention, Store
+from relay.store import DueKey, Retention, Store, delivery_id
 from relay.telemetry import log
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.recurring import Recurring
@@ -218,7 +218,7 @@ class Housekeeping:
             forgotten = lanes.audited(endpoint.ref, rows, self._clock.now())
         for delivery in forgotten:
             self._metrics.audit_repair()
-            self._log.error(log.AUDIT_REPAIRED, endpoint=endpoint.id, event_ordinal=delivery.event)
+            self._log.error(log.AUDIT_REPAIRED, endpoint=endpoint.id, delivery=delivery_id(delivery.key))
         self._dispatch.kick()
         return len(forgotten)
 

@@ -13,6 +13,7 @@ from aioresponses import aioresponses
 
 from bench import bare, run, soak
 from bench.contracts import example_event
+from bench.desk import desk
 from bench.load import MARK, Load, padded_event, request_bytes
 from bench.plot import draw
 from bench.receiver import STAMP, Receiver, split
@@ -179,6 +180,14 @@ def test_a_filled_database_is_one_of_the_relays_own(tmp_path: Path) -> None:
             assert connection.execute("SELECT count(*) FROM delivery WHERE state = 1").fetchone() == (25,)
             assert connection.execute("SELECT sum(share) FROM delivery WHERE state = 0").fetchone() == (None,)
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.slow
+def test_the_desk_asks_for_everything(tmp_path: Path) -> None:
+    """Each list, search and explanation is answered, and finds what the seeded events were given."""
+    lines = desk(Bench(tmp_path, 1, 0.001, "python")).splitlines()
+    assert lines[0].startswith("900 delivered, 50 dead and 50 due deliveries")
+    assert sum(line.startswith("| explain ") for line in lines) == 3
 
 
 @pytest.mark.parametrize(("status", "settled"), [(204, True), (503, False)])

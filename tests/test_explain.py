@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from relay.cli import main
 from relay.core.model import Failure, Outcome
 from relay.registry import Explainer, Why
+from relay.telemetry import log
 from tests.support.api import CONFIG, Api
 from tests.support.api_stub import ApiStub
 from tests.support.replaying import over, replay
@@ -154,6 +156,20 @@ async def test_a_delivery_says_what_it_waits_for_and_how_its_last_attempt_ended(
     del attempt["response"]
     assert due["last_attempt"] == {"delivered": False} | attempt
     assert (held["held"], held["next_attempt"]["detail"]) == (True, "the endpoint is paused")
+
+
+async def test_log_lines_about_a_delivery_have_its_id(tmp_path: Path) -> None:
+    """Issue 10, Live: from a line of the log to the delivery with all its attempts is one step."""
+    answers = [Outcome(started_at_ms=0, duration_ms=1, status=status) for status in (503, 500)]
+    async with Api(tmp_path) as api:
+        with capture_logs() as lines:
+            api.courier.script = list(answers)
+            event = await posted(api)
+            await api.delivery_of(event, "due", attempts=1)
+            api.clock.advance(5_000)
+            delivery = await api.delivery_of(event, "dead")
+    told = [line for line in lines if line["event"] in (log.ATTEMPT_FAILED, log.DEAD_LETTER)]
+    assert [line["delivery"] for line in told] == 2 * [delivery["id"]]
 
 
 async def test_a_tenant_reads_of_its_attempts_what_it_may_see(tmp_path: Path) -> None:

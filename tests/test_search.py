@@ -189,6 +189,19 @@ def test_a_contract_declares_places(tmp_path: Path) -> None:
         assert any(words in line for line in told), told
 
 
+FOUND = {
+    "id": "dlv_1",
+    "state": "due",
+    "reason": None,
+    "held": False,
+    "event_type": "a.b",
+    "endpoint": "primary",
+    "attempts": 1,
+    "created_at": None,
+    "due_at": None,
+}
+
+
 # -- the command line -------------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +212,15 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiStub]:
     monkeypatch.delenv("RELAY_SOCKET", raising=False)
     yield stub
     stub.close()
+
+
+def test_the_command_line_goes_on_behind_empty_pages(stub: ApiStub) -> None:
+    """What is rare is found by one command, however many pages are empty before it."""
+    stub.answer("GET", "/v1/deliveries?status=503&limit=50", {"data": [], "next": "a"})
+    stub.answer("GET", "/v1/deliveries?status=503&limit=50&cursor=a", {"data": [], "next": "b"})
+    stub.answer("GET", "/v1/deliveries?status=503&limit=50&cursor=b", {"data": [FOUND], "next": "c"})
+    result = CliRunner().invoke(main, ["deliveries", "list", "--status", "503"], catch_exceptions=False)
+    assert (result.exit_code, "dlv_1" in result.stdout, "--cursor c" in result.stderr) == (0, True, True)
 
 
 def test_the_command_line_has_the_filters_of_the_api(stub: ApiStub) -> None:

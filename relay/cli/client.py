@@ -68,6 +68,13 @@ class Daemon:
         """Do something; the answer's data, None when there is none. `patient` waits for the answer however long it takes."""
         return self.call("POST", path, body, patient=patient).data
 
+    def page(self, path: str, **query: Any) -> Any:
+        """Read a page of a list; where it comes out empty although more may follow, the next that does not."""
+        found = self.get(path, **query)
+        while not found["data"] and found["next"]:
+            found = self.get(path, **query | {"cursor": found["next"]})
+        return found
+
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Walk a list, newest first, to its end or for a million pages."""
         cursor: str | None = None

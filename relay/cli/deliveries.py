@@ -55,7 +55,7 @@ def events() -> None:
 @asks_daemon
 def list_events(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List events, newest first."""
-    show_page(daemon.get("/v1/events", **query), as_json, EVENTS)
+    show_page(daemon.page("/v1/events", **query), as_json, EVENTS)
 
 
 @events.command("show")
@@ -96,7 +96,7 @@ def deliveries() -> None:
 @asks_daemon
 def list_deliveries(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List deliveries, newest first."""
-    show_page(daemon.get("/v1/deliveries", **query), as_json, DELIVERIES)
+    show_page(daemon.page("/v1/deliveries", **query), as_json, DELIVERIES)
 
 
 @deliveries.command("show")
@@ -231,7 +231,7 @@ def show_dead(daemon: Daemon, name: str, as_json: bool, **query: Any) -> None:
     if name.startswith("dlv_"):
         show_delivery(daemon, name, as_json)
         return
-    page = daemon.get("/v1/deliveries", state="dead", endpoint=name, **query)
+    page = daemon.page("/v1/deliveries", state="dead", endpoint=name, **query)
     show_page(page, as_json, DELIVERIES)
 
 

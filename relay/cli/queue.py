@@ -46,7 +46,7 @@ def queue(context: click.Context) -> None:
 @asks_daemon
 def list_due(daemon: Daemon, as_json: bool, **query: Any) -> None:
     """List what is due, with marks: * under way, ! held, = waits for its predecessor by an ordering key."""
-    show_page(daemon.get("/v1/deliveries", state="due", **query), as_json, DUE)
+    show_page(daemon.page("/v1/deliveries", state="due", **query), as_json, DUE)
 
 
 @queue.command("shape")

@@ -333,6 +333,7 @@ def _facts(end: Ended) -> dict[str, Any]:
     """One line for an attempt. `event` is structlog's own name for what happened, hence `event_id`."""
     settlement, outcome = end.settlement, end.settlement.outcome
     facts: dict[str, Any] = {"event_id": end.event.id, "event_type": end.event.type, "endpoint": end.endpoint.id}
+    facts["delivery"] = delivery_id(settlement.delivery.key)
     if outcome is None:
         return facts
     facts |= {

@@ -26,8 +26,8 @@ from relay.store.sqlite.rows import (
 )
 from relay.store.values import DeliveryFilter, EventFilter
 
-EXAMINED_MAX = 10_000
-"""Rows that one page looks at."""
+EXAMINED_MAX = 2_000
+"""Rows that one page looks at: with all that is looked up beside each they take some 30 ms."""
 
 _STATES_OF_EVENTS = """
     SELECT event, state, count(*) FROM delivery WHERE event IN (SELECT value FROM json_each(?))
