@@ -23,7 +23,7 @@ POWER_TESTS := tests/test_power.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check lint types cover test bench bench-all soak shape crash filters power reliability hostile boot pythons lowest lock
-.PHONY: clean
+.PHONY: clean schemathesis
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
@@ -34,6 +34,7 @@ help:
 	@echo "make reliability [N=500] all of these, N times, and write what was found into docs/RELIABILITY.md"
 	@echo "make filters             100,000 random filters and documents against a plain evaluator, two minutes; DOCUMENTS=n"
 	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
+	@echo "make schemathesis [N=50] every call with requests made of its own OpenAPI document: some minutes"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
 	@echo "make bench-all           all rows: 40 minutes"
 	@echo "make soak                an hour at half load, SOAK_MINUTES=n; then 1,000 power cuts"
@@ -82,6 +83,17 @@ crash: $(STAMP)
 
 power: $(STAMP)
 	POWER_CUTS=$(N) $(PYTEST) -v $(POWER_TESTS) $(ARGS)
+
+# Every call with thousands of requests that are made of /openapi.json. It needs packages that nothing else needs, so it has
+# an environment of its own.
+SCHEMATHESIS := .venv-schemathesis/bin/st
+
+$(SCHEMATHESIS):
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/pip install --quiet --disable-pip-version-check 'schemathesis>=4.32,<5'
+
+schemathesis: $(STAMP) $(SCHEMATHESIS)
+	$(BIN)/python .ci/schemathesis $(CURDIR)/$(SCHEMATHESIS) --phases coverage,fuzzing --max-examples $(N) $(ARGS)
 
 # The figures of docs/RELIABILITY.md: a row says how much was tried, what was lost, and which command tries it again.
 reliability: export RELIABILITY_FIGURES := $(CURDIR)/bench/out/reliability.jsonl

@@ -19,7 +19,7 @@ from relay.api.openapi import describe
 from relay.api.pages import DOCUMENT, PAGE
 from relay.api.routing import PARAMETER, Route
 from relay.contracts import ContractCatalogue
-from tests.support.api import CONFIG, Answer, Api
+from tests.support.api import CONFIG, SECRETS, Answer, Api
 from tests.test_api_event_types import with_contracts
 from tests.test_api_routes import CALLERS, OWN, MatrixApi, body_of, fill, gentlest_first
 
@@ -238,6 +238,22 @@ async def test_answers_that_the_matrix_does_not_get(tmp_path: Path) -> None:
             answer = await api.call(method, asked, body)
             assert (answer.status < 300) is not ("none" in asked or body == {"url": 1}), (asked, answer.text)
             fitting(document, document["paths"][path][method.lower()], answer)
+
+
+async def test_a_batch_of_cloudevents_at_the_call_for_one(tmp_path: Path) -> None:
+    """`POST /v1/events` answers a batch of CloudEvents as the call for batches does, which the document says."""
+    batch = [{"specversion": "1.0", "id": "1", "source": "/a", "type": "order.paid", "data": {}}]
+    async with Api(tmp_path) as api:
+        document = await written(api)
+        headers = {
+            "Authorization": f"Bearer {SECRETS['root']}",
+            "Content-Type": "application/cloudevents-batch+json",
+        }
+        address = f"{api.url}/v1/events?application=acme"
+        async with api.http.post(address, data=orjson.dumps(batch), headers=headers) as response:
+            answer = Answer(response.status, dict(response.headers), await response.read())
+    assert [one["status"] for one in answer.json["results"]] == [202]
+    fitting(document, document["paths"]["/v1/events"]["post"], answer)
 
 
 async def test_an_answer_that_does_not_fit_is_noticed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Applications and their keys: the operator's calls."""
 
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,12 +17,13 @@ from relay.api.render import Json
 from relay.api.routing import PARAMETERS
 from relay.api.services import Services
 from relay.api.shapes import APPLICATION, APPLICATION_MADE, KEY, KEY_MADE
+from relay.api.versions import expected, tagged
 from relay.api.written import NewApplication, NewKey
 from relay.config import ApplicationDefinition
 from relay.config.admission import warn_endpoint, warn_tls
 from relay.core.model import Application
 from relay.registry import MadeApplication, resolve_limits
-from relay.store import KeyRow
+from relay.store import ApplicationRow, KeyRow
 from relay.telemetry import log
 
 PATH = "/v1/applications"
@@ -51,7 +53,8 @@ class Applications:
         made = await self._registrar.create_application(draft, claim_of(request, written))
         if not made.repeated:
             self._said_made(made, principal.name)
-        headers = {"Location": f"{PATH}/{made.application.id}", **replayed(made.repeated)}
+        row = self._row(made.application)
+        headers = {"Location": f"{PATH}/{made.application.id}", **tagged(row), **replayed(made.repeated)}
         return Answer(self._detail(made.application) | self._extras(made), 201, headers)
 
     @call({200: page(APPLICATION)}, query=PAGED)
@@ -67,32 +70,38 @@ class Applications:
     @call({200: APPLICATION})
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one application."""
-        return Answer(self._detail(self._find(request)))
+        application = self._find(request)
+        return Answer(self._detail(application), headers=tagged(self._row(application)))
 
     @call(
         {200: APPLICATION},
         body=Definition(ApplicationDefinition, is_patch=True),
         refuses={409: ("managed_by_file", "contract_in_use", "no_such_contract"), 413: ("definition_too_large",)},
+        is_edit=True,
     )
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an application by a JSON merge patch (RFC 7396)."""
         principal = request[PRINCIPAL]
         text, reader = await read(request), self._services.reader(principal)
         found = self._find(request)
+        check = expected(request, partial(self._row, found))
         refuse_large(text, found.limits)
         patch = parse_definition(text)
-        application = await self._registrar.update_application(
-            found.id, lambda present: reader.revised_application(present, patch, found.limits)
-        )
-        self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
-        return Answer(self._detail(application))
 
-    @call({204: None}, refuses={409: ("managed_by_file",)})
+        def revise(present: ApplicationDefinition) -> ApplicationDefinition:
+            check()
+            return reader.revised_application(present, patch, found.limits)
+
+        application = await self._registrar.update_application(found.id, revise)
+        self._said(log.APPLICATION_UPDATED, principal.name, application, fields=sorted(patch))
+        return Answer(self._detail(application), headers=tagged(self._row(application)))
+
+    @call({204: None}, refuses={409: ("managed_by_file",)}, is_edit=True)
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an application with its endpoints and keys; what was due is cancelled."""
         principal = request[PRINCIPAL]
         application = self._find(request)
-        await self._registrar.delete_application(application.id)
+        await self._registrar.delete_application(application.id, expected(request, partial(self._row, application)))
         self._said(log.APPLICATION_DELETED, principal.name, application)
         return web.Response(status=204)
 
@@ -129,6 +138,9 @@ class Applications:
 
     def _find(self, request: web.Request) -> Application:
         return self._registrar.current.application(request[PARAMETERS]["id"]).application
+
+    def _row(self, application: Application) -> ApplicationRow:
+        return self._registrar.current.application(application.id).row
 
     def _detail(self, application: Application) -> Json:
         entry = self._registrar.current.application(application.id)

@@ -32,6 +32,7 @@ class Call(NamedTuple):
     refuses: Mapping[int, tuple[str, ...]] = {}  # problems of its own, by status
     keyed: bool = False  # takes the header Idempotency-Key
     also_takes: Mapping[str, Schema] = {}  # bodies of other media types
+    is_edit: bool = False  # takes the header If-Match
 
     @property
     def is_body_needed(self) -> bool:
@@ -49,9 +50,10 @@ def call(
     refuses: Mapping[int, tuple[str, ...]] | None = None,
     keyed: bool = False,
     also_takes: Mapping[str, Schema] | None = None,
+    is_edit: bool = False,
 ) -> Callable[[H], H]:
     """Note what a handler answers, and what it takes."""
-    described = Call(answers, query or {}, body, refuses or {}, keyed, also_takes or {})
+    described = Call(answers, query or {}, body, refuses or {}, keyed, also_takes or {}, is_edit)
 
     def note(handler: H) -> H:
         vars(handler)["call"] = described

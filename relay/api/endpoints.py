@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -35,6 +36,7 @@ from relay.api.shapes import (
     TESTED,
 )
 from relay.api.testing import TestCalls, for_client
+from relay.api.versions import expected, tagged
 from relay.api.written import NewEndpoint
 from relay.config import EndpointDefinition
 from relay.config.admission import warn_endpoint, warn_tls
@@ -45,7 +47,7 @@ from relay.core.model import Application, Endpoint, EndpointState
 from relay.core.verification import Method, Proof
 from relay.intake.parse import screen
 from relay.registry import resolve_limits
-from relay.store import delivery_id
+from relay.store import EndpointRow, delivery_id
 from relay.telemetry import log
 
 PATH = "/v1/webhook-endpoints"
@@ -100,7 +102,8 @@ class Endpoints:
         if not repeated:
             self._said(log.ENDPOINT_CREATED, endpoint, principal)
         answer = self._detail(endpoint, principal) | self._warnings(endpoint) | {"secret": secret}
-        return Answer(answer, 201, {"Location": f"{PATH}/{endpoint.id}", **replayed(repeated)})
+        headers = {"Location": f"{PATH}/{endpoint.id}", **self._tagged(endpoint), **replayed(repeated)}
+        return Answer(answer, 201, headers)
 
     def _owner(self, principal: Principal, named: Any) -> Application:
         """Return whose endpoint it will be; RelayError where that is not known."""
@@ -137,11 +140,13 @@ class Endpoints:
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show one endpoint."""
         principal = request[PRINCIPAL]
-        return Answer(self._detail(self._find(request, principal), principal))
+        endpoint = self._find(request, principal)
+        return Answer(self._detail(endpoint, principal), headers=self._tagged(endpoint))
 
-    @call({200: ENDPOINT_CHANGED}, body=Definition(EndpointDefinition, is_patch=True), refuses=_CHANGED)
+    @call({200: ENDPOINT_CHANGED}, body=Definition(EndpointDefinition, is_patch=True), refuses=_CHANGED, is_edit=True)
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Change an endpoint by a JSON merge patch (RFC 7396)."""
+        check = expected(request, partial(self._row, request[PARAMETERS]["id"]))
         principal = request[PRINCIPAL]
         before = self._find(request, principal)
         self._refuse_self_service(principal, before.application, before)
@@ -149,21 +154,25 @@ class Endpoints:
         refuse_large(text, before.application.limits)
         patch = parse_definition(text)
         reader, owner = self._services.reader(principal), before.application
-        endpoint = await self._registrar.update_endpoint(
-            before.id, lambda present: reader.revised_endpoint(present, patch, owner)
-        )
+
+        def revise(present: EndpointDefinition) -> EndpointDefinition:
+            check()
+            return reader.revised_endpoint(present, patch, owner)
+
+        endpoint = await self._registrar.update_endpoint(before.id, revise)
         self._said(log.ENDPOINT_UPDATED, endpoint, principal, fields=sorted(patch))
         # A contract that signs, after one that did not, has brought a secret along.
         made = {"secret": endpoint.secrets[0].value} if endpoint.secrets and not before.secrets else {}
-        return Answer(self._detail(endpoint, principal) | self._warnings(endpoint) | made)
+        answer = self._detail(endpoint, principal) | self._warnings(endpoint) | made
+        return Answer(answer, headers=self._tagged(endpoint))
 
-    @call({204: None}, refuses={403: ("operator_only",), 409: ("managed_by_file",)})
+    @call({204: None}, refuses={403: ("operator_only",), 409: ("managed_by_file",)}, is_edit=True)
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete an endpoint; what was due for it is cancelled."""
         principal = request[PRINCIPAL]
         endpoint = self._find(request, principal)
         self._refuse_self_service(principal, endpoint.application, endpoint)
-        await self._registrar.delete_endpoint(endpoint.id)
+        await self._registrar.delete_endpoint(endpoint.id, expected(request, partial(self._row, endpoint.id)))
         self._said(log.ENDPOINT_DELETED, endpoint, principal)
         return web.Response(status=204)
 
@@ -279,6 +288,13 @@ class Endpoints:
         if endpoint is None or not principal.sees(endpoint.application.id):
             raise NotFound(f"no endpoint {endpoint_id[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
         return endpoint
+
+    def _row(self, endpoint_id: str) -> EndpointRow:
+        registry = self._registrar.current
+        return registry.entries[registry.endpoint(endpoint_id).ref].row
+
+    def _tagged(self, endpoint: Endpoint) -> Mapping[str, str]:
+        return tagged(self._row(endpoint.id))
 
     def _refuse_self_service(
         self, principal: Principal, application: Application, endpoint: Endpoint | None = None

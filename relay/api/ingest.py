@@ -49,7 +49,7 @@ class Ingest:
         self._paces = paces
 
     @call(
-        {200: RECEIPT, 202: RECEIPT},
+        {200: {"anyOf": [RECEIPT, RESULTS]}, 202: RECEIPT},
         query=BY_APPLICATION,
         body=POSTED,
         also_takes={STRUCTURED: _CLOUDEVENT, **_BATCH},

@@ -123,6 +123,9 @@ def _parameters(route: Route, described: Call, components: Json) -> Iterator[Jso
         said = "A repeat with the same key makes nothing, and is answered like the first."
         schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
         yield {"name": HEADER, "in": "header", "required": False, "description": said, "schema": schema}
+    if described.is_edit:
+        said = "The ETag of what was read: if it was changed since, this call changes nothing."
+        yield {"name": hdrs.IF_MATCH, "in": "header", "required": False, "description": said, "schema": FILLED}
 
 
 def _request_body(route: Route, described: Call, components: Json) -> Json:
@@ -156,6 +159,7 @@ def _responses(route: Route, described: Call, components: Json) -> Json:
     common |= _WITH_NAMES if route.right is not None or "{" in route.path or described.query else {}
     common |= {} if described.body is None else _WITH_BODY
     common |= {409: _KEYED} if described.keyed else {}
+    common |= {412: "It is not as `If-Match` says any more: `edited_since`."} if described.is_edit else {}
     for status, types in described.refuses.items():
         own = ", ".join(f"`{one}`" for one in types)
         common[status] = f"{common[status]} Also {own}." if status in common else f"Refused: {own}."

@@ -142,6 +142,12 @@ def body_timeout(timeout_ms: int) -> Problem:
     return Problem("request_timeout", "The body came too slowly", 408, detail)
 
 
+def edited_since() -> Problem:
+    """What the request is about is of another version than its If-Match names."""
+    detail = "It was changed since it was read, and this edit changed nothing. Read it again, and send its new ETag."
+    return Problem("edited_since", "It was changed since it was read", 412, detail)
+
+
 def conflict(code: str, detail: str) -> Problem:
     return Problem(code, code.replace("_", " ").capitalize(), 409, detail)
 

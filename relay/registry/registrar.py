@@ -71,6 +71,10 @@ class Change(NamedTuple):
     health: Health | None  # set when health starts from here: at start, after enable, after a changed url
 
 
+def _let_pass() -> None:
+    """Have nothing against an edit."""
+
+
 class Registrar:
     """Owner of the registry. Every edit costs what `Registry` says of its copies, and O(log n) in the database."""
 
@@ -162,7 +166,7 @@ class Registrar:
             present = registry.entries[row.ref].definition
             definition = revise(present)
             changed_url = definition.url != present.url
-            row = replace(row, definition=definition.to_json(), updated_at_ms=now_ms)
+            row = replace(row, definition=definition.to_json(), updated_at_ms=max(now_ms, row.updated_at_ms + 1))
             row = moved_to(row, definition.url, now_ms) if changed_url else row
             owner = registry.application(row.application)
             contract = contract_for(registry, definition.contract or owner.application.contract)
@@ -170,12 +174,16 @@ class Registrar:
                 row = signing_under(row, contract, partial(contract.new_secret, self._random_bytes), now_ms)
             return await self._save_endpoint(row, fresh=changed_url)
 
-    async def delete_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint; its due deliveries are cancelled. Conflict `managed_by_file` for one in the file."""
+    async def delete_endpoint(self, endpoint_id: str, examine: Callable[[], None] = _let_pass) -> None:
+        """Delete an endpoint; its due deliveries are cancelled. Conflict `managed_by_file` for one in the file.
+
+        What `examine` raises, once no other edit can come between, changes nothing.
+        """
         async with self._edit() as registry:
             endpoint = registry.endpoint(endpoint_id)
             if endpoint.present:
                 editable(registry, endpoint_id)
+            examine()
             await self._delete(registry.without_endpoint(endpoint), RegistryChange(deleted_endpoints=[endpoint_id]))
 
     async def rotate_secret(
@@ -296,20 +304,22 @@ class Registrar:
                 owner.row,
                 definition=definition.to_json(),
                 contract_seen=definition.contract,
-                updated_at_ms=self._clock.wall_ms(),
+                updated_at_ms=max(self._clock.wall_ms(), owner.row.updated_at_ms + 1),
             )
             await self._save(RegistryChange(applications=[row]))
             return self.current.application(application_id).application
 
-    async def delete_application(self, application_id: str) -> None:
+    async def delete_application(self, application_id: str, examine: Callable[[], None] = _let_pass) -> None:
         """Delete an application: its keys end at once, its endpoints go, and what is due to them is cancelled.
 
-        Conflict `managed_by_file` for one in the file; one that vanished from there may be deleted.
+        Conflict `managed_by_file` for one in the file; one that vanished from there may be deleted. What `examine` raises,
+        once no other edit can come between, changes nothing.
         """
         async with self._edit() as registry:
             owner = registry.application(application_id)
             if owner.application.present:
                 refuse_in_file(owner)
+            examine()
             change = RegistryChange(
                 deleted_applications=[application_id],
                 deleted_endpoints=[endpoint.id for endpoint in owner.endpoints.values()],
