@@ -19,7 +19,7 @@ COVERED := queue contracts.signing contracts.keys
 COVERED_TESTS = $(filter-out %_model.py,$(wildcard $(addsuffix *.py,$(addprefix tests/test_,retry health lane contract sign))))
 
 # What `make power` runs.
-POWER_TESTS := tests/test_power.py
+POWER_TESTS := tests/test_power.py tests/test_disk_faults.py tests/test_migration_kills.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check lint types cover test bench bench-all soak shape crash filters power reliability hostile boot pythons lowest lock
@@ -82,7 +82,7 @@ crash: $(STAMP)
 	CRASH_KILLS=$(N) $(PYTEST) -v tests/test_crash.py $(ARGS)
 
 power: $(STAMP)
-	POWER_CUTS=$(N) $(PYTEST) -v $(POWER_TESTS) $(ARGS)
+	POWER_CUTS=$(N) DISK_FAULTS=$(N) $(PYTEST) -v $(POWER_TESTS) $(ARGS)
 
 # Every call with thousands of requests that are made of /openapi.json. It needs packages that nothing else needs, so it has
 # an environment of its own.
@@ -99,7 +99,7 @@ schemathesis: $(STAMP) $(SCHEMATHESIS)
 reliability: export RELIABILITY_FIGURES := $(CURDIR)/bench/out/reliability.jsonl
 reliability: $(STAMP)
 	@mkdir -p bench/out && rm -f $(RELIABILITY_FIGURES)
-	POWER_CUTS=$(N) CRASH_KILLS=$(N) $(PYTEST) -v $(POWER_TESTS) tests/test_crash.py $(ARGS)
+	POWER_CUTS=$(N) DISK_FAULTS=$(N) CRASH_KILLS=$(N) $(PYTEST) -v $(POWER_TESTS) tests/test_crash.py $(ARGS)
 	$(BIN)/python -m tests.support.figures $(RELIABILITY_FIGURES) docs/RELIABILITY.md
 
 filters: $(STAMP)

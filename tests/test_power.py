@@ -65,10 +65,10 @@ def trace(folder: Path, *arguments: object) -> list[Call]:
     return [call for call in calls(path) if call.path.startswith(str(folder))]
 
 
-def cuts(disk: Disk, made: Sequence[Call], count: int, target: Path) -> Iterator[tuple[str, Known]]:
-    """Cut the power `count` times, from early to late; yield each time what it was, with what is left in `target`."""
+def cuts(disk: Disk, made: Sequence[Call], count: int, target: Path, since: int = 0) -> Iterator[tuple[str, Known]]:
+    """Cut the power `count` times, from call `since` on; yield each time what it was, with what is left in `target`."""
     rng, known, done = Random(SEED), Known(), 0
-    for place, fate in zip(sorted(rng.choices(range(len(made)), k=count)), cycle(Fate), strict=False):
+    for place, fate in zip(sorted(rng.choices(range(since, len(made)), k=count)), cycle(Fate), strict=False):
         for call in made[done:place]:
             disk.follow(call)
             if call.name == "write" and not call.returned and call.path.endswith("/notes"):

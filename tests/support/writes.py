@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 LIVES = 3
 TRIES = 20
+LOST = 70
 ROUNDS = 8
 SMALL: dict[str, Any] = {"checkpoint_pages": 40, "wal_max_bytes": 200_000}  # checkpoints and truncations within seconds
 
@@ -77,7 +78,7 @@ class Load:
             except StoreUnavailable:
                 self._notes.write("failed")
                 if self._relay.store.lost:
-                    raise
+                    os._exit(LOST)  # at once, so that nothing is tidied up
                 with suppress(StoreUnavailable):
                     await self._relay.store.ping()  # as housekeeping does
         return await write()

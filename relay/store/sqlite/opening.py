@@ -30,6 +30,9 @@ CHECK_AT_ONCE_BYTES = 64 << 20
 """Up to this a file is checked before it is opened after an unclean stop; a larger one, which takes seconds when the disk
 has to be read, while the daemon runs."""
 
+WRITE_AGAIN_BYTES = 1 << 20
+"""So much of a WAL is in memory at once when it is written again."""
+
 _NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre"}
 _NETWORK |= {"ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 _SYNCHRONOUS = {"full": 2, "normal": 1}
@@ -263,14 +266,29 @@ class DamageCheck:
 def _fold(connection: sqlite3.Connection, path: Path) -> None:
     """Fold the whole WAL that a crash left behind into the file, so that nothing is built upon it.
 
-    Its last frames may stand in the page cache alone, when a failed fsync was the reason for the crash.
+    When a failed fsync was the reason for the crash, its last frames may stand in the page cache alone. So they are
+    written again first: a power cut while they are folded would find a torn file, and nothing to mend it with.
     """
+    connection.execute("BEGIN IMMEDIATE")  # nobody writes to it meanwhile
+    _write_again(path.with_name(f"{path.name}-wal"))
+    connection.execute("ROLLBACK")
     busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:
         raise AlreadyRunning(
             f"Another program is reading {path}, so what a crash left in its WAL cannot be made safe.",
             remedy="End it (a shell, a backup), and start again.",
         )
+
+
+def _write_again(wal: Path) -> None:
+    """Write a file's own bytes over it and sync it: what only the page cache holds reaches the disk. O(its size)"""
+    descriptor = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for offset in range(0, os.fstat(descriptor).st_size, WRITE_AGAIN_BYTES):
+            os.pwrite(descriptor, os.pread(descriptor, WRITE_AGAIN_BYTES, offset), offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
@@ -299,6 +317,8 @@ def _lacks_room(path: Path, error: Exception) -> bool:
     """Whether the disk is full. SQLite often calls that an I/O error, as it does a broken disk."""
     if isinstance(error, OSError):
         return error.errno in NoRoom.ERRNOS
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # by a quota too, which shows in no free space
+        return True
     disk = os.statvfs(path.parent)
     free_bytes = disk.f_bavail * disk.f_frsize
     return free_bytes < ROOM_BYTES and getattr(error, "sqlite_errorcode", 0) & 0xFF in _WITHOUT_ROOM
