@@ -8,6 +8,7 @@ NODE_STAMP := tests/node/node_modules/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 N ?= 50
+EVENTS ?= 50000
 SOAK_MINUTES ?= 60
 DOCUMENTS ?= 100000
 # How many processes run the tests side by side; `make JOBS=0` is one, in this process.
@@ -23,7 +24,7 @@ POWER_TESTS := tests/test_power.py tests/test_disk_faults.py tests/test_migratio
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check lint types cover test bench bench-all soak shape crash filters power reliability hostile boot pythons lowest lock
-.PHONY: clean schemathesis
+.PHONY: clean night schemathesis
 
 help:
 	@echo "make demo [ARGS=--once]  show the whole thing in seconds"
@@ -33,6 +34,7 @@ help:
 	@echo "make power [N=1000]      cut the power at N system calls; also: failing disks, killed migrations"
 	@echo "make reliability [N=500] all of these, N times, and write what was found into docs/RELIABILITY.md"
 	@echo "make filters             100,000 random filters and documents against a plain evaluator, two minutes; DOCUMENTS=n"
+	@echo "make night [EVENTS=50000] a night at the operator's desk, which docs/OPERATING.md tells, played and told anew"
 	@echo "make hostile [ARGS=--quick]  hostile receivers, addresses and connections: facts and figures, an hour or so"
 	@echo "make schemathesis [N=50] every call with requests made of its own OpenAPI document: some minutes"
 	@echo "make bench [ARGS=...]    measure against the bare pipeline: the main rows, 20 minutes; ARGS=ROW names some"
@@ -104,6 +106,9 @@ reliability: $(STAMP)
 
 filters: $(STAMP)
 	FILTER_DOCUMENTS=$(DOCUMENTS) $(PYTEST) -v tests/test_filters.py -k 'plain_ones or random_pairs' $(ARGS)
+
+night: $(STAMP)
+	NIGHT_EVENTS=$(EVENTS) NIGHT_TELL=1 $(PYTEST) -v tests/test_night.py $(ARGS)
 
 # Facts on every event loop with every parser, and 20,000 generated addresses; then the figures, each of which is judged.
 hostile: $(STAMP)

@@ -16,7 +16,7 @@ from relay.registry import Explainer, Why
 from relay.telemetry import log
 from tests.support.api import CONFIG, Api
 from tests.support.api_stub import ApiStub
-from tests.support.replaying import over, replay
+from tests.support.replaying import ONE_ATTEMPT, over, replay
 
 ENDPOINTS = "/v1/webhook-endpoints"
 DRAFT = {
@@ -170,6 +170,22 @@ async def test_log_lines_about_a_delivery_have_its_id(tmp_path: Path) -> None:
             delivery = await api.delivery_of(event, "dead")
     told = [line for line in lines if line["event"] in (log.ATTEMPT_FAILED, log.DEAD_LETTER)]
     assert [line["delivery"] for line in told] == 2 * [delivery["id"]]
+
+
+async def test_a_dead_delivery_says_how_it_is_sent_again(tmp_path: Path) -> None:
+    """After what it died of is mended, a retry of it does; a disabled endpoint is enabled first; what arrived needs nothing."""
+    async with Api(tmp_path, ONE_ATTEMPT) as api:
+        api.courier.script = [204, 500]
+        taken = await posted(api)
+        assert (await explained(api, taken))["primary"]["remedy"] is None
+        event = await posted(api)
+        delivery = await api.delivery_of(event, "dead")
+        dead = (await explained(api, event))["primary"]["remedy"]
+        await api.call("POST", f"{ENDPOINTS}/primary/disable")
+        off = (await explained(api, event))["primary"]["remedy"]
+    again = f"`relay deliveries retry {delivery['id']}` sends it again."
+    assert dead == f"Mend what its last attempt met; then {again}"
+    assert off == f"`relay endpoint enable primary`; then {again}"
 
 
 async def test_a_tenant_reads_of_its_attempts_what_it_may_see(tmp_path: Path) -> None:

@@ -297,11 +297,12 @@ def test_bulk_verbs_count_ask_and_go_on(stub: ApiStub, words: list[str], path: s
 def test_whole_endpoints_are_named(stub: ApiStub, verb: str, call: str) -> None:
     """An endpoint that is named is acted on at once; several ask first; each is told with what still hinders it."""
     for name in ("ep_1", "ep_2"):
-        more = {"moved": 2, "more": False} if call == "retry-now" else {}
+        more = {"due": 9, "moved": 2, "more": False} if call == "retry-now" else {}
         stub.answer("POST", f"/v1/webhook-endpoints/{name}/{call}", {"id": name, "note": "it waits", **more})
     stub.answer("GET", "/v1/webhook-endpoints?limit=250", {"data": [{"id": "ep_1"}, {"id": "ep_2"}], "next": None})
     one = run("queue", verb, "--endpoint", "ep_1")
     assert (one.exit_code, one.stdout.split()[0], "it waits" in one.stderr) == (Exit.FINE, "ep_1", True)
+    assert ("9 deliveries due, 2 brought forward" in one.stdout) == (verb == "retry-now")
     assert run("queue", verb, "--all").exit_code == Exit.USAGE
     assert run("queue", verb, "--all", "--dry-run").stdout == "ep_1\nep_2\n2 endpoints selected.\n"
     assert len(json.loads(run("queue", verb, "ep_1", "ep_2", "--yes", "--json").stdout)) == 2

@@ -36,7 +36,7 @@ from relay.core.errors import Conflict, NotFound
 from relay.core.model import DeliveryKey, Endpoint
 from relay.core.urls import masked
 from relay.core.views import AttemptView, DeliveryView, EventView
-from relay.registry import Explainer, Why, why_owed
+from relay.registry import Explainer, Why, remedy_of, why_owed
 from relay.store import delivery_id, delivery_key
 
 _LATEST = {name: schema for name, schema in ATTEMPT["properties"].items() if name != "response"}
@@ -124,9 +124,10 @@ class Explain:
         case: _Case,
         latest: Mapping[str, AttemptView],
     ) -> Json:
-        endpoint, delivery = case.endpoint, case.delivery
+        endpoint, delivery, again = case.endpoint, case.delivery, None
         if delivery is not None:
             name, reason = delivery.endpoint, why_owed(event, endpoint, delivery)
+            again = remedy_of(delivery, endpoint)
         else:
             assert endpoint is not None, "a case has one of them"
             name, reason = endpoint.id, explainer.why_not_owed(endpoint)
@@ -137,7 +138,7 @@ class Explain:
             "owed": delivery is not None,
             "why": reason.why,
             "detail": reason.detail,
-            "remedy": reason.remedy(event.id, name),
+            "remedy": reason.remedy(event.id, name) or again,
             "failures": [render.filter_failure(failure) for failure in reason.failures],
             "edited_at": moment(reason.edited_at_ms),
             "delivery": None

@@ -292,7 +292,7 @@ DELIVERIES: Columns = {
     "ENDPOINT": "endpoint",
     "ATTEMPTS": "attempts",
     "CREATED": at("created_at"),
-    "NEXT ATTEMPT": at("due_at"),
+    "DUE AT": at("due_at"),
 }
 ATTEMPTS: Columns = {
     "ATTEMPT": "number",

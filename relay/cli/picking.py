@@ -118,6 +118,6 @@ DUE: Columns = {
     "ENDPOINT": "endpoint",
     "ATTEMPTS": "attempts",
     "CREATED": at("created_at"),
-    "NEXT ATTEMPT": at("due_at"),
+    "DUE AT": at("due_at"),
 }
 """Columns of deliveries that wait, each with its mark."""

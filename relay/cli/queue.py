@@ -126,13 +126,19 @@ def _on_endpoints(daemon: Daemon, given: Json, words: tuple[str, str, str], as_j
         echo_json(answers)
         return
     for answer in answers:
-        moved = f"; {counted(answer['moved'], 'delivery')} due now" if "moved" in answer else ""
-        is_new = answer.get("changed", True)
-        echo(
-            f"{answer['id']} {done}{moved}." if is_new else f"{answer['id']}: nothing changed; it was {state(answer)}."
-        )
+        echo(f"{_became(answer, done)}.")
         if answer.get("note"):
             say(f"{answer['id']}: {answer['note']}")
+
+
+def _became(answer: Json, done: str) -> str:
+    """Say what was done to an endpoint."""
+    if not answer.get("changed", True):
+        return f"{answer['id']}: nothing changed; it was {state(answer)}"
+    moved = (
+        f": {counted(answer['due'], 'delivery')} due, {answer['moved']} brought forward" if "moved" in answer else ""
+    )
+    return f"{answer['id']} {done}{moved}"
 
 
 def _repeated(call: Callable[[], Json]) -> Json:

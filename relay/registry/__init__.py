@@ -1,7 +1,7 @@
 """Which applications and endpoints exist, what they are set to, and which of them an event goes to."""
 
 from relay.registry.claims import Claim, MadeApplication, MadeEndpoint, MadeKey, begin
-from relay.registry.explaining import Explainer, Reason, Why, why_owed
+from relay.registry.explaining import Explainer, Reason, Why, remedy_of, why_owed
 from relay.registry.facts import EventFacts
 from relay.registry.importing import Done, Importing, Plan, WantedEndpoint
 from relay.registry.making import ApplicationDraft, EndpointDraft, KeyDraft, Maker
@@ -38,6 +38,7 @@ __all__ = [
     "begin",
     "data_of",
     "default_tls",
+    "remedy_of",
     "resolve_limits",
     "tokens_of",
     "why_owed",

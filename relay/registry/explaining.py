@@ -11,7 +11,7 @@ from functools import cached_property
 
 from relay.core.filters import Failure
 from relay.core.grammars import matches
-from relay.core.model import DeadReason, Endpoint, EndpointState, NoDelivery
+from relay.core.model import DeadReason, DeliveryState, Endpoint, EndpointState, NoDelivery
 from relay.core.units import format_time
 from relay.core.views import DeliveryView, EventView
 from relay.registry.facts import EventFacts
@@ -80,6 +80,20 @@ def why_owed(event: EventView, endpoint: Endpoint | None, delivery: DeliveryView
         return Reason(Why.OVERFLOW, "it was owed the event, but its backlog was full (storage.endpoint_backlog)")
     when = " when it came, or at a replay since" if delivery.replayed and delivery.series == 1 else ""
     return Reason(Why.MATCHED, f"it took events of this type, and nothing kept this one back{when}")
+
+
+_NEVER_AGAIN = frozenset({DeadReason.CORRUPT, DeadReason.UNRENDERABLE})
+"""Deaths after which another attempt would meet the same."""
+
+
+def remedy_of(delivery: DeliveryView, endpoint: Endpoint | None) -> str | None:
+    """Say how a dead delivery is sent again; None for what is not dead, or cannot be. O(1)"""
+    if delivery.state is not DeliveryState.DEAD or endpoint is None or delivery.reason in _NEVER_AGAIN:
+        return None
+    is_off = endpoint.state is EndpointState.DISABLED
+    first = f"`relay endpoint enable {endpoint.id}`" if is_off else "Mend what its last attempt met"
+    force = " --force" if delivery.reason is DeadReason.EXPIRED else ""
+    return f"{first}; then `relay deliveries retry {delivery.id}{force}` sends it again."
 
 
 class Explainer:

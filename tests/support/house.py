@@ -20,7 +20,7 @@ from relay.daemon.service import Relay
 from relay.store.sqlite import SqliteStore
 from tests.support.played import PlayedCourier
 from tests.support.stores import Gate, gated, idle
-from tests.support.waiting import quiet, until
+from tests.support.waiting import PATIENCE_S, quiet, until
 
 
 class House:
@@ -97,9 +97,9 @@ class House:
         await self.http.close()
         await self.relay.abandon()
 
-    async def quiet(self) -> None:
+    async def quiet(self, patience_s: float = PATIENCE_S) -> None:
         """Let everything go on that can without time or news, in the database too, short of a commit that is held up."""
-        await quiet(lambda: self.gate.holds or idle(self.relay.store))
+        await quiet(lambda: self.gate.holds or idle(self.relay.store), patience_s)
 
     async def until(self, fact: Callable[[], Awaitable[bool]]) -> None:
         """Return when `fact` holds, which asks the relay; it asks again after a commit, for nothing else changes answers."""

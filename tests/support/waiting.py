@@ -51,11 +51,11 @@ async def until(fact: Fact, patience_s: float = PATIENCE_S) -> None:
         await asyncio.sleep(0)
 
 
-async def quiet(also: Fact = lambda: True) -> None:
+async def quiet(also: Fact = lambda: True, patience_s: float = PATIENCE_S) -> None:
     """Let everything go on that can without time or news, and until `also` holds: then what has not begun will not."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, TurnLoop):
-        await _watch(loop, lambda: loop.quiet and also(), PATIENCE_S)
+        await _watch(loop, lambda: loop.quiet and also(), patience_s)
         return
     for _ in range(TURNS):
         await asyncio.sleep(0)
