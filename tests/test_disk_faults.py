@@ -103,18 +103,36 @@ async def test_a_failing_disk_loses_nothing(tmp_path: Path) -> None:
 async def test_nothing_is_built_on_what_an_fsync_failed_to_write(tmp_path: Path, mistake: list[str]) -> None:
     """H19: the kernel forgets what a failed fsync wrote, and the next start builds on none of it; control: one that does."""
     lost = tried = 0
-    for number in (47, 48):  # syncs of the WAL's head and of what a commit wrote
-        (folder := tmp_path / str(number) / "traced").mkdir(parents=True)
-        disk = Disk(folder)
-        before, made = failed_and_started(folder, Fault("fdatasync", "EIO", number, lasting=False), mistake)
-        for _, known in cuts(disk, made[: before + 300], 8, tmp_path / "cut", since=before):
-            tried += 1
-            lost += bool(await missing(tmp_path / "cut", known))
+    (folder := tmp_path / "traced").mkdir()
+    disk = Disk(folder)
+    fault = Fault("fdatasync", "EIO", commit_under_a_new_head(tmp_path), lasting=False)
+    before, made = failed_and_started(folder, fault, mistake)
+    for _, known in cuts(disk, made[: before + 300], 16, tmp_path / "cut", since=before):
+        tried += 1
+        lost += bool(await missing(tmp_path / "cut", known))
     what = "H19 power cut after a failed fsync and another start"
     record(
         f"{what}, control: one that does not fold the WAL, must lose" if mistake else what, tried, lost, "make power"
     )
     assert bool(lost) == bool(mistake)
+
+
+def commit_under_a_new_head(tmp_path: Path) -> int:
+    """Return which sync of an undisturbed run is of the first commit after the WAL was begun anew, late in its first life."""
+    (folder := tmp_path / "undisturbed").mkdir()
+    done = traced(tmp_path / "plain", "tests.support.writes", folder, SEED)
+    assert done.returncode == 0, done.stderr
+    synced, heads, is_new = 0, [], False
+    for call in calls(tmp_path / "plain"):
+        if not call.returned or call.path not in {os.path.normpath(folder / "state" / name) for name in NAMES}:
+            continue
+        if call.name == "fdatasync":
+            synced += 1
+            heads += [synced] if is_new else []
+            is_new = False
+        elif call.name == "pwrite64" and call.path.endswith("-wal") and call.number == 0:
+            is_new = True
+    return heads[len(heads) // 4] + 1
 
 
 def failed_and_started(folder: Path, fault: Fault, mistake: Sequence[str]) -> tuple[int, list[Call]]:
