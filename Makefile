@@ -74,7 +74,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 cover: $(STAMP) $(NODE_STAMP)
-	$(PYTEST) -q $(COVERED_TESTS) $(addprefix --cov=relay.,$(COVERED)) --cov-branch --cov-fail-under=100 \
+	$(PYTEST) -q --numprocesses $(JOBS) --dist worksteal $(COVERED_TESTS) $(addprefix --cov=relay.,$(COVERED)) --cov-branch --cov-fail-under=100 \
 	  --cov-report=term-missing:skip-covered
 
 test: $(STAMP) $(NODE_STAMP)

@@ -9,7 +9,7 @@ import pytest
 
 from relay.store.sqlite import replays as written
 from tests.support.api import CONFIG, Api
-from tests.support.replaying import ONE_ATTEMPT, died, dry, move, over, refusal, replay, sent
+from tests.support.replaying import ONE_ATTEMPT, chosen, died, dry, move, over, refusal, replay, sent
 
 ENDPOINTS = "/v1/webhook-endpoints"
 
@@ -100,6 +100,7 @@ async def test_all_sends_whatever_has_ended(tmp_path: Path) -> None:
         counts = {word: (await dry(api, "all", state=word))["count"] for word in ("delivered", "dead", "cancelled")}
         assert counts == {"delivered": 1, "dead": 1, "cancelled": 1}
         made = await replay(api, "all")
+        await chosen(api, made["id"])
         await api.registrar.resume("primary")
         done = await over(api, made["id"])
         assert await states(api, [dead, fine, waiting, gone]) == ["delivered"] * 4

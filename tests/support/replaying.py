@@ -58,6 +58,15 @@ async def move(api: Api, ticks: int = 1) -> None:
     await api.quiet()
 
 
+async def chosen(api: Api, replay_id: str) -> None:
+    """Let time pass until a replay has noted what it will send."""
+    for _ in range(PATIENCE):
+        if (await api.get(f"/v1/replays/{replay_id}"))["state"] != "selecting":
+            return
+        await move(api)
+    raise AssertionError(f"{replay_id} still selects")
+
+
 async def over(api: Api, replay_id: str, state: str = "finished") -> Any:
     """Let time pass until a replay is over; return what it came to."""
     for _ in range(PATIENCE):
