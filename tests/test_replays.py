@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from relay.core.model import ReplayMode
+from relay.core.units import parse_rate
+from relay.store.replays import Replay, Wanted
 from relay.store.sqlite import replays as written
+from relay.store.values import delivery_key
 from tests.support.api import CONFIG, Api
 from tests.support.replaying import ONE_ATTEMPT, chosen, died, dry, move, over, refusal, replay, sent
 
@@ -107,6 +111,20 @@ async def test_all_sends_whatever_has_ended(tmp_path: Path) -> None:
         attempts = [(await api.get(f"/v1/deliveries/{one}"))["attempts"] for one in (dead, fine, waiting, gone)]
     assert done["selected"] == 3
     assert attempts == [2, 2, 1, 1]
+
+
+async def test_what_is_delivered_after_a_replay_was_made_is_not_sent_again(tmp_path: Path) -> None:
+    """A replay of `all` sends what had ended when it was asked for, however late it comes to choose."""
+    async with Api(tmp_path, ONE_ATTEMPT) as api:
+        fine = (await api.delivery_of(await api.post_event(), "delivered"))["id"]
+        made = Replay("", None, ReplayMode.ALL, Wanted(), parse_rate("1/s"), False, "root", api.clock.wall_ms())
+        api.clock.advance(1)
+        await api.delivery_of(await api.post_event(), "delivered")
+        chosen_now = await api.store.replays.select(made, ())
+        later = replace(made, created_at_ms=api.clock.wall_ms())
+        chosen_later = await api.store.replays.select(later, ())
+    assert chosen_now.keys == [delivery_key(fine)]
+    assert len(chosen_later.keys) == 2
 
 
 async def test_ids_select_deliveries_and_events(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _OF_EVENT = f"""{_SEEN} AND (:type IS NULL OR e.type = :type)
     AND e.created_at >= coalesce(:since, e.created_at) AND (:until IS NULL OR e.created_at < :until)"""
 _ASKED = f"""{_OF_EVENT} AND (:code IS NULL OR d.state = :code) AND (:reason IS NULL OR d.reason = :reason)
     AND d.state IN (SELECT value FROM json_each(:states)) AND d.replayed <= :ref
+    AND (d.state != {CODES[DeliveryState.DELIVERED]} OR d.finished_at <= :made)
     AND EXISTS (SELECT 1 FROM endpoint n WHERE n.ref = d.endpoint AND n.deleted_at IS NULL
                 AND (:named IS NULL OR n.id = :named))"""
 
@@ -175,6 +176,7 @@ def _asked(of: Replay) -> dict[str, Any]:
         "named": wanted.endpoint,
         "states": json.dumps([CODES[state] for state in ENDED[of.mode]]),
         "ref": of.ref or 1 << 62,
+        "made": of.created_at_ms,
         "up_to": of.up_to or 1 << 62,
         "ever": 1 << 62,
     }
