@@ -98,7 +98,7 @@ class Bulk:
         members = Members(await read_object(request), self._services.clock.wall_ms())
         is_dry = members.flag("dry_run")
         picked, cursor = read_picked(members, BULK_MAX), members.text("cursor")
-        if picked.state not in (None, state):
+        if picked.wanted.state not in (None, state):
             members.wrong("state", f'must be "{state}", or left out: this call is about no others')
         members.check()
         found = await self._find(picked, state, principal, cursor)
@@ -124,8 +124,9 @@ class Bulk:
         application = application_of(picked.application, principal, self._services.registrar.current)
         if picked.ids:
             return await self._named(picked.ids, state, principal, cursor)
+        asked = picked.wanted
         wanted = DeliveryFilter(
-            application, picked.endpoint, state, picked.reason, picked.type, picked.since_ms, picked.until_ms
+            application, asked.endpoint, state, asked.reason, asked.type, asked.since_ms, asked.until_ms
         )
         found: list[DeliveryView] = []
         for _ in range(PAGES_MAX):

@@ -11,6 +11,7 @@ from relay.api.problems import Refused
 from relay.api.query import MOMENT, moment_of
 from relay.core.issues import Issue, pointer
 from relay.core.model import DeadReason, DeliveryState
+from relay.store.replays import Wanted
 
 FILTERS = ("application", "endpoint", "type", "state", "reason", "since", "until")
 """What selects deliveries; all that are given must hold."""
@@ -29,16 +30,11 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class Picked(NamedTuple):
-    """Which deliveries are meant; times are those of their events, `until_ms` is exclusive."""
+    """Which deliveries are meant: those that filters select, or those that are named."""
 
-    application: str | None = None  # id
-    endpoint: str | None = None  # id
-    type: str | None = None
-    state: DeliveryState | None = None
-    reason: DeadReason | None = None
-    since_ms: int | None = None
-    until_ms: int | None = None
-    ids: tuple[str, ...] = ()  # of deliveries and events; empty: whatever the filters select
+    application: str | None  # id
+    wanted: Wanted
+    ids: tuple[str, ...]  # of deliveries and events; empty: whatever the filters select
 
 
 class Members:
@@ -117,19 +113,19 @@ class Members:
 
 def read_picked(members: Members, ids_max: int) -> Picked:
     """Read which deliveries a call is about: by filters, or by ids, not both."""
-    picked = Picked(
-        application=members.text("application"),
+    application = members.text("application")
+    wanted = Wanted(
         endpoint=members.text("endpoint"),
         type=members.text("type"),
         state=members.word("state", DeliveryState),
         reason=members.word("reason", DeadReason),
         since_ms=members.moment_ms("since"),
         until_ms=members.moment_ms("until"),
-        ids=members.ids("ids", ids_max),
     )
-    if picked.ids and any(value is not None for value in picked[1:-1]):
+    ids = members.ids("ids", ids_max)
+    if ids and (application is not None or wanted != Wanted()):
         members.wrong("ids", "stands beside filters; give ids or filters, not both")
-    return picked
+    return Picked(application, wanted, ids)
 
 
 def _id_mistakes(name: str, ids: Sequence[Any]) -> Iterator[Issue]:

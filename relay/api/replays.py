@@ -29,7 +29,7 @@ from relay.api.calls import (
     word,
 )
 from relay.api.idempotency import claim_of, replayed
-from relay.api.picking import PICKED, Members, Picked, read_picked
+from relay.api.picking import PICKED, Members, read_picked
 from relay.api.query import application_of, page_response
 from relay.api.render import Json, moment
 from relay.api.routing import PARAMETERS
@@ -169,19 +169,17 @@ class Replays:
         rate, force = _read_rate(members, settings.rate), members.flag("force")
         if mode is None and not any(issue.path == "/mode" for issue in members.mistakes):
             members.wrong("mode", f"is missing: one of {', '.join(ReplayMode)}")
-        _refuse_unfit(members, mode, picked)
+        _refuse_unfit(members, mode, picked.wanted)
         members.check()
         assert mode is not None, "else it was refused"
         application = application_of(picked.application, principal, registry)
-        if picked.endpoint is not None:
-            endpoint = registry.endpoint(picked.endpoint) if picked.endpoint in registry.endpoints else None
+        name = picked.wanted.endpoint
+        if name is not None:
+            endpoint = registry.endpoint(name) if name in registry.endpoints else None
             if endpoint is None or application not in (None, endpoint.application.id):
-                raise NotFound(
-                    f"no endpoint {picked.endpoint[:64]!r}", remedy="List them with GET /v1/webhook-endpoints."
-                )
-        wanted = Wanted(picked.endpoint, picked.type, picked.state, picked.reason, picked.since_ms, picked.until_ms)
+                raise NotFound(f"no endpoint {name[:64]!r}", remedy="List them with GET /v1/webhook-endpoints.")
         is_own = principal.application is not None
-        return ReplayDraft(application, mode, wanted, picked.ids, rate, force, principal.name, is_own)
+        return ReplayDraft(application, mode, picked.wanted, picked.ids, rate, force, principal.name, is_own)
 
     async def _previewed(self, found: Preview, draft: ReplayDraft) -> Json:
         return {
@@ -254,13 +252,13 @@ def _read_rate(members: Members, default: Rate) -> Rate:
         return default
 
 
-def _refuse_unfit(members: Members, mode: ReplayMode | None, picked: Picked) -> None:
+def _refuse_unfit(members: Members, mode: ReplayMode | None, wanted: Wanted) -> None:
     """Note filters that select nothing in a mode."""
-    unfit: Mapping[str, Any] = {"state": picked.state, "reason": picked.reason}
+    unfit: Mapping[str, Any] = {"state": wanted.state, "reason": wanted.reason}
     if mode is ReplayMode.MISSING:
         for name in [name for name, value in unfit.items() if value is not None]:
             members.wrong(name, 'is of deliveries; mode "missing" is about what has none')
-    elif mode is ReplayMode.FAILED and picked.state not in (None, DeliveryState.DEAD):
+    elif mode is ReplayMode.FAILED and wanted.state not in (None, DeliveryState.DEAD):
         members.wrong("state", 'must be "dead", or left out, in mode "failed"', 'Take mode "all".')
-    elif picked.state is DeliveryState.DUE:
+    elif wanted.state is DeliveryState.DUE:
         members.wrong("state", "must not be due: what is due is sent anyway")
